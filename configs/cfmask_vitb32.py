@@ -1,0 +1,2 @@
+_base_ = './cfmask_vitb16.py'
+model = dict(backbone=dict(model_name='ViT-B-32-quickgelu'))

@@ -1,0 +1,3 @@
+_base_ = './cfmask_vitb16.py'
+model = dict(backbone=dict(model_name='ViT-L-14-quickgelu', grad_checkpointing=True))
+train_dataloader = dict(batch_size=32)  # 8 GPUs x 32 images, accumulated twice

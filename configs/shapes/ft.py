@@ -1,0 +1,3 @@
+# Plain fine-tuning: no teacher, no counterfactuals.
+_base_ = './cfmask.py'
+model = dict(teacher=None)

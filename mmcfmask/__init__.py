@@ -1,0 +1,11 @@
+"""Robust fine-tuning of CLIP with counterfactual masked images, as an extension of MMPretrain.
+
+Importing this package registers its components and lets configs inherit from ``mmcfmask::…``.
+"""
+from . import compat, datasets, engine, models  # noqa: F401  registration
+from .version import __version__
+
+compat.allow_config_inheritance()
+compat.register_clip_projection()
+
+__all__ = ['__version__']

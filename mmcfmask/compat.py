@@ -1,0 +1,155 @@
+"""Every work-around for a version of something, each with what ends it."""
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+# mmcv-lite has no compiled operators, and says so on every import though nothing here uses them. Before mmcv is imported; ends when
+# mmcv-lite is silent.
+warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+
+import mmengine.config.config
+import mmpretrain.models
+import numpy as np
+import torch
+import torch.distributed
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.dist import init_dist
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmpretrain.registry import HOOKS, MODELS
+from torch import nn
+
+
+@contextmanager
+def no_fused_transformer_layers() -> Iterator[None]:
+    """``nn.MultiheadAttention`` must call ``scaled_dot_product_attention``, not its fused inference kernel.
+
+    Ends with torch < 2.3, which lacks the switch (there a module in training mode never takes the fused path).
+    """
+    if hasattr(torch.backends, 'mha'):
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
+    else:
+        attribute, original = 'forward', nn.MultiheadAttention.forward
+
+        def forward(self, *args, **kwargs):
+            training, self.training = self.training, True
+            dropout, self.dropout = self.dropout, self.dropout if training else 0.
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                self.training, self.dropout = training, dropout
+
+        setattr(nn.MultiheadAttention, attribute, forward)
+        try:
+            yield
+        finally:
+            setattr(nn.MultiheadAttention, attribute, original)
+
+
+def allow_config_inheritance() -> None:
+    """Let any config say ``_base_ = 'mmcfmask::cfmask_vitb16.py'``.
+
+    mmengine 0.10 knows only the packages of a fixed list, and wants a folder in the name. Ends when mmengine accepts any
+    installed package.
+    """
+    MODULE2PACKAGE['mmcfmask'] = 'mmcfmask'
+    original = mmengine.config.config._get_package_and_cfg_path
+    if getattr(original, 'knows_mmcfmask', False):
+        return
+
+    def split(cfg_path: str):
+        match = re.fullmatch(r'mmcfmask::(.+)', cfg_path)
+        return ('mmcfmask', match.group(1)) if match else original(cfg_path)
+
+    split.knows_mmcfmask = True
+    mmengine.config.config._get_package_and_cfg_path = split
+
+    original_external = mmengine.config.config._get_external_cfg_path
+
+    def external(package_path: str, cfg_file: str) -> str:
+        if os.path.exists(os.path.join(package_path, '.mim', 'model-index.yml')):
+            return original_external(package_path, cfg_file)
+        raise ValueError('no model index')  # mmengine then takes <package>/.mim/configs/<cfg_file>
+
+    mmengine.config.config._get_external_cfg_path = external
+
+
+def register_clip_projection() -> None:
+    """Make mmpretrain's ``CLIPProjection`` neck available without the optional dependencies of its multimodal models.
+
+    mmpretrain 1.2 imports the package it lives in only where transformers is installed. Ends when it registers its necks always.
+    """
+    if MODELS.get('CLIPProjection') is None:
+        path = Path(mmpretrain.__file__).parent / 'models' / 'multimodal' / 'clip' / 'clip_transformer.py'
+        spec = importlib.util.spec_from_file_location('mmcfmask._mmpretrain_clip_transformer', path)
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def start_process_group_without_gpu(launcher: str) -> bool:
+    """Start a gloo process group where a launcher is used on a machine without a GPU.
+
+    ``mmengine.dist.init_dist`` calls ``torch.cuda.set_device`` whatever the backend; the Runner skips its own call where a
+    group exists. Ends when mmengine supports CPU launchers.
+
+    Returns:
+        bool: A group was started here, so the model must be wrapped with ``device_ids=None``.
+    """
+    if launcher == 'none' or torch.cuda.is_available():
+        return False
+    if launcher == 'pytorch':
+        torch.distributed.init_process_group('gloo')
+    else:
+        init_dist(launcher, backend='gloo')
+    return True
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Keep checkpoints loadable by ``torch.load(weights_only=True)``, the default since torch 2.6.
+
+    mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails. They are
+    saved as tensors and plain numbers here and rebuilt on load. Ends when mmengine saves plain checkpoints.
+    """
+    priority = 'VERY_LOW'
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Replace objects by plain data, in place."""
+        hub = checkpoint['message_hub']
+        hub['log_scalars'] = {
+            name: dict(zip(('log', 'count'), (torch.as_tensor(values) for values in buffer.data)), max_length=buffer.max_length)
+            for name, buffer in hub['log_scalars'].items()
+        }
+        for part in ('message_hub', 'meta', 'optimizer', 'param_schedulers'):
+            if part in checkpoint:
+                checkpoint[part] = _plain(checkpoint[part])
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Rebuild mmengine's objects, in place."""
+        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+        for name, saved in scalars.items():
+            if isinstance(saved, dict):
+                scalars[name] = HistoryBuffer(saved['log'].cpu().numpy(), saved['count'].cpu().numpy(), saved['max_length'])
+
+
+def _plain(value):
+    """``value`` with numpy scalars and arrays, tuples of them and odd mappings turned into what weights_only accepts."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return value

@@ -1,0 +1,10 @@
+"""The heart of the method as plain functions on tensors: which patches matter, which to take out, what to put there."""
+from .attention import AttentionCall, drop_tokens, mask_keys, record_attention
+from .fills import FILLS, multi_donors, refill, single_donors
+from .masks import KINDS, check_value, exact_random_mask, num_kept, patch_mask
+from .relevance import attention_relevance, patch_grid, relevance_map
+
+__all__ = [
+    'AttentionCall', 'FILLS', 'KINDS', 'attention_relevance', 'check_value', 'drop_tokens', 'exact_random_mask', 'mask_keys',
+    'multi_donors', 'num_kept', 'patch_grid', 'patch_mask', 'record_attention', 'refill', 'relevance_map', 'single_donors'
+]

@@ -1,0 +1,137 @@
+"""Listening to, and masking, the attention of a stock vision transformer.
+
+Every tower used here (open_clip's, mmpretrain's, timm's) computes its attention by one call per layer of
+``torch.nn.functional.scaled_dot_product_attention``. Standing in that one place is enough to record what a relevance
+map needs and to hide patches from every layer, with fused attention left on and no modified attention module.
+"""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..compat import no_fused_transformer_layers
+
+
+@dataclass
+class AttentionCall:
+    """One call of scaled-dot-product attention.
+
+    Attributes:
+        query, key, value (Tensor): (B, heads, L, d), detached from the autograd graph.
+        output (Tensor): (B, heads, L, d), part of the graph: the tensor to differentiate with respect to.
+        scale (float): Factor on q kᵀ.
+    """
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    scale: float
+
+
+@contextmanager
+def _replace_attention(tower: nn.Module, make: Callable[[Callable], Callable]) -> Iterator[None]:
+    """Inside the context, attention calls go to ``make(original)``.
+
+    The replacement is global to the process for functions that look it up in ``torch.nn.functional`` (open_clip, timm)
+    and per instance for mmpretrain's ``MultiheadAttention``, which keeps its own reference. Not for use by two threads.
+    """
+    original = F.scaled_dot_product_attention
+    replacement = make(original)
+    holders = [module for module in tower.modules() if 'scaled_dot_product_attention' in vars(module)]
+    own = [module.scaled_dot_product_attention for module in holders]
+    try:
+        F.scaled_dot_product_attention = replacement
+        for module in holders:
+            module.scaled_dot_product_attention = replacement
+        with no_fused_transformer_layers():
+            yield
+    finally:
+        F.scaled_dot_product_attention = original
+        for module, function in zip(holders, own):
+            module.scaled_dot_product_attention = function
+
+
+@contextmanager
+def record_attention(tower: nn.Module) -> Iterator[list[AttentionCall]]:
+    """Record every attention call of ``tower`` made inside the context, in order.
+
+    Outputs and gradients of the tower are unchanged. Where nothing before a layer requires a gradient (frozen towers),
+    the layer's output is made to require one, so that a relevance map can be computed all the same.
+
+    Yields:
+        list[AttentionCall]: grows by one entry per layer during the forward pass.
+    """
+    calls: list[AttentionCall] = []
+
+    def make(original: Callable) -> Callable:
+
+        def recording(query, key, value, *args, **kwargs):
+            output = original(query, key, value, *args, **kwargs)
+            if torch.is_grad_enabled():
+                if not output.requires_grad:
+                    output.requires_grad_(True)
+                scale = kwargs.get('scale')
+                calls.append(
+                    AttentionCall(query.detach(), key.detach(), value.detach(), output,
+                                  query.shape[-1]**-0.5 if scale is None else scale))
+            return output
+
+        return recording
+
+    with _replace_attention(tower, make):
+        yield calls
+
+
+@contextmanager
+def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Inside the context, no token of ``tower`` attends to a hidden one, in any layer (−∞ on its key).
+
+    Args:
+        tower (nn.Module): The image tower.
+        hidden (Tensor): (B, n) bool over the n patches, True where the patch is hidden. Prefix tokens (CLS) stay visible.
+    """
+
+    def make(original: Callable) -> Callable:
+
+        def masked(query, key, value, attn_mask=None, *args, **kwargs):
+            if attn_mask is not None:
+                raise NotImplementedError('hiding patches from a tower that has an attention mask of its own '
+                                          'is not supported; use fill="single" or "multi"')
+            prefix = key.shape[-2] - hidden.shape[1]
+            visible = F.pad(~hidden, (prefix, 0), value=True)[:, None, None, :]
+            return original(query, key, value, visible, *args, **kwargs)
+
+        return masked
+
+    with _replace_attention(tower, make):
+        yield
+
+
+@contextmanager
+def drop_tokens(after_position: nn.Module, hidden: Tensor, num_kept: int) -> Iterator[None]:
+    """Inside the context, hidden patches are dropped after the position embedding: what CLS sees equals
+    :func:`mask_keys`, at a cost that falls with the number of tokens.
+
+    Args:
+        after_position (nn.Module): The module the tokens pass right after the position embedding was added (open_clip:
+            ``visual.patch_dropout``; mmpretrain: ``drop_after_pos``). It gets and gives (B, prefix + n, C).
+        hidden (Tensor): (B, n) bool, True where the patch is dropped; n − ``num_kept`` of them in every row.
+        num_kept (int): Patches kept per image; the CLS token always is.
+    """
+    kept = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :num_kept]
+
+    def hook(module, args, tokens):
+        prefix = tokens.shape[1] - hidden.shape[1]
+        patches = tokens[:, prefix:].gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
+        return torch.cat([tokens[:, :prefix], patches], dim=1)
+
+    handle = after_position.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

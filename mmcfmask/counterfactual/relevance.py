@@ -1,0 +1,102 @@
+"""Which patches speak for the class: the transformer's class activation map."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .attention import AttentionCall, record_attention
+
+
+def patch_grid(tower: nn.Module, inputs: Tensor) -> tuple[int, int]:
+    """Rows and columns of patches that ``tower`` cuts ``inputs`` (B, 3, H, W) into.
+
+    Raises:
+        ValueError: The tower has no patches (a convolutional network).
+    """
+    patch = getattr(tower, 'patch_size', None)
+    if patch is None and hasattr(tower, 'patch_embed'):  # mmpretrain's VisionTransformer
+        patch = tower.patch_embed.projection.stride
+    if patch is None:
+        raise ValueError(f'{type(tower).__name__} has no patches: counterfactual masks need a vision transformer')
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    return inputs.shape[-2] // height, inputs.shape[-1] // width
+
+
+@torch.no_grad()
+def _layer_map(call: AttentionCall, grad: Tensor, queries: slice) -> Tensor:
+    """Ā = mean over heads of relu(A ∘ G), (B, len(queries), L) float32, for the given query rows.
+
+    With o = A v, the gradient of the score with respect to A is G = (∂s/∂o) vᵀ.
+    """
+    query, grad = call.query[:, :, queries].float(), grad[:, :, queries].float()
+    attention = (query @ call.key.float().transpose(-2, -1)).mul_(call.scale).softmax(dim=-1)
+    gradient = grad @ call.value.float().transpose(-2, -1)
+    return attention.mul_(gradient).relu_().mean(dim=1)
+
+
+def attention_relevance(score: Tensor, calls: list[AttentionCall], grid: tuple[int, int],
+                        retain_graph: bool = False) -> Tensor:
+    """Relevance of every patch to ``score`` by the attention of all layers.
+
+    Chefer et al., "Generic Attention-model Explainability" (ICCV 2021), as used in "Masked Images Are Counterfactual
+    Samples for Robust Fine-tuning" (CVPR 2023)::
+
+        Ā_l = mean over heads of relu(A_l ∘ ∂s/∂A_l)      R ← I;  for l = 1..N:  R ← R + Ā_l R      relevance = R[CLS, patches]
+
+    Only the CLS row of R is asked for, so the product is taken from the left: r ← one-hot(CLS); for l = N..1: r ← r + r Ā_l.
+    Everything after the gradient is float32, whatever the autocast state.
+
+    Args:
+        score (Tensor): Scalar s = Σ_i logits[i, y_i].
+        calls (list[AttentionCall]): The attention calls of the forward pass that gave the logits, first layer first.
+        grid (tuple[int, int]): Rows and columns of patches.
+        retain_graph (bool): Keep the graph, because the loss will go through it too.
+
+    Returns:
+        Tensor: (B, h, w) float32, not normalised, detached.
+
+    Raises:
+        ValueError: The tokens are not one CLS token and h·w patches, or no attention was recorded.
+    """
+    if not calls:
+        raise ValueError('no attention was recorded: the tower does not use scaled_dot_product_attention')
+    tokens = calls[-1].key.shape[-2]
+    if tokens != 1 + grid[0] * grid[1]:
+        raise ValueError(f'the tower has {tokens} tokens, but relevance needs one class token and {grid[0]} x {grid[1]} patches '
+                         '(towers with another pooling or with register tokens are not supported)')
+    grads = torch.autograd.grad(score, [call.output for call in calls], retain_graph=retain_graph)
+    cls, everything = slice(0, 1), slice(None)
+    with torch.no_grad(), torch.autocast(score.device.type, enabled=False):
+        row = torch.zeros(calls[-1].query.shape[0], 1, tokens, device=score.device)
+        row[:, :, 0] = 1
+        # r is one-hot at first: of the last layer only the CLS row counts.
+        row = row + _layer_map(calls[-1], grads[-1], cls)
+        for call, grad in zip(calls[-2::-1], grads[-2::-1]):
+            row = row + row @ _layer_map(call, grad, everything)
+    return row[:, 0, 1:].unflatten(1, grid)
+
+
+def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Relevance of every patch of ``inputs`` to its label (see :func:`attention_relevance`).
+
+    Args:
+        model (nn.Module): A classifier with ``backbone`` and, called on images, logits (any mmpretrain
+            ``ImageClassifier`` over a vision transformer with a class token). It is left as it was.
+        inputs (Tensor): (B, 3, H, W), normalised images.
+        labels (Tensor): (B,) int64 class indices.
+
+    Returns:
+        Tensor: (B, h, w) float32, ≥ 0, not normalised.
+
+    Example:
+        >>> relevance = relevance_map(model, images, labels)
+        >>> mask = patch_mask(relevance, 'object', 0.3)
+        >>> counterfactual = refill(images, mask, 'single')
+    """
+    grid = patch_grid(model.backbone, inputs)
+    with torch.inference_mode(False), torch.enable_grad():
+        with record_attention(model.backbone) as calls:
+            logits = model(inputs.clone() if inputs.is_inference() else inputs)
+        score = logits.gather(1, labels[:, None]).sum()
+        # Outside the recording: checkpointed layers run again during the backward pass.
+        return attention_relevance(score, calls, grid)

@@ -1,0 +1,46 @@
+"""Hooks: reproducible randomness, and an early end where training has failed."""
+from __future__ import annotations
+
+import math
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import find_latest_checkpoint
+from mmpretrain.registry import HOOKS
+
+
+@HOOKS.register_module()
+class IterationSeedHook(Hook):
+    """Seed torch by (seed, iteration, rank) before every training iteration.
+
+    Random masks and donors then depend on nothing but these, so that a run resumed at any iteration goes on as the
+    uninterrupted one would have. Random augmentation in data workers is seeded by mmengine per epoch and is not covered.
+    """
+    priority = 'VERY_HIGH'
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Reseed CPU and GPU generators."""
+        torch.manual_seed(((runner.seed or 0) * 1_000_003 + runner.iter) * get_world_size() + get_rank())
+
+
+@HOOKS.register_module()
+class StopOnInvalidLossHook(Hook):
+    """Stop the run where the loss is no longer a finite number, before a checkpoint of it can be written.
+
+    Raises:
+        FloatingPointError: Names the iteration, the parts of the loss and the last good checkpoint.
+    """
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        """Look at every part of the loss."""
+        parts = {name: float(value) for name, value in (outputs or {}).items() if 'loss' in name}
+        if all(math.isfinite(value) for value in parts.values()):
+            return
+        last = find_latest_checkpoint(runner.work_dir)
+        advice = f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'
+        raise FloatingPointError(
+            f'the loss is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
+            f'{", ".join(f"{name} = {value:g}" for name, value in parts.items())}; {advice}. '
+            'A smaller learning rate, or float32 instead of --amp, usually helps.')

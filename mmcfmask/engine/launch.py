@@ -1,0 +1,100 @@
+"""What the command-line tools do before and around the Runner."""
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ..compat import start_process_group_without_gpu
+
+
+def world_size(launcher: str) -> int:
+    """Number of processes of this job, before any process group exists."""
+    if launcher == 'none':
+        return 1
+    return int(os.environ.get('SLURM_NTASKS' if launcher == 'slurm' else 'WORLD_SIZE', 1))
+
+
+def fit_total_batch(cfg: Config, processes: int) -> None:
+    """Make up ``cfg.total_batch_size`` by gradient accumulation: accumulative_counts = total / (processes × batch per process).
+
+    Sets ``cfg.optim_wrapper.accumulative_counts``, and rounds iteration-based checkpoint intervals up to a multiple of it, so that no
+    checkpoint falls between two optimizer steps.
+
+    Raises:
+        ValueError: The total is not a multiple of what the processes take at once.
+    """
+    total, each = cfg.get('total_batch_size'), cfg.train_dataloader.batch_size
+    if total is None:
+        return
+    if total % (processes * each):
+        raise ValueError(f'total_batch_size={total} is not a multiple of {processes} process(es) x train_dataloader.batch_size={each}: '
+                         f'change one of them, e.g. --cfg-options train_dataloader.batch_size='
+                         f'{max((b for b in range(1, each + 1) if total % (processes * b) == 0), default=each)}'
+                         if total % processes == 0 else
+                         f'total_batch_size={total} cannot be split over {processes} processes: change one of them')
+    counts = total // (processes * each)
+    cfg.optim_wrapper.accumulative_counts = counts
+    for hook in cfg.get('custom_hooks') or []:
+        if hook['type'] in ('CheckpointHook', CheckpointHook) and not hook.get('by_epoch', True):
+            hook['interval'] = -(-hook['interval'] // counts) * counts
+
+
+def check_work_dir(work_dir: str) -> None:
+    """Raise PermissionError or NotADirectoryError, with the path, unless results can be written to ``work_dir``."""
+    try:
+        os.makedirs(work_dir, exist_ok=True)
+        probe = Path(work_dir) / f'.writable-{os.getpid()}'
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(f'cannot write to the work dir {work_dir!r} ({error.strerror}): choose another with --work-dir') from None
+
+
+def check_checkpoint(path: str, resume: bool = False) -> dict:
+    """Load a checkpoint's tensors without copying them, or say what is wrong with it.
+
+    Args:
+        path (str): A local file.
+        resume (bool): It must hold the state of a training run, not only weights.
+
+    Raises:
+        FileNotFoundError, ValueError: With the path.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'there is no checkpoint {path!r}')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({str(error).splitlines()[0]})') from None
+    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+        raise ValueError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')
+    if resume and not {'meta', 'optimizer', 'message_hub'} <= set(checkpoint):
+        raise ValueError(f'{path!r} holds weights but no training state, so training cannot resume from it; '
+                         'to start from these weights use --cfg-options load_from=…')
+    return checkpoint
+
+
+def forget_pretrained(model: dict) -> None:
+    """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
+    model.teacher = None
+    model.head.class_weights = None
+    if 'pretrained' in model.backbone:
+        model.backbone.pretrained = None
+    for part in ('backbone', 'neck'):
+        if model.get(part) and model[part].get('init_cfg'):
+            model[part].init_cfg = None
+
+
+def build_runner(cfg: Config) -> Runner:
+    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU."""
+    if start_process_group_without_gpu(cfg.launcher):
+        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+        assert get_world_size() == world_size(cfg.launcher)
+    return Runner.from_cfg(cfg)

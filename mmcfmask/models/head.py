@@ -1,0 +1,130 @@
+"""Cosine classifier, and the losses that hold the student to the teacher."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+
+def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over batch and dimension of (f(x̃) − f0(x̃))² (CVPR 2023, equation 3), in float32.
+
+    Args:
+        student, teacher (Tensor): (B, D) features before L2 normalisation.
+    """
+    return F.mse_loss(student.float(), teacher.float())
+
+
+def knowledge_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al. 2015), in float32.
+
+    Args:
+        student, teacher (Tensor): (B, C) logits.
+        temperature (float): T > 0.
+    """
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student.float() / temperature, dim=1),
+        F.log_softmax(teacher.float() / temperature, dim=1),
+        reduction='batchmean',
+        log_target=True)
+
+
+@MODELS.register_module()
+class CLIPDistillHead(ClsHead):
+    """logits = W · z/‖z‖ + b, with W started from class embeddings, and distillation against a frozen teacher.
+
+    W starts as exp(logit_scale) × class embeddings and b as 0; both are trained. Logits are float32 under autocast too: at a scale of
+    100 bfloat16 would round them by half a unit.
+
+    Args:
+        num_classes (int): C.
+        in_channels (int, optional): D. Taken from the backbone by :class:`CounterfactualClassifier`.
+        class_weights (dict, optional): Where the class embeddings come from: ``dict(type='text', classnames=…, templates=…)``,
+            ``dict(type='file', path=…)`` or ``dict(type='prototype', dataset=…, per_class=N)``; see
+            :func:`mmcfmask.models.class_weights.build_class_weights`. None: W is random, for a checkpoint to fill.
+        distill (str): 'feature' (mean squared error of features) or 'logits' (knowledge distillation).
+        distill_weight (float): λ of the distillation loss. Published: 30 for both.
+        temperature (float): T of 'logits'.
+        cls_weight (float): Weight of the cross-entropy.
+        init_cfg (dict, optional): mmengine's.
+
+    Raises:
+        ValueError: Unknown ``distill``, negative weights, non-positive temperature.
+    """
+
+    def __init__(self,
+                 num_classes: int,
+                 in_channels: int | None = None,
+                 class_weights: dict | None = None,
+                 distill: str = 'feature',
+                 distill_weight: float = 30.,
+                 temperature: float = 10.,
+                 cls_weight: float = 1.,
+                 init_cfg: dict | None = None) -> None:
+        super().__init__(loss=dict(type='CrossEntropyLoss', loss_weight=cls_weight), init_cfg=init_cfg)
+        if distill not in ('feature', 'logits'):
+            raise ValueError(f'unknown distill={distill!r}: choose "feature" or "logits"')
+        if temperature <= 0 or distill_weight < 0 or cls_weight < 0:
+            raise ValueError(f'temperature must be positive and loss weights not negative, but temperature={temperature}, '
+                             f'distill_weight={distill_weight}, cls_weight={cls_weight}')
+        if in_channels is None:
+            raise ValueError('CLIPDistillHead needs in_channels when it is built outside CounterfactualClassifier')
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.class_weights = class_weights
+        self.distill = distill
+        self.distill_weight = distill_weight
+        self.temperature = temperature
+        self.fc = nn.Linear(in_channels, num_classes)
+
+    def init_class_weights(self, embeddings: Tensor, logit_scale: float) -> None:
+        """Start the classifier as zero-shot: W = logit_scale × embeddings, b = 0.
+
+        Args:
+            embeddings (Tensor): (C, D), rows L2-normalised.
+            logit_scale (float): exp of CLIP's parameter, 100 for OpenAI's models.
+
+        Raises:
+            ValueError: Another number of classes or feature width than the head's.
+        """
+        if embeddings.shape[0] != self.num_classes:
+            raise ValueError(f'class_weights={self.class_weights} gives {embeddings.shape[0]} classes, '
+                             f'but the head has num_classes={self.num_classes}')
+        if embeddings.shape[1] != self.in_channels:
+            raise ValueError(f'class_weights={self.class_weights} gives embeddings of width {embeddings.shape[1]}, '
+                             f'but the image features have width {self.in_channels}')
+        with torch.no_grad():
+            self.fc.weight.copy_(logit_scale * embeddings)
+            self.fc.bias.zero_()
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Logits (B, C), float32, of a tuple whose last entry is features (B, D)."""
+        features = self.pre_logits(feats)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.fc(F.normalize(features.to(self.fc.weight.dtype), dim=-1))
+
+    def loss(self, feats: tuple[Tensor, ...], data_samples: list, **kwargs) -> dict[str, Tensor]:
+        """Cross-entropy alone, as ``dict(loss_cls=…)``: what mmpretrain's own classifiers ask a head for."""
+        return self.loss_by_logits(self(feats), data_samples, **kwargs)
+
+    def loss_by_logits(self, logits: Tensor, data_samples: list, **kwargs) -> dict[str, Tensor]:
+        """Cross-entropy of logits that are there already, as ``dict(loss_cls=…)``."""
+        losses = self._get_loss(logits, data_samples, **kwargs)
+        losses['loss_cls'] = losses.pop('loss')
+        return losses
+
+    def distill_loss(self, student: Tensor, teacher_features: Tensor, teacher: nn.Module) -> dict[str, Tensor]:
+        """``dict(loss_distill=…)``: λ × distillation of the student's features (B, D) on the counterfactual images.
+
+        Args:
+            student (Tensor): (B, D) features of the student.
+            teacher_features (Tensor): (B, D) features of the teacher on the same images.
+            teacher (OpenCLIPTeacher): Gives the logits of the start head for ``distill='logits'``.
+        """
+        if self.distill == 'feature':
+            loss = feature_distillation(student, teacher_features)
+        else:
+            loss = knowledge_distillation(self((student, )), teacher.logits(teacher_features), self.temperature)
+        return dict(loss_distill=self.distill_weight * loss)

@@ -1,0 +1,42 @@
+"""Tiny towers, so that every test runs in seconds on a CPU without a network."""
+import json
+import os
+
+import open_clip
+import pytest
+import torch
+
+os.environ['HF_HUB_OFFLINE'] = '1'  # a test that reaches for the hub is a mistake
+
+TINY = dict(
+    embed_dim=16,
+    vision_cfg=dict(image_size=32, layers=3, width=32, head_width=8, patch_size=8),
+    text_cfg=dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=1))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def tiny_towers(tmp_path_factory):
+    """Registers 'tiny-vit' and 'tiny-vit-quickgelu' with open_clip."""
+    folder = tmp_path_factory.mktemp('configs')
+    for name, config in {'tiny-vit': TINY, 'tiny-vit-quickgelu': dict(TINY, quick_gelu=True), 'tiny-vit-wide': dict(TINY, embed_dim=24)}.items():
+        (folder / f'{name}.json').write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def tiny_pretrained(tiny_towers, tmp_path_factory):
+    """Path of a full 'tiny-vit' checkpoint whose weights are large enough for attention to be far from uniform."""
+    torch.manual_seed(1)
+    model = open_clip.create_model('tiny-vit')
+    with torch.no_grad():
+        for parameter in model.visual.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+    path = tmp_path_factory.mktemp('weights') / 'tiny.pt'
+    torch.save(model.state_dict(), path)
+    return str(path)

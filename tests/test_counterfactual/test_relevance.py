@@ -1,0 +1,125 @@
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.registry import MODELS
+from naive import explicit_relevance
+
+import mmcfmask  # noqa: F401
+from mmcfmask.counterfactual import patch_grid, relevance_map
+from mmcfmask.models.convert import mmpretrain_config, open_clip_to_mmpretrain
+
+
+def classifier(pretrained, **kwargs):
+    model = MODELS.build(
+        dict(
+            type='CounterfactualClassifier',
+            backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained, **kwargs),
+            head=dict(type='CLIPDistillHead', num_classes=5)))
+    torch.manual_seed(2)
+    torch.nn.init.normal_(model.head.fc.weight, std=5)
+    return model
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(3)
+    return torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 3, 1])
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('options', [{}, dict(frozen=True), dict(grad_checkpointing=True)])
+def test_equals_full_recursion(tiny_pretrained, batch, training, options):
+    model = classifier(tiny_pretrained, **options).train(training)
+    expected = explicit_relevance(model.backbone.visual, lambda z: model.head.fc(F.normalize(z, dim=-1)), *batch) \
+        if not options.get('frozen') else \
+        explicit_relevance(classifier(tiny_pretrained).backbone.visual, lambda z: model.head.fc(F.normalize(z, dim=-1)), *batch)
+    relevance = relevance_map(model, *batch)
+    assert relevance.dtype == torch.float32 and relevance.shape == (4, 4, 4) and not relevance.requires_grad
+    assert expected.amax() > 10 * expected.amin()  # not a flat map
+    torch.testing.assert_close(relevance, expected, rtol=1e-5, atol=1e-7 * float(expected.amax()))
+
+
+def test_mmpretrain_tower_gives_the_same(tiny_pretrained, batch):
+    model = classifier(tiny_pretrained)
+    config = mmpretrain_config('tiny-vit')
+    other = MODELS.build(dict(type='CounterfactualClassifier', **config, head=dict(type='CLIPDistillHead', num_classes=5)))
+    state = open_clip_to_mmpretrain(model.backbone.visual.state_dict())
+    missing, unexpected = other.load_state_dict(state, strict=False)
+    assert not unexpected and all(key.startswith('head.') for key in missing)
+    other.head.load_state_dict(model.head.state_dict())
+    torch.testing.assert_close(relevance_map(other, *batch), relevance_map(model, *batch), rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_ranks_patches_alike(tiny_pretrained, batch):
+    model = classifier(tiny_pretrained)
+    exact = relevance_map(model, *batch)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        rounded = relevance_map(model, *batch)
+    assert rounded.dtype == torch.float32
+    for a, b in zip(exact.flatten(1), rounded.flatten(1)):
+        ranks = torch.stack([a.argsort().argsort(), b.argsort().argsort()]).double()
+        assert torch.corrcoef(ranks)[0, 1] > 0.95
+
+
+def test_leaves_nothing_behind(tiny_pretrained, batch):
+    model = classifier(tiny_pretrained)
+    before = F.scaled_dot_product_attention
+    logits = model(batch[0])
+    relevance_map(model, *batch)
+    assert F.scaled_dot_product_attention is before
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(not module._forward_hooks for module in model.modules())
+    assert torch.equal(model(batch[0]), logits)
+
+    def tensors():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    relevance_map(model, *batch)
+    count = tensors()
+    for _ in range(5):
+        relevance_map(model, *batch)
+    assert tensors() == count
+
+
+def test_works_on_inference_tensors_and_under_inference_mode(tiny_pretrained, batch):
+    model = classifier(tiny_pretrained)
+    expected = relevance_map(model, *batch)
+    with torch.inference_mode():
+        assert torch.equal(relevance_map(model, batch[0] * 1, batch[1]), expected)
+
+
+def test_restores_attention_after_an_error(tiny_pretrained, batch):
+    model = classifier(tiny_pretrained)
+    before = F.scaled_dot_product_attention
+    with pytest.raises(Exception):
+        relevance_map(model, batch[0][:, :1], batch[1])
+    assert F.scaled_dot_product_attention is before
+
+
+def test_tower_without_class_token_is_refused(batch):
+    model = MODELS.build(
+        dict(
+            type='CounterfactualClassifier',
+            backbone=dict(
+                type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=8, out_type='avg_featmap', with_cls_token=False),
+            head=dict(type='CLIPDistillHead', num_classes=5)))
+    with pytest.raises(ValueError, match='one class token'):
+        relevance_map(model, *batch)
+
+
+def test_convolutional_tower_is_refused(batch):
+    with pytest.raises(ValueError, match='has no patches'):
+        patch_grid(torch.nn.Conv2d(3, 4, 3), batch[0])
+
+
+def test_non_square_grid(batch):
+    model = MODELS.build(
+        dict(
+            type='CounterfactualClassifier',
+            backbone=dict(type='VisionTransformer', arch='deit-tiny', img_size=(32, 48), patch_size=8),
+            head=dict(type='CLIPDistillHead', num_classes=5)))
+    relevance = relevance_map(model, torch.randn(2, 3, 32, 48), torch.tensor([0, 1]))
+    assert relevance.shape == (2, 4, 6)

@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+import mmcfmask  # noqa: F401
+from mmcfmask.models.head import feature_distillation, knowledge_distillation
+
+
+def test_feature_distillation_equals_loop():
+    a, b = torch.randn(3, 4), torch.randn(3, 4)
+    total = sum((a[i, j].item() - b[i, j].item())**2 for i in range(3) for j in range(4))
+    assert feature_distillation(a, b).item() == pytest.approx(total / 12, rel=1e-5)
+    assert feature_distillation(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+
+
+def test_knowledge_distillation_equals_loop():
+    student, teacher, temperature = torch.randn(3, 4) * 5, torch.randn(3, 4) * 5, 10.
+    total = 0.
+    for s, t in zip(student.tolist(), teacher.tolist()):
+        p = [math.exp(x / temperature) for x in t]
+        q = [math.exp(x / temperature) for x in s]
+        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+        total += sum(x * math.log(x / y) for x, y in zip(p, q))
+    assert knowledge_distillation(student, teacher, temperature).item() == pytest.approx(temperature**2 * total / 3, rel=1e-4)
+    assert knowledge_distillation(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-5)
+
+
+def head(**kwargs):
+    return MODELS.build(dict(type='CLIPDistillHead', num_classes=3, in_channels=4, **kwargs))
+
+
+def test_starts_as_zero_shot():
+    embeddings = torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
+    module = head()
+    module.init_class_weights(embeddings, 50.)
+    features = torch.randn(2, 4)
+    logits = module((features, ))
+    for i in range(2):
+        for c in range(3):
+            cosine = (features[i] @ embeddings[c] / features[i].norm()).item()
+            assert logits[i, c].item() == pytest.approx(50 * cosine, rel=1e-4, abs=1e-4)
+    assert module.fc.weight.requires_grad and module.fc.bias.requires_grad
+
+
+def test_logits_are_float32_under_autocast():
+    module = head()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert module((torch.randn(2, 4).bfloat16(), )).dtype == torch.float32
+
+
+def test_losses_and_weights():
+    module = head(distill_weight=7., cls_weight=2.)
+    samples = [DataSample().set_gt_label(label) for label in (0, 2)]
+    features = (torch.randn(2, 4), )
+    expected = torch.nn.functional.cross_entropy(module(features), torch.tensor([0, 2]))
+    assert module.loss(features, samples)['loss_cls'].item() == pytest.approx(2 * expected.item(), rel=1e-5)
+    a, b = torch.randn(2, 4), torch.randn(2, 4)
+    assert module.distill_loss(a, b, None)['loss_distill'].item() == pytest.approx(7 * ((a - b)**2).mean().item(), rel=1e-5)
+
+
+def test_knowledge_distillation_uses_the_start_head():
+    from mmcfmask.models.teacher import OpenCLIPTeacher
+    module = head(distill='logits', distill_weight=30., temperature=10.)
+    teacher = OpenCLIPTeacher()
+    teacher.start_from(torch.nn.Identity(), None, module)
+    start = module.fc.weight.detach().clone()
+    with torch.no_grad():
+        module.fc.weight.mul_(2).add_(0.1)
+    a, b = torch.randn(2, 4), torch.randn(2, 4)
+    unit = torch.nn.functional.normalize
+    expected = 30 * knowledge_distillation(module((a, )), unit(b, dim=1) @ start.T + teacher.head.fc.bias, 10.)
+    torch.testing.assert_close(module.distill_loss(a, b, teacher)['loss_distill'], expected)
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(distill='features'), 'unknown distill'),
+    (dict(temperature=0.), 'temperature'),
+    (dict(distill_weight=-1.), 'loss weights'),
+])
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        head(**options)
+
+
+def test_wrong_embeddings():
+    with pytest.raises(ValueError, match='gives 5 classes, but the head has num_classes=3'):
+        head().init_class_weights(torch.randn(5, 4), 100.)
+    with pytest.raises(ValueError, match='width 6'):
+        head().init_class_weights(torch.randn(3, 6), 100.)

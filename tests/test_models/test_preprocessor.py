@@ -1,0 +1,57 @@
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+import mmcfmask  # noqa: F401
+from mmcfmask.counterfactual import patch_mask, refill
+from mmcfmask.models.preprocessor import PUBLISHED_VALUES
+
+NORM = dict(mean=[120., 110., 100.], std=[60., 50., 40.], to_rgb=True)
+
+
+def build(**kwargs):
+    return MODELS.build(dict(type='CAMRefillDataPreprocessor', **kwargs))
+
+
+def test_does_what_cls_data_preprocessor_does():
+    data = dict(inputs=torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8), data_samples=[DataSample(), DataSample()])
+    expected = MODELS.build(dict(type='ClsDataPreprocessor', **NORM))(data, training=True)['inputs']
+    assert torch.equal(build(**NORM)(data, training=True)['inputs'], expected)
+
+
+def test_published_values():
+    table = dict(random=(0.75, 0.5, 0.5), object=(0.3, 0.3, 0.6), context=(0.6, 0.5, 0.3))
+    for mask, values in table.items():
+        for fill, value in zip(('none', 'single', 'multi'), values):
+            assert build(mask=mask, fill=fill).value == value == PUBLISHED_VALUES[mask, fill]
+    assert build(mask='object', fill='single', value=0.4).value == 0.4
+
+
+@pytest.mark.parametrize('mask', ['object', 'context', 'random'])
+@pytest.mark.parametrize('fill', ['none', 'single', 'multi'])
+def test_counterfactual_equals_its_parts(mask, fill):
+    images, relevance = torch.randn(4, 3, 16, 16), torch.rand(4, 4, 4)
+    module = build(mask=mask, fill=fill)
+    result = module.counterfactual(images, (4, 4), relevance, torch.Generator().manual_seed(0))
+    assert result.hidden == (fill == 'none')
+    if mask == 'random' and fill == 'none':
+        assert result.kept == 4 and (~result.mask).flatten(1).sum(1).tolist() == [4] * 4
+        return
+    generator = torch.Generator().manual_seed(0)
+    expected = patch_mask(relevance, mask, module.value, generator)
+    assert torch.equal(result.mask, expected) and result.kept is None
+    assert torch.equal(result.images, images if fill == 'none' else refill(images, expected, fill, generator))
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(mask='objects'), "unknown mask 'objects': choose from object, context, random"),
+    (dict(fill='double'), "unknown fill 'double': choose from none, single, multi"),
+    (dict(value=1.5), r'threshold of the object mask must lie in \[0, 1\], but is 1.5'),
+    (dict(mask='random', value=-0.5), 'probability of the random mask'),
+    (dict(relevance='lrp'), "unknown relevance 'lrp'"),
+    (dict(batch_augments=dict(augments=dict(type='Mixup', alpha=0.2))), 'batch_augments'),
+])
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
