@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import re
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +11,11 @@ from typing import Iterator
 # mmcv-lite is silent.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
-import mmengine.config.config
 import mmpretrain.models
 import numpy as np
 import torch
 import torch.distributed
-from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
@@ -60,29 +57,22 @@ def no_fused_transformer_layers() -> Iterator[None]:
 def allow_config_inheritance() -> None:
     """Let any config say ``_base_ = 'mmcfmask::cfmask_vitb16.py'``.
 
-    mmengine 0.10 knows only the packages of a fixed list, and wants a folder in the name. Ends when mmengine accepts any
-    installed package.
+    mmengine 0.10 inherits only from the packages of a fixed list, wants a folder in the name, and needs ``pkg_resources``, which new
+    environments lack. Ends when mmengine accepts any installed package.
     """
-    MODULE2PACKAGE['mmcfmask'] = 'mmcfmask'
-    original = mmengine.config.config._get_package_and_cfg_path
-    if getattr(original, 'knows_mmcfmask', False):
-        return
+    original = Config._get_cfg_path
 
-    def split(cfg_path: str):
-        match = re.fullmatch(r'mmcfmask::(.+)', cfg_path)
-        return ('mmcfmask', match.group(1)) if match else original(cfg_path)
+    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        package, found, name = cfg_path.partition('::')
+        if not found or package != 'mmcfmask':
+            return original(cfg_path, filename)
+        path = Path(__file__).parent / '.mim' / 'configs' / name
+        if not path.is_file():
+            known = sorted(str(file.relative_to(path.parents[0])) for file in path.parent.glob('*.py'))
+            raise FileNotFoundError(f'{filename} inherits from {cfg_path!r}, which does not exist; there are: {", ".join(known)}')
+        return str(path), None
 
-    split.knows_mmcfmask = True
-    mmengine.config.config._get_package_and_cfg_path = split
-
-    original_external = mmengine.config.config._get_external_cfg_path
-
-    def external(package_path: str, cfg_file: str) -> str:
-        if os.path.exists(os.path.join(package_path, '.mim', 'model-index.yml')):
-            return original_external(package_path, cfg_file)
-        raise ValueError('no model index')  # mmengine then takes <package>/.mim/configs/<cfg_file>
-
-    mmengine.config.config._get_external_cfg_path = external
+    Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
 def register_clip_projection() -> None:
@@ -143,13 +133,14 @@ class PlainCheckpointHook(Hook):
 
 
 def _plain(value):
-    """``value`` with numpy scalars and arrays, tuples of them and odd mappings turned into what weights_only accepts."""
+    """``value`` as weights_only accepts it: no numpy, no mapping but dict, no functions (a scheduler's annealing function is set by its
+    constructor again)."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items() if not callable(item)}
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)
     return value

@@ -21,6 +21,7 @@ def tiny_towers(tmp_path_factory):
     for name, config in {'tiny-vit': TINY, 'tiny-vit-quickgelu': dict(TINY, quick_gelu=True), 'tiny-vit-wide': dict(TINY, embed_dim=24)}.items():
         (folder / f'{name}.json').write_text(json.dumps(config))
     open_clip.add_model_config(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

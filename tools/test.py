@@ -8,12 +8,12 @@ import json
 import os
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, forget_pretrained
+from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, forget_pretrained, load_config
 from mmcfmask.visualization import results_table
 
 
@@ -33,8 +33,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main(argv=None) -> dict:
     args = parse_args(argv)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     check_work_dir(cfg.work_dir)

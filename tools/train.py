@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, fit_total_batch, world_size
+from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, fit_total_batch, load_config, world_size
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -28,7 +28,6 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """The config as the command line asks for it."""
-    cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.amp:
@@ -46,7 +45,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 def main(argv=None) -> None:
     args = parse_args(argv)
-    cfg = merge_args(Config.fromfile(args.config), args)
+    cfg = merge_args(load_config(args.config, args.cfg_options), args)
     if cfg.get('train_cfg') is None:
         raise SystemExit(f'{args.config} has nothing to train (it has no train_cfg): use tools/test.py')
     check_work_dir(cfg.work_dir)

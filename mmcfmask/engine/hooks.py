@@ -35,7 +35,7 @@ class StopOnInvalidLossHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Look at every part of the loss."""
-        parts = {name: float(value) for name, value in (outputs or {}).items() if 'loss' in name}
+        parts = {name: float(value.detach()) for name, value in (outputs or {}).items() if 'loss' in name}
         if all(math.isfinite(value) for value in parts.values()):
             return
         last = find_latest_checkpoint(runner.work_dir)

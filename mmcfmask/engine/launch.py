@@ -14,6 +14,35 @@ from mmengine.runner import Runner
 from ..compat import start_process_group_without_gpu
 
 
+def load_config(path: str, options: dict) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    A top-level ``data_root`` in the options replaces the config's own in every dataset that uses it, so that one option moves all.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    cfg = Config.fromfile(path)
+    old_root = cfg.get('data_root')
+    cfg.merge_from_dict(options)
+    if 'data_root' in options:
+        _replace(cfg, 'data_root', old_root, options['data_root'])
+    return cfg
+
+
+def _replace(node, key: str, old, new) -> None:
+    """Set ``key`` to ``new`` in every dict below ``node`` where it is ``old``."""
+    if isinstance(node, (dict, Config)):
+        for name, value in node.items():
+            if name == key and value == old:
+                node[name] = new
+            else:
+                _replace(value, key, old, new)
+    elif isinstance(node, list):
+        for value in node:
+            _replace(value, key, old, new)
+
+
 def world_size(launcher: str) -> int:
     """Number of processes of this job, before any process group exists."""
     if launcher == 'none':

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from mmengine.config import Config
+
+import mmcfmask  # noqa: F401
+from mmcfmask.engine.launch import check_checkpoint, check_work_dir, fit_total_batch, load_config
+
+CONFIG = """
+data_root = 'data/x/'
+total_batch_size = 24
+optim_wrapper = dict(type='OptimWrapper')
+train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root))
+test_dataloader = dict(a=dict(dataset=dict(data_root=data_root)), b=dict(dataset=dict(data_root='elsewhere')))
+custom_hooks = [dict(type='CheckpointHook', by_epoch=False, interval=1000)]
+pipelines = [[dict(data_root=data_root)]]
+"""
+
+
+def test_accumulation_makes_up_the_total():
+    for processes, counts, interval in [(1, 6, 1002), (2, 3, 1002), (6, 1, 1000)]:
+        cfg = Config.fromstring(CONFIG, '.py')
+        fit_total_batch(cfg, processes)
+        assert cfg.optim_wrapper.accumulative_counts == counts
+        assert cfg.custom_hooks[0].interval == interval
+
+
+def test_indivisible_total_is_an_error():
+    cfg = Config.fromstring(CONFIG, '.py')
+    with pytest.raises(ValueError, match='cannot be split over 5 processes'):
+        fit_total_batch(cfg, 5)
+    cfg.train_dataloader.batch_size = 5
+    with pytest.raises(ValueError, match=r'total_batch_size=24 is not a multiple of 2 process\(es\) x .*batch_size=5.*batch_size=4'):
+        fit_total_batch(cfg, 2)
+
+
+def test_data_root_reaches_every_dataset(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG)
+    cfg = load_config(str(path), {'data_root': '/mine', 'total_batch_size': 8})
+    assert cfg.train_dataloader.dataset.data_root == cfg.test_dataloader.a.dataset.data_root == cfg.pipelines[0][0].data_root == '/mine'
+    assert cfg.test_dataloader.b.dataset.data_root == 'elsewhere'
+    assert cfg.total_batch_size == 8
+
+
+def test_work_dir_must_be_writable(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='cannot write to the work dir .*file/run'):
+        check_work_dir(str(tmp_path / 'file' / 'run'))
+    check_work_dir(str(tmp_path / 'new' / 'run'))
+    assert list((tmp_path / 'new' / 'run').iterdir()) == []
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no checkpoint .*gone.pth'):
+        check_checkpoint(str(tmp_path / 'gone.pth'))
+    (tmp_path / 'text.pth').write_text('not a checkpoint')
+    with pytest.raises(ValueError, match='text.pth.* is not a checkpoint that torch can load'):
+        check_checkpoint(str(tmp_path / 'text.pth'))
+    torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='no "state_dict"'):
+        check_checkpoint(str(tmp_path / 'other.pth'))
+    torch.save({'state_dict': {}}, tmp_path / 'weights.pth')
+    assert check_checkpoint(str(tmp_path / 'weights.pth')) == {'state_dict': {}}
+    with pytest.raises(ValueError, match='holds weights but no training state'):
+        check_checkpoint(str(tmp_path / 'weights.pth'), resume=True)
+    whole = (tmp_path / 'weights.pth').read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(ValueError, match='cut.pth'):
+        check_checkpoint(str(tmp_path / 'cut.pth'))

@@ -1,0 +1,225 @@
+"""Whole runs of a few iterations on the built-in benchmark, with a random tower."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmcfmask.engine.launch import build_runner, check_checkpoint, fit_total_batch
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    'model.backbone.model_name': 'tiny-vit',
+    'model.backbone.pretrained': None,
+    'model.head.class_weights': None,
+    'train_dataloader.batch_size': 8,
+    'train_dataloader.dataset.size': 40,
+    'val_dataloader.dataset.size': 10,
+    'total_batch_size': 8,
+    'train_cfg.max_epochs': 2,
+    'train_cfg.type': 'ResumableEpochLoop',
+    'default_hooks.logger.interval': 1,
+    'env_cfg.cudnn_benchmark': False,
+    'randomness.deterministic': True,
+}
+
+
+def config(work_dir, pretrained=None, **options):
+    cfg = Config.fromfile(str(ROOT / 'configs' / 'shapes' / 'cfmask.py'))
+    cfg.merge_from_dict({**SMALL, 'work_dir': str(work_dir), 'model.backbone.pretrained': pretrained, **options})
+    pipeline = [dict(type='Resize', scale=32), dict(type='PackInputs')]
+    cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline = pipeline
+    cfg.launcher = 'none'
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'CheckpointHook']
+    return cfg
+
+
+def train(cfg):
+    fit_total_batch(cfg, 1)
+    return build_runner(cfg).train()
+
+
+def losses(work_dir):
+    """{iteration: (loss_cls, loss_distill)} of all logs below a work dir, later ones first."""
+    seen = {}
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if 'loss_cls' in entry:
+                seen[entry['step']] = (entry['loss_cls'], entry['loss_distill'])
+    return seen
+
+
+def weights(path):
+    return check_checkpoint(str(path))['state_dict']
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize('mask, fill', [('object', 'single'), ('random', 'multi')])
+def test_resume_in_the_middle_of_an_epoch_goes_on_as_if_nothing_had_happened(tmp_path, tiny_pretrained, monkeypatch, mask, fill):
+    options = {'model.data_preprocessor.mask': mask, 'model.data_preprocessor.fill': fill}
+    cfg = config(tmp_path / 'whole', tiny_pretrained, **options)
+    train(cfg)
+
+    from mmcfmask.engine.loops import ResumableEpochLoop
+    original = ResumableEpochLoop.run_iter
+
+    def killed_at_eighth(self, idx, data_batch):
+        if self._iter == 7:
+            raise Killed
+        original(self, idx, data_batch)
+
+    checkpoints = dict(type='CheckpointHook', by_epoch=False, interval=3)
+    cfg = config(tmp_path / 'cut', tiny_pretrained, **options)
+    cfg.custom_hooks.append(checkpoints)
+    monkeypatch.setattr(ResumableEpochLoop, 'run_iter', killed_at_eighth)
+    with pytest.raises(Killed):
+        train(cfg)
+    monkeypatch.setattr(ResumableEpochLoop, 'run_iter', original)
+    cfg = config(tmp_path / 'cut', tiny_pretrained, resume=True, **options)
+    train(cfg)
+
+    whole, cut = losses(tmp_path / 'whole'), losses(tmp_path / 'cut')
+    assert len(whole) == 10 and set(cut) == set(whole)
+    assert cut == whole
+    expected, got = weights(tmp_path / 'whole' / 'epoch_2.pth'), weights(tmp_path / 'cut' / 'epoch_2.pth')
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
+def test_checkpoint_is_plain_and_without_teacher(tmp_path, tiny_pretrained):
+    cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 1})
+    model = train(cfg)
+    assert model.teacher is not None
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+    assert set(checkpoint) == {'meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers'}
+    assert set(checkpoint['state_dict']) == {f'backbone.visual.{name}' for name in model.backbone.visual.state_dict()} | {
+        'head.fc.weight', 'head.fc.bias'
+    }
+    assert len(checkpoint['optimizer']['state']) == len(list(model.parameters()))
+    assert len(list(tmp_path.glob('best_accuracy_top1_*.pth'))) == 1
+
+
+def test_accumulation_equals_the_big_batch(tmp_path, tiny_pretrained):
+    """Without counterfactuals (whose donors come from the batch at hand), 4 x 2 images give the step of 1 x 8."""
+    results = []
+    for batch in (8, 2):
+        options = {
+            'train_dataloader.batch_size': batch, 'train_cfg.max_epochs': 1, 'model.data_preprocessor.mask': None,
+            'train_dataloader.dataset.size': 8, 'optim_wrapper.optimizer.type': 'SGD', 'param_scheduler': None,
+        }
+        cfg = config(tmp_path / str(batch), tiny_pretrained, **options)
+        cfg.optim_wrapper.optimizer.pop('betas')
+        fit_total_batch(cfg, 1)
+        assert cfg.optim_wrapper.accumulative_counts == 8 // batch
+        build_runner(cfg).train()
+        results.append(weights(tmp_path / str(batch) / 'epoch_1.pth'))
+    start = torch.load(tiny_pretrained, weights_only=True)['visual.proj']
+    assert (results[0]['backbone.visual.proj'] - start).abs().max() > 1e-6
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: f'{name}: {text}')
+
+
+def test_nan_loss_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
+    from mmcfmask.models import CLIPDistillHead
+    original, calls = CLIPDistillHead.distill_loss, []
+
+    def nan_at_seventh(self, *args):
+        calls.append(1)
+        loss = original(self, *args)
+        return {name: value * float('nan') for name, value in loss.items()} if len(calls) == 7 else loss
+
+    monkeypatch.setattr(CLIPDistillHead, 'distill_loss', nan_at_seventh)
+    with pytest.raises(FloatingPointError) as error:
+        train(config(tmp_path, tiny_pretrained))
+    message = str(error.value)
+    assert 'iteration 7 (epoch 2)' in message and 'loss_distill = nan' in message and 'loss_cls = ' in message
+    assert str(tmp_path / 'epoch_1.pth') in message
+    assert not (tmp_path / 'epoch_2.pth').exists()
+
+
+def test_bfloat16_run(tmp_path, tiny_pretrained):
+    model = train(config(tmp_path, tiny_pretrained, **{'optim_wrapper.type': 'AutocastOptimWrapper', 'train_cfg.max_epochs': 1}))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(value < 100 for parts in losses(tmp_path).values() for value in parts)
+
+
+def test_learning_rate_schedule_equals_torch(tmp_path, tiny_pretrained):
+    options = {'train_cfg.max_epochs': 20, 'param_scheduler.pct_start': 0.1}
+    train(config(tmp_path, tiny_pretrained, **options))
+    path, = tmp_path.glob('*/vis_data/scalars.json')
+    rates = [json.loads(line)['lr'] for line in path.read_text().splitlines() if '"lr"' in line]
+    weight = torch.nn.Parameter(torch.zeros(1))
+    reference = torch.optim.AdamW([weight], lr=1.)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        reference, 5e-4, total_steps=100, pct_start=0.1, div_factor=25., final_div_factor=1e4, cycle_momentum=False)
+    expected = []
+    for _ in range(100):
+        expected.append(reference.param_groups[0]['lr'])
+        reference.step()
+        schedule.step()
+    assert rates == pytest.approx(expected, rel=1e-6)
+
+
+def test_training_set_smaller_than_a_batch_is_an_error(tmp_path, tiny_pretrained):
+    with pytest.raises(ValueError, match='fewer than one batch of 8'):
+        train(config(tmp_path, tiny_pretrained, **{'train_dataloader.dataset.size': 7}))
+
+
+WORKER = '''
+import sys, json, torch
+import torch.distributed as dist
+import open_clip
+open_clip.add_model_config(sys.argv[1])
+from torch.nn.parallel import DistributedDataParallel
+from mmpretrain.registry import MODELS
+import mmcfmask
+from mmcfmask.models.preprocessor import Counterfactual
+dist.init_process_group('gloo')
+rank, world = dist.get_rank(), dist.get_world_size()
+model = MODELS.build(dict(
+    type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
+    head=dict(type='CLIPDistillHead', num_classes=5), teacher=dict(type='OpenCLIPTeacher'))).train()
+torch.manual_seed(0)
+torch.nn.init.normal_(model.head.fc.weight)
+images, counterfactuals = torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32)
+labels = [DataSample().set_gt_label(i % 5) for i in range(8)]
+share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+model.data_preprocessor.counterfactual = lambda x, grid, relevance: Counterfactual(counterfactuals[share], relevance > 0, False)
+wrapped = DistributedDataParallel(model)
+optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-3)
+for step in range(2):
+    optimizer.zero_grad()
+    sum(wrapped(images[share], labels[share], mode='loss').values()).backward()
+    if step == 0:
+        grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+    optimizer.step()
+assert not any('teacher' in name for name, _ in wrapped.named_parameters())
+torch.save(dict(grads=grads, weights=model.state_dict()), f'{sys.argv[3]}/{world}-{rank}.pt')
+'''
+
+
+def launch(script, processes, *args, **kwargs):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', script, *map(str, args)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def test_two_processes_average_the_gradients_of_one(tmp_path, tiny_pretrained, tiny_towers):
+    script = tmp_path / 'worker.py'
+    script.write_text(WORKER)
+    for processes in (1, 2):
+        done = launch(str(script), processes, tiny_towers, tiny_pretrained, tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ('1-0.pt', '2-0.pt', '2-1.pt'))
+    for name, grad in one['grads'].items():
+        torch.testing.assert_close(first['grads'][name], grad, rtol=1e-4, atol=1e-5 * grad.abs().max().item(),
+                                   msg=lambda text, name=name: f'{name}: {text}')
+    assert all(torch.equal(second['weights'][name], value) for name, value in first['weights'].items())
