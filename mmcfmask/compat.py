@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
 # mmcv-lite has no compiled operators, and says so on every import though nothing here uses them. Before mmcv is imported; ends when
 # mmcv-lite is silent.

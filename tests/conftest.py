@@ -18,7 +18,8 @@ TINY = dict(
 def tiny_towers(tmp_path_factory):
     """Registers 'tiny-vit' and 'tiny-vit-quickgelu' with open_clip."""
     folder = tmp_path_factory.mktemp('configs')
-    for name, config in {'tiny-vit': TINY, 'tiny-vit-quickgelu': dict(TINY, quick_gelu=True), 'tiny-vit-wide': dict(TINY, embed_dim=24)}.items():
+    for name, config in {'tiny-vit': TINY, 'tiny-vit-quickgelu': dict(TINY, quick_gelu=True), 'tiny-vit-wide': dict(TINY, embed_dim=24),
+                         'tiny-vit-224': dict(TINY, vision_cfg=dict(TINY['vision_cfg'], image_size=224, patch_size=32))}.items():
         (folder / f'{name}.json').write_text(json.dumps(config))
     open_clip.add_model_config(folder)
     return folder
@@ -29,15 +30,24 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope='session')
-def tiny_pretrained(tiny_towers, tmp_path_factory):
-    """Path of a full 'tiny-vit' checkpoint whose weights are large enough for attention to be far from uniform."""
+def save_weights(name, path):
     torch.manual_seed(1)
-    model = open_clip.create_model('tiny-vit')
+    model = open_clip.create_model(name)
     with torch.no_grad():
         for parameter in model.visual.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(3)
-    path = tmp_path_factory.mktemp('weights') / 'tiny.pt'
     torch.save(model.state_dict(), path)
     return str(path)
+
+
+@pytest.fixture(scope='session')
+def tiny_pretrained(tiny_towers, tmp_path_factory):
+    """Path of a full 'tiny-vit' checkpoint whose weights are large enough for attention to be far from uniform."""
+    return save_weights('tiny-vit', tmp_path_factory.mktemp('weights') / 'tiny.pt')
+
+
+@pytest.fixture(scope='session')
+def tiny_pretrained_224(tiny_towers, tmp_path_factory):
+    """The same for 'tiny-vit-224'."""
+    return save_weights('tiny-vit-224', tmp_path_factory.mktemp('weights') / 'tiny224.pt')

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, fit_total_batch, load_config, world_size
+from mmcfmask.engine.launch import build_runner, check_checkpoint, check_fill, check_work_dir, fit_total_batch, load_config, world_size
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -49,6 +49,7 @@ def main(argv=None) -> None:
     if cfg.get('train_cfg') is None:
         raise SystemExit(f'{args.config} has nothing to train (it has no train_cfg): use tools/test.py')
     check_work_dir(cfg.work_dir)
+    check_fill(cfg)
     fit_total_batch(cfg, world_size(args.launcher))
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))

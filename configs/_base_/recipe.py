@@ -28,6 +28,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='PlainCheckpointHook'),
     dict(type='IterationSeedHook'),
+    dict(type='CheckClassesHook'),
     dict(type='StopOnInvalidLossHook'),
     # To resume inside an epoch.
     dict(type='CheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2, filename_tmpl='resume_{}.pth', save_last=False),

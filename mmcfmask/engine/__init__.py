@@ -1,8 +1,8 @@
-from .hooks import IterationSeedHook, StopOnInvalidLossHook
+from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
 from .loops import MultiSetTestLoop, ResumableEpochLoop, ResumableSampler
 from .optim import AutocastOptimWrapper, OneCycle
 
 __all__ = [
-    'AutocastOptimWrapper', 'IterationSeedHook', 'MultiSetTestLoop', 'OneCycle', 'ResumableEpochLoop', 'ResumableSampler',
-    'StopOnInvalidLossHook'
+    'AutocastOptimWrapper', 'CheckClassesHook', 'IterationSeedHook', 'MultiSetTestLoop', 'OneCycle', 'ResumableEpochLoop',
+    'ResumableSampler', 'StopOnInvalidLossHook'
 ]

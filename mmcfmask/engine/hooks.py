@@ -6,6 +6,7 @@ import math
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
@@ -44,3 +45,36 @@ class StopOnInvalidLossHook(Hook):
             f'the loss is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
             f'{", ".join(f"{name} = {value:g}" for name, value in parts.items())}; {advice}. '
             'A smaller learning rate, or float32 instead of --amp, usually helps.')
+
+
+@HOOKS.register_module()
+class CheckClassesHook(Hook):
+    """Before the first batch: every dataset has the classes of the head, in its order.
+
+    Raises:
+        ValueError: Another number of classes, or the names of the head's prompts in another order than the dataset's labels.
+    """
+
+    def before_train(self, runner) -> None:
+        """Check the training and the validation set."""
+        self._check(runner, 'train_dataloader', runner.train_dataloader)
+        if runner.val_loop is not None:
+            self._check(runner, 'val_dataloader', runner.val_dataloader)
+
+    def before_test(self, runner) -> None:
+        """Check the test set at hand."""
+        self._check(runner, 'test_dataloader', runner.test_dataloader)
+
+    def _check(self, runner, name: str, loader) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+        if classes is None or num_classes is None:
+            return
+        if len(classes) != num_classes:
+            raise ValueError(f'the dataset of {name} has {len(classes)} classes ({", ".join(map(str, classes[:5]))}, …), '
+                             f'but model.head.num_classes={num_classes}')
+        prompts = (getattr(model.head, 'class_weights', None) or {}).get('classnames')
+        if isinstance(prompts, (list, tuple)) and sorted(prompts) == sorted(classes) and list(prompts) != list(classes):
+            raise ValueError(f'model.head.class_weights.classnames holds the classes of {name} in another order than its labels '
+                             f'({", ".join(classes[:5])}, …): the head would start with its rows exchanged')

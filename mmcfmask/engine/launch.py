@@ -75,6 +75,24 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
             hook['interval'] = -(-hook['interval'] // counts) * counts
 
 
+def check_fill(cfg: Config) -> None:
+    """A fill needs at least two images in every batch of a process, the last one of an epoch included.
+
+    Raises:
+        ValueError: Names the keys to change.
+    """
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if not cfg.model.get('teacher') or preprocessor.get('mask', 'object') is None or preprocessor.get('fill', 'single') == 'none':
+        return
+    loader = cfg.train_dataloader
+    if loader.batch_size < 2:
+        raise ValueError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but '
+                         f'train_dataloader.batch_size={loader.batch_size}: raise it to at least 2, or use fill="none"')
+    if not loader.get('drop_last'):
+        raise ValueError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but the last batch '
+                         'of an epoch may hold a single one: set train_dataloader.drop_last=True')
+
+
 def check_work_dir(work_dir: str) -> None:
     """Raise PermissionError or NotADirectoryError, with the path, unless results can be written to ``work_dir``."""
     try:

@@ -1,8 +1,8 @@
 """bfloat16 training on any device, and the published learning-rate schedule."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import torch
 from mmengine.optim import OneCycleLR, OptimWrapper

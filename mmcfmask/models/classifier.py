@@ -1,8 +1,9 @@
 """One training step of the method."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Callable, Iterator
+from typing import Callable
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier

@@ -3,7 +3,7 @@ import torch
 from mmengine.config import Config
 
 import mmcfmask  # noqa: F401
-from mmcfmask.engine.launch import check_checkpoint, check_work_dir, fit_total_batch, load_config
+from mmcfmask.engine.launch import check_checkpoint, check_fill, check_work_dir, fit_total_batch, load_config
 
 CONFIG = """
 data_root = 'data/x/'
@@ -67,3 +67,19 @@ def test_what_is_no_checkpoint(tmp_path):
     (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])
     with pytest.raises(ValueError, match='cut.pth'):
         check_checkpoint(str(tmp_path / 'cut.pth'))
+
+
+def test_fill_needs_two_images_in_every_batch():
+    model = dict(teacher=dict(type='OpenCLIPTeacher'), data_preprocessor=dict(fill='multi'))
+    cfg = Config(dict(model=model, train_dataloader=dict(batch_size=4, drop_last=True)))
+    check_fill(cfg)
+    cfg.train_dataloader.drop_last = False
+    with pytest.raises(ValueError, match='set train_dataloader.drop_last=True'):
+        check_fill(cfg)
+    cfg.train_dataloader.batch_size = 1
+    with pytest.raises(ValueError, match="fill='multi' takes patches from other images .*batch_size=1: raise it to at least 2"):
+        check_fill(cfg)
+    cfg.model.data_preprocessor.fill = 'none'
+    check_fill(cfg)
+    cfg.model.update(teacher=None, data_preprocessor=dict(fill='multi'))
+    check_fill(cfg)

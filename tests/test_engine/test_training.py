@@ -223,3 +223,13 @@ def test_two_processes_average_the_gradients_of_one(tmp_path, tiny_pretrained, t
         torch.testing.assert_close(first['grads'][name], grad, rtol=1e-4, atol=1e-5 * grad.abs().max().item(),
                                    msg=lambda text, name=name: f'{name}: {text}')
     assert all(torch.equal(second['weights'][name], value) for name, value in first['weights'].items())
+
+
+def test_wrong_classes_stop_before_the_first_batch(tmp_path, tiny_pretrained):
+    with pytest.raises(ValueError, match='train_dataloader has 10 classes .circle, square.* but model.head.num_classes=7'):
+        train(config(tmp_path, tiny_pretrained, **{'model.head.num_classes': 7}))
+    cfg = config(tmp_path, tiny_pretrained)
+    names = ['square', 'circle', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie']
+    cfg.model.head.class_weights = dict(type='text', classnames=names, templates=['{}'], cache_dir=str(tmp_path / 'cache'))
+    with pytest.raises(ValueError, match='in another order than its labels'):
+        train(cfg)

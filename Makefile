@@ -1,0 +1,22 @@
+# make quickstart: the method on the built-in benchmark, from nothing but Python.   make test: the whole test suite.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint clean
+
+quickstart: .venv/installed
+	$(BIN)/python tools/compare.py
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/python -m ruff check .
+
+.venv/installed: setup.py pyproject.toml requirements/runtime.txt requirements/dev.txt requirements/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c requirements/constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv work_dirs

@@ -1,0 +1,284 @@
+"""Image folders with one sub-folder per class, seeded hold-outs and subsets; ImageNet and PACS."""
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import open_clip
+from mmengine.logging import print_log
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import DATASETS
+from PIL import Image
+from rich.progress import track
+from timm.data import ImageNetInfo
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+
+
+@DATASETS.register_module()
+class FolderDataset(BaseDataset):
+    """Images in ``data_root/split_dir/<class folder>/**``.
+
+    Items are dicts with ``img_path``, ``gt_label`` and ``sample_idx``. Hold-out and subset depend on file names and seeds
+    only, not on the order of the file system.
+
+    Args:
+        data_root (str): Folder of the data set.
+        split_dir (str): Sub-folder of it that holds the class folders, e.g. ``'train'``. Defaults to ''.
+        classes (Sequence[str] | str, optional): Class names, in label order, or a text file with one per line. Defaults
+            to the folder names.
+        folders (Sequence[str], optional): Folder names in label order; then the tree must hold these and no others.
+            Defaults to all folders there are, sorted.
+        holdout (dict, optional): Splits off a seeded part, stratified by class: ``dict(size=10240, seed=0, part='train')``
+            with ``part`` 'train' or 'held_out', or ``fraction=0.2`` instead of ``size``. Both parts together are the whole.
+            Of ``size`` images every class gives the same number, up to one. A ``size`` above half of the images is
+            lowered to half of them, with a warning. Defaults to None: all images.
+        per_class (int, optional): Number of images to keep of every class, drawn after the hold-out. Defaults to None: all.
+        subset_seed (int): Seed of ``per_class``. Defaults to 0.
+        skip_unreadable (bool): Whether all images are decoded when the dataset is built, and those that fail are left out
+            and named in the log. Otherwise such an image is an error, with its path, when it is read. Defaults to False.
+        **kwargs: Those of :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``test_mode``, ``indices``, ...
+
+    Raises:
+        FileNotFoundError: No such folder, or no class folders in it.
+        ValueError: Empty, unknown or missing class folders, too few images for the hold-out or for ``per_class``.
+
+    Examples:
+        >>> train = FolderDataset('data/pets', holdout=dict(fraction=0.2, seed=0, part='train'), pipeline=[...])
+        >>> val = FolderDataset('data/pets', holdout=dict(fraction=0.2, seed=0, part='held_out'), pipeline=[...])
+    """
+
+    def __init__(self,
+                 data_root: str,
+                 split_dir: str = '',
+                 classes: Sequence[str] | str | None = None,
+                 folders: Sequence[str] | None = None,
+                 holdout: dict | None = None,
+                 per_class: int | None = None,
+                 subset_seed: int = 0,
+                 skip_unreadable: bool = False,
+                 **kwargs) -> None:
+        self.folders = None if folders is None else list(folders)
+        self.holdout = None if holdout is None else dict(holdout)
+        self.per_class = per_class
+        self.subset_seed = subset_seed
+        self.skip_unreadable = skip_unreadable
+        if self.holdout is not None:
+            check_holdout(self.holdout)
+        if per_class is not None and per_class < 1:
+            raise ValueError(f'per_class={per_class} must be at least 1.')
+        super().__init__(ann_file='', data_root=os.path.expanduser(data_root), data_prefix=split_dir, classes=classes, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the images of every class and apply hold-out, check and subset."""
+        root = Path(self.img_prefix)
+        present = list_class_folders(root)
+        folders = self.folders or present
+        check_folders(folders, present, root)
+        if self._metainfo.get('classes') is None:
+            self._metainfo['classes'] = tuple(folders)
+        if len(self._metainfo['classes']) != len(folders):
+            raise ValueError(f'{root} has {len(folders)} class folders, but {len(self._metainfo["classes"])} class names are given.')
+
+        images = {folder: list_images(root, folder) for folder in folders}  # names relative to root
+        empty = [folder for folder, names in images.items() if not names]
+        if empty:
+            raise ValueError(f'{root}: no images in the {len(empty)} class folders {_some(empty)}. Image files end in '
+                             f'{", ".join(EXTENSIONS)}, in any case.')
+        if self.holdout is not None:
+            images = split_holdout(images, **self.holdout)
+        if self.skip_unreadable:
+            images = drop_unreadable(images, root)
+        if self.per_class is not None:
+            images = take_per_class(images, self.per_class, self.subset_seed)
+        return [
+            dict(img_path=str(root / name), gt_label=label) for label, folder in enumerate(folders) for name in images[folder]
+        ]
+
+    def prepare_data(self, idx: int):
+        """Run the pipeline; an image that cannot be read is an error that names it."""
+        try:
+            return super().prepare_data(idx)
+        except Exception:
+            path = self.get_data_info(idx)['img_path']
+            reason = why_unreadable(path)
+            if reason is None:
+                raise  # not the image but a transform
+            raise RuntimeError(f'{path} cannot be read as an image ({reason}). Repair or remove it, or set skip_unreadable=True on '
+                               'the dataset to leave such images out.') from None
+
+    def extra_repr(self) -> list[str]:
+        """Where the images are and which of them are used."""
+        return [f'Root of images: \t{self.img_prefix}', f'Hold-out: \t{self.holdout}', f'Images per class: \t{self.per_class}']
+
+
+@DATASETS.register_module()
+class ImageNetDataset(FolderDataset):
+    """ImageNet-1k as 1000 folders named by WordNet id; labels in the usual order, class names those of OpenAI's CLIP.
+
+    Args:
+        data_root (str): Folder of the data set.
+        split_dir (str): Sub-folder with the 1000 class folders, e.g. ``'train'``, ``'val'``. Defaults to ''.
+        **kwargs: Those of :class:`FolderDataset` but ``folders``.
+    """
+    METAINFO = dict(classes=tuple(open_clip.IMAGENET_CLASSNAMES))
+
+    def __init__(self, data_root: str, split_dir: str = '', **kwargs) -> None:
+        super().__init__(data_root, split_dir, folders=ImageNetInfo().label_names(), **kwargs)
+
+
+@DATASETS.register_module()
+class PACSDataset(FolderDataset):
+    """One domain of PACS (Li et al., ICCV 2017): 7 classes in ``data_root/<domain>/<class>``.
+
+    Args:
+        data_root (str): Folder of the data set, with the domains as sub-folders.
+        domain (str): 'photo', 'art_painting', 'cartoon' or 'sketch'. Defaults to 'photo'.
+        **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``.
+    """
+    METAINFO = dict(classes=('dog', 'elephant', 'giraffe', 'guitar', 'horse', 'house', 'person'))
+    DOMAINS = ('photo', 'art_painting', 'cartoon', 'sketch')
+
+    def __init__(self, data_root: str, domain: str = 'photo', **kwargs) -> None:
+        if domain not in self.DOMAINS:
+            raise ValueError(f'PACSDataset: unknown domain {domain!r}, choose one of {", ".join(self.DOMAINS)}.')
+        super().__init__(data_root, split_dir=domain, folders=self.METAINFO['classes'], **kwargs)
+
+
+def list_class_folders(root: Path) -> list[str]:
+    """Names of the folders in ``root``, sorted; hidden ones are left out."""
+    if not root.is_dir():
+        raise FileNotFoundError(f'There is no folder {root.absolute()}: set data_root (and split_dir, or domain) of the dataset.')
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('.'))
+    if not folders:
+        raise FileNotFoundError(f'{root.absolute()} has no class folders, but {len(os.listdir(root))} files: images must lie in one '
+                                'folder per class. Set data_root and split_dir to the folder that holds the class folders.')
+    return folders
+
+
+def check_folders(expected: Sequence[str], present: Sequence[str], root: Path) -> None:
+    """Raise a ValueError where the class folders are not exactly those expected."""
+    unknown = [folder for folder in present if folder not in set(expected)]
+    missing = [folder for folder in expected if folder not in set(present)]
+    problems = []
+    if missing:
+        problems.append(f'{len(missing)} of {len(expected)} class folders are missing: {_some(missing)}')
+    if unknown:
+        near = {folder: difflib.get_close_matches(folder, expected, n=1) for folder in unknown[:10]}
+        named = [f'{folder} (near {near[folder][0]})' if near.get(folder) else folder for folder in unknown]
+        problems.append(f'{len(unknown)} folders are no known classes: {_some(named)}')
+    if problems:
+        raise ValueError(f'{root}: {"; ".join(problems)}.')
+
+
+def list_images(root: Path, folder: str) -> list[str]:
+    """Names of all images under ``root/folder``, relative to ``root``, sorted, with ``/``."""
+    names = []
+    for parent, _, files in os.walk(root / folder, followlinks=True):
+        relative = Path(parent).relative_to(root).as_posix()
+        names += [f'{relative}/{file}' for file in files if file.lower().endswith(EXTENSIONS) and not file.startswith('.')]
+    return sorted(names)
+
+
+def seeded_order(names: Iterable[str], seed: int) -> list[str]:
+    """Names shuffled by the SHA-256 of seed and name: the same everywhere, and a new name moves no other."""
+    return sorted(names, key=lambda name: hashlib.sha256(f'{seed}/{name}'.encode()).digest())
+
+
+def check_holdout(holdout: dict) -> None:
+    """Raise a ValueError for settings of a hold-out that make no sense."""
+    unknown = set(holdout) - {'size', 'fraction', 'seed', 'part'}
+    if unknown:
+        raise ValueError(f'holdout has no setting {", ".join(sorted(unknown))}: use size or fraction, seed, part.')
+    size, fraction, part = holdout.get('size'), holdout.get('fraction'), holdout.get('part')
+    if (size is None) == (fraction is None):
+        raise ValueError(f'holdout={holdout} needs either size or fraction.')
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f'holdout.size={size} must be a positive number of images.')
+    if fraction is not None and not 0 < fraction < 1:
+        raise ValueError(f'holdout.fraction={fraction} must lie between 0 and 1.')
+    if part not in ('train', 'held_out'):
+        raise ValueError(f"holdout.part={part!r} must be 'train' or 'held_out'.")
+
+
+def split_holdout(images: dict[str, list[str]], part: str, size: int | None = None, fraction: float | None = None,
+                  seed: int = 0) -> dict[str, list[str]]:
+    """One part of a seeded, stratified split.
+
+    Args:
+        images: Names of images by class.
+        part: 'held_out', or 'train' for all others.
+        size: Number of images to hold out: the same of every class, and one more of as many classes as the rest needs.
+        fraction: Instead, the fraction of every class to hold out, rounded, at least one image.
+        seed: Decides which.
+
+    Returns:
+        Names by class, each list sorted.
+    """
+    total = sum(map(len, images.values()))
+    if size is not None:
+        if size > total // 2:
+            print_log(f'holdout.size={size} is more than half of the {total} images: {total // 2} are held out.', 'current',
+                      level=logging.WARNING)
+            size = total // 2
+        share, rest = divmod(size, len(images))
+        extra = set(seeded_order(images, seed)[:rest])
+        quota = {folder: share + (folder in extra) for folder in images}
+    else:
+        quota = {folder: max(1, round(fraction * len(names))) for folder, names in images.items()}
+    short = [f'{folder} ({len(images[folder])} images for a share of {number})' for folder, number in quota.items()
+             if number > len(images[folder])]
+    if short:
+        raise ValueError(f'Too few images for holdout.size={size} in {len(short)} classes: {_some(short)}. Use a smaller size, or '
+                         'holdout=dict(fraction=...).')
+    bare = [folder for folder, number in quota.items() if number == len(images[folder])]
+    if bare:
+        print_log(f'The hold-out leaves no image to train on in {len(bare)} of {len(images)} classes: {_some(bare)}.', 'current',
+                  level=logging.WARNING)
+    held_out = {folder: set(seeded_order(names, seed)[:quota[folder]]) for folder, names in images.items()}
+    return {
+        folder: [name for name in names if (name in held_out[folder]) == (part == 'held_out')] for folder, names in images.items()
+    }
+
+
+def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) -> dict[str, list[str]]:
+    """``per_class`` images of every class, drawn with a seed; each list sorted. A smaller number is a part of a larger one."""
+    short = [f'{folder} ({len(names)})' for folder, names in images.items() if len(names) < per_class]
+    if short:
+        raise ValueError(f'per_class={per_class}, but {len(short)} classes have fewer images: {_some(short)}.')
+    return {folder: sorted(seeded_order(names, seed)[:per_class]) for folder, names in images.items()}
+
+
+def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[str]]:
+    """Decode every image once and leave out those that fail, which are counted and named in the log."""
+    names = [name for folder in images.values() for name in folder]
+    with ThreadPoolExecutor() as pool:
+        reasons = list(track(pool.map(lambda name: why_unreadable(root / name), names), f'Reading the images of {root}', len(names)))
+    bad = {name: reason for name, reason in zip(names, reasons) if reason is not None}
+    if bad:
+        listed = '\n'.join(f'    {root / name}: {reason}' for name, reason in bad.items())
+        print_log(f'{len(bad)} of {len(names)} images cannot be read and are left out:\n{listed}', 'current', level=logging.WARNING)
+    readable = {folder: [name for name in names if name not in bad] for folder, names in images.items()}
+    emptied = [folder for folder in images if images[folder] and not readable[folder]]
+    if emptied:
+        raise ValueError(f'{root}: no readable image is left in the class folders {_some(emptied)}.')
+    return readable
+
+
+def why_unreadable(path: str | Path) -> str | None:
+    """Why an image file cannot be decoded, None if it can."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:  # decoders raise errors of many types
+        return f'{type(error).__name__}: {error}'
+    return None
+
+
+def _some(names: Sequence[str], limit: int = 10) -> str:
+    return ', '.join(names[:limit]) + (f', ... ({len(names) - limit} more)' if len(names) > limit else '')

@@ -1,0 +1,3 @@
+from .mask_quality import best_iou, mask_iou, pointing_hits
+
+__all__ = ['best_iou', 'mask_iou', 'pointing_hits']

@@ -1,0 +1,356 @@
+"""Class embeddings that the classification head starts from: of texts, of images, or from a file.
+
+All are (C, D) float32 tensors with L2-normalised rows. Those that cost time are kept in a cache folder (``cache_dir``, by
+default ``$MMCFMASK_CACHE`` or ``~/.cache/mmcfmask``) under a hash of everything that determines them.
+"""
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import print_log
+from mmpretrain.registry import DATASETS
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ..datasets.shapes import SHAPES_TEMPLATES
+from .clip_loading import load_text_model, resolve_pretrained
+
+CLASSES_PER_BATCH = 10
+
+
+def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[str] | None = None) -> Tensor:
+    """Class embeddings for a classifier's head, by config.
+
+    Args:
+        cfg: One of
+
+            - ``dict(type='text', classnames=..., templates='openai', model_name=None, pretrained=None, cache_dir=None)``:
+              the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a list, a text file with a
+              name per line, or ``'dataset'`` (those in the argument of this function); ``templates`` is ``'openai'`` (the
+              80 ImageNet templates), ``'shapes'`` (those of the built-in benchmark) or a list of strings with a ``{}``.
+              The text tower is the backbone's partner if no other is named.
+            - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
+            - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0, cache_dir=None)``:
+              the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
+        classifier: Has ``backbone``, ``neck``, ``extract_feat(inputs)[-1]`` -> (B, D) and ``data_preprocessor``.
+        classnames: The names that ``classnames='dataset'`` stands for.
+
+    Returns:
+        (C, D) float32 on the CPU, rows L2-normalised.
+
+    Raises:
+        ValueError: Unknown type, names or templates; weights without a text tower; too few images in a class.
+        FileNotFoundError: A file that does not exist.
+    """
+    cfg = dict(cfg)
+    kind = cfg.pop('type', None)
+    builders = dict(text=_build_text, file=_build_file, prototype=_build_prototype)
+    if kind not in builders:
+        raise ValueError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, builders))}.')
+    if cfg.get('classnames') == 'dataset':
+        if classnames is None:
+            raise ValueError("class_weights.classnames='dataset', but the dataset's class names are not known here: list the "
+                             'names, or give the path of a text file with one per line.')
+        cfg['classnames'] = list(classnames)
+    try:
+        inspect.signature(builders[kind]).bind(classifier, **cfg)
+    except TypeError as error:  # a key too many or too few
+        raise ValueError(f'class_weights=dict(type={kind!r}, ...): {error}') from error
+    return builders[kind](classifier, **cfg)
+
+
+def text_class_weights(model: nn.Module, tokenizer: Callable, classnames: Sequence[str], templates: Sequence[str],
+                       device: str | torch.device = 'cpu') -> Tensor:
+    """Zero-shot classifier of CLIP: each prompt's text embedding L2-normalised, their mean per class, normalised again.
+
+    Args:
+        model: Whole open_clip model on ``device``.
+        tokenizer: Its tokenizer.
+        classnames: C names; duplicates are kept.
+        templates: Strings with a ``{}`` for the name.
+
+    Returns:
+        (C, D) float32 on the CPU, rows L2-normalised.
+    """
+    parts = [classnames[start:start + CLASSES_PER_BATCH] for start in range(0, len(classnames), CLASSES_PER_BATCH)]
+    columns = [
+        open_clip.build_zero_shot_classifier(model, tokenizer, part, templates, num_classes_per_batch=None, device=device)
+        for part in track(parts, description=f'Text embeddings of {len(classnames)} classes')
+    ]
+    return torch.cat(columns, dim=1).T.float().cpu().contiguous()
+
+
+def prototype_class_weights(extract_feat: Callable[[Tensor], tuple], data_preprocessor: nn.Module, dataset: Dataset,
+                            indices: Iterable[int] | None = None, batch_size: int = 64, num_workers: int = 0) -> Tensor:
+    """Class means of image features: each L2-normalised, their mean per class, normalised again.
+
+    Args:
+        extract_feat: Normalised images (B, 3, H, W) to a tuple whose last entry is features (B, D).
+        data_preprocessor: Maps a collated batch to a dict with ``inputs``.
+        dataset: An mmpretrain dataset whose items are those of ``PackInputs``.
+        indices: The images to use, e.g. of :func:`draw_per_class`. None: all.
+
+    Returns:
+        (C, D) float32 on the CPU, rows L2-normalised; C is the number of classes in ``dataset.metainfo``, or the highest
+        label + 1.
+
+    Raises:
+        ValueError: A class without an image.
+    """
+    indices = list(range(len(dataset)) if indices is None else indices)
+    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
+    features, labels = [], []
+    for batch in track(loader, description=f'Features of {len(indices)} images for class means'):
+        inputs = data_preprocessor(batch)['inputs']
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            features.append(F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu())
+        labels += [int(sample.gt_label) for sample in batch['data_samples']]
+    members = F.one_hot(torch.tensor(labels), num_classes(dataset, labels)).float()  # (N, C)
+    if (members.sum(dim=0) == 0).any():
+        empty = [class_name(dataset, label) for label in range(members.shape[1]) if not members[:, label].any()]
+        raise ValueError(f'No image of the {len(empty)} classes {", ".join(empty[:5])} for their mean feature.')
+    return F.normalize(members.T @ torch.cat(features), dim=-1)
+
+
+def draw_per_class(dataset: Dataset, per_class: int, seed: int = 0) -> list[int]:
+    """Indices of ``per_class`` images of each class, drawn with a seed, ordered by class.
+
+    Raises:
+        ValueError: A class with fewer images (its name and the counts are given).
+    """
+    labels = np.array([dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))])
+    rng = np.random.RandomState(seed)
+    drawn, short = [], []
+    for label in range(num_classes(dataset, labels)):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        if len(members) < per_class:
+            short.append(f'{class_name(dataset, label)} ({len(members)})')
+        drawn += members[:per_class].tolist()
+    if short:
+        raise ValueError(f'per_class={per_class}, but these {len(short)} classes have fewer images: {", ".join(short[:10])}. '
+                         'Lower per_class of class_weights.')
+    return drawn
+
+
+def num_classes(dataset: Dataset, labels: Sequence[int]) -> int:
+    """Number of classes by the dataset's names, or by its labels where it has none."""
+    names = dataset.metainfo.get('classes')
+    return len(names) if names else int(max(labels)) + 1
+
+
+def class_name(dataset: Dataset, label: int) -> str:
+    names = dataset.metainfo.get('classes')
+    return names[label] if names else f'label {label}'
+
+
+def resolve_classnames(classnames: str | Sequence[str]) -> list[str]:
+    """``'imagenet'`` (OpenAI's curated names, duplicates kept), a text file with one name per line, or the names themselves."""
+    if isinstance(classnames, str) and classnames == 'imagenet':
+        return list(open_clip.IMAGENET_CLASSNAMES)
+    if isinstance(classnames, str):
+        path = Path(classnames).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"class_weights.classnames={classnames!r} is neither 'imagenet', 'dataset' nor a file that "
+                                    f'exists (looked for {path.absolute()}).')
+        classnames = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    classnames = [str(name) for name in classnames]
+    if not classnames:
+        raise ValueError('class_weights.classnames is empty.')
+    return classnames
+
+
+def resolve_templates(templates: str | Sequence[str]) -> list[str]:
+    """``'openai'``, ``'shapes'``, or strings with a ``{}``, as such strings."""
+    if isinstance(templates, str):
+        if templates not in ('openai', 'shapes'):
+            raise ValueError(f"class_weights.templates={templates!r} is unknown: choose 'openai', 'shapes', or give a list of "
+                             "strings such as ['a photo of a {}.'].")
+        named = dict(openai=open_clip.OPENAI_IMAGENET_TEMPLATES, shapes=SHAPES_TEMPLATES)[templates]
+        # open_clip's are functions of the name: rendered with '{}' they are strings like all others.
+        return [template if isinstance(template, str) else template('{}') for template in named]
+    templates = list(templates)
+    wrong = [template for template in templates if not isinstance(template, str) or '{}' not in template]
+    if wrong or not templates:
+        raise ValueError(f"class_weights.templates must be strings with a '{{}}' for the class name, but got "
+                         f'{wrong[0] if wrong else templates!r}.')
+    return templates
+
+
+def load_class_weights(path: str | Path) -> Tensor:
+    """Read class embeddings (C, D) from a .pt, .pth, .safetensors or .npy file, and normalise their rows.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a finite (C, D) tensor, or a row of zeros.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'class_weights.path={str(path)!r}: there is no such file.')
+    if path.suffix == '.npy':
+        weight = torch.from_numpy(np.load(path))
+    elif path.suffix == '.safetensors':
+        weight = load_file(path)
+    else:
+        weight = torch.load(path, map_location='cpu', weights_only=True)
+    if isinstance(weight, dict):
+        if 'weight' not in weight:
+            raise ValueError(f"{path} has no key 'weight'; its keys: {', '.join(map(str, list(weight)[:10]))}.")
+        weight = weight['weight']
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(f'{path} must hold a tensor (classes, features), but holds {shape}.')
+    weight = weight.float()
+    bad = (~torch.isfinite(weight)).any(dim=1) | (weight == 0).all(dim=1)
+    if bad.any():
+        raise ValueError(f'{path}, shape {tuple(weight.shape)}: rows {bad.nonzero().flatten().tolist()[:10]} are zero or not finite.')
+    return F.normalize(weight, dim=-1)
+
+
+def _build_text(classifier: nn.Module, *, classnames: str | Sequence[str], templates: str | Sequence[str] = 'openai',
+                model_name: str | None = None, pretrained: str | None = None, cache_dir: str | None = None) -> Tensor:
+    classnames, templates = resolve_classnames(classnames), resolve_templates(templates)
+    own_name = getattr(classifier.backbone, 'model_name', None)
+    model_name = model_name or own_name
+    if model_name is None:
+        raise ValueError(f'{type(classifier.backbone).__name__} has no text tower of its own: name one with '
+                         "class_weights=dict(type='text', model_name='ViT-B-16-quickgelu', pretrained='openai', ...).")
+    if pretrained is None and model_name == own_name:
+        pretrained = getattr(classifier.backbone, 'pretrained', None)
+
+    def compute() -> Tensor:
+        device = _device()
+        return text_class_weights(*load_text_model(model_name, pretrained, device), classnames, templates, device)
+
+    key = dict(type='text', open_clip=open_clip.__version__, model_name=model_name, classnames=classnames, templates=templates)
+    if ':' in model_name:  # hf-hub:org/repo or local-dir:path
+        folder = Path(model_name.partition(':')[2])
+        files = sorted(folder.iterdir()) if model_name.startswith('local-dir:') and folder.is_dir() else []
+        key['weights'] = {file.name: _hash_file(file) for file in files if file.is_file()}
+    elif pretrained is None:
+        print_log(f'The text tower of {model_name!r} has random weights (pretrained=None), and so has the head.', 'current',
+                  level=logging.WARNING)
+        return compute()  # differs every time
+    elif open_clip.is_pretrained_cfg(model_name, pretrained):
+        key['weights'] = pretrained
+    else:
+        key['weights'] = _hash_file(resolve_pretrained(model_name, pretrained))
+    return cached(key, compute, cache_dir)
+
+
+def _build_file(classifier: nn.Module, *, path: str) -> Tensor:
+    return load_class_weights(path)
+
+
+def _build_prototype(classifier: nn.Module, *, dataset: dict, per_class: int = 60, batch_size: int = 64, seed: int = 0,
+                     num_workers: int = 0, cache_dir: str | None = None) -> Tensor:
+    cfg, dataset = dataset, DATASETS.build(dataset)
+    indices = draw_per_class(dataset, per_class, seed)
+    preprocessor = classifier.data_preprocessor
+    digest = hashlib.sha256()
+    for index in indices:
+        _update(digest, dataset.get_data_info(index))
+    key = dict(
+        type='prototype',
+        dataset=cfg,
+        images=digest.hexdigest(),
+        weights=[_hash_state(module) for module in (classifier.backbone, classifier.neck) if module is not None],
+        tower=repr(classifier.backbone),  # activations, and sizes that no weight shows
+        preprocessor={name: buffer.tolist() for name, buffer in preprocessor.named_buffers()},
+        to_rgb=getattr(preprocessor, 'to_rgb', False))
+
+    def compute() -> Tensor:
+        home, training = next(classifier.parameters()).device, classifier.training
+        classifier.to(_device()).eval()
+        try:
+            return prototype_class_weights(classifier.extract_feat, preprocessor, dataset, indices, batch_size, num_workers)
+        finally:
+            classifier.to(home).train(training)
+
+    return cached(key, compute, cache_dir)
+
+
+def cached(key: dict, compute: Callable[[], Tensor], cache_dir: str | None = None) -> Tensor:
+    """``compute()``, or its result of an earlier time under an equal ``key``.
+
+    Files are written atomically, and by one process only while others wait; one that cannot be read is made again.
+
+    Raises:
+        OSError: The cache folder cannot be written.
+    """
+    text = json.dumps(key, sort_keys=True, default=repr)
+    folder = Path(cache_dir or os.environ.get('MMCFMASK_CACHE') or '~/.cache/mmcfmask').expanduser()
+    path = folder / f'{key["type"]}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors'
+    weights = _read(path)
+    if weights is not None:
+        return weights
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix('.lock')).acquire()
+    except OSError as error:
+        raise OSError(f'The cache folder {folder} for class embeddings cannot be written ({error}): set cache_dir of class_weights '
+                      'or the environment variable MMCFMASK_CACHE.') from error
+    with lock:
+        weights = _read(path)
+        if weights is None:
+            weights = compute()
+            part = path.with_suffix('.part')
+            part.write_bytes(save({'weight': weights.contiguous()}, metadata={'key': text}))
+            os.replace(part, path)
+    return weights
+
+
+def _read(path: Path) -> Tensor | None:
+    try:
+        return load_file(path)['weight']
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, SafetensorError) as error:
+        print_log(f'{path} is damaged ({error}) and is made again.', 'current', level=logging.WARNING)
+        return None
+
+
+def _device() -> torch.device:
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hash_state(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    _update(digest, {name: value.cpu().numpy() for name, value in module.state_dict().items()})
+    return digest.hexdigest()
+
+
+def _update(digest: Any, info: dict) -> None:
+    """Feed a flat dict of arrays and plain values, and the state of the file it names, to a hash."""
+    for name, value in sorted(info.items()):
+        if isinstance(value, np.ndarray):
+            digest.update(f'{name} {value.dtype} {value.shape}'.encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        else:
+            digest.update(f'{name} {value!r}'.encode())
+    if 'img_path' in info and os.path.isfile(info['img_path']):
+        stat = os.stat(info['img_path'])
+        digest.update(f'{stat.st_size} {stat.st_mtime_ns}'.encode())

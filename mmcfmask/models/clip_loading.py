@@ -1,0 +1,290 @@
+"""Load the image tower, or the text side, of any open_clip model: plain functions with errors that say what to do.
+
+Model names and tags are those of open_clip (``open_clip.list_models()``, ``open_clip.list_pretrained()``). The built-in
+mini CLIP ``ShapesCLIP-ViT-8-64`` joins them when this module is imported; its weights are ``pretrained='shapes'``.
+"""
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import open_clip
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+from mmengine.logging import print_log
+from open_clip.convert import convert_state_dict
+from open_clip.factory import load_state_dict, parse_model_name
+from open_clip.model import resize_pos_embed
+from open_clip.transform import merge_preprocess_dict
+from open_clip.utils import to_2tuple
+from torch import nn
+
+ASSETS = Path(__file__).resolve().parents[1] / 'assets'
+SHAPES_MODEL = 'ShapesCLIP-ViT-8-64'
+WEIGHT_SUFFIXES = ('.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.npz', '.npy')
+# Keys of an open_clip checkpoint that belong to neither tower.
+SHARED_KEYS = ('logit_scale', 'logit_bias')
+
+if (ASSETS / f'{SHAPES_MODEL}.json').is_file() and open_clip.get_model_config(SHAPES_MODEL) is None:
+    open_clip.add_model_config(ASSETS / f'{SHAPES_MODEL}.json')
+
+
+class ImageTower(NamedTuple):
+    """The image side of a CLIP model and what is needed to feed it.
+
+    ``visual(images)`` maps (B, 3, H, W) float images, scaled to 0-1 and normalised with ``mean`` and ``std``, to (B, D)
+    embeddings before L2 normalisation (CoCa towers return a tuple whose first entry that is).
+    """
+
+    visual: nn.Module
+    embed_dim: int
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int] | None
+    """None for towers without a patch embedding (convolutional ones)."""
+    logit_scale: float
+    """Factor of the cosine similarities, exponent taken. 100 where the weights do not say."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def load_image_tower(model_name: str, pretrained: str | None = None) -> ImageTower:
+    """Build the image tower of an open_clip model in float32 on the CPU and load its weights.
+
+    Args:
+        model_name: A name of ``open_clip.list_models()``, or ``hf-hub:org/repo`` / ``local-dir:path``, which bring their
+            own weights.
+        pretrained: None (random weights), a tag of ``open_clip.list_pretrained_tags_by_model(model_name)`` such as
+            ``'openai'``, ``'shapes'`` (weights of the built-in mini CLIP), or the path of a checkpoint: a state dict of
+            the whole model or of the image tower alone (keys ``visual.*``), in float32 or half precision, possibly under
+            ``'state_dict'``, in any format that open_clip reads. OpenAI's weights need QuickGELU: their tags switch it on
+            by themselves; with a path, use one of the ``-quickgelu`` model names.
+
+    Raises:
+        ValueError: Unknown model name or tag (near names are listed), or weights that do not fit the tower (the keys are
+            named).
+        FileNotFoundError: ``pretrained`` is a path that does not exist, or its weights cannot be downloaded.
+    """
+    schema, _ = parse_model_name(model_name)
+    if schema is not None:
+        if pretrained is not None:
+            raise ValueError(f'{model_name!r} brings its own weights: leave `pretrained` at None (got {pretrained!r}).')
+        model = _create_from_schema(model_name)
+        return _image_tower(model_name, model, model.visual.preprocess_cfg, float(model.logit_scale.detach().exp()))
+
+    path = resolve_pretrained(model_name, pretrained)
+    # Only the image tower is kept, so the text tower is built as small as it gets.
+    text_cfg = dict(context_length=8, vocab_size=8, width=64, heads=1, layers=1)
+    model = _create_model(model_name, pretrained, text_cfg=text_cfg)
+    preprocess = merge_preprocess_dict(model.visual.preprocess_cfg, open_clip.get_pretrained_cfg(model_name, pretrained or ''))
+    if path is None:
+        return _image_tower(model_name, model, preprocess, float(model.logit_scale.detach().exp()))
+
+    state_dict = read_state_dict(path, model_name)
+    state_dict = convert_state_dict(model, state_dict)
+    logit_scale = state_dict.get('logit_scale')
+    state_dict = {key: value for key, value in state_dict.items() if key.startswith('visual.')}
+    if not state_dict:
+        raise ValueError(f'{path} holds no image tower: none of its keys starts with "visual.".')
+    _resize_pos_embed(state_dict, model, path)
+    weights = {key[len('visual.'):]: value for key, value in state_dict.items()}
+    check_state_dict(model.visual, weights, where=f'{path} does not fit the image tower of {model_name!r}')
+    model.visual.load_state_dict(weights)
+    return _image_tower(model_name, model, preprocess, 100.0 if logit_scale is None else float(logit_scale.float().exp()))
+
+
+def load_text_model(model_name: str, pretrained: str | None = None, device: str | torch.device = 'cpu') -> tuple[nn.Module, Callable]:
+    """Load a whole open_clip model in eval mode, and its tokenizer, to embed texts with ``model.encode_text``.
+
+    Args:
+        model_name, pretrained: As for :func:`load_image_tower`.
+
+    Raises:
+        ValueError: As :func:`load_image_tower`, and for weights without a text tower.
+        FileNotFoundError: As :func:`load_image_tower`.
+    """
+    schema, _ = parse_model_name(model_name)
+    if schema is not None:
+        model = _create_from_schema(model_name)
+    else:
+        path = resolve_pretrained(model_name, pretrained)
+        if path is not None and not has_text_tower(path, model_name):
+            raise ValueError(f"{path} has no text tower; use class_weights=dict(type='prototype', ...) or type='file'.")
+        model = _or_explain_download(lambda: _create_model(model_name, pretrained), model_name)
+        if path is not None:
+            try:
+                open_clip.load_checkpoint(model, str(path), weights_only=not is_torchscript(path))
+            except RuntimeError as error:
+                raise ValueError(f'{path} does not fit {model_name!r}: {error}') from error
+    tokenizer = _or_explain_download(lambda: open_clip.get_tokenizer(model_name), model_name)
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:
+    """The local file with the weights named by ``pretrained``, downloaded if need be; None for random weights.
+
+    Raises:
+        ValueError: Unknown model name or tag.
+        FileNotFoundError: A path that does not exist, or weights that are not here and cannot be downloaded.
+    """
+    check_model_name(model_name)
+    if pretrained is None:
+        return None
+    if pretrained == 'shapes':
+        path = ASSETS / f'{SHAPES_MODEL}.safetensors'
+        if model_name != SHAPES_MODEL:
+            raise ValueError(f"pretrained='shapes' holds the weights of {SHAPES_MODEL!r}, not of {model_name!r}.")
+        if not path.is_file():
+            raise FileNotFoundError(f'{path} is missing: it comes with the package; tools/pretrain_shapes_clip.py makes it.')
+        return path
+    if open_clip.is_pretrained_cfg(model_name, pretrained):
+        cfg = open_clip.get_pretrained_cfg(model_name, pretrained)
+        return Path(_or_explain_download(lambda: open_clip.download_pretrained(cfg), model_name, pretrained, cfg))
+
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise FileNotFoundError(f'pretrained={pretrained!r} is a folder: give the path of the checkpoint file in it.')
+    if path.suffix in WEIGHT_SUFFIXES or len(path.parts) > 1:
+        raise FileNotFoundError(f'pretrained={pretrained!r}: there is no such file (looked for {path.absolute()}).')
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    listed = ', '.join(map(repr, tags)) if tags else 'none, so give the path of a checkpoint'
+    raise ValueError(f'Unknown pretrained tag {pretrained!r} for {model_name!r}.{_near(pretrained, tags)} '
+                     f'Tags of this model: {listed}.')
+
+
+def check_model_name(model_name: str) -> None:
+    """Raise a ValueError with near names where open_clip has no such model."""
+    schema, _ = parse_model_name(model_name)
+    if schema is None and open_clip.get_model_config(model_name) is None:
+        names = open_clip.list_models()
+        raise ValueError(f'Unknown open_clip model {model_name!r}.{_near(model_name, names) or " Models: " + ", ".join(names)}')
+
+
+def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor]:
+    """Read a checkpoint file as a flat state dict; only tensors are unpickled.
+
+    ``model_name`` is needed for big_vision's .npz files, whose layout open_clip derives from the model.
+
+    Raises:
+        ValueError: The file is no checkpoint.
+    """
+    path = Path(path)
+    if path.suffix in ('.npz', '.npy'):
+        return open_clip.create_model(model_name, pretrained=str(path)).state_dict()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*TorchScript')
+            state_dict = load_state_dict(str(path), weights_only=not is_torchscript(path))
+    except Exception as error:  # the readers raise pickle, zip, safetensors and key errors of many types
+        raise ValueError(f'{path} cannot be read as a checkpoint: {error}') from error
+    if not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise ValueError(f'{path} is no state dict: it holds the keys {_some(state_dict)}.')
+    return state_dict
+
+
+def has_text_tower(path: str | Path, model_name: str) -> bool:
+    """Whether a checkpoint holds more than an image tower."""
+    return any(not key.startswith('visual.') and key not in SHARED_KEYS for key in read_state_dict(path, model_name))
+
+
+def is_torchscript(path: str | Path) -> bool:
+    """Whether a file is a TorchScript archive, the form of OpenAI's original releases, which holds code beside tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def check_state_dict(module: nn.Module, state_dict: dict[str, torch.Tensor], where: str) -> None:
+    """Raise a ValueError that names missing, unexpected and mis-shaped keys; ``where`` begins the message."""
+    expected = module.state_dict()
+    wrong = dict(
+        missing=[key for key in expected if key not in state_dict],
+        unexpected=[key for key in state_dict if key not in expected])
+    wrong['of another shape'] = [
+        f'{key} {tuple(state_dict[key].shape)} instead of {tuple(value.shape)}' for key, value in expected.items()
+        if key in state_dict and state_dict[key].shape != value.shape]
+    if any(wrong.values()):
+        found = '; '.join(f'{len(keys)} {kind}: {_some(keys)}' for kind, keys in wrong.items() if keys)
+        raise ValueError(f'{where}: {found}.')
+
+
+def _create_model(model_name: str, pretrained: str | None, **kwargs) -> nn.Module:
+    """An open_clip model with random weights and the activation that the tag's weights were trained with."""
+    tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # 'No pretrained weights loaded': they are loaded below
+    try:
+        return open_clip.create_model(model_name, force_quick_gelu=tag.get('quick_gelu', False), pretrained_text=False, **kwargs)
+    finally:
+        logging.getLogger().setLevel(level)
+
+
+def _create_from_schema(model_name: str) -> nn.Module:
+    """The model of a ``hf-hub:`` or ``local-dir:`` name, with the weights that lie beside its config."""
+    if model_name.startswith('hf-hub:'):
+        return _or_explain_download(lambda: open_clip.create_model(model_name, require_pretrained=True), model_name)
+    return open_clip.create_model(model_name, require_pretrained=True)
+
+
+def _image_tower(model_name: str, model: nn.Module, preprocess: dict, logit_scale: float) -> ImageTower:
+    visual = model.visual
+    patch_size = getattr(visual, 'patch_size', None)
+    if patch_size is None and hasattr(visual, 'trunk'):  # timm towers
+        patch_size = getattr(getattr(visual.trunk, 'patch_embed', None), 'patch_size', None)
+    return ImageTower(
+        visual=visual,
+        embed_dim=open_clip.get_model_config(model_name)['embed_dim'],
+        image_size=tuple(to_2tuple(visual.image_size)),
+        patch_size=None if patch_size is None else tuple(to_2tuple(patch_size)),
+        logit_scale=logit_scale,
+        mean=tuple(preprocess['mean']),
+        std=tuple(preprocess['std']))
+
+
+def _resize_pos_embed(state_dict: dict[str, torch.Tensor], model: nn.Module, path: Path) -> None:
+    """Adapt the position embedding to another image size as open_clip does, in place."""
+    key = 'visual.positional_embedding'
+    before = state_dict.get(key)
+    try:
+        resize_pos_embed(state_dict, model)
+    except RuntimeError:  # not a square grid: reported with the other keys that do not fit
+        return
+    if before is not None and before.shape != state_dict[key].shape:
+        print_log(f'{path}: {key} resized from {tuple(before.shape)} to {tuple(state_dict[key].shape)}', 'current')
+
+
+def _or_explain_download(load: Callable, model_name: str, pretrained: str | None = None, cfg: dict | None = None):
+    """Call ``load``; where a download fails, say which file to get and where to put it."""
+    try:
+        return load()
+    except (OSError, RuntimeError) as error:  # the hub's and urllib's errors are OSErrors, open_clip's RuntimeErrors
+        sources = []
+        if cfg and cfg.get('hf_hub'):
+            repo, filename = os.path.split(cfg['hf_hub'])
+            sources.append(f'{filename or "open_clip_model.safetensors (or open_clip_pytorch_model.bin)"} of the Hugging Face '
+                           f'repository {repo!r} to the hub cache {HF_HUB_CACHE} (`hf download {repo}` does it)')
+        if cfg and cfg.get('url'):
+            sources.append(f'{cfg["url"]} to {Path("~/.cache/clip").expanduser() / os.path.basename(cfg["url"])}')
+        if not sources:
+            sources.append(f'what {model_name!r} names, with its tokenizer, to the hub cache {HF_HUB_CACHE}')
+        what = f'The weights {pretrained!r} of {model_name!r}' if pretrained else f'Parts of {model_name!r}'
+        raise FileNotFoundError(
+            f'{what} are not on this machine and cannot be loaded or downloaded ({error}). Where there is a network, download '
+            f'{", or ".join(sources)}; or pass pretrained=\'/path/to/file\' for a file elsewhere.') from error
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    return f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
+
+
+def _some(keys, limit: int = 5) -> str:
+    keys = list(keys)
+    return ', '.join(keys[:limit]) + (f', ... ({len(keys) - limit} more)' if len(keys) > limit else '')

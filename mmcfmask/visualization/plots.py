@@ -1,0 +1,197 @@
+"""Accuracy in distribution against accuracy under distribution shift."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from .style import OKABE_ITO, STYLE, new_figure
+from .tables import Results, runs_of, summarize
+
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+_CLIP = 0.05  # percent; the logit of 0 and 100 is infinite
+
+
+def id_ood_points(results: Results, id_set: str = 'test',
+                  shifts: Sequence[str] | None = None) -> dict[str, list[tuple[float, float]]]:
+    """(ID accuracy, OOD average) of every run of every method that has both; see :func:`.tables.summarize`."""
+    summary = summarize(results, id_set, shifts)
+    return {
+        method: [(run[id_set], mean(run[n] for n in summary.shifts)) for run in runs]
+        for method, runs in runs_of(results).items()
+        if summary.shifts and {id_set, *summary.shifts} <= runs[0].keys()
+    }
+
+
+def id_ood_scatter(points: Mapping[str, Sequence],
+                   logit: bool = False,
+                   diagonal: bool = True,
+                   xlabel: str = 'ID accuracy (%)',
+                   ylabel: str = 'OOD average accuracy (%)',
+                   size: tuple[float, float] = (3.4, 2.9)) -> matplotlib.figure.Figure:
+    """Scatter of methods, ID accuracy on x and OOD average on y, each labelled with its name.
+
+    Args:
+        points: ``{method: (id, ood)}`` or ``{method: [(id, ood), ...]}``, one pair per seed, in percent: what
+            :func:`id_ood_points` gives. Several seeds give their mean with the standard deviation as error bars, and
+            faint single runs.
+        logit: Scale both axes by the logit, on which models trained alike lie on a line (Taori et al., "Measuring
+            Robustness to Natural Distribution Shifts in Image Classification", 2020).
+        diagonal: Draw y = x, where a shift would cost nothing; the axes are extended until it shows.
+        xlabel, ylabel: Labels of the axes.
+        size: Width and height in inches.
+
+    Returns:
+        matplotlib.figure.Figure: Independent of the pyplot state.
+
+    Raises:
+        ValueError: If there are no points, or values are not in 0..100.
+    """
+    if not points:
+        raise ValueError('points is empty: no method to show')
+    runs = {method: np.atleast_2d(np.asarray(pairs, dtype=float)) for method, pairs in points.items()}
+    for method, pairs in runs.items():
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or not ((pairs >= 0) & (pairs <= 100)).all():
+            raise ValueError(f'{method!r}: expected pairs of ID accuracy and OOD average in 0..100, got {points[method]!r}')
+
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(size)
+        axes = figure.add_axes((0.5 / size[0], 0.42 / size[1], 1 - 0.58 / size[0], 1 - 0.48 / size[1]))
+        if logit:
+            for set_scale in (axes.set_xscale, axes.set_yscale):
+                set_scale('function', functions=(_logit, _percent))
+        xlim, ylim = _limits(list(runs.values()), logit, diagonal)
+        axes.set(xlim=xlim, ylim=ylim, xlabel=xlabel, ylabel=ylabel)
+        for axis, limits in ((axes.xaxis, xlim), (axes.yaxis, ylim)):
+            axis.set_major_locator(FixedLocator(_logit_ticks(*limits)) if logit else MaxNLocator(7, steps=[1, 2, 5, 10]))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+        axes.grid(color='0.92', lw=0.5)
+        axes.set_axisbelow(True)
+        for side in ('top', 'right'):
+            axes.spines[side].set_visible(False)
+        if diagonal:
+            line = np.linspace(max(xlim[0], ylim[0]), min(xlim[1], ylim[1]), 100)
+            axes.plot(line, line, ls=(0, (4, 3)), color='0.55', lw=0.8, zorder=1, label='y = x')
+            _label_diagonal(axes, line)
+        # A second round of colours comes with other markers.
+        colors = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(runs))]
+        markers = [MARKERS[(i + i // len(OKABE_ITO)) % len(MARKERS)] for i in range(len(runs))]
+        for (method, pairs), color, marker in zip(runs.items(), colors, markers):
+            x, y = pairs.mean(axis=0)
+            error = {}
+            if len(pairs) > 1:
+                axes.scatter(*pairs.T, s=7, color=color, marker=marker, alpha=0.35, lw=0, zorder=2)
+                error = dict(xerr=stdev(pairs[:, 0]), yerr=stdev(pairs[:, 1]), elinewidth=0.9, capsize=1.8, capthick=0.9)
+            axes.errorbar(
+                x, y, **error, fmt=marker, ms=5, color=color, mec='white', mew=0.5, zorder=3, label=method,
+                clip_on=False)
+        _label_points(axes, runs, colors)
+        return figure
+
+
+def _logit(percent):
+    p = np.clip(np.asarray(percent, dtype=float), _CLIP, 100 - _CLIP) / 100
+    return np.log(p / (1 - p))
+
+
+def _percent(logit):
+    return 100 / (1 + np.exp(-np.asarray(logit, dtype=float)))
+
+
+def _logit_ticks(low, high):
+    """Round percentages, as coarse as leaves four ticks on the axis."""
+    coarse = [0.1, 1, 5, *range(10, 100, 10), 95, 99, 99.9]
+    for ticks in (coarse, range(5, 100, 5), range(2, 100, 2), range(1, 100),
+                  [0.1, 0.2, 0.5, *range(1, 100), 99.5, 99.8, 99.9]):
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) >= 4:
+            break
+    return shown
+
+
+def _limits(runs, logit, diagonal):
+    """Limits of x and y with room around the points for their labels."""
+    forward, inverse = (_logit, _percent) if logit else (np.asarray, np.asarray)
+    smallest = 0.5 if logit else 4.0
+    limits = []
+    for axis in (0, 1):
+        spread = [(p[:, axis].mean(), p[:, axis].std(ddof=1) if len(p) > 1 else 0) for p in runs]
+        low = forward(min(min(m - s for m, s in spread), min(p[:, axis].min() for p in runs)))
+        high = forward(max(max(m + s for m, s in spread), max(p[:, axis].max() for p in runs)))
+        pad = max(0.14 * (high - low), (smallest - (high - low)) / 2, smallest / 8)
+        limits.append([low - pad, high + pad])
+    (x0, x1), (y0, y1) = limits
+    if diagonal:  # show at least a fifth of the axes' width of it
+        if y1 < x0 + (x1 - x0) / 5:
+            y1 = x0 + (x1 - x0) / 5
+        elif x1 < y0 + (y1 - y0) / 5:
+            x1 = y0 + (y1 - y0) / 5
+    return [tuple(float(np.clip(inverse(v), 0, 100)) for v in pair) for pair in ((x0, x1), (y0, y1))]
+
+
+def _label_diagonal(axes, line):
+    """Write y = x under the middle of the line."""
+    (x0, y0), (x1, y1) = axes.transData.transform([(line[0], line[0]), (line[-1], line[-1])])
+    axes.annotate(
+        'y = x', axes.transData.inverted().transform(((x0 + x1) / 2, (y0 + y1) / 2)), xytext=(3, -2),
+        textcoords='offset points', ha='left', va='top', color='0.45')
+
+
+def _label_points(axes, runs, colors):
+    """Write each method's name beside its point where it covers least: other names, points, error bars, the frame."""
+    renderer = axes.figure.canvas.get_renderer()
+    scale = axes.figure.dpi / 72  # pixels per point
+    frame = axes.get_window_extent(renderer).extents
+    to_pixels, to_data = axes.transData.transform, axes.transData.inverted().transform
+    texts, centres, bars, near = [], [], [text.get_window_extent(renderer).extents for text in axes.texts], []
+    for (method, pairs), color in zip(runs.items(), colors):
+        x, y = pairs.mean(axis=0)
+        sx, sy = pairs.std(axis=0, ddof=1) if len(pairs) > 1 else (0, 0)
+        (cx, cy), (x0, y0), (x1, y1) = to_pixels([(x, y), (x - sx, y - sy), (x + sx, y + sy)])
+        centres.append((cx, cy))
+        r = 2.8 * scale  # of a marker; error bars with their caps are as thick
+        bars += [(x0 - r, cy - r, x1 + r, cy + r), (cx - r, y0 - r, cx + r, y1 + r)]
+        near.append((cx - 2 * r, cy - 2 * r, cx + 2 * r, cy + 2 * r))  # other names keep off, not to be taken for its own
+        texts.append(
+            axes.annotate(
+                method, (x, y), xytext=(0, 0), textcoords='offset points', color=color, ha='left', va='bottom',
+                parse_math=False, zorder=4))
+    diagonal = next((to_pixels(line.get_xydata()) for line in axes.lines if line.get_label() == 'y = x'), np.empty((0, 2)))
+    sizes = [text.get_window_extent(renderer).size for text in texts]
+
+    def candidates(i):
+        """(distance in points, box) all around a point; the box touches a circle around the point from outside."""
+        for distance, angle in itertools.product((6, 8, 10, 13, 17, 22, 28, 36), np.radians(np.arange(0, 360, 10))):
+            offset = distance * scale * np.array([np.cos(angle), np.sin(angle)])
+            corner = centres[i] + offset - sizes[i] * (1 - np.array([np.cos(angle), np.sin(angle)])) / 2
+            yield distance, (*corner, *(corner + sizes[i]))
+
+    def cost(i, distance, box, placed):
+        covered = sum(_overlap(box, other) for other in [*bars, *placed])
+        covered += sum(_overlap(box, other) for j, other in enumerate(near) if j != i) / 4
+        outside = sizes[i].prod() - _overlap(box, frame)
+        crossing = ((diagonal > box[:2]) & (diagonal < box[2:])).all(axis=1).sum()
+        # Rounded, so that of equal places the first, to the right, is taken.
+        return round(8 * (covered + outside + scale * crossing) + scale**2 * (distance - 6)**2 / 2)
+
+    boxes = {}
+    for _ in range(3):  # once placed, names are moved again with all others in view
+        for i in range(len(texts)):
+            placed = [(box[0] - scale, box[1], box[2] + scale, box[3]) for j, (_, box) in boxes.items() if j != i]
+            boxes[i] = min(candidates(i), key=lambda candidate: cost(i, *candidate, placed))  # noqa: B023
+    for text, (cx, cy), (distance, (x0, y0, x1, y1)) in zip(texts, centres, boxes.values()):
+        text.set_position(((x0 - cx) / scale, (y0 - cy) / scale))
+        if distance > 10:  # too far to be seen as belonging to its point: a thin line between them
+            end = to_data((min(max(cx, x0), x1), min(max(cy, y0), y1)))
+            arrow = dict(arrowstyle='-', color=text.get_color(), lw=0.5, shrinkA=0, shrinkB=3)
+            axes.annotate('', text.xy, xytext=end, arrowprops=arrow)
+
+
+def _overlap(a, b):
+    """Area that two boxes (x0, y0, x1, y1) share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

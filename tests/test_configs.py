@@ -1,0 +1,111 @@
+"""Every shipped config: dumps and loads, builds, trains one iteration on tiny synthetic data, and tests."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mmcfmask.datasets import PACSDataset
+from mmcfmask.engine.launch import build_runner, check_checkpoint, fit_total_batch, forget_pretrained, load_config
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    """Trees of noise: <root>/{train,val}/<3 classes>, and PACS' <root>/<4 domains>/<7 classes>."""
+    root = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    folders = [f'{split}/{name}' for split in ('train', 'val') for name in ('one', 'two', 'three')]
+    folders += [f'{domain}/{name}' for domain in ('photo', 'art_painting', 'cartoon', 'sketch') for name in PACSDataset.METAINFO['classes']]
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for i in range(5):
+            Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(root / folder / f'{i}.jpg')
+    return root
+
+
+def shrink(cfg, images, pretrained, embeddings, work_dir):
+    cfg.launcher, cfg.work_dir = 'none', str(work_dir)
+    shapes = cfg.model.head.num_classes == 10
+    cfg.model.backbone.update(model_name='tiny-vit' if shapes else 'tiny-vit-224', pretrained=pretrained)
+    if cfg.model.head.num_classes == 1000:
+        cfg.model.head.num_classes = 3
+        cfg.model.head.class_weights = dict(type='file', path=embeddings)
+    elif shapes:
+        cfg.model.head.class_weights = None
+    else:
+        cfg.model.head.class_weights.update(per_class=2, cache_dir=str(work_dir / 'cache'))
+    loaders = [cfg.get('train_dataloader'), cfg.get('val_dataloader'), *cfg.test_dataloader.values()]
+    for loader in filter(None, loaders):
+        loader.update(batch_size=2, num_workers=0, pin_memory=False, persistent_workers=False)
+        if shapes:
+            loader.dataset.update(size=4, pipeline=[dict(type='Resize', scale=32), dict(type='PackInputs')])
+        elif loader.dataset.type == 'ImageNetDataset':
+            loader.dataset.update(type='FolderDataset')
+            if 'holdout' in loader.dataset:
+                loader.dataset.holdout.size = 6
+        if not shapes:
+            loader.dataset.data_root = str(images)
+    for evaluator in filter(None, (cfg.get('val_evaluator'), cfg.test_evaluator)):
+        evaluator.topk = (1, )
+    if cfg.get('train_cfg'):
+        cfg.train_dataloader.dataset.indices = 2  # one batch
+        cfg.train_cfg.max_epochs = 1
+        cfg.total_batch_size = 2
+    if cfg.model.head.class_weights and 'dataset' in cfg.model.head.class_weights:
+        cfg.model.head.class_weights.dataset.data_root = str(images)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_config(name, tmp_path, images, tiny_pretrained, tiny_pretrained_224):
+    cfg = load_config(str(CONFIGS / name), {})
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+
+    embeddings = str(tmp_path / 'embeddings.pt')
+    torch.save(torch.randn(3, 16), embeddings)
+    shrink(cfg, images, tiny_pretrained if 'shapes' in name else tiny_pretrained_224, embeddings, tmp_path / 'run')
+    tests = ['val'] if 'pacs' not in name and 'shapes' not in name else list(cfg.test_dataloader)
+    if cfg.get('train_cfg'):
+        fit_total_batch(cfg, 1)
+        build_runner(cfg.copy()).train()
+        checkpoint, = (tmp_path / 'run').glob('epoch_1.pth')
+        parts = check_checkpoint(str(checkpoint), resume=True)['message_hub']['log_scalars']
+        assert {key for key in parts if 'loss_' in key} == {'train/loss_cls'} | ({'train/loss_distill'} if cfg.model.teacher else set())
+        cfg.load_from = str(checkpoint)
+        forget_pretrained(cfg.model)
+    metrics = build_runner(cfg).test()
+    assert {f'{test}/top1' for test in tests} <= set(metrics)
+
+
+def test_published_variants_are_all_there():
+    from mmcfmask.models.preprocessor import PUBLISHED_VALUES
+    seen = {}
+    for path in (CONFIGS / 'variants').glob('*.py'):
+        preprocessor = Config.fromfile(path).model.data_preprocessor
+        seen[preprocessor.mask, preprocessor.fill] = preprocessor.value
+    assert seen == PUBLISHED_VALUES
+
+
+def test_recipe_is_the_published_one():
+    cfg = Config.fromfile(CONFIGS / 'cfmask_vitb16.py')
+    assert cfg.total_batch_size == 512 and cfg.train_dataloader.batch_size == 64 and cfg.train_cfg.max_epochs == 10
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), weight_decay=0.1)
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=1.0)
+    assert cfg.model.head.distill_weight == 30. and cfg.model.head.distill == 'feature'
+    held = [loader.dataset.holdout for loader in (cfg.train_dataloader, cfg.val_dataloader)]
+    assert [h.size for h in held] == [10240, 10240] and [h.part for h in held] == ['train', 'held_out'] and held[0].seed == held[1].seed
+
+
+def test_inheritance_from_elsewhere(tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text("custom_imports = dict(imports=['mmcfmask'])\n_base_ = 'mmcfmask::cfmask_vitb16.py'\n"
+                     "model = dict(backbone=dict(model_name='ViT-L-14-336-quickgelu'))\n")
+    assert Config.fromfile(child).model.backbone.model_name == 'ViT-L-14-336-quickgelu'
+    child.write_text("_base_ = 'mmcfmask::cfmask_vitb61.py'\n")
+    with pytest.raises(FileNotFoundError, match='cfmask_vitb61.py.*does not exist; there are: .*cfmask_vitb16.py'):
+        Config.fromfile(child)

@@ -1,0 +1,48 @@
+"""The image pipeline of the configs, made of mmpretrain's own transforms, equals open_clip's pixel by pixel."""
+import numpy as np
+import open_clip
+import pytest
+from mmengine.dataset import Compose
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
+
+PIPELINE = [
+    dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+    dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=224),
+]
+SIZES = [(333, 500), (500, 333), (501, 375), (375, 500), (224, 224), (224, 225), (225, 224), (223, 224), (1000, 227), (227, 1000),
+         (100, 80), (301, 1999), (299, 448)]
+
+
+def photo(width, height):
+    """Smooth and noisy parts."""
+    rng = np.random.default_rng(width * height)
+    y, x = np.mgrid[:height, :width]
+    waves = [127 + 90 * np.sin(x / (5 + 9 * channel) + y / 17) for channel in range(3)]
+    return np.clip(np.stack(waves, axis=-1) + rng.normal(0, 20, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def compare(path):
+    # Without normalisation, in 0-255.
+    transform = open_clip.image_transform(224, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+    expected = (transform(Image.open(path)).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    pipeline = Compose([TRANSFORMS.build(dict(transform)) for transform in PIPELINE])
+    rgb = pipeline(dict(img_path=str(path)))['img'][:, :, ::-1]  # loaded as BGR
+    np.testing.assert_array_equal(rgb, expected)
+
+
+@pytest.mark.parametrize('width, height', SIZES)
+def test_pipeline_equals_open_clip(tmp_path, width, height):
+    Image.fromarray(photo(width, height)).save(tmp_path / 'image.jpg')
+    compare(tmp_path / 'image.jpg')
+
+
+def test_greyscale_and_turned_photos(tmp_path):
+    image = Image.fromarray(photo(333, 500))
+    image.convert('L').save(tmp_path / 'grey.jpg')
+    compare(tmp_path / 'grey.jpg')
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation, which CLIP's preprocessing does not look at
+    image.save(tmp_path / 'turned.jpg', exif=exif)
+    compare(tmp_path / 'turned.jpg')

@@ -1,0 +1,97 @@
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.container import ErrorbarContainer
+
+from mmcfmask.visualization import id_ood_points, id_ood_scatter
+
+PUBLISHED = {'Zero-shot': (68.3, 58.3), 'FT': (81.3, 53.8), 'WiSE-FT': (81.7, 63.0), 'CFMask (object, single)': (82.4, 63.3),
+             'R-Adapter': (82.0, 64.8), 'LP': (79.9, 57.8), 'FD': (81.9, 62.0), 'KD': (81.8, 62.6), 'L2-SP': (81.7, 57.0)}
+
+
+def markers(figure):
+    """{method: (x, y)} of the markers drawn."""
+    containers = [c for c in figure.axes[0].containers if isinstance(c, ErrorbarContainer)]
+    return {c.get_label(): tuple(float(v[0]) for v in c.lines[0].get_data()) for c in containers}
+
+
+def labels(figure, methods):
+    return {text.get_text(): text for text in figure.axes[0].texts if text.get_text() in methods}
+
+
+def test_points_of_results():
+    results = {'ZS': {'test': 80.0, 'v2': 70.0, 'a': 60.0}, 'LP': {'test': 90.0, 'v2': 50.0},
+               'FT': [{'test': 90.0, 'v2': 60.0, 'a': 40.0}, {'test': 92.0, 'v2': 62.0, 'a': 44.0}]}
+    assert id_ood_points(results) == {'ZS': [(80.0, 65.0)], 'FT': [(90.0, 50.0), (92.0, 53.0)]}
+    assert id_ood_points(results, shifts=['v2'])['LP'] == [(90.0, 50.0)]
+
+
+@pytest.mark.parametrize('logit', [False, True])
+def test_every_method_is_drawn_where_it_belongs(logit):
+    figure = id_ood_scatter(PUBLISHED, logit=logit)
+    axes, = figure.axes
+    drawn = markers(figure)
+    assert drawn.keys() == PUBLISHED.keys()
+    for method, point in PUBLISHED.items():
+        assert drawn[method] == pytest.approx(point)
+    assert [line.get_label() for line in axes.lines].count('y = x') == 1
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    assert all(x0 < x < x1 and y0 < y < y1 for x, y in PUBLISHED.values())
+    assert max(x0, y0) < min(x1, y1)  # y = x crosses the axes
+    line = next(line for line in axes.lines if line.get_label() == 'y = x')
+    np.testing.assert_allclose(*line.get_data())
+    assert sum(x0 <= t <= x1 for t in axes.get_xticks()) >= 3
+
+
+def test_logit_axes_are_logit_scaled():
+    axes, = id_ood_scatter(PUBLISHED, logit=True).axes
+    pixels = axes.transData.transform([(60, 60), (70, 70), (80, 80)])
+    steps = np.diff(pixels, axis=0)
+    logit = np.log(np.array([0.6, 0.7, 0.8]) / np.array([0.4, 0.3, 0.2]))
+    np.testing.assert_allclose(steps[1] / steps[0], np.diff(logit)[1] / np.diff(logit)[0])
+
+
+def test_seeds_give_error_bars():
+    figure = id_ood_scatter({'ZS': (80, 65), 'FT': [(90, 50), (92, 53), (94, 56)]})
+    assert markers(figure)['FT'] == pytest.approx((92, 53))
+    containers = {c.get_label(): c for c in figure.axes[0].containers}
+    assert not containers['ZS'].has_xerr and containers['FT'].has_xerr and containers['FT'].has_yerr
+    horizontal, vertical = (bars.get_segments()[0] for bars in containers['FT'].lines[2])
+    np.testing.assert_allclose(horizontal, [(90, 53), (94, 53)])  # the sample standard deviation is 2
+    np.testing.assert_allclose(vertical, [(92, 50), (92, 56)])  # and 3
+
+
+@pytest.mark.parametrize('points', [PUBLISHED, {f'method {i}': (80 + i % 4, 60 + i // 4) for i in range(12)}])
+def test_names_overlap_neither_each_other_nor_points_nor_the_frame(points):
+    figure = id_ood_scatter(points)
+    axes, = figure.axes
+    boxes = {name: text.get_window_extent() for name, text in labels(figure, points).items()}
+    assert set(boxes) == set(points)
+    for (a, box), (b, other) in itertools.combinations(boxes.items(), 2):
+        assert not box.overlaps(other), (a, b)
+    for name, box in boxes.items():
+        assert not any(box.contains(*axes.transData.transform(point)) for point in points.values()), name
+        frame = figure.bbox
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1, name
+
+
+def test_colour_and_marker_tell_methods_apart():
+    figure = id_ood_scatter({f'm{i}': (50 + i, 40 + i) for i in range(12)})
+    looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in figure.axes[0].containers}
+    assert len(looks) == 12
+
+
+@pytest.mark.parametrize('points', [{'a': (100, 0)}, {'a': (100, 100)}, {'a': (50, 50), 'b': (50, 50)}])
+@pytest.mark.parametrize('logit', [False, True])
+def test_extreme_values_are_drawn(points, logit):
+    figure = id_ood_scatter(points, logit=logit)
+    figure.canvas.draw()
+    assert set(markers(figure)) == set(points)
+
+
+@pytest.mark.parametrize('points, message', [({}, 'empty'), ({'FT': (81, 120)}, "'FT'"), ({'FT': (1, 2, 3)}, "'FT'"),
+                                             ({'FT': [(1, float('nan'))]}, "'FT'")])
+def test_bad_points(points, message):
+    with pytest.raises(ValueError, match=message):
+        id_ood_scatter(points)
