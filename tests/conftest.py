@@ -2,11 +2,11 @@
 import json
 import os
 
+os.environ['HF_HUB_OFFLINE'] = '1'  # a test that reaches for the hub is a mistake; read when huggingface_hub is imported
+
 import open_clip
 import pytest
 import torch
-
-os.environ['HF_HUB_OFFLINE'] = '1'  # a test that reaches for the hub is a mistake
 
 TINY = dict(
     embed_dim=16,

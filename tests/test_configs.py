@@ -1,4 +1,5 @@
 """Every shipped config: dumps and loads, builds, trains one iteration on tiny synthetic data, and tests."""
+import re
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,23 @@ def test_inheritance_from_elsewhere(tmp_path):
     child.write_text("_base_ = 'mmcfmask::cfmask_vitb61.py'\n")
     with pytest.raises(FileNotFoundError, match='cfmask_vitb61.py.*does not exist; there are: .*cfmask_vitb16.py'):
         Config.fromfile(child)
+
+
+def readme_configs():
+    blocks = re.findall(r'```python\n(_base_.*?)```', (CONFIGS.parent / 'README.md').read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    return blocks
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_examples_of_the_readme_load(index, tmp_path):
+    example = tmp_path / 'example.py'
+    example.write_text(readme_configs()[index])
+    cfg = Config.fromfile(example)
+    if index == 0:
+        for dataset in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset, cfg.model.head.class_weights.dataset,
+                        *(loader.dataset for loader in cfg.test_dataloader.values())):
+            assert dataset.type == 'FolderDataset' and 'domain' not in dataset and dataset.pipeline[0]['type'] == 'LoadImageFromFile'
+        assert list(cfg.test_dataloader) == ['mine', 'drawings'] and cfg.model.head.class_weights.type == 'prototype'
+    else:
+        assert cfg.model.teacher.type == 'OpenCLIPTeacher' and cfg.total_batch_size == 512

@@ -46,7 +46,7 @@ def parse_args(argv=None) -> argparse.Namespace:
                         'benchmark); one whose config has no train_cfg is tested as it comes')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='training seeds (default: 0)')
     parser.add_argument('--out', default='work_dirs/quickstart', help='where everything goes (default: %(default)s)')
-    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast in training')
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='override config values of every method, key=value')
     args = parser.parse_args(argv)
     for method in args.methods:
@@ -57,7 +57,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def run(command: list[str], log: Path, progress: Progress, task: int) -> None:
+def run(command: list[str], log: Path, progress: Progress, task: int, epochs: int = 1) -> None:
     """Run one of the tools, its output going to ``log``, and follow it on the progress bar.
 
     Raises:
@@ -73,7 +73,7 @@ def run(command: list[str], log: Path, progress: Progress, task: int) -> None:
             tail.append(line)
             if match := TRAIN_LINE.search(line):
                 epoch, step, steps = map(int, match.groups()[:3])
-                progress.update(task, completed=(epoch - 1) * steps + step, description=f'{what}  loss {match[4]}')
+                progress.update(task, completed=(epoch - 1) * steps + step, total=epochs * steps, description=f'{what}  loss {match[4]}')
             elif match := SET_LINE.search(line):
                 progress.update(task, description=f'{what} {match[1]}')
             elif match := TEST_LINE.search(line):
@@ -82,7 +82,8 @@ def run(command: list[str], log: Path, progress: Progress, task: int) -> None:
         console.print(f'\n[bold red]failed:[/] {shlex.join(command)}\n', highlight=False)
         console.print(''.join(tail), markup=False, highlight=False)
         raise SystemExit(f'the whole output is in {log}')
-    progress.update(task, description=what, completed=progress.tasks[task].total)
+    total = progress.tasks[task].total or 1
+    progress.update(task, description=what, completed=total, total=total)
 
 
 def fingerprint(cfg, seed: int | None, amp: bool) -> str:
@@ -113,6 +114,7 @@ def evaluate(name: str, config: str, seed: int | None, out: Path, args: argparse
     folder = out / name.lower().replace(' ', '_') / ('start' if seed is None else f'seed{seed}')
     options = ['--work-dir', str(folder), *(['--cfg-options', *overrides] if overrides else [])]
     label = name if seed is None else f'{name} (seed {seed})'
+    amp = ['--amp'] if args.amp else []
     key = fingerprint(cfg, seed, args.amp)
     if (metrics := finished(folder, key)) is not None:
         console.print(f'{label}: kept from {folder}', highlight=False)
@@ -125,22 +127,15 @@ def evaluate(name: str, config: str, seed: int | None, out: Path, args: argparse
             folder.mkdir(parents=True, exist_ok=True)
             (folder / 'key').write_text(key)
         task = progress.add_task(f'{label}: fine-tuning', total=None)
-        per_epoch = len_train(cfg)
-        progress.update(task, total=per_epoch * cfg.train_cfg.max_epochs if per_epoch else None)
-        run([str(TOOLS / 'train.py'), config, '--seed', str(seed), '--resume', *(['--amp'] if args.amp else []), *options],
-            folder / 'train.log', progress, task)
+        run([str(TOOLS / 'train.py'), config, '--seed', str(seed), '--resume', *amp, *options],
+            folder / 'train.log', progress, task, cfg.train_cfg.max_epochs)
         best = sorted(folder.glob('best_*.pth'))
         checkpoint = [str(best[-1])] if best else [str(max(folder.glob('epoch_*.pth'), key=lambda path: path.stat().st_mtime))]
     task = progress.add_task(f'{label}: testing on', total=None)
-    run([str(TOOLS / 'test.py'), config, *checkpoint, '--out', str(folder / 'metrics.json'), *options], folder / 'test.log', progress, task)
+    run([str(TOOLS / 'test.py'), config, *checkpoint, '--out', str(folder / 'metrics.json'), *amp, *options],
+        folder / 'test.log', progress, task)
     (folder / 'key').write_text(key)
     return accuracies(json.loads((folder / 'metrics.json').read_text())['metrics'])
-
-
-def len_train(cfg) -> int | None:
-    """Iterations of an epoch, where the config tells."""
-    size = cfg.train_dataloader.dataset.get('size')
-    return size and size // cfg.train_dataloader.batch_size
 
 
 def options_for(config: str, options: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Pre-train the mini CLIP of the built-in shapes benchmark from scratch, on a CPU, and write its weights.
 
-    python tools/pretrain_shapes_clip.py --work-dir work_dirs/shapes_clip
+    python tools/pretrain_shapes_clip.py
 
 Model, tokenizer and loss are open_clip's. The pre-training split is rendered once into the work directory. The run
 checkpoints itself: the same command continues where a killed one stopped. Without training, ``--eval-only`` prints the
@@ -37,14 +37,14 @@ FEATURE_MEAN_SQUARE = 0.2
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work-dir', type=Path, required=True, help='rendered images and checkpoints')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/shapes_clip'), help='images, checkpoints')
     parser.add_argument('--out', type=Path, default=ASSETS / f'{MODEL_NAME}.safetensors', help='weights to write')
     parser.add_argument('--images', type=int, default=shapes.SPLIT_SIZES['pretrain'])
-    parser.add_argument('--epochs', type=int, default=2)
-    parser.add_argument('--batch-size', type=int, default=128)
-    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--epochs', type=int, default=6)
+    parser.add_argument('--batch-size', type=int, default=64)
+    parser.add_argument('--lr', type=float, default=5e-4)
     parser.add_argument('--weight-decay', type=float, default=0.1)
-    parser.add_argument('--warmup', type=int, default=100, help='warm-up steps')
+    parser.add_argument('--warmup', type=int, default=300, help='warm-up steps')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes that render')
     parser.add_argument('--compile', action='store_true', help='torch.compile the image tower (needs a C++ compiler)')

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Test a model on its in-distribution set and on every shift of the config: python tools/test.py CONFIG [CHECKPOINT] [--out FILE.json]
+"""Test a model on its in-distribution set and on every shift of the config.
+
+    python tools/test.py CONFIG [CHECKPOINT] [--amp] [--out FILE.json] [--cfg-options …]
 
 Without a checkpoint, CLIP is tested as it comes (zero-shot).
 """
@@ -22,6 +24,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one CLIP is tested zero-shot')
     parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--out', help='write the metrics to this JSON file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -37,6 +40,7 @@ def main(argv=None) -> dict:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     check_work_dir(cfg.work_dir)
+    cfg.test_cfg.amp = args.amp
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.checkpoint:

@@ -46,7 +46,7 @@ SHAPES_TEMPLATES = ('a photo of a {}.', 'a picture of a {}.', 'a photo of a smal
                     'a sketch of a {}.', 'a line drawing of a {}.')
 
 #: Number of images of a split where none is asked for.
-SPLIT_SIZES = dict(pretrain=100_000, train=4000, val=500, test=1000, v2=1000, r=1000, sketch=1000, a=1000)
+SPLIT_SIZES = dict(pretrain=60_000, train=4000, val=500, test=1000, v2=1000, r=1000, sketch=1000, a=1000)
 SPLITS = tuple(SPLIT_SIZES)
 
 
@@ -62,14 +62,14 @@ class Nuisance:
     light: float = 0.35  # strength of the lighting gradient, photo style only
 
 
-_ID = Nuisance(radius=(15, 22), max_angle=25, max_shift=8, clutter=(0, 1))
+_ID = Nuisance(radius=(15, 22), max_angle=20, max_shift=8, clutter=(0, 1))
 NUISANCES = dict(
-    pretrain=Nuisance(radius=(8, 23), max_angle=40, max_shift=14, clutter=(0, 4), cut_rate=0.15, noise=(0.01, 0.07),
-                      light=0.55),
+    pretrain=Nuisance(radius=(13, 23), max_angle=25, max_shift=9, clutter=(0, 2), cut_rate=0.05, noise=(0.01, 0.05),
+                      light=0.4),
     train=_ID, val=_ID, test=_ID,
-    v2=Nuisance(radius=(12, 21), max_angle=35, max_shift=11, clutter=(0, 2), noise=(0.02, 0.06), light=0.5),
+    v2=Nuisance(radius=(13, 21), max_angle=28, max_shift=10, clutter=(0, 2), noise=(0.02, 0.06), light=0.5),
     r=_ID, sketch=_ID,
-    a=Nuisance(radius=(9, 16), max_angle=35, max_shift=14, clutter=(2, 5), cut_rate=0.3))
+    a=Nuisance(radius=(11, 16), max_angle=25, max_shift=12, clutter=(1, 3), cut_rate=0.2))
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,11 @@ def _choice(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
 
+def _luminance(color: str) -> float:
+    """Brightness of a named colour, 0 to 1 (ITU-R BT.601)."""
+    return float(np.dot((0.299, 0.587, 0.114), COLORS[color]))
+
+
 def image_rng(split: str, seed: int, index: int, stream: int = 0) -> np.random.Generator:
     """The generator of one image; ``stream`` 0 draws the image, 1 its caption."""
     return np.random.default_rng([SPLITS.index(split), seed, index, stream])
@@ -256,10 +261,12 @@ def sample_scene(split: str, label: int, rng: np.random.Generator) -> Scene:
     if rng.random() < nuisance.cut_rate:
         border = radius * rng.uniform(0.5, 0.9)
         center[int(rng.integers(2))] = border if rng.random() < 0.5 else IMAGE_SIZE - border
+    # The object stands out: its colour is any that differs from the background's in brightness.
+    distinct = tuple(c for c in COLORS if abs(_luminance(c) - _luminance(background)) > 0.2)
     return Scene(
         label=label,
         style=style,
-        color=_choice(rng, tuple(c for c in COLORS if c != background)),
+        color=_choice(rng, distinct),
         texture=texture,
         background=background,
         center=(float(center[0]), float(center[1])),
@@ -314,7 +321,7 @@ def _shifted(field: np.ndarray, dx: int, dy: int) -> np.ndarray:
 
 def _render_photo(scene, rng, distance, bars):
     first = _named_color(scene.background, rng)
-    second = first * 0.6 if first.mean() > 0.3 else first + 0.25
+    second = first * 0.75 if first.mean() > 0.3 else first + 0.15
     image = _blend(np.broadcast_to(first, (IMAGE_SIZE, IMAGE_SIZE, 3)), second, texture_field(scene.texture, rng))
     for bar in bars:
         image = _blend(image, _named_color(_choice(rng, tuple(COLORS)), rng), _coverage(bar))
@@ -330,7 +337,7 @@ def _render_photo(scene, rng, distance, bars):
 
 def _render_flat(scene, rng, distance, bars):
     first = _named_color(scene.background, rng)
-    second = 0.75 * first + 0.25 * (first.mean() < 0.5)
+    second = 0.85 * first + 0.15 * (first.mean() < 0.5)
     image = _blend(np.broadcast_to(first, (IMAGE_SIZE, IMAGE_SIZE, 3)), second, texture_field(scene.texture, rng))
     for bar in bars:
         image = _blend(image, second, _coverage(bar))
@@ -341,7 +348,7 @@ def _render_painted(scene, rng, distance, bars):
     image = _render_flat(scene, rng, distance, bars)
     strokes = _smooth_noise(rng, 8, 40) if rng.random() < 0.5 else _smooth_noise(rng, 40, 8)
     hue = np.stack([_smooth_noise(rng, 6, 6) for _ in range(3)], axis=-1)
-    image = image * (0.75 + 0.5 * strokes)[..., None] + 0.3 * (hue - 0.5)
+    image = image * (0.75 + 0.5 * strokes)[..., None] + 0.2 * (hue - 0.5)
     return np.round(image * 7) / 7
 
 
@@ -368,7 +375,7 @@ def _render_sketch(scene, rng, distance, bars):
         backdrop = np.maximum(backdrop, 0.5 * _coverage(np.abs(bar) - 0.4))
     if rng.random() < 0.7:
         gy, gx = np.gradient(texture_field(scene.texture, rng))
-        backdrop = np.maximum(backdrop, rng.uniform(0.3, 0.6) * np.minimum(np.hypot(gx, gy), 1))
+        backdrop = np.maximum(backdrop, rng.uniform(0.15, 0.4) * np.minimum(np.hypot(gx, gy), 1))
     ink = np.maximum(ink, backdrop * (1 - _coverage(distance)))
     paper = np.array([1, 1, rng.uniform(0.9, 1)], np.float32) * rng.uniform(0.88, 1)
     image = paper * (1 - ink * (0.8 + 0.2 * _smooth_noise(rng, 24, 24)))[..., None]

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 from itertools import islice
 
+import torch
 from mmengine.dataset import DefaultSampler
+from mmengine.device import get_device
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop
 from mmpretrain.registry import DATA_SAMPLERS, LOOPS
 
@@ -60,15 +62,17 @@ class MultiSetTestLoop(BaseLoop):
         dataloader (dict[str, dict]): Dataloader config of each set.
         evaluator (dict | list): Metric configs, used for every set.
         id_set (str): The in-distribution set.
+        amp (bool): bfloat16 autocast. Defaults to False.
     """
 
-    def __init__(self, runner, dataloader: dict, evaluator: dict | list, id_set: str) -> None:
+    def __init__(self, runner, dataloader: dict, evaluator: dict | list, id_set: str, amp: bool = False) -> None:
         if not dataloader or any(not isinstance(loader, dict) or 'dataset' not in loader for loader in dataloader.values()):
             raise ValueError('MultiSetTestLoop takes test_dataloader = dict(<name of set>=dict(dataset=…, …), …)')
         if id_set not in dataloader:
             raise ValueError(f'test_cfg.id_set={id_set!r} is not among the test sets {list(dataloader)}')
         self._runner = runner
         self.id_set = id_set
+        self.amp = amp
         metrics = [evaluator] if isinstance(evaluator, dict) else evaluator
         self.loops = {
             name: TestLoop(runner, loader, [{**metric, 'prefix': name} for metric in metrics])
@@ -82,7 +86,8 @@ class MultiSetTestLoop(BaseLoop):
         for name, loop in self.loops.items():
             self.dataloader = loop.dataloader
             self.runner.logger.info(f'{name}: {len(loop.dataloader.dataset)} images')
-            metrics.update(loop.run())
+            with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=self.amp):
+                metrics.update(loop.run())
         shifts = [name for name in self.loops if name != self.id_set and f'{name}/top1' in metrics]
         if shifts:
             metrics['ood_average/top1'] = sum(metrics[f'{name}/top1'] for name in shifts) / len(shifts)

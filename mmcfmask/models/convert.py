@@ -1,14 +1,10 @@
 """From open_clip's Vision Transformer image towers to mmpretrain's ``VisionTransformer`` with a ``CLIPProjection`` neck."""
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 
-import mmpretrain
 import open_clip
 import torch
-from mmpretrain.registry import MODELS
 from open_clip import CLIPVisionCfg
 from open_clip.utils import to_2tuple
 
@@ -28,21 +24,6 @@ RENAMES = (
     (r'transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(weight|bias)', r'backbone.layers.\1.ffn.layers.0.0.\2'),
     (r'transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(weight|bias)', r'backbone.layers.\1.ffn.layers.1.\2'),
 )
-
-
-def register_clip_projection() -> None:
-    """Make mmpretrain's ``CLIPProjection`` neck known where mmpretrain's extras for language models are not installed.
-
-    mmpretrain 1.2 registers this plain matrix product together with its language models only, and importing it the usual
-    way fails where those are missing.
-    """
-    if MODELS.get('CLIPProjection') is None:
-        file = Path(mmpretrain.__file__).parent / 'models' / 'multimodal' / 'clip' / 'clip_transformer.py'
-        spec = importlib.util.spec_from_file_location('mmpretrain_clip_transformer', file)
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-
-
-register_clip_projection()
 
 
 def open_clip_to_mmpretrain(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

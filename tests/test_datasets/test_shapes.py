@@ -111,7 +111,7 @@ def test_background_is_independent_of_class_elsewhere(split):
 def test_adversarial_background_is_the_usual_one_of_another_class():
     for s in scenes('a', 1000):
         assert (s.texture, s.background) in CLASS_BACKGROUNDS and not tied(s)
-        assert s.clutter >= 2
+        assert s.clutter >= 1
 
 
 def test_styles_of_the_shifts():
@@ -121,8 +121,13 @@ def test_styles_of_the_shifts():
     assert {s.style for s in scenes('a')} == {'photo'}
 
 
-def test_object_never_has_the_colour_of_the_background():
-    assert all(s.color != s.background for split in SPLITS for s in scenes(split))
+def test_object_differs_from_background_in_brightness():
+    from PIL import Image
+    brightness = {
+        name: Image.new('RGB', (1, 1), tuple(round(255 * c) for c in rgb)).convert('L').getpixel((0, 0)) / 255
+        for name, rgb in shapes.COLORS.items()
+    }
+    assert all(abs(brightness[s.color] - brightness[s.background]) > 0.19 for split in SPLITS for s in scenes(split))
 
 
 def test_no_sketch_has_colour():
