@@ -11,14 +11,14 @@ import argparse
 import torch
 from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import DATASETS
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import patch_mask, relevance_map
-from mmcfmask.engine.launch import check_checkpoint, forget_pretrained, load_config
+from mmcfmask.engine.launch import build_model, check_checkpoint, load_config
 from mmcfmask.evaluation import best_iou, mask_iou, pointing_hits
 
 
@@ -36,13 +36,8 @@ def main(argv=None) -> dict:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope('mmpretrain')
-    cfg.model.teacher = None
-    if args.checkpoint:
-        state = check_checkpoint(args.checkpoint)['state_dict']
-        forget_pretrained(cfg.model)
-    model = MODELS.build(cfg.model).eval()
-    if args.checkpoint:
-        model.load_state_dict(state)
+    checkpoint = check_checkpoint(args.checkpoint) if args.checkpoint else None
+    model = build_model(cfg.model, checkpoint, args.checkpoint)
 
     table = Table('set', 'images', 'IoU', 'highest possible', 'pointing game (%)', title=args.checkpoint or 'before fine-tuning')
     results = {}

@@ -18,13 +18,13 @@ import torch
 from mmengine.config import DictAction
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import DATASETS, MODELS, TRANSFORMS
+from mmpretrain.registry import DATASETS, TRANSFORMS
 from PIL import Image
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, patch_grid, relevance_map
-from mmcfmask.engine.launch import check_checkpoint, forget_pretrained, load_config
+from mmcfmask.engine.launch import build_model, check_checkpoint, load_config
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
@@ -87,24 +87,6 @@ def choose_variant(args, cfg) -> tuple[str, str, float]:
     except ValueError as error:
         raise SystemExit(f'--value: {error}') from None
     return mask, fill, value
-
-
-def build_model(cfg, checkpoint: dict | None, name: str | None):
-    """The classifier with its weights, in eval mode, without a teacher."""
-    if cfg.model.type == 'CounterfactualClassifier':
-        forget_pretrained(cfg.model) if checkpoint else cfg.model.update(teacher=None)
-    model = MODELS.build(cfg.model).eval()
-    if checkpoint is None:
-        if cfg.model.type != 'CounterfactualClassifier':  # ours has its weights from construction
-            model.init_weights()
-        return model
-    try:
-        missing = model.load_state_dict(checkpoint['state_dict'], strict=False).missing_keys
-    except RuntimeError as error:
-        raise SystemExit(f'{name} does not fit the model of the config: {str(error).splitlines()[1].strip()}') from None
-    if missing:
-        raise SystemExit(f'{name} does not fit the model of the config: it lacks {len(missing)} tensors, such as {missing[0]}')
-    return model
 
 
 def named_sets(cfg) -> dict[str, dict]:
@@ -224,9 +206,9 @@ def main(argv=None) -> None:
 
     try:
         checkpoint = check_checkpoint(args.checkpoint) if args.checkpoint else None
+        model = build_model(cfg.model, checkpoint, args.checkpoint).to(args.device)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
-    model = build_model(cfg, checkpoint, args.checkpoint).to(args.device)
     gt_masks = None
     if files:
         items, names = images_of_files(cfg, model, files), class_names(cfg, checkpoint)

@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from torch import nn
 
 from ..compat import start_process_group_without_gpu
 
@@ -137,6 +139,36 @@ def forget_pretrained(model: dict) -> None:
     for part in ('backbone', 'neck'):
         if model.get(part) and model[part].get('init_cfg'):
             model[part].init_cfg = None
+
+
+def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = None) -> nn.Module:
+    """Build a classifier to look at, in eval mode and without a teacher, with its pre-trained weights or a checkpoint's.
+
+    Args:
+        cfg (dict): The ``model`` of a config. It is changed.
+        checkpoint (dict, optional): From :func:`check_checkpoint`.
+        name (str, optional): Of the checkpoint, for errors.
+
+    Raises:
+        ValueError: The checkpoint does not fit the model.
+    """
+    ours = cfg.type == 'CounterfactualClassifier'
+    if ours and checkpoint is not None:
+        forget_pretrained(cfg)
+    elif ours:
+        cfg.teacher = None
+    model = MODELS.build(cfg).eval()
+    if checkpoint is None:
+        if not ours:  # ours has its weights from construction
+            model.init_weights()
+        return model
+    try:
+        missing = model.load_state_dict(checkpoint['state_dict'], strict=False).missing_keys
+    except RuntimeError as error:
+        raise ValueError(f'{name} does not fit the model of the config: {str(error).splitlines()[1].strip()}') from None
+    if missing:
+        raise ValueError(f'{name} does not fit the model of the config: it lacks {len(missing)} tensors, such as {missing[0]}')
+    return model
 
 
 def build_runner(cfg: Config) -> Runner:
