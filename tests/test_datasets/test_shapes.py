@@ -220,7 +220,7 @@ def test_mini_clip_size_and_feature_scale(mini_clip):
     assert 0.17 < features.square().mean() < 0.23
 
 
-@pytest.mark.parametrize('split, least', [('test', 80), ('v2', 75), ('r', 70), ('sketch', 60), ('a', 60)])
+@pytest.mark.parametrize('split, least', [('test', 80), ('v2', 75), ('r', 70), ('sketch', 75), ('a', 45)])
 def test_mini_clip_zero_shot(mini_clip, split, least):
     import open_clip
     tokenizer = open_clip.get_tokenizer('ShapesCLIP-ViT-8-64')

@@ -180,10 +180,12 @@ import open_clip
 open_clip.add_model_config(sys.argv[1])
 from torch.nn.parallel import DistributedDataParallel
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 import mmcfmask
 from mmcfmask.models.preprocessor import Counterfactual
 dist.init_process_group('gloo')
 rank, world = dist.get_rank(), dist.get_world_size()
+torch.manual_seed(0)
 model = MODELS.build(dict(
     type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
     head=dict(type='CLIPDistillHead', num_classes=5), teacher=dict(type='OpenCLIPTeacher'))).train()

@@ -121,7 +121,7 @@ def test_relevance_is_that_of_the_label(show, photos, tool):
     cfg = Config.fromfile(SHAPES)
     cfg.merge_from_dict({'model.backbone.pretrained': None, 'model.head.class_weights': None})
     torch.manual_seed(0)
-    model = tool.build_model(cfg, None, None)
+    model = tool.build_model(cfg.model, None, None)
     items = tool.images_of_files(cfg, model, sorted(photos.iterdir())[:2])
     inputs = model.data_preprocessor(dict(inputs=[item['inputs'] for item in items]))['inputs']
     torch.testing.assert_close(star, relevance_map(model, inputs, torch.tensor([3, 3])))
@@ -148,7 +148,7 @@ test_dataloader = dict(dataset=dict(type='FolderDataset', data_root={str(tmp_pat
     dict(type='PackInputs')]))
 ''')
     cfg = Config.fromfile(config)
-    model = tool.build_model(cfg, None, None)
+    model = tool.build_model(cfg.model, None, None)
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=('cat', 'dog')))), 'model.pth')
 
     images, relevance, mask, _, labels, *_ = show('model.pth', '--split', 'test', config=str(config), options=[])
