@@ -11,6 +11,7 @@ from pathlib import Path
 # mmcv-lite is silent.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
+import mmengine.fileio.file_client
 import mmpretrain.models
 import numpy as np
 import torch
@@ -84,6 +85,14 @@ def register_clip_projection() -> None:
         path = Path(mmpretrain.__file__).parent / 'models' / 'multimodal' / 'clip' / 'clip_transformer.py'
         spec = importlib.util.spec_from_file_location('mmcfmask._mmpretrain_clip_transformer', path)
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def silence_file_client() -> None:
+    """No deprecation warnings that only mmengine's own hooks can act on.
+
+    mmengine 0.10's checkpoint and logger hooks build its deprecated ``FileClient`` at every start. Ends when they no longer do.
+    """
+    mmengine.fileio.file_client.print_log = lambda *args, **kwargs: None
 
 
 def start_process_group_without_gpu(launcher: str) -> bool:

@@ -171,8 +171,25 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
     return model
 
 
+def fit_loaders(cfg: Config, processes: int = 1) -> None:
+    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than its cores, shared by the processes on it, and
+    memory pinned only for a GPU.
+    """
+    local = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', processes)))
+    most = max((os.cpu_count() or 1) // local, 1)
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loaders = cfg.get(key) or {}
+        for loader in [loaders] if 'dataset' in loaders else loaders.values():
+            loader.num_workers = min(loader.get('num_workers', 0), most)
+            if loader.num_workers == 0:
+                loader.persistent_workers = False
+            if not torch.cuda.is_available():
+                loader.pin_memory = False
+
+
 def build_runner(cfg: Config) -> Runner:
-    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU."""
+    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine."""
+    fit_loaders(cfg, world_size(cfg.launcher))
     if start_process_group_without_gpu(cfg.launcher):
         cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
         assert get_world_size() == world_size(cfg.launcher)

@@ -144,7 +144,7 @@ def draw_per_class(dataset: Dataset, per_class: int, seed: int = 0) -> list[int]
         drawn += members[:per_class].tolist()
     if short:
         raise ValueError(f'per_class={per_class}, but these {len(short)} classes have fewer images: {", ".join(short[:10])}. '
-                         'Lower per_class of class_weights.')
+                         'Lower per_class of class_weights, or give its dataset more images (no holdout).')
     return drawn
 
 

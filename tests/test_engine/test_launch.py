@@ -3,6 +3,7 @@ import torch
 from mmengine.config import Config
 
 import mmcfmask  # noqa: F401
+from mmcfmask.engine import launch
 from mmcfmask.engine.launch import check_checkpoint, check_fill, check_work_dir, fit_total_batch, load_config
 
 CONFIG = """
@@ -83,3 +84,25 @@ def test_fill_needs_two_images_in_every_batch():
     check_fill(cfg)
     cfg.model.update(teacher=None, data_preprocessor=dict(fill='multi'))
     check_fill(cfg)
+
+
+def test_loaders_fit_the_machine(monkeypatch):
+    def loaders():
+        return Config(dict(train_dataloader=dict(dataset={}, num_workers=8, persistent_workers=True, pin_memory=True),
+                           val_dataloader=None, test_dataloader=dict(a=dict(dataset={}, num_workers=8), b=dict(dataset={}))))
+
+    monkeypatch.setattr(launch.os, 'cpu_count', lambda: 6)
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
+    monkeypatch.delenv('SLURM_NTASKS_PER_NODE', raising=False)
+    for gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda gpu=gpu: gpu)
+        for processes, workers in ((1, 6), (2, 3), (8, 1)):
+            cfg = loaders()
+            launch.fit_loaders(cfg, processes)
+            assert cfg.train_dataloader.num_workers == cfg.test_dataloader.a.num_workers == workers
+            assert cfg.train_dataloader.persistent_workers and cfg.train_dataloader.pin_memory == gpu
+            assert cfg.test_dataloader.b.num_workers == 0 and not cfg.test_dataloader.b.persistent_workers
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')  # of 8 processes, 3 are on this machine
+    cfg = loaders()
+    launch.fit_loaders(cfg, 8)
+    assert cfg.train_dataloader.num_workers == 2
