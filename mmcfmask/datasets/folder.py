@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class FolderDataset(BaseDataset):
             self.num_skipped += before - sum(map(len, images.values()))
         if self.per_class is not None:
             images = take_per_class(images, self.per_class, self.subset_seed)
-        return [dict(img_path=str(root / name), gt_label=label) for label, names in enumerate(images.values()) for name in names]
+        return [dict(img_path=f'{root}/{name}', gt_label=label) for label, names in enumerate(images.values()) for name in names]
 
     def class_images(self, root: Path) -> dict[str, list[str]]:
         """Names of images relative to ``root``, sorted, by class folder, in label order. Sets the class names if there are none yet."""
@@ -287,8 +287,7 @@ def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) 
 def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[str]]:
     """Decode every image once and leave out those that fail, which are counted and named in the log."""
     names = [name for folder in images.values() for name in folder]
-    with ThreadPoolExecutor() as pool:
-        reasons = list(track(pool.map(lambda name: why_unreadable(root / name), names), f'Reading the images of {root}', len(names)))
+    reasons = list(track(why_unreadable_all([root / name for name in names]), f'Reading the images of {root}', len(names)))
     bad = {name: reason for name, reason in zip(names, reasons) if reason is not None}
     if bad:
         listed = '\n'.join(f'    {root / name}: {reason}' for name, reason in bad.items())
@@ -308,6 +307,13 @@ def why_unreadable(path: str | Path) -> str | None:
     except Exception as error:  # decoders raise errors of many types
         return f'{type(error).__name__}: {error}'
     return None
+
+
+def why_unreadable_all(paths: Sequence[str | Path], at_once: int = 10_000) -> Iterator[str | None]:
+    """:func:`why_unreadable` of many files, in threads."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), at_once):
+            yield from pool.map(why_unreadable, paths[start:start + at_once])
 
 
 def some(names: Sequence[str], limit: int = 10) -> str:

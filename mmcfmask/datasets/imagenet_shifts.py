@@ -178,7 +178,8 @@ class ImageNetCDataset(FolderDataset):
     """ImageNet-C (Hendrycks & Dietterich, ICLR 2019): the validation images under 15 corruptions of 5 severities each.
 
     Class folders lie in ``<corruption>/<severity>/``, or in ``<archive>/<corruption>/<severity>/`` with the archives noise, blur,
-    weather and digital. Items also have ``corruption`` (str) and ``severity`` (int); ``PackInputs(meta_keys=…)`` passes them on.
+    weather and digital. Items also have ``corruption`` (str) and ``severity`` (int); ``PackInputs(meta_keys=…)`` passes them on. The
+    list of all 3.75 million images takes a minute to make, 3.3 GB meanwhile and 0.6 GB after, in every process.
 
     Args:
         data_root (str): Its folder, or one for all sets (see :func:`mmcfmask.datasets.layouts.find_set`).
