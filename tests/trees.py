@@ -1,7 +1,6 @@
 """Small copies of ImageNet and its shifts in the layouts that people have: the right folders, one generated image behind every name."""
 import json
 import random
-from pathlib import Path
 
 import mat4py
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_WNIDS, read_class_map
 
+OWN = ('{folder}_a.jpg', )  # names for folders of their own
 BORDER = (255, 0, 0)
 OVERLAP = [1] * 104 + [2] * 6 + [3] * 3  # of ObjectNet's 113 classes: by how many of ImageNet's each is meant
 
@@ -27,13 +27,22 @@ def save_image(path, width=40, height=30, seed=0, border=0):
     return path
 
 
-def make_tree(root, folders, names=('{folder}_a.jpg', ), image=None):
-    """Folders with links to one image; ``{folder}`` and ``{number}`` in a name stand for the folder and its place."""
-    image = image or save_image(Path(root).parent / f'.{Path(root).name}.png')
-    for number, folder in enumerate(folders, start=1):
-        (root / folder).mkdir(parents=True)
+def make_tree(root, folders, names=('a.jpg', ), image=None):
+    """Class folders with links to one image under some names.
+
+    Where the names hold ``{folder}``, which stands for the folder's name, every folder is one of its own. Otherwise all are links to a
+    single folder, which is much faster to make and to remove: nothing may then be changed in them.
+    """
+    image = image or save_image(root.parent / f'.{root.name}.png')
+    root.mkdir(parents=True, exist_ok=True)
+    shared = root.parent / f'.{root.name}'
+    own = any('{folder}' in name for name in names)
+    for folder in [root / folder for folder in folders] if own else [shared]:
+        folder.mkdir()
         for name in names:
-            (root / folder / name.format(folder=folder, number=number)).symlink_to(image)
+            (folder / name.format(folder=folder.name)).symlink_to(image)
+    for folder in () if own else folders:
+        (root / folder).symlink_to(shared)
     return root
 
 
@@ -55,7 +64,7 @@ def make_a(root):
     return make_tree(root, read_class_map('imagenet_a'))
 
 
-def make_objectnet(root, names=('{folder}_a.png', )):
+def make_objectnet(root, names=('a.png', )):
     """Returns {folder: indices of ImageNet's classes} of the classes that overlap."""
     groups = make_objectnet_mappings(root / 'mappings')
     image = save_image(root.parent / '.objectnet.png', 61, 47, border=2)
@@ -106,11 +115,12 @@ def write_devkit(folder, wnids, seed=1):
     mat4py.savemat(str(folder / 'meta.mat'), dict(synsets=synsets))
 
 
-def make_corruptions(root, corruptions=('blur/defocus_blur', 'digital/contrast'), severities=(1, 5), wnids=IMAGENET_WNIDS):
+def make_corruptions(root, corruptions=('blur/defocus_blur', 'digital/contrast'), severities=(1, 5), wnids=IMAGENET_WNIDS,
+                     names=('ILSVRC2012_val_00000001.JPEG', )):
     """Each with an image of its own."""
     for number, place in enumerate(f'{corruption}/{severity}' for corruption in corruptions for severity in severities):
         image = save_image(root.parent / f'.c{number}.png', 224, 224, seed=number)
-        make_tree(root / place, wnids, ['ILSVRC2012_val_{number:08d}.JPEG'], image)
+        make_tree(root / place, wnids, names, image)
     return root
 
 

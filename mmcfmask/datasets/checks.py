@@ -82,7 +82,8 @@ class SetReport:
             return 'missing'
         if self.problems:
             return 'wrong'
-        return 'complete' if self.images == self.published_images else 'incomplete'
+        missing = self.published_images - self.images
+        return 'incomplete' if missing > 0 else 'wrong' if missing else 'complete'
 
     def words(self) -> list[str]:
         """Problems, difference from the published count, and notes."""
@@ -173,7 +174,7 @@ def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[t
     found = fingerprints((folder for folder in images if images[folder]), lambda folder: tuple(map(os.path.basename, images[folder])))
     for key in (lambda folder: tuple(path.stat().st_size for path in probe(folder)), lambda folder: tuple(map(_digest, probe(folder)))):
         found = [group for groups in found for group in fingerprints(groups, key)]
-    return [tuple(group) for group in found]
+    return sorted(map(tuple, found))
 
 
 def _equal(groups: Sequence[Sequence[str]]) -> str:
@@ -240,7 +241,7 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
         if place is None:
             continue
         part = SetReport('imagenet-c', f'{report.title} {name}/{severity}', '', 50_000, 1000)
-        found = _check_folders(part, place, IMAGENET_WNIDS, PER_CLASS['imagenet-c'], watch)
+        found = _check_folders(part, place, FOLDERS['imagenet-c'], PER_CLASS['imagenet-c'], watch)
         report.problems += [f'{name}/{severity}: {problem}' for problem in part.problems]
         report.notes += [f'{name}/{severity}: {note}' for note in part.notes]
         report.images += part.images

@@ -1,5 +1,6 @@
 """What tools/check_data.py says of whole, incomplete and wrong copies, with published counts that fit small trees."""
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -10,16 +11,23 @@ from mmcfmask.datasets.checks import check_set, check_sets, duplicate_folders
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_WNIDS
 from mmcfmask.datasets.layouts import SETS
 
+WNIDS = IMAGENET_WNIDS[:20]
+
 
 @pytest.fixture
 def published(monkeypatch):
-    """Set the published number of images of a set, and of each of its classes."""
+    """Set what was published about a set: its class folders, the number of images, and of each class."""
 
-    def publish(name, images, per_class=None):
-        monkeypatch.setitem(SETS, name, dataclasses.replace(SETS[name], images=images))
+    def publish(name, images, folders=WNIDS, per_class=None):
+        monkeypatch.setitem(SETS, name, dataclasses.replace(SETS[name], images=images, num_classes=len(folders)))
+        monkeypatch.setitem(checks.FOLDERS, name, folders)
         monkeypatch.setitem(checks.PER_CLASS, name, per_class)
 
     return publish
+
+
+def make(root, folders=WNIDS):
+    return trees.make_tree(root, folders, trees.OWN)
 
 
 def test_published_counts():
@@ -35,36 +43,39 @@ def test_published_counts():
 
 
 def test_complete_and_missing_sets(tmp_path, published):
-    trees.make_a(tmp_path / 'imagenet-a')
-    trees.make_v2(tmp_path / 'imagenetv2-matched-frequency-format-val')
-    published('imagenet-a', 200)
-    reports = {report.name: report for report in check_sets(tmp_path)}
+    make(tmp_path / 'imagenet-a')
+    make(tmp_path / 'imagenetv2-matched-frequency-format-val', map(str, range(20)))
+    published('imagenet-a', 20)
+    published('imagenet-v2', 200, list(map(str, range(20))), per_class=10)
+    reports = {report.name: report for report in check_sets(tmp_path, sample=7)}
     a, v2, r = (reports[name] for name in ('imagenet-a', 'imagenet-v2', 'imagenet-r'))
-    assert (a.status, a.images, a.classes, a.decoded, a.words()) == ('complete', 200, 200, 100, [])
-    assert (v2.status, v2.images, v2.classes) == ('incomplete', 1000, 1000)
-    assert v2.words()[0] == '9,000 images fewer than published (1,000 of 10,000)'
-    assert v2.words()[1].startswith('1000 classes do not have 10 images: 0 (1), 1 (1), 2 (1), 3 (1), ')
+    assert (a.status, a.images, a.classes, a.decoded, a.words()) == ('complete', 20, 20, 7, [])
+    assert (v2.status, v2.images, v2.classes) == ('incomplete', 20, 20)
+    assert v2.words() == [
+        '180 images fewer than published (20 of 200)',
+        '20 classes do not have 10 images: 0 (1), 1 (1), 2 (1), 3 (1), 4 (1), 5 (1), 6 (1), 7 (1), 8 (1), 9 (1), ... (10 more)'
+    ]
     assert (r.status, r.folder, r.images) == ('missing', None, 0) and SETS['imagenet-r'].source in r.words()[0]
     assert 'imagenet-v2-top-images' not in reports and len(reports) == len(SETS) - 2
 
 
 def test_images_that_are_too_many(tmp_path, published):
-    trees.make_a(tmp_path / 'imagenet-a')
-    published('imagenet-a', 190)
+    make(tmp_path / 'imagenet-a')
+    published('imagenet-a', 19)
     report = check_set('imagenet-a', tmp_path)
-    assert report.words() == ['10 images more than published (200 of 190)'] and report.status != 'complete'
+    assert report.words() == ['1 images more than published (20 of 19)'] and report.status == 'wrong'
 
 
 def test_wrong_folders(tmp_path, published):
-    published('imagenet-a', 200)
-    root = trees.make_a(tmp_path / 'imagenet-a')
-    shutil.move(root / 'n01498041', root / 'n01498042')
-    (root / 'n01531178/n01531178_a.jpg').unlink()
+    published('imagenet-a', 20)
+    root = make(tmp_path / 'imagenet-a')
+    shutil.move(root / WNIDS[3], root / f'{WNIDS[3]}x')
+    (root / WNIDS[4] / f'{WNIDS[4]}_a.jpg').unlink()
     report = check_set('imagenet-a', tmp_path)
-    assert report.status == 'wrong' and report.images == 198 and report.classes == 198
+    assert report.status == 'wrong' and report.images == 18 and report.classes == 18
     assert report.words() == [
-        '1 of 200 class folders are missing: n01498041', '1 folders are no known classes: n01498042 (near n01498041)',
-        '1 classes have no images: n01531178', '2 images fewer than published (198 of 200)'
+        f'1 of 20 class folders are missing: {WNIDS[3]}', f'1 folders are no known classes: {WNIDS[3]}x (near {WNIDS[3]})',
+        f'1 classes have no images: {WNIDS[4]}', '2 images fewer than published (18 of 20)'
     ]
 
 
@@ -91,51 +102,47 @@ def test_duplicate_folders(tmp_path):
 
 
 def test_class_folder_under_two_names(tmp_path, published):
-    published('imagenet-v2', 10, per_class=None)
+    published('imagenet-v2', 40, list(map(str, range(20))))
     root = tmp_path / 'imagenet-v2'
-    numbered(root, map(str, range(1000)))
+    numbered(root, map(str, range(20)))
     shutil.copytree(root / '7', root / 'cock')
     shutil.rmtree(root / '12')
     shutil.copytree(root / '11', root / '12')
-    report = check_set('imagenet-v2', tmp_path)
-    assert '2 class folders hold the same files as another: ' in report.problems[1]
-    assert {'11 = 12', '7 = cock'} == set(report.problems[1].partition('another: ')[2].split(', '))
+    report = check_set('imagenet-v2', tmp_path, sample=0)
+    assert report.status == 'wrong' and report.problems == [
+        '1 folders are no known classes: cock', '2 class folders hold the same files as another: 11 = 12, 7 = cock'
+    ]
 
 
 def test_broken_images(tmp_path, published):
-    published('imagenet-a', 200)
-    root = trees.make_a(tmp_path / 'imagenet-a')
-    path = root / 'n01498041/n01498041_a.jpg'
+    published('imagenet-a', 20)
+    path = make(tmp_path / 'imagenet-a') / WNIDS[8] / f'{WNIDS[8]}_a.jpg'
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content[:-60])
     assert check_set('imagenet-a', tmp_path, sample=0).status == 'complete'
     report = check_set('imagenet-a', tmp_path, sample=None)
-    assert report.decoded == 200 and report.status == 'wrong'
-    assert report.problems[0].startswith('1 of 200 images that were read are broken: ') and str(path) in report.problems[0]
+    assert report.decoded == 20 and report.status == 'wrong'
+    assert report.problems[0].startswith(f'1 of 20 images that were read are broken: {path} (OSError: image file is truncated')
 
 
 def test_imagenet_in_the_wrong_folders(tmp_path, published):
-    published('imagenet', 1000)
-    published('imagenet-train', 1000)
-    trees.make_imagenet(tmp_path)
-    for split in ('train', 'val'):
-        (tmp_path / split / 'n01440764/n01440764_a.jpg').unlink()
-    image = tmp_path / '.train.png'
-    (tmp_path / 'train/n01440764/n01443537_12.JPEG').symlink_to(image)
-    (tmp_path / 'val/n01440764/ILSVRC2012_val_00000002.JPEG').symlink_to(image)
+    published('imagenet', 20)
+    published('imagenet-train', 20)
+    for split, image in (('train', f'{WNIDS[1]}_12.JPEG'), ('val', 'ILSVRC2012_val_00000002.JPEG')):
+        folder = make(tmp_path / split) / WNIDS[0]
+        (folder / f'{WNIDS[0]}_a.jpg').rename(folder / image)
     train, val = check_sets(tmp_path, ['imagenet-train', 'imagenet'])
-    assert train.words() == [
-        '1 images lie in the folder of another class: n01440764/n01443537_12.JPEG (of n01443537)'
-    ] and val.status == 'complete'
+    assert train.words() == [f'1 images lie in the folder of another class: {WNIDS[0]}/{WNIDS[1]}_12.JPEG (of {WNIDS[1]})']
+    assert val.status == 'complete'
     trees.write_devkit(tmp_path / 'ILSVRC2012_devkit_t12/data', IMAGENET_WNIDS)
     assert check_set('imagenet', tmp_path).words() == [
-        '1 images lie in the folder of another class: n01440764/ILSVRC2012_val_00000002.JPEG (of n01443537)'
+        f'1 images lie in the folder of another class: {WNIDS[0]}/ILSVRC2012_val_00000002.JPEG (of {WNIDS[1]})'
     ]
 
 
 def test_flat_val(tmp_path, published):
-    published('imagenet', 1000)
+    published('imagenet', 1000, IMAGENET_WNIDS)
     wnids = trees.make_flat_val(tmp_path / 'val')
     report = check_set('imagenet', tmp_path)
     assert report.status == 'wrong' and 'labels were not found' in report.problems[0]
@@ -149,37 +156,39 @@ def test_flat_val(tmp_path, published):
 
 
 def test_objectnet(tmp_path, published):
-    published('objectnet', 113)
-    truth = trees.make_objectnet(tmp_path / 'objectnet-1.0')
+    published('objectnet', 113, range(113))
+    trees.make_objectnet(tmp_path / 'objectnet-1.0', trees.OWN)
     report = check_set('objectnet', tmp_path)
     assert (report.status, report.images, report.classes) == ('complete', 113, 113)
     assert report.words() == ['313 of 50,273 images in 313 of 313 folders; the 113 that overlap with ImageNet count']
     shutil.rmtree(tmp_path / 'objectnet-1.0/images/alarm_clock')
-    report = check_set('objectnet', tmp_path)
-    assert report.problems == ['1 of 113 class folders are missing: alarm_clock'] and 'alarm_clock' in truth
+    assert check_set('objectnet', tmp_path).problems == ['1 of 113 class folders are missing: alarm_clock']
+    labels = tmp_path / 'objectnet-1.0/mappings/objectnet_to_imagenet_1k.json'
+    overlap = json.loads(labels.read_text())
+    del overlap['Alarm clock']
+    labels.write_text(json.dumps(overlap))
+    assert check_set('objectnet', tmp_path).problems == ['the mapping files let 112 classes overlap with ImageNet, but it should be 113']
     (tmp_path / 'objectnet-1.0/mappings/imagenet_to_label_2012_v2').unlink()
     assert 'lacks imagenet_to_label_2012_v2' in check_set('objectnet', tmp_path).words()[0]
 
 
 def test_corruptions(tmp_path, published, monkeypatch):
-    wnids = IMAGENET_WNIDS[:50]
-    published('imagenet-c', 200)
-    monkeypatch.setattr(checks, 'IMAGENET_WNIDS', wnids)
+    published('imagenet-c', 80, per_class=1)
     monkeypatch.setattr(checks.ImageNetCDataset, 'CORRUPTIONS', ('defocus_blur', 'contrast'))
     monkeypatch.setattr(checks, 'SEVERITIES', (1, 5))
-    root = trees.make_corruptions(tmp_path / 'imagenet-c', wnids=wnids)
+    root = trees.make_corruptions(tmp_path / 'imagenet-c', wnids=WNIDS, names=trees.OWN)
     report = check_set('imagenet-c', tmp_path)
-    assert (report.status, report.images, report.classes, report.words()) == ('complete', 200, 50, [])
+    assert (report.status, report.images, report.classes, report.words()) == ('complete', 80, 20, [])
     shutil.rmtree(root / 'blur/defocus_blur/1')
     shutil.rmtree(root / 'digital/contrast/1')
     shutil.copytree(root / 'blur/defocus_blur/5', root / 'digital/contrast/1', symlinks=True)
-    shutil.rmtree(root / 'digital/contrast/5/n01440764')
+    shutil.rmtree(root / 'digital/contrast/5' / WNIDS[0])
     report = check_set('imagenet-c', tmp_path)
-    assert report.status == 'wrong' and report.classes == 49 and report.words() == [
+    assert report.status == 'wrong' and report.classes == 19 and report.words() == [
         '1 of 4 folders of a corruption and severity are missing: defocus_blur/1',
-        'contrast/5: 1 of 50 class folders are missing: n01440764',
+        f'contrast/5: 1 of 20 class folders are missing: {WNIDS[0]}',
         'folders of different corruptions or severities hold the same files: defocus_blur/5 = contrast/1',
-        '51 images fewer than published (149 of 200)',
+        '21 images fewer than published (59 of 80)',
     ]
 
 
@@ -190,8 +199,9 @@ def test_bad_arguments(tmp_path):
         check_sets(tmp_path / 'nowhere')
 
 
-def test_progress(tmp_path):
-    trees.make_a(tmp_path / 'imagenet-a')
+def test_progress(tmp_path, published):
+    published('imagenet-a', 20)
+    make(tmp_path / 'imagenet-a')
     seen = []
-    check_set('imagenet-a', tmp_path, watch=lambda items, number, what: seen.append((number, what)) or items)
-    assert seen == [(200, 'ImageNet-A: counting'), (100, 'ImageNet-A: reading images')]
+    check_set('imagenet-a', tmp_path, sample=7, watch=lambda items, number, what: seen.append((number, what)) or items)
+    assert seen == [(20, 'ImageNet-A: counting'), (7, 'ImageNet-A: reading images')]

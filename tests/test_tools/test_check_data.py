@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trees
 
+from mmcfmask.datasets import checks
 from mmcfmask.datasets.layouts import SETS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
@@ -16,8 +17,10 @@ import check_data
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv('COLUMNS', '200')
-    monkeypatch.setitem(SETS, 'imagenet-a', dataclasses.replace(SETS['imagenet-a'], images=200))
-    trees.make_a(tmp_path / 'imagenet-a')
+    wnids = checks.FOLDERS['imagenet-a'][:20]
+    monkeypatch.setitem(SETS, 'imagenet-a', dataclasses.replace(SETS['imagenet-a'], images=20, num_classes=20))
+    monkeypatch.setitem(checks.FOLDERS, 'imagenet-a', wnids)
+    trees.make_tree(tmp_path / 'imagenet-a', wnids, trees.OWN)
     return tmp_path
 
 
@@ -25,7 +28,7 @@ def test_complete(root, capsys):
     assert check_data.main([str(root)]) == 0  # what is missing is no error
     out = capsys.readouterr().out
     rows = {line.split()[1]: line for line in out.splitlines() if line.startswith('│')}
-    assert len(rows) == 8 and '200 of 200' in rows['imagenet-a'] and ' complete ' in rows['imagenet-a']
+    assert len(rows) == 8 and '20 of 20' in rows['imagenet-a'] and ' complete ' in rows['imagenet-a']
     assert all(' missing ' in row for name, row in rows.items() if name != 'imagenet-a')
     assert 'imagenet-r: ImageNet-R is not there: looked for imagenet-r in' in out and SETS['imagenet-r'].source in out
 
@@ -34,7 +37,7 @@ def test_incomplete_and_json(root, capsys):
     (root / 'imagenet-a/n01498041/n01498041_a.jpg').unlink()
     assert check_data.main([str(root), '--sets', 'imagenet-a', 'imagenet-r', '--json', '--all']) == 1
     a, r = json.loads(capsys.readouterr().out)
-    assert (a['name'], a['status'], a['images'], a['published_images'], a['decoded']) == ('imagenet-a', 'wrong', 199, 200, 199)
+    assert (a['name'], a['status'], a['images'], a['published_images'], a['decoded']) == ('imagenet-a', 'wrong', 19, 20, 19)
     assert a['problems'] == ['1 classes have no images: n01498041']
     assert (r['status'], r['folder']) == ('missing', None)
 
