@@ -1,5 +1,7 @@
 """One's own shift: folders matched with the classes of a head."""
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,3 +132,29 @@ test_cfg = dict(shifts=['toys'])
     assert 'imagenet' in cfg.test_dataloader and cfg.test_cfg.shifts == ['toys'] and cfg.test_cfg.id_set == 'imagenet'
     dataset = DATASETS.build(cfg.test_dataloader.toys.dataset)
     assert dataset[0]['inputs'].shape == (3, 224, 224) and labels(dataset) == {'teddy': (850, ), 'acorn': (988, )}
+
+
+def documented():
+    return re.findall(r'```python\n(.*?)```', (Path(__file__).parents[2] / 'docs/data.md').read_text(), re.DOTALL)
+
+
+def test_examples_of_the_documentation(tmp_path):
+    config, folder_map, csv = documented()
+    trees.make_tree(tmp_path / 'toys', ['teddy bear', 'plushies', 'clocks', 'crane_2', 'misc'])
+    values = {}
+    exec(folder_map, values)
+    path = tmp_path / 'config.py'
+    path.write_text(config.replace('data/toys', str(tmp_path / 'toys')))
+    cfg = Config.fromfile(path)
+    assert {'imagenet-r', 'toys'} <= set(cfg.test_dataloader) and cfg.test_cfg.shifts == ['imagenet-r', 'toys']
+    with pytest.raises(ValueError, match='folders match no class of the head: clocks'):
+        DATASETS.build(cfg.test_dataloader.toys.dataset)
+    dataset = DATASETS.build({**cfg.test_dataloader.toys.dataset, **{key: values[key] for key in ('folder_map', )}})
+    assert labels(dataset) == {'teddy bear': (850, ), 'plushies': (850, ), 'clocks': (409, 530), 'crane_2': (517, )}
+
+    trees.make_tree(tmp_path / 'train', ['a'])
+    (tmp_path / 'test.txt').write_text('a/a.jpg 2\n')
+    (tmp_path / 'classes.txt').write_text('cat\ndog\nemu\n')
+    path.write_text("_base_ = 'mmcfmask::cfmask_vitb16.py'\n" + csv.replace('data/iwildcam', str(tmp_path)))
+    wild = DATASETS.build(Config.fromfile(path).wild)
+    assert len(wild) == 1 and int(wild[0]['data_samples'].gt_label) == 2 and list(wild.metainfo['classes']) == ['cat', 'dog', 'emu']
