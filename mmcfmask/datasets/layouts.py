@@ -115,9 +115,8 @@ def find_set(name: str, data_root: str | Path) -> Path:
 
 
 def find_imagenet(data_root: str | Path, split: str) -> Path:
-    """The folder of a split of ImageNet: in ``data_root`` if that is ImageNet's folder, or in a folder of one of its names in it.
-
-    Kaggle's ``ILSVRC/Data/CLS-LOC`` in it is looked into.
+    """The folder of a split of ImageNet: in ``data_root`` if that is ImageNet's folder, or in a folder of one of its names in it, or
+    ``data_root`` itself. Kaggle's ``ILSVRC/Data/CLS-LOC`` is looked into.
 
     Raises:
         MissingSetError: There is none. Names what was looked for, and where to get it.
@@ -128,6 +127,8 @@ def find_imagenet(data_root: str | Path, split: str) -> Path:
     for path in (home / part / folder for home in homes for part in inside for folder in SPLITS[split]):
         if path.is_dir():
             return path
+    if root.is_dir() and root.name in SPLITS[split]:
+        return root
     raise _missing(SETS['imagenet' if split == 'val' else 'imagenet-train'], SPLITS[split], root, homes)
 
 

@@ -94,7 +94,7 @@ def test_missing_set(tmp_path, name):
 ])
 def test_imagenet(tmp_path, folder):
     make(tmp_path / folder)
-    assert find_imagenet(tmp_path, 'val') == tmp_path / folder
+    assert find_imagenet(tmp_path, 'val') == find_imagenet(tmp_path / folder, 'val') == tmp_path / folder
     with pytest.raises(MissingSetError, match=r'ImageNet \(train\) is not there: looked for train or ILSVRC2012_img_train in .*image-net'):
         find_imagenet(tmp_path, 'train')
 
