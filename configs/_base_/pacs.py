@@ -42,3 +42,5 @@ model = dict(
         mean=[122.7709383, 116.7460125, 104.09373615],
         std=[68.5005327, 66.6321579, 70.32316305],
         to_rgb=True))
+
+test_cfg = dict(type='MultiSetTestLoop', id_set='photo')
