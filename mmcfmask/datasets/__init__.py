@@ -1,4 +1,4 @@
-from .folder import FolderDataset, ImageNetDataset, PACSDataset
+from .folder import FolderDataset, ImageNetDataset, MissingSetError, PACSDataset
 from .shapes import ShapesDataset
 
-__all__ = ['FolderDataset', 'ImageNetDataset', 'PACSDataset', 'ShapesDataset']
+__all__ = ['FolderDataset', 'ImageNetDataset', 'MissingSetError', 'PACSDataset', 'ShapesDataset']

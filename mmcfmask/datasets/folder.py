@@ -20,6 +20,10 @@ from timm.data import ImageNetInfo
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
 
 
+class MissingSetError(FileNotFoundError):
+    """The folder of a data set is not there: an evaluation may leave the set out and say so."""
+
+
 @DATASETS.register_module()
 class FolderDataset(BaseDataset):
     """Images in ``data_root/split_dir/<class folder>/**``.
