@@ -160,14 +160,14 @@ def prepare_test(cfg: Config,
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
-    cfg.model.teacher = None  # nothing is trained
+    if cfg.model.get('teacher'):
+        cfg.model.teacher = None  # nothing is trained
     if checkpoint is None:
         return None
     loaded = check_checkpoint(checkpoint)
-    classes = loaded['state_dict'].get('head.fc.weight')
-    if classes is not None and len(classes) != cfg.model.head.num_classes:
-        raise ValueError(f'{checkpoint} was trained for {len(classes)} classes, but the config has '
-                         f'model.head.num_classes={cfg.model.head.num_classes}')
+    weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
+    if weight is not None and num_classes is not None and len(weight) != num_classes:
+        raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
     return loaded
 
 
@@ -208,13 +208,12 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
 
 def forget_pretrained(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
-    model.teacher = None
-    model.head.class_weights = None
-    if 'pretrained' in model.backbone:
-        model.backbone.pretrained = None
-    for part in ('backbone', 'neck'):
-        if model.get(part) and model[part].get('init_cfg'):
-            model[part].init_cfg = None
+    for part, settings in (('head', ('class_weights', )), ('backbone', ('pretrained', 'init_cfg')), ('neck', ('init_cfg', ))):
+        for setting in settings:
+            if model.get(part) and model[part].get(setting):
+                model[part][setting] = None
+    if model.get('teacher'):
+        model.teacher = None
 
 
 def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = None) -> nn.Module:

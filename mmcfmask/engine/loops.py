@@ -164,7 +164,7 @@ class MultiSetLoop(BaseLoop):
             metrics.update(self._run_set(name, batches, done))
             done += len(self.loaders[name])
         metrics.update(self._averages(metrics))
-        self._call('after', '_epoch', metrics=metrics)
+        self._call('after', '_epoch', metrics=self._logged(metrics))
         self._call('after')
         return metrics
 
@@ -216,6 +216,10 @@ class MultiSetLoop(BaseLoop):
     def averaged(self) -> list[str]:
         """The shifts over which ``ood_average`` is the mean: those that ran and have a ``top1``."""
         return [name for name, result in self.results.items() if name != self.id_set and 'top1' in result['metrics']]
+
+    def _logged(self, metrics: dict[str, float]) -> dict[str, float]:
+        """What hooks see."""
+        return metrics
 
     def _averages(self, metrics: dict[str, float]) -> dict[str, float]:
         if not self.averaged:

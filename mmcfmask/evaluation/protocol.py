@@ -52,7 +52,7 @@ def describe_set(dataset, preprocessor=None) -> dict:
         transform.append(f'Normalize(mean={_rounded(mean)}, std={_rounded(std)}, to_rgb={preprocessor.to_rgb})')
     return dict(
         dataset=type(dataset).__name__,
-        root=str(getattr(dataset, 'img_prefix', '') or getattr(dataset, 'data_root', '') or ''),
+        root=str(getattr(dataset, 'img_prefix', '') or getattr(dataset, 'data_root', '') or '').rstrip('/'),
         images=images,
         published_images=wanted_images,
         classes=classes,
@@ -97,7 +97,13 @@ def versions() -> dict[str, str]:
         python=platform.python_version())
 
 
-def describe_run(loop, config: str, checkpoint: str | None = None, seed: int | None = None, preprocessor=None) -> dict:
+def describe_run(loop,
+                 config: str,
+                 checkpoint: str | None = None,
+                 seed: int | None = None,
+                 preprocessor=None,
+                 results: dict | None = None,
+                 method: str | None = None) -> dict:
     """What ``metrics.json`` holds, of a :class:`MultiSetTestLoop` that has run; see docs/evaluation.md.
 
     Args:
@@ -106,9 +112,11 @@ def describe_run(loop, config: str, checkpoint: str | None = None, seed: int | N
         checkpoint (str, optional): Path of the checkpoint.
         seed (int, optional): Of the training.
         preprocessor (ClsDataPreprocessor, optional): The model's.
+        results (dict, optional): Defaults to the loop's.
+        method (str, optional): Defaults to the name of the config.
     """
     sets = {}
-    for name, result in loop.results.items():
+    for name, result in (loop.results if results is None else results).items():
         details = dict(result['details'])
         described = describe_set(loop.loaders[name].dataset, preprocessor)
         described['notes'] += details.pop('notes', [])
@@ -122,7 +130,7 @@ def describe_run(loop, config: str, checkpoint: str | None = None, seed: int | N
     return dict(
         format=FORMAT,
         config=str(config),
-        method=Path(config).stem,
+        method=Path(config).stem if method is None else method,
         seed=seed,
         checkpoint=describe_checkpoint(checkpoint),
         id_set=loop.id_set,
@@ -140,7 +148,7 @@ def notes_of(run: dict) -> list[str]:
 
 
 def _rounded(values: list[float]) -> list[float]:
-    return [round(value, 4) for value in values]
+    return [round(float(value), 4) for value in values]
 
 
 def _installed(package: str) -> str:

@@ -134,16 +134,17 @@ def results_table(results: Results,
                   title: str | None = None,
                   digits: int = 1,
                   notes: Sequence[str] = (),
-                  highlight: str | None = None) -> Table:
+                  highlight: str | None = None,
+                  first_column: str = 'Method') -> Table:
     """The results for the terminal; arguments and errors as in :func:`summarize`.
 
     The best mean of each column is bold, ties included; or the row ``highlight`` is, where the best of a column must not be looked for.
-    ``–`` stands for what was not measured. ``notes`` are put under the table, after its own.
+    ``–`` stands for what was not measured. ``notes`` are put under the table, after its own. ``first_column`` heads the rows.
 
     Returns:
         rich.table.Table: To be printed with ``rich.print`` or a ``rich.console.Console``.
     """
-    header, body, own_notes = _cells(summarize(results, id_set, shifts), digits, highlight)
+    header, body, own_notes = _cells(summarize(results, id_set, shifts), digits, highlight, first_column)
     table = Table(title=title, box=SIMPLE_HEAD, caption='\n'.join(map(escape, [*own_notes, *notes])), caption_justify='left')
     longest = max(len(row[0][0]) for row in body)
     table.add_column(Text(header[0]), overflow='fold', min_width=min(longest, 24))  # a path folds, a name does not
@@ -160,9 +161,10 @@ def to_markdown(results: Results,
                 shifts: Sequence[str] | None = None,
                 digits: int = 1,
                 notes: Sequence[str] = (),
-                highlight: str | None = None) -> str:
+                highlight: str | None = None,
+                first_column: str = 'Method') -> str:
     """The results as a Markdown table with its notes; arguments and errors as in :func:`results_table`."""
-    header, body, own_notes = _cells(summarize(results, id_set, shifts), digits, highlight)
+    header, body, own_notes = _cells(summarize(results, id_set, shifts), digits, highlight, first_column)
 
     def line(cells):
         return '| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |'
@@ -198,11 +200,11 @@ def to_json(results: Results, id_set: str | None = 'test', shifts: Sequence[str]
         ensure_ascii=False) + '\n'
 
 
-def _cells(summary, digits, highlight=None):
+def _cells(summary, digits, highlight, first_column):
     """Header, rows of (text, is bold), notes."""
     several = max(summary.seeds.values()) > 1
     columns = summary.columns
-    header = ['Method', *(['Seeds'] if several else []), *(f'ID ({c})' if c == summary.id_set else c for c in columns)]
+    header = [first_column, *(['Seeds'] if several else []), *(f'ID ({c})' if c == summary.id_set else c for c in columns)]
     body = []
     for method, row in summary.rows.items():
         bold = {c: summary.is_best(method, c, digits) if highlight is None else method == highlight for c in columns}
