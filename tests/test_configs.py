@@ -52,7 +52,8 @@ def shrink(cfg, images, pretrained, embeddings, work_dir):
         if not shapes:
             loader.dataset.data_root = str(images)
     for evaluator in filter(None, (cfg.get('val_evaluator'), cfg.test_evaluator)):
-        evaluator.topk = (1, )
+        if evaluator.type == 'Accuracy':
+            evaluator.topk = (1, )
     if cfg.get('train_cfg'):
         cfg.train_dataloader.dataset.indices = 2  # one batch
         cfg.train_cfg.max_epochs = 1

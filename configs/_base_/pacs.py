@@ -30,7 +30,7 @@ test_dataloader = dict(
     art_painting=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='art_painting', pipeline=pipeline)),
     cartoon=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='cartoon', pipeline=pipeline)),
     sketch=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='sketch', pipeline=pipeline)))
-test_evaluator = dict(type='Accuracy', topk=(1, ))
+test_evaluator = dict(type='ShiftAccuracy')
 
 # The head starts from the class means of training photos (no text tower needed).
 model = dict(

@@ -17,7 +17,7 @@ test_dataloader = {
     split: dict(**test_loader, dataset=dict(type='ShapesDataset', split=split, size=1000, pipeline=pipeline))
     for split in ('test', 'v2', 'r', 'sketch', 'a')
 }
-test_evaluator = dict(type='Accuracy', topk=(1, ))
+test_evaluator = dict(type='ShiftAccuracy')
 
 model = dict(
     type='CounterfactualClassifier',

@@ -1,4 +1,5 @@
 """Pictures and tables: everything takes plain tensors and dicts and touches no global state of matplotlib."""
+from .curves import wise_ft_curve
 from .panels import Variant, counterfactual_panel, hide_patches, variants_panel
 from .plots import id_ood_points, id_ood_scatter
 from .style import save_figure
@@ -6,5 +7,5 @@ from .tables import results_table, summarize, to_json, to_markdown
 
 __all__ = [
     'Variant', 'counterfactual_panel', 'hide_patches', 'id_ood_points', 'id_ood_scatter', 'results_table', 'save_figure',
-    'summarize', 'to_json', 'to_markdown', 'variants_panel'
+    'summarize', 'to_json', 'to_markdown', 'variants_panel', 'wise_ft_curve'
 ]

@@ -37,20 +37,20 @@ class Summary(NamedTuple):
     """What the tables show.
 
     Attributes:
-        id_set: Name of the in-distribution test set.
+        id_set: Name of the in-distribution test set; None if it was not tested.
         shifts: Names of the distribution shifts, in order.
         rows: ``{method: {column: Stat}}`` with the columns ``id_set``, each shift, and ``'OOD avg'``. What was not
             measured has no entry.
         notes: What the reader must know: of what the OOD average is the mean, and who lacks it.
     """
-    id_set: str
+    id_set: str | None
     shifts: tuple[str, ...]
     rows: dict[str, dict[str, Stat]]
     notes: tuple[str, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (self.id_set, *self.shifts, OOD_AVERAGE)
+        return (*([] if self.id_set is None else [self.id_set]), *self.shifts, *([OOD_AVERAGE] if self.shifts else []))
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -88,7 +88,7 @@ def runs_of(results: Results) -> dict[str, list[dict[str, float]]]:
     return {method: [{name: float(value) for name, value in run.items()} for run in seeds] for method, seeds in runs.items()}
 
 
-def summarize(results: Results, id_set: str = 'test', shifts: Sequence[str] | None = None) -> Summary:
+def summarize(results: Results, id_set: str | None = 'test', shifts: Sequence[str] | None = None) -> Summary:
     """Means and standard deviations over seeds, and the OOD average.
 
     The OOD average is the unweighted mean over the shifts, taken for each seed and then over seeds. A method that lacks
@@ -96,7 +96,7 @@ def summarize(results: Results, id_set: str = 'test', shifts: Sequence[str] | No
 
     Args:
         results: ``{method: {dataset: accuracy in percent}}``, or a list of such dicts per method, one per seed.
-        id_set: Name of the in-distribution test set.
+        id_set: Name of the in-distribution test set; None if it was not tested.
         shifts: Names of the distribution shifts. Defaults to all other sets, in the order they appear.
 
     Raises:
@@ -105,7 +105,8 @@ def summarize(results: Results, id_set: str = 'test', shifts: Sequence[str] | No
     runs = runs_of(results)
     known = list(dict.fromkeys(name for seeds in runs.values() for name in seeds[0]))
     shifts = tuple(n for n in known if n != id_set) if shifts is None else tuple(shifts)
-    missing = [name for name in (id_set, *shifts) if name not in known]
+    ids = () if id_set is None else (id_set, )
+    missing = [name for name in (*ids, *shifts) if name not in known]
     if missing:
         raise ValueError(f'no method was tested on {", ".join(missing)}; the results hold {", ".join(known)}')
 
@@ -113,7 +114,7 @@ def summarize(results: Results, id_set: str = 'test', shifts: Sequence[str] | No
     if shifts:
         notes.append(f'{OOD_AVERAGE}: unweighted mean of {", ".join(shifts)}.')
     for method, seeds in runs.items():
-        rows[method] = {n: Stat.of([run[n] for run in seeds]) for n in (id_set, *shifts) if n in seeds[0]}
+        rows[method] = {n: Stat.of([run[n] for run in seeds]) for n in (*ids, *shifts) if n in seeds[0]}
         lacking = [n for n in shifts if n not in seeds[0]]
         if lacking:
             notes.append(f'{method}: no {OOD_AVERAGE}, not tested on {", ".join(lacking)}.')
@@ -128,19 +129,23 @@ def summarize(results: Results, id_set: str = 'test', shifts: Sequence[str] | No
 
 
 def results_table(results: Results,
-                  id_set: str = 'test',
+                  id_set: str | None = 'test',
                   shifts: Sequence[str] | None = None,
                   title: str | None = None,
-                  digits: int = 1) -> Table:
+                  digits: int = 1,
+                  notes: Sequence[str] = (),
+                  highlight: str | None = None,
+                  first_column: str = 'Method') -> Table:
     """The results for the terminal; arguments and errors as in :func:`summarize`.
 
-    The best mean of each column is bold, ties included. ``–`` stands for what was not measured.
+    The best mean of each column is bold, ties included; or the row ``highlight`` is, where the best of a column must not be looked for.
+    ``–`` stands for what was not measured. ``notes`` are put under the table, after its own. ``first_column`` heads the rows.
 
     Returns:
         rich.table.Table: To be printed with ``rich.print`` or a ``rich.console.Console``.
     """
-    header, body, notes = _cells(summarize(results, id_set, shifts), digits)
-    table = Table(title=title, box=SIMPLE_HEAD, caption='\n'.join(map(escape, notes)), caption_justify='left')
+    header, body, own_notes = _cells(summarize(results, id_set, shifts), digits, highlight, first_column)
+    table = Table(title=title, box=SIMPLE_HEAD, caption='\n'.join(map(escape, [*own_notes, *notes])), caption_justify='left')
     longest = max(len(row[0][0]) for row in body)
     table.add_column(Text(header[0]), overflow='fold', min_width=min(longest, 24))  # a path folds, a name does not
     for name in header[1:]:
@@ -151,19 +156,25 @@ def results_table(results: Results,
     return table
 
 
-def to_markdown(results: Results, id_set: str = 'test', shifts: Sequence[str] | None = None, digits: int = 1) -> str:
-    """The results as a Markdown table with its notes; arguments and errors as in :func:`summarize`."""
-    header, body, notes = _cells(summarize(results, id_set, shifts), digits)
+def to_markdown(results: Results,
+                id_set: str | None = 'test',
+                shifts: Sequence[str] | None = None,
+                digits: int = 1,
+                notes: Sequence[str] = (),
+                highlight: str | None = None,
+                first_column: str = 'Method') -> str:
+    """The results as a Markdown table with its notes; arguments and errors as in :func:`results_table`."""
+    header, body, own_notes = _cells(summarize(results, id_set, shifts), digits, highlight, first_column)
 
     def line(cells):
         return '| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |'
 
     lines = [line(header), '|' + '|'.join([':---'] + ['---:'] * (len(header) - 1)) + '|']
     lines += [line(f'**{text}**' if best else text for text, best in row) for row in body]
-    return '\n'.join([*lines, '', '\n\n'.join(notes), ''])
+    return '\n'.join([*lines, '', '\n\n'.join([*own_notes, *notes]), ''])
 
 
-def to_json(results: Results, id_set: str = 'test', shifts: Sequence[str] | None = None) -> str:
+def to_json(results: Results, id_set: str | None = 'test', shifts: Sequence[str] | None = None) -> str:
     """The results as JSON; arguments and errors as in :func:`summarize`.
 
     It holds ``id_set``, ``shifts``, ``notes`` and under ``methods`` for every method its ``runs`` as given and, at full
@@ -189,13 +200,14 @@ def to_json(results: Results, id_set: str = 'test', shifts: Sequence[str] | None
         ensure_ascii=False) + '\n'
 
 
-def _cells(summary, digits):
-    """Header, rows of (text, is best), notes."""
+def _cells(summary, digits, highlight, first_column):
+    """Header, rows of (text, is bold), notes."""
     several = max(summary.seeds.values()) > 1
-    columns = summary.columns if summary.shifts else summary.columns[:1]
-    header = ['Method', *(['Seeds'] if several else []), f'ID ({summary.id_set})', *columns[1:]]
+    columns = summary.columns
+    header = [first_column, *(['Seeds'] if several else []), *(f'ID ({c})' if c == summary.id_set else c for c in columns)]
     body = []
     for method, row in summary.rows.items():
-        cells = [(row[c].text(digits), summary.is_best(method, c, digits)) if c in row else ('–', False) for c in columns]
+        bold = {c: summary.is_best(method, c, digits) if highlight is None else method == highlight for c in columns}
+        cells = [(row[c].text(digits), bold[c]) if c in row else ('–', False) for c in columns]
         body.append([(method, False), *([(str(summary.seeds[method]), False)] if several else []), *cells])
     return header, body, list(summary.notes)
