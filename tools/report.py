@@ -97,11 +97,11 @@ def summary_of(methods: Mapping[str, list[Run]], key: str) -> Summary | None:
     values = metric_of(methods, key)
     runs = [run for seeds in methods.values() for run in seeds]
     id_set, have = runs[0].id_set, {name for seeds in values.values() for name in seeds[0]}
-    shifts = [name for name in sets_of(runs) if name != id_set]
     if not have:
         return None
-    measured = [name for name in shifts if name in have]
-    average = measured == shifts  # what only some sets have, such as mCE, has none
+    measured = [name for name in sets_of(runs) if name in have and name != id_set]
+    with_accuracy = {name for seeds in metric_of(methods, 'top1').values() for name in seeds[0] if name != id_set}
+    average = with_accuracy <= have  # what only some sets have, such as mCE, has none
     marks = {method: {name: why for name, why in problems_of(seeds).items() if average or name in have}
              for method, seeds in methods.items()}
     return summarize(values, id_set if id_set in have else None, measured, METRICS[key], marks, average)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 FORMAT = 1
 FILE_NAME = 'metrics.json'
+PERCENTAGES = ('top1', 'top5', 'mean_per_class', 'ece')
 
 
 class Run(NamedTuple):
@@ -20,7 +22,7 @@ class Run(NamedTuple):
         method: Name of the method.
         seed: Training seed; None if nothing was trained.
         id_set: Name of the in-distribution set.
-        sets: ``{set: what the file says of it}``, in the order tested; ``metrics`` is there and holds finite numbers.
+        sets: ``{set: what the file says of it}``, in the order tested; ``metrics`` is there and holds finite numbers, one set has ``top1``.
         missing: ``{set: why it was not tested}``.
         content: The whole file.
     """
@@ -38,7 +40,7 @@ def read_run(path: str | Path, method: str | None = None) -> Run:
 
     Args:
         path: The file.
-        method: Name of the method, if not the one in the file.
+        method: Name of the method, if not the one in the file; with " + WiSE-FT" behind it for a file of tools/wise_ft.py.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -67,13 +69,17 @@ def read_run(path: str | Path, method: str | None = None) -> Run:
         raise ValueError(f"{path}: 'sets' must hold the results of at least one set, got {sets!r}")
     for set_name, result in sets.items():
         metrics = result.get('metrics') if isinstance(result, dict) else None
-        if not isinstance(metrics, dict) or 'top1' not in metrics:
-            raise ValueError(f"{path}: sets.{set_name}.metrics must hold 'top1', got {metrics!r}")
+        if not isinstance(metrics, dict):
+            raise ValueError(f'{path}: sets.{set_name}.metrics must hold the metrics of the set, got {metrics!r}')
         for key, value in metrics.items():
             if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
                 raise ValueError(f'{path}: sets.{set_name}.metrics.{key} must be a finite number, got {value!r}')
-        if not 0 <= metrics['top1'] <= 100:
-            raise ValueError(f'{path}: sets.{set_name}.metrics.top1 must be a percentage in 0..100, got {metrics["top1"]!r}')
+            if key in PERCENTAGES and not 0 <= value <= 100:
+                raise ValueError(f'{path}: sets.{set_name}.metrics.{key} must be a percentage in 0..100, got {value!r}')
+    if not any('top1' in result['metrics'] for result in sets.values()):
+        raise ValueError(f"{path}: no set has 'top1' among its metrics")
+    if method and content.get('wise_ft_alpha') is not None:  # of a run in whose folder it lies
+        method = f'{method} + WiSE-FT'
     return Run(path, method or name, seed, id_set, sets, content.get('missing') or {}, content)
 
 
@@ -172,7 +178,7 @@ def problems_of(runs: Iterable[Run]) -> dict[str, str]:
     problems: dict[str, list[str]] = {}
     for run in runs:
         for name, why in run.missing.items():
-            problems.setdefault(name, []).append(f'not tested, {why}')
+            problems.setdefault(name, []).append('not tested, ' + textwrap.shorten(why, 200, placeholder=' …'))
         for name, result in run.sets.items():
             if what := _problem(result):
                 problems.setdefault(name, []).append(what)
@@ -180,6 +186,8 @@ def problems_of(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def _problem(result: Mapping) -> str | None:
+    if result.get('notes'):  # the counts are in them
+        return '; '.join(map(str, result['notes']))
     images, published = result.get('images'), result.get('published_images')
     classes, published_classes = result.get('classes'), result.get('published_classes')
     parts = []

@@ -233,20 +233,28 @@ def results_table(results: Results,
                   shifts: Sequence[str] | None = None,
                   title: str | None = None,
                   digits: int | None = None,
+                  notes: Sequence[str] = (),
+                  highlight: str | None = None,
+                  first_column: str = 'Method',
                   marks: Mapping[str, Mapping[str, str]] | None = None) -> Table:
     """The results for the terminal; arguments and errors as in :func:`summarize`.
 
-    The best mean of each column is bold, ties included. ``–`` stands for what was not measured.
+    The best mean of each column is bold, ties included; or the row ``highlight`` is, where the best of a column must not be looked for.
+    ``–`` stands for what was not measured. ``notes`` are put under the table, after its own. ``first_column`` heads the rows.
 
     Returns:
         rich.table.Table: To be printed with ``rich.print`` or a ``rich.console.Console``.
     """
-    return summary_table(summarize(results, id_set, shifts, marks=marks), title, digits)
+    return summary_table(_with_notes(summarize(results, id_set, shifts, marks=marks), notes), title, digits, highlight, first_column)
 
 
-def summary_table(summary: Summary, title: str | None = None, digits: int | None = None) -> Table:
+def summary_table(summary: Summary,
+                  title: str | None = None,
+                  digits: int | None = None,
+                  highlight: str | None = None,
+                  first_column: str = 'Method') -> Table:
     """A summary for the terminal, as in :func:`results_table`."""
-    header, body = _cells(summary, digits)
+    header, body = _cells(summary, digits, highlight, first_column)
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption='\n'.join(map(escape, summary.notes)), caption_justify='left')
     longest = max(len(row[0][0]) for row in body)
     table.add_column(Text(header[0]), overflow='fold', no_wrap=longest <= 24)  # a path folds, a name does not
@@ -254,12 +262,9 @@ def summary_table(summary: Summary, title: str | None = None, digits: int | None
         # Terminals are narrow: beside "ID (imagenet)" stand "r", "a", "sketch"; the notes have the whole names.
         name = name.removeprefix(f'{summary.id_set}-') if summary.id_set else name
         table.add_column(Text(name), justify='right', overflow='fold')
-    # Digits stay under digits where some numbers of the column are marked.
-    pad = [any(row[i][0].endswith(MARK) for row in body) for i in range(len(header))]
     for row in body:
         # In a narrow terminal the line breaks before the ±, not after it.
-        table.add_row(*(Text(text.replace('± ', '±') + (' ' if padded and not text.endswith(MARK) else ''), style='bold' if best else '')
-                        for (text, best), padded in zip(row, pad)))
+        table.add_row(*(Text(text.replace('± ', '±'), style='bold' if best else '') for text, best in row))
     return table
 
 
@@ -267,14 +272,17 @@ def to_markdown(results: Results,
                 id_set: str | None = 'test',
                 shifts: Sequence[str] | None = None,
                 digits: int | None = None,
+                notes: Sequence[str] = (),
+                highlight: str | None = None,
+                first_column: str = 'Method',
                 marks: Mapping[str, Mapping[str, str]] | None = None) -> str:
-    """The results as a Markdown table with its notes; arguments and errors as in :func:`summarize`."""
-    return summary_markdown(summarize(results, id_set, shifts, marks=marks), digits)
+    """The results as a Markdown table with its notes; arguments and errors as in :func:`results_table`."""
+    return summary_markdown(_with_notes(summarize(results, id_set, shifts, marks=marks), notes), digits, highlight, first_column)
 
 
-def summary_markdown(summary: Summary, digits: int | None = None) -> str:
-    """A summary as a Markdown table with its notes."""
-    header, body = _cells(summary, digits)
+def summary_markdown(summary: Summary, digits: int | None = None, highlight: str | None = None, first_column: str = 'Method') -> str:
+    """A summary as a Markdown table with its notes, as in :func:`results_table`."""
+    header, body = _cells(summary, digits, highlight, first_column)
     rows = [[f'**{text}**' if best else text for text, best in row] for row in body]
     return markdown_table(header, rows) + ''.join(f'\n{note}\n' for note in summary.notes)
 
@@ -339,13 +347,18 @@ def summary_dict(summary: Summary) -> dict:
         })
 
 
-def _cells(summary, digits):
-    """Header, rows of (text, is best)."""
+def _with_notes(summary, notes):
+    return summary._replace(notes=(*summary.notes, *notes))
+
+
+def _cells(summary, digits, highlight, first_column):
+    """Header, rows of (text, is bold)."""
     several = max(summary.seeds.values()) > 1
-    header = ['Method', *(['Seeds'] if several else []),
+    header = [first_column, *(['Seeds'] if several else []),
               *(f'ID ({column})' if column == summary.id_set else column for column in summary.columns)]
     body = []
     for method in summary.rows:
-        cells = [(summary.text(method, c, digits), summary.is_best(method, c, digits)) for c in summary.columns]
+        bold = {c: summary.is_best(method, c, digits) if highlight is None else method == highlight for c in summary.columns}
+        cells = [(summary.text(method, c, digits), bold[c]) for c in summary.columns]
         body.append([(method, False), *([(str(summary.seeds[method]), False)] if several else []), *cells])
     return header, body
