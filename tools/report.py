@@ -25,10 +25,9 @@ from rich.progress import track
 
 from mmcfmask.evaluation import effective_robustness, read_reference_models, reference_line, reference_points
 from mmcfmask.evaluation.effective_robustness import REFERENCE_MODELS, Line, measured_sets
-from mmcfmask.evaluation.runs import Run, differences_of, find_runs, group_runs, metric_of, problems_of, sets_of
-from mmcfmask.visualization import id_ood_scatter, save_figure
-from mmcfmask.visualization.class_change import ClassChange, class_change_figure, class_changes
-from mmcfmask.visualization.reliability import merge_bins, reliability_diagram
+from mmcfmask.evaluation.runs import Run, differences_of, find_runs, group_runs, metric_of, problems_of, sets_of, transform_of
+from mmcfmask.visualization import class_change_figure, class_changes, id_ood_scatter, merge_bins, reliability_diagram, save_figure
+from mmcfmask.visualization.class_change import ClassChange
 from mmcfmask.visualization.style import SET_NAMES
 from mmcfmask.visualization.tables import (
     EFFECTIVE_ROBUSTNESS,
@@ -232,9 +231,8 @@ def sets_markdown(runs: Sequence[Run]) -> str:
     rows = {}  # runs that were tested alike share a row
     for name in sets_of(runs):
         for result in (run.sets[name] for run in runs if name in run.sets):
-            notes, transform = (list(map(str, result.get(key) or [])) for key in ('notes', 'transform'))
             counts = (result.get(key) for key in ('images', 'published_images', 'classes', 'skipped'))
-            row = name, str(result.get('dataset', '')), '; '.join(notes), ' → '.join(transform)
+            row = name, str(result.get('dataset', '')), '; '.join(map(str, result.get('notes') or [])), transform_of(result)
             rows[(*row, *('–' if count is None else f'{count:,}' for count in counts))] = None
     return markdown_table(['Set', 'Dataset', 'Notes', 'Transform', 'Images', 'Published', 'Classes', 'Unreadable'], list(rows), left=4)
 
@@ -257,9 +255,67 @@ def slug(name: str, taken: set) -> str:
     return free
 
 
-def figures_of(methods: Mapping[str, list[Run]], accuracy: Summary, lines: Lines | None, changes: Mapping[str, list[ClassChange]],
-               compare: Sequence[str] | None) -> dict[str, dict[str, tuple]]:
-    """``{chapter: {file name: (caption, function that draws it)}}``."""
+class Contents(NamedTuple):
+    """What a report says.
+
+    Attributes:
+        methods: ``{method: runs}``.
+        accuracy: Top-1 accuracies, with a column of effective robustness where there is one.
+        others: Tables of the other metrics.
+        robustness: Effective robustness of every shift; None where there are no reference models.
+        lines: Of the reference models; None without them.
+        changes: ``{set: changes of its classes}`` between the two methods of ``compare``.
+        compare: Names of two methods; None if none were asked for.
+        notes: What makes numbers of one column not comparable.
+    """
+    methods: Mapping[str, list[Run]]
+    accuracy: Summary
+    others: list[Summary]
+    robustness: Summary | None
+    lines: Lines | None
+    changes: Mapping[str, list[ClassChange]]
+    compare: Sequence[str] | None
+    notes: list[str]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for seeds in self.methods.values() for run in seeds]
+
+
+def gather(sources: Sequence[str], shifts: Sequence[str] | None = None, line_file: str | None = None,
+           compare: Sequence[str] | None = None) -> Contents:
+    """Read runs and work out all that is shown of them.
+
+    Args:
+        sources: Of :func:`find_runs`.
+        shifts: Names of shifts; None for all.
+        line_file: CSV of reference models; None for that of the package.
+        compare: Names of two methods to compare class by class.
+
+    Raises:
+        FileNotFoundError, ValueError: Something cannot be read, or does not fit together.
+    """
+    runs = find_runs(sources)
+    methods = group_runs(choose_shifts(runs, shifts) if shifts else runs)
+    accuracy = summary_of(methods, 'top1')
+    others = [summary for key in METRICS if key != 'top1' and (summary := summary_of(methods, key))]
+    lines = robustness = None
+    if accuracy.id_set and accuracy.shifts:
+        lines = fit_lines(line_file, accuracy.id_set, accuracy.shifts)
+        if lines.lines:
+            accuracy, robustness = robustness_of(accuracy, methods, lines)
+    changes = changes_of(methods, *compare) if compare else {}
+    notes = differences_of(run for seeds in methods.values() for run in seeds)
+    return Contents(methods, accuracy, others, robustness, lines if robustness else None, changes, compare, notes)
+
+
+def figures_of(contents: Contents) -> dict[str, dict[str, tuple]]:
+    """``{chapter: {file name: (caption, function that draws it)}}``.
+
+    Raises:
+        ValueError: If the seeds of a method have different numbers of confidence bins.
+    """
+    methods, accuracy, changes = contents.methods, contents.accuracy, contents.changes
     top1, id_set = metric_of(methods, 'top1'), accuracy.id_set
     scatters, diagrams, class_figures = {}, {}, {}
     averages = {OOD_AVERAGE: accuracy.shifts} if len(accuracy.shifts) > 1 else {}
@@ -268,7 +324,7 @@ def figures_of(methods: Mapping[str, list[Run]], accuracy: Summary, lines: Lines
                   if {id_set, *shifts} <= runs[0].keys()}
         if not points:
             continue
-        line, reference = lines.lines.get(column, (None, None)) if lines else (None, None)
+        line, reference = contents.lines.lines.get(column, (None, None)) if contents.lines else (None, None)
         ylabel = f'Average of {len(shifts)} shifts (%)' if column == OOD_AVERAGE else f'{SET_NAMES.get(column, column)} accuracy (%)'
         options = dict(logit=True, xlabel=f'{SET_NAMES.get(id_set, id_set)} accuracy (%)', ylabel=ylabel, line=line and line.predict,
                        reference=reference, line_label='reference models')
@@ -290,92 +346,90 @@ def figures_of(methods: Mapping[str, list[Run]], accuracy: Summary, lines: Lines
     for name, rows in changes.items():
         label = f'{SET_NAMES.get(name, name)} accuracy (%)'
         class_figures[f'class_change_{slug(name, taken)}'] = (
-            name, lambda rows=rows, label=label: class_change_figure(rows, *compare, xlabel=label))
+            name, lambda rows=rows, label=label: class_change_figure(rows, *contents.compare, xlabel=label))
     return {'In distribution against shift': scatters, 'Change of each class': class_figures, 'Reliability': diagrams}
 
 
-def write_report(methods: Mapping[str, list[Run]], out: Path, line_file: str | None = None,
-                 compare: Sequence[str] | None = None) -> Summary:
-    """Write everything; nothing is written before all is known to fit together. Returns the table of accuracies."""
-    runs = [run for seeds in methods.values() for run in seeds]
-    accuracy = summary_of(methods, 'top1')
-    others = [summary for key in METRICS if key != 'top1' and (summary := summary_of(methods, key))]
-    lines = fit_lines(line_file, runs[0].id_set, accuracy.shifts) if accuracy.id_set and accuracy.shifts else None
-    robustness = None
-    if lines and lines.lines:
-        accuracy, robustness = robustness_of(accuracy, methods, lines)
-    changes = changes_of(methods, *compare) if compare else {}
-    notes = differences_of(runs)
-    figures = figures_of(methods, accuracy, lines, changes, compare)
+def report_markdown(contents: Contents, figures: Mapping[str, Mapping[str, tuple]]) -> str:
+    """The report as one Markdown document."""
+    runs, accuracy = contents.runs, contents.accuracy
+    text = ['# Report\n', f'Runs: {len(runs)}; methods: {len(contents.methods)}.\n']
+    if accuracy.id_set is None:
+        text.append(f'No run was tested on the in-distribution set {runs[0].id_set}: no figures against it, no effective robustness.\n')
+    text += ['## Top-1 accuracy (%)\n', summary_markdown(accuracy)]
+    if contents.notes:
+        text += ['Not tested alike, compare with care:\n', *(f'- {note}' for note in contents.notes), '']
+    if contents.robustness:
+        text += ['## Effective robustness (percentage points)\n', summary_markdown(contents.robustness), lines_markdown(contents.lines)]
+    for summary in contents.others:
+        better = 'higher' if summary.metric.higher_is_better else 'lower'
+        text += [f'## {summary.metric.label} ({summary.metric.unit}; {better} is better)\n', summary_markdown(summary)]
+    if corruptions := corruptions_markdown(contents.methods):
+        text += ['## Corruptions (% of the error of AlexNet; lower is better)\n', corruptions]
+    for chapter, pictures in figures.items():
+        if not pictures:
+            continue
+        if chapter == 'Change of each class':
+            text += [f'## {chapter}: {contents.compare[0]} → {contents.compare[1]}\n', changes_markdown(contents.changes)]
+        else:
+            text.append(f'## {chapter}\n')
+        text += [f'![{caption}](figures/{name}.png)\n' for name, (caption, _) in pictures.items()]
+    return '\n'.join([*text, '## Sets\n', sets_markdown(runs), '## Runs\n', runs_markdown(runs)])
 
+
+def report_json(contents: Contents) -> str:
+    """Everything as JSON; of the runs, all but the long lists."""
+    long = ('per_class', 'per_class_count', 'reliability')
+    lines, compare = contents.lines, contents.compare
+    runs = [dict(run.content, method=run.method, file=str(run.path), sets={
+        name: {k: v for k, v in result.items() if k not in long} for name, result in run.sets.items()}) for run in contents.runs]
+    everything = dict(
+        id_set=contents.runs[0].id_set,
+        shifts=list(contents.accuracy.shifts),
+        notes=contents.notes,
+        accuracy=summary_dict(contents.accuracy),
+        effective_robustness=summary_dict(contents.robustness) if lines else None,
+        lines=dict(source=lines.source, **{c: line._asdict() for c, (line, _) in lines.lines.items()}) if lines else None,
+        metrics={summary.metric.label: summary_dict(summary) for summary in contents.others},
+        class_change=dict(before=compare[0], after=compare[1], sets={
+            name: [dict(c._asdict(), change=c.change) for c in rows] for name, rows in contents.changes.items()}) if compare else None,
+        runs=runs)
+    return json.dumps(everything, indent=1, ensure_ascii=False) + '\n'
+
+
+def write_report(contents: Contents, figures: Mapping[str, Mapping[str, tuple]], out: Path) -> None:
+    """Write report.md, report.json, the tables as CSV, and figures/."""
     (out / 'figures').mkdir(parents=True, exist_ok=True)
     jobs = [(name, draw) for chapter in figures.values() for name, (_, draw) in chapter.items()]
     for name, draw in track(jobs, 'drawing figures', console=console, transient=True):
         save_figure(draw(), out / 'figures' / f'{name}.png', pdf=True)
-
-    text = ['# Report\n', f'{len(runs)} run{"s" if len(runs) > 1 else ""} of {len(methods)} method{"s" if len(methods) > 1 else ""}.\n']
-    if accuracy.id_set is None:
-        text.append(f'No run was tested on the in-distribution set {runs[0].id_set}: no figures against it, no effective robustness.\n')
-    text += ['## Top-1 accuracy (%)\n', summary_markdown(accuracy)]
-    if notes:
-        text += ['Not tested alike, compare with care:\n', *(f'- {note}' for note in notes), '']
-    if robustness:
-        text += ['## Effective robustness\n', summary_markdown(robustness), lines_markdown(lines)]
-    for summary in others:
-        better = 'higher' if summary.metric.higher_is_better else 'lower'
-        text += [f'## {summary.metric.label} ({summary.metric.unit}; {better} is better)\n', summary_markdown(summary)]
-    if corruptions := corruptions_markdown(methods):
-        text += ['## Corruptions (% of the error of AlexNet; lower is better)\n', corruptions]
-    for chapter, pictures in figures.items():
-        if pictures:
-            text.append(f'## {chapter}{f": {compare[0]} → {compare[1]}" if chapter == "Change of each class" else ""}\n')
-        if chapter == 'Change of each class' and pictures:
-            text.append(changes_markdown(changes))
-        text += [f'![{caption}](figures/{name}.png)\n' for name, (caption, _) in pictures.items()]
-    everything = report_json(runs, accuracy, others, robustness, lines, changes, compare, notes)
-    text += ['## Sets\n', sets_markdown(runs), '## Runs\n', runs_markdown(runs)]
-    written = {
-        'report.md': '\n'.join(text),
-        'accuracy.csv': summaries_csv([accuracy]),
-        'metrics.csv': summaries_csv(others) if others else None,
-        'effective_robustness.csv': summaries_csv([robustness]) if robustness else None,
-        'class_change.csv': changes_csv(changes, runs[0].id_set) if changes else None,
-        'report.json': json.dumps(everything, indent=1, ensure_ascii=False) + '\n',
+    files = {
+        'report.md': report_markdown(contents, figures),
+        'report.json': report_json(contents),
+        'accuracy.csv': summaries_csv([contents.accuracy]),
+        'metrics.csv': summaries_csv(contents.others) if contents.others else None,
+        'effective_robustness.csv': summaries_csv([contents.robustness]) if contents.robustness else None,
+        'class_change.csv': changes_csv(contents.changes, contents.runs[0].id_set) if contents.changes else None,
     }
-    for name, content in written.items():
-        if content is not None:
-            (out / name).write_text(content, encoding='utf-8')
+    for name, text in files.items():
+        if text is not None:
+            (out / name).write_text(text, encoding='utf-8')
         else:  # of an earlier report in the same folder
             (out / name).unlink(missing_ok=True)
-    return accuracy
-
-
-def report_json(runs, accuracy, others, robustness, lines, changes, compare, notes) -> dict:
-    """Everything as one dict; of the runs, all but the long lists."""
-    long = ('per_class', 'per_class_count', 'reliability')
-    return dict(
-        id_set=runs[0].id_set,
-        shifts=list(accuracy.shifts),
-        notes=notes,
-        accuracy=summary_dict(accuracy),
-        effective_robustness=summary_dict(robustness) if robustness else None,
-        lines=dict(source=lines.source, **{c: line._asdict() for c, (line, _) in lines.lines.items()}) if robustness else None,
-        metrics={summary.metric.label: summary_dict(summary) for summary in others},
-        class_change=dict(before=compare[0], after=compare[1], sets={
-            name: [dict(c._asdict(), change=c.change) for c in rows] for name, rows in changes.items()}) if changes else None,
-        runs=[dict(run.content, method=run.method, file=str(run.path), sets={
-            name: {k: v for k, v in result.items() if k not in long} for name, result in run.sets.items()}) for run in runs])
 
 
 def main(argv=None) -> None:
     args = parse_args(argv)
     try:
-        runs = find_runs(args.runs)
-        methods = group_runs(choose_shifts(runs, args.shifts) if args.shifts else runs)
-        accuracy = write_report(methods, Path(args.out), args.line, args.compare)
+        contents = gather(args.runs, args.shifts, args.line, args.compare)
+        figures = figures_of(contents)
     except (ValueError, OSError) as error:
         raise SystemExit(f'report.py: {error}') from None
-    console.print(summary_table(accuracy))
+    try:
+        write_report(contents, figures, Path(args.out))
+    except OSError as error:
+        raise SystemExit(f'report.py: cannot write to {args.out}: {error}') from None
+    console.print(summary_table(contents.accuracy))
     console.print(f'report: {Path(args.out) / "report.md"} (beside it report.json, tables as CSV, figures/ as PNG and PDF)',
                   highlight=False, soft_wrap=True)
 

@@ -202,6 +202,11 @@ def _problem(result: Mapping) -> str | None:
     return ', '.join(parts) or None
 
 
+def transform_of(result: Mapping) -> str:
+    """How images of a set were transformed, without the step that packs them, which changes no pixel."""
+    return ' → '.join(step for step in map(str, result.get('transform') or []) if not step.startswith('PackInputs'))
+
+
 def differences_of(runs: Iterable[Run]) -> list[str]:
     """What makes numbers on a set of the same name not comparable between runs: other images or another transform."""
     notes, runs = [], list(runs)
@@ -211,7 +216,7 @@ def differences_of(runs: Iterable[Run]) -> list[str]:
             for run in runs:
                 if name in run.sets and run.sets[name].get(key) is not None:
                     value = run.sets[name][key]
-                    text = f'{value:,}' if isinstance(value, int) else ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+                    text = transform_of(run.sets[name]) if key == 'transform' else f'{value:,}' if isinstance(value, int) else str(value)
                     values.setdefault(text, []).append(run.method if run.seed is None else f'{run.method} seed {run.seed}')
             if len(values) > 1:
                 notes.append(f'{name}: different {what}: ' + '; '.join(f'{text} ({", ".join(who)})' for text, who in values.items()) + '.')

@@ -64,7 +64,7 @@ def class_change_figure(changes: list[ClassChange], before: str = 'before', afte
         named = [c for c in changes[:_LOST] if c.change < 0] + [c for c in changes[-_GAINED:] if c.change > 0]
     with_curve = len(changes) > len(named)
 
-    left, right, line, curve = 1.4, 0.36, 0.135, 0.8 if with_curve else 0.0  # inches
+    right, line, curve = 0.36, 0.135, 0.8 if with_curve else 0.0  # inches
     long = len(before) + len(after) > 40  # one above the other
     bottom, middle = 0.4, (0.5 if with_curve else 0.22) + (0.13 if long else 0)
     dumbbells = max(len(named), 1) * line
@@ -73,6 +73,8 @@ def class_change_figure(changes: list[ClassChange], before: str = 'before', afte
     images = f' of {counts.pop()} images' if len(counts) == 1 and None not in counts else ''
     with matplotlib.rc_context(STYLE):
         figure = new_figure((width, height))
+        labels = [c.name + ('' if images or c.count is None else f' ({c.count})') for c in named]
+        left = min(max((_width(figure, label) for label in labels), default=0) + 0.15, 1.4)
         if with_curve:
             place = 0.46 / width, (height - 0.24 - curve) / height, 1 - 0.52 / width, curve / height
             _curve(figure.add_axes(place), change, f'{len(changes)} classes{images}, in order')
@@ -88,14 +90,13 @@ def class_change_figure(changes: list[ClassChange], before: str = 'before', afte
         axes.set_yticks(range(len(named)), [''] * len(named))
         renderer = figure.canvas.get_renderer()
         for y, c in enumerate(named):
-            count = '' if images or c.count is None else f' ({c.count})'
             label = axes.annotate(
-                c.name + count, (0, y), xytext=(-6, 0), xycoords=axes.get_yaxis_transform(), textcoords='offset points', ha='right',
+                labels[y], (0, y), xytext=(-6, 0), xycoords=axes.get_yaxis_transform(), textcoords='offset points', ha='right',
                 va='center_baseline', parse_math=False)
             length = len(c.name)
             while label.get_window_extent(renderer).x0 < 2 and length > 3:  # as much of the name as there is room for
                 length -= 1
-                label.set_text(_ellipsis(c.name, length) + count)
+                label.set_text(_ellipsis(c.name, length) + labels[y][len(c.name):])
         axes.set(xlim=(0, 100), ylim=(len(named) - 0.5, -0.5), xlabel=xlabel, xticks=range(0, 101, 25))
         axes.tick_params(axis='y', length=0)
         axes.tick_params(axis='x', length=2)
@@ -105,7 +106,7 @@ def class_change_figure(changes: list[ClassChange], before: str = 'before', afte
             axes.spines[spine].set_visible(False)
         lost = sum(c.change < 0 for c in named)
         if with_curve and 0 < lost < len(named):
-            axes.axhline(lost - 0.5, color='0.7', lw=0.5, ls=(0, (1, 2)), xmin=-0.9, clip_on=False)
+            axes.axhline(lost - 0.5, color='0.7', lw=0.5, ls=(0, (1, 2)), xmin=(0.05 - left) / (width - left - right), clip_on=False)
         looks = dict(mfc='white', mec='0.35', mew=0.8), dict(color='0.25')
         handles = [axes.plot([], [], 'o', ms=3.6, ls='', **look)[0] for look in looks]
         legend = figure.legend(
@@ -138,6 +139,14 @@ def _curve(axes, change, xlabel):
 
 def _signed(number):
     return f'{number:+.0f}'.replace('-', '−') if round(number) else '0'
+
+
+def _width(figure, text):
+    """Inches."""
+    drawn = figure.text(0, 0, text, parse_math=False)
+    width = drawn.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+    drawn.remove()
+    return width
 
 
 def _ellipsis(name, length):

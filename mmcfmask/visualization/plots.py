@@ -8,14 +8,12 @@ from statistics import mean, stdev
 
 import matplotlib
 import numpy as np
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from .style import FONT_SIZE, OKABE_ITO, STYLE, new_figure
+from .style import BACKING, FONT_SIZE, OKABE_ITO, STYLE, new_figure
 from .tables import Results, runs_of, summarize
 
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-HALO = [withStroke(linewidth=1.5, foreground='white')]  # keeps a name readable on a line
 _CLIP = 0.05  # percent; the logit of 0 and 100 is infinite
 
 
@@ -172,7 +170,7 @@ def _label_line(axes, line, runs, reference=None):
     frame = axes.get_window_extent(renderer).extents
     others = [text.get_window_extent(renderer).extents for text in axes.texts]
     text = axes.annotate(line.get_label(), line.get_xydata()[len(path) // 2], xytext=(0, 0), textcoords='offset points', ha='center',
-                         va='center', rotation_mode='anchor', color='0.35', fontsize=FONT_SIZE - 1, zorder=1.5, path_effects=HALO)
+                         va='center', rotation_mode='anchor', color='0.35', fontsize=FONT_SIZE - 1, zorder=1.5, bbox=BACKING)
     width, height = text.get_window_extent(renderer).size / 2 / scale
     places = []
     for i, away in itertools.product(np.linspace(0, len(path) - 1, 25).astype(int), (-1, 1, -2, 2, -3, 3)):
@@ -242,7 +240,7 @@ def _label_points(axes, runs, colors, reference=None) -> bool:
         texts.append(
             axes.annotate(
                 method, (x, y), xytext=(0, 0), textcoords='offset points', color=color, ha='left', va='bottom',
-                parse_math=False, zorder=4, path_effects=HALO))
+                parse_math=False, zorder=4, bbox=BACKING))
     lines = [to_pixels(line.get_xydata()) for line in axes.lines if len(line.get_xydata()) > 1]
     lines = np.concatenate([np.empty((0, 2)), *lines])
     dots = np.empty((0, 2)) if reference is None else to_pixels(np.asarray(reference, dtype=float))

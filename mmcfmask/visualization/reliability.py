@@ -8,9 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.patches import Patch
 
-from .style import FONT_SIZE, OKABE_ITO, STYLE, new_figure
+from .style import BACKING, FONT_SIZE, OKABE_ITO, STYLE, new_figure
 
 BLUE, VERMILLION = OKABE_ITO[:2]
+FEW = 10  # predictions in a bin: what they say is little, and drawn pale
 _COLUMNS = 3
 
 
@@ -39,6 +40,8 @@ def reliability_diagram(sets: Mapping[str, Sequence[Mapping]],
                         width: float = 3.3) -> matplotlib.figure.Figure:
     """One panel for each set: accuracy against confidence in bars, the gap to the diagonal, and below how confidences are spread.
 
+    Bins with fewer than ten predictions are pale.
+
     Args:
         sets: ``{name: bins}``, equal-width bins over 0..1 in order, each a dict of mean ``confidence``, ``accuracy`` (fractions) and
             ``count``. What an empty bin says besides its count is ignored.
@@ -64,29 +67,31 @@ def reliability_diagram(sets: Mapping[str, Sequence[Mapping]],
     with matplotlib.rc_context(STYLE):
         figure = new_figure((width, height))
         for i, (name, bins) in enumerate(sets.items()):
-            confidence, accuracy, share = _arrays(name, bins)
+            confidence, accuracy, count = _arrays(name, bins)
             row, column = divmod(i, columns)
             x, top = left + column * (side + gap), height - row * (cell + apart) - title
             axes = figure.add_axes((x / width, (top - side) / height, side / width, side / height))
             below = figure.add_axes((x / width, (top - side - between - strip) / height, side / width, strip / height), sharex=axes)
             edges = np.linspace(0, 1, len(bins) + 1)
             step = 1 / len(bins)
-            filled = share > 0
             lower = np.minimum(accuracy, confidence)
             options = dict(align='edge', ec='white', lw=0.3)
-            axes.bar(edges[:-1][filled], lower[filled], step, color='0.55', zorder=2, **options)
-            for part, color in ((confidence > accuracy, VERMILLION), (accuracy > confidence, BLUE)):
-                part = part & filled
-                gaps = np.abs(confidence - accuracy)[part]
-                axes.bar(edges[:-1][part], gaps, step, bottom=lower[part], color=color, zorder=3, **options)
+            off = np.abs(confidence - accuracy)
+            for few in (False, True):
+                alpha = 0.3 if few else 1
+                shown = (count > 0) & ((count < FEW) == few)
+                axes.bar(edges[:-1][shown], lower[shown], step, color='0.55', alpha=alpha, zorder=2, **options)
+                for part, color in ((shown & (confidence > accuracy), VERMILLION), (shown & (accuracy > confidence), BLUE)):
+                    axes.bar(edges[:-1][part], off[part], step, bottom=lower[part], color=color, alpha=alpha, zorder=3, **options)
             axes.plot([0, 1], [0, 1], ls=(0, (4, 3)), color='0.45', lw=0.7, zorder=4)
             axes.set_title(textwrap.shorten(name, 24, placeholder='…') if len(name) > 24 else name, fontsize=FONT_SIZE, pad=2.5,
                            parse_math=False)
             if notes and name in notes:
-                axes.text(0.05, 0.95, notes[name], transform=axes.transAxes, ha='left', va='top', fontsize=FONT_SIZE - 0.5, zorder=5)
-            below.bar(edges[:-1], share, step, align='edge', color='0.75', ec='white', lw=0.3)
+                axes.text(0.05, 0.95, notes[name], transform=axes.transAxes, ha='left', va='top', fontsize=FONT_SIZE - 0.5, zorder=5,
+                          bbox=BACKING)
+            below.bar(edges[:-1], count / count.sum(), step, align='edge', color='0.75', ec='white', lw=0.3)
             axes.set(xlim=(0, 1), ylim=(0, 1), yticks=[0, 0.5, 1])
-            below.set(ylim=(0, share.max() * 1.08), yticks=[], xticks=[0, 0.5, 1])
+            below.set(ylim=(0, 1.08 * count.max() / count.sum()), yticks=[], xticks=[0, 0.5, 1])
             below.set_xticklabels(['0', '0.5', '1'])
             for label, align in zip(below.get_xticklabels(), ('left', 'center', 'right')):
                 label.set_ha(align)  # numbers of neighbouring panels stay apart
@@ -112,11 +117,11 @@ def reliability_diagram(sets: Mapping[str, Sequence[Mapping]],
 
 
 def _arrays(name, bins):
-    """Confidence, accuracy (0 where empty) and share of the predictions, each (bins,)."""
+    """Confidence, accuracy (0 where empty) and number of predictions, each (bins,)."""
     count = np.array([b['count'] for b in bins], dtype=float)
     if not count.sum() > 0:
         raise ValueError(f'{name!r}: no predictions in any bin')
     values = np.array([[b[key] if b['count'] else 0 for b in bins] for key in ('confidence', 'accuracy')], dtype=float)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f'{name!r}: confidence and accuracy of a bin must be fractions in 0..1')
-    return (*values, count / count.sum())
+    return (*values, count)

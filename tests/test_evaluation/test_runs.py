@@ -138,8 +138,9 @@ def test_missing_sets_and_differing_seeds(tmp_path):
 def test_differences_between_runs(tmp_path):
     a = read_run(write_run(tmp_path / 'a.json', ACCURACIES))
     b = read_run(write_run(tmp_path / 'b.json', ACCURACIES, method='b', sets={
-        'imagenet-r': dict(transform=['Resize(256)', 'CenterCrop(224)']), 'objectnet': dict(images=18000)}))
+        'imagenet-r': dict(transform=['Resize(256)', 'CenterCrop(224)']), 'objectnet': dict(images=18000),
+        'imagenet': dict(transform=['Resize(224)', 'CenterCrop(224)', 'PackInputs(meta_keys=…)'])}))
     assert differences_of([a, a]) == []
     assert differences_of([a, b]) == [
-        'imagenet-r: different transforms: Resize(224), CenterCrop(224) (ft seed 0); Resize(256), CenterCrop(224) (b seed 0).',
+        'imagenet-r: different transforms: Resize(224) → CenterCrop(224) (ft seed 0); Resize(256) → CenterCrop(224) (b seed 0).',
         'objectnet: different numbers of images: 18,574 (ft seed 0); 18,000 (b seed 0).']

@@ -22,8 +22,15 @@ def test_bars_reach_accuracy_and_gaps_reach_confidence():
     assert bars(main, VERMILLION) == {0.25: (pytest.approx(0.3), pytest.approx(0.4))}  # overconfident
     assert bars(main, BLUE) == {0.75: (pytest.approx(0.7), pytest.approx(0.9))}  # underconfident
     assert [b.get_height() for b in strip.patches] == pytest.approx([0, 0.25, 0, 0.75])
+    assert {bar.get_alpha() for bar in main.patches} == {1}
     assert [text.get_text() for text in main.texts] == ['ECE 17.5'] and main.get_title() == 'test'
     assert main.get_xlim() == main.get_ylim() == (0, 1)
+
+
+def test_bins_of_few_predictions_are_pale():
+    bins = [dict(confidence=0.2, accuracy=0.1, count=9), dict(confidence=0.8, accuracy=0.9, count=10)]
+    main = reliability_diagram({'test': bins}).axes[0]
+    assert {bar.get_x(): bar.get_alpha() for bar in main.patches} == {0: 0.3, 0.5: 1}
 
 
 @pytest.mark.parametrize('num', [1, 2, 3, 4, 6, 7])
