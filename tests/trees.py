@@ -1,6 +1,7 @@
 """Small copies of ImageNet and its shifts in the layouts that people have: the right folders, one generated image behind every name."""
 import json
 import random
+from pathlib import Path
 
 import mat4py
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_WNIDS, read_class_map
 
+ROOT = Path(__file__).parents[1]
 OWN = ('{folder}_a.jpg', )  # names for folders of their own
 BORDER = (255, 0, 0)
 OVERLAP = [1] * 104 + [2] * 6 + [3] * 3  # of ObjectNet's 113 classes: by how many of ImageNet's each is meant

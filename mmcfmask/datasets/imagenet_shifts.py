@@ -94,6 +94,8 @@ class ImageNetV2Dataset(FolderDataset):
     def __init__(self, data_root: str, variant: str = 'matched-frequency', **kwargs) -> None:
         if variant not in self.VARIANTS:
             raise ValueError(f'ImageNetV2Dataset: unknown variant {variant!r}, choose one of {", ".join(self.VARIANTS)}.')
+        if variant != 'matched-frequency':
+            kwargs['metainfo'] = dict(notes=[f'the variant {variant}, not matched-frequency, which is the one reported'])
         # By number: sorted as strings, "10" would come before "2".
         super().__init__(str(find_set(self.VARIANTS[variant], data_root)), folders=[str(label) for label in range(1000)], **kwargs)
 

@@ -21,7 +21,7 @@ def describe_set(dataset, preprocessor=None) -> dict:
 
     Args:
         dataset (mmengine.dataset.BaseDataset): The set. ``metainfo['protocol']``, where there is one, holds the published number of
-            ``images`` and ``num_classes``.
+            ``images`` and ``num_classes``; ``metainfo['notes']`` what else a reader must know.
         preprocessor (ClsDataPreprocessor, optional): Its normalisation ends the transform.
 
     Returns:
@@ -35,7 +35,7 @@ def describe_set(dataset, preprocessor=None) -> dict:
     skipped = int(getattr(dataset, 'num_skipped', 0))
     complete = None if wanted_images is None else images == wanted_images and wanted_classes in (None, classes)
 
-    notes = []
+    notes = list(metainfo.get('notes', ()))
     subset = subset_of(dataset)
     if subset:
         notes.append(f'a subset ({subset}): {images:,}' + (f' of {wanted_images:,}' if wanted_images else '') + ' images')

@@ -17,6 +17,7 @@ from PIL import Image
 import mmcfmask.datasets.imagenet_shifts as shifts
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_CLASSES, IMAGENET_WNIDS, MAPPINGS, read_class_map, read_objectnet_mapping
+from mmcfmask.evaluation import describe_set
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 REAL = Path(os.environ.get('MMCFMASK_TEST_DATA', '/nowhere'))
@@ -94,7 +95,14 @@ def test_v2_folders_are_numbers(root):
     """Sorted as strings, "10" comes second and 989 of 1000 classes are wrong."""
     labels = labels_by_folder(build('ImageNetV2Dataset', root))
     assert labels == {str(number): number for number in range(1000)}
-    assert build('ImageNetV2Dataset', root).metainfo['label_groups'] is None
+    metainfo = build('ImageNetV2Dataset', root).metainfo
+    assert metainfo['label_groups'] is None and 'notes' not in metainfo
+
+
+def test_another_variant_of_v2_is_noted(tmp_path):
+    trees.make_tree(tmp_path / 'imagenetv2-top-images-format-val', map(str, range(1000)))
+    described = describe_set(build('ImageNetV2Dataset', tmp_path, variant='top-images'))
+    assert described['notes'][0] == 'the variant top-images, not matched-frequency, which is the one reported'
 
 
 @pytest.mark.parametrize('name, num', [('ImageNetRDataset', 200), ('ImageNetADataset', 200)])
