@@ -15,7 +15,7 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, forget_pretrained, load_config
+from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, forget_pretrained, forget_training, load_config
 from mmcfmask.visualization import results_table
 
 
@@ -51,7 +51,7 @@ def main(argv=None) -> dict:
                              f'but {args.config} has model.head.num_classes={cfg.model.head.num_classes}')
         forget_pretrained(cfg.model)
     else:
-        cfg.model.teacher = None  # nothing is trained
+        forget_training(cfg.model)
 
     metrics = {name: float(value) for name, value in build_runner(cfg).test().items()}
     if is_main_process():

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import nn
@@ -55,8 +55,8 @@ def world_size(launcher: str) -> int:
 def fit_total_batch(cfg: Config, processes: int) -> None:
     """Make up ``cfg.total_batch_size`` by gradient accumulation: accumulative_counts = total / (processes × batch per process).
 
-    Sets ``cfg.optim_wrapper.accumulative_counts``, and rounds iteration-based checkpoint intervals up to a multiple of it, so that no
-    checkpoint falls between two optimizer steps.
+    Sets ``cfg.optim_wrapper.accumulative_counts``, rounds iteration-based checkpoint intervals up to a multiple of it, so that no
+    checkpoint falls between two optimizer steps, and makes a moving average of weights count optimizer steps.
 
     Raises:
         ValueError: The total is not a multiple of what the processes take at once.
@@ -75,6 +75,14 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if hook['type'] in ('CheckpointHook', CheckpointHook) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
+        if hook['type'] in ('EMAHook', EMAHook):
+            hook['interval'] = counts
+
+
+def makes_counterfactuals(model: dict) -> bool:
+    """Whether a model config trains on counterfactual images."""
+    return bool(model.get('teacher')) and (model.get('head') or {}).get('distill', 'feature') is not None and (
+        (model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
 
 
 def check_fill(cfg: Config) -> None:
@@ -84,7 +92,7 @@ def check_fill(cfg: Config) -> None:
         ValueError: Names the keys to change.
     """
     preprocessor = cfg.model.get('data_preprocessor') or {}
-    if not cfg.model.get('teacher') or preprocessor.get('mask', 'object') is None or preprocessor.get('fill', 'single') == 'none':
+    if not makes_counterfactuals(cfg.model) or preprocessor.get('fill', 'single') == 'none':
         return
     loader = cfg.train_dataloader
     if loader.batch_size < 2:
@@ -130,9 +138,14 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
     return checkpoint
 
 
+def forget_training(model: dict) -> None:
+    """Edit a model config in place so that it holds nothing that is of use in training alone."""
+    model.teacher = model.auxiliary = None
+
+
 def forget_pretrained(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
-    model.teacher = None
+    forget_training(model)
     model.head.class_weights = None
     if 'pretrained' in model.backbone:
         model.backbone.pretrained = None
@@ -156,7 +169,7 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
     if ours and checkpoint is not None:
         forget_pretrained(cfg)
     elif ours:
-        cfg.teacher = None
+        forget_training(cfg)
     model = MODELS.build(cfg).eval()
     if checkpoint is None:
         if not ours:  # ours has its weights from construction
