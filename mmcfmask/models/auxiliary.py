@@ -1,7 +1,7 @@
 """Losses of other methods, beside the cross-entropy and the distillation of the classifier.
 
-Plain functions on tensors come first, then the modules that a config names in ``auxiliary=[dict(type=…), …]``. A method of one's own is such
-a module: what it needs of the pre-trained model it takes in ``start``, and ``forward`` gets everything a training step has computed.
+Plain functions on tensors come first, then the modules that a config names in ``auxiliary=[dict(type=…), …]``. A method of one's own is
+such a module: what it needs of the pre-trained model it takes in ``start``, and ``forward`` gets everything a training step has computed.
 """
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def energy_gap(student: Tensor, teacher: Tensor, texts: Tensor, scale: float) ->
 
 
 def random_tokens(num: int, length: int, context_length: int, start: int, end: int, device: torch.device | str = 'cpu') -> Tensor:
-    """Texts of random tokens: start, ``length`` tokens drawn uniformly from 0 … ``start`` − 1, end, and zeros (``num``, ``context_length``),
-    int64. In CLIP's vocabulary the two special tokens are the last ones."""
+    """Texts of random tokens (``num``, ``context_length``), int64: start, ``length`` tokens drawn uniformly from 0 … ``start`` − 1, end,
+    and zeros. In CLIP's vocabulary the two special tokens are the last ones."""
     words = torch.randint(start, (num, length), device=device)
     tokens = F.pad(words, (1, context_length - length - 1))
     tokens[:, 0], tokens[:, length + 1] = start, end
@@ -223,8 +223,8 @@ class PromptLoss(TextLoss):
             if getattr(self, name) is None:
                 setattr(self, name, texts.get(name))
         if self.classnames is None:
-            raise ValueError(f"{type(self).__name__} needs prompts: give it classnames=[…] and templates=…, or start the head from them with "
-                             "class_weights=dict(type='text', …)")
+            raise ValueError(f"{type(self).__name__} needs prompts: give it classnames=[…] and templates=…, or start the head from them "
+                             "with class_weights=dict(type='text', …)")
         self.classnames = resolve_classnames(self.classnames)
         self.templates = resolve_templates('openai' if self.templates is None else self.templates)
         if len(self.classnames) != classifier.head.num_classes:
@@ -289,15 +289,15 @@ class LipsumFT(TextLoss):
 
 @MODELS.register_module()
 class FLYP(PromptLoss):
-    """FLYP (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3): ``loss_flyp`` = weight · CLIP's own symmetric contrastive loss
-    of the images and one prompt each of their labels, by a random template. Image tower, text tower and logit scale are trained, and there
-    is no cross-entropy: set ``head.cls_weight=0``.
+    """FLYP (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3): ``loss_flyp`` = weight · CLIP's own symmetric contrastive
+    loss of the images and one prompt each of their labels, by a random template. Image tower, text tower and logit scale are trained, and
+    there is no cross-entropy: set ``head.cls_weight=0``.
 
-    The head takes part in no loss. Before evaluation and saving it is made from the prompts by the text tower as it is then, so a checkpoint
-    is tested as any other. The text tower is in checkpoints too, to resume from, and is left out when one is tested.
+    The head takes part in no loss. Before evaluation and saving it is made from the prompts by the text tower as it is then, so a
+    checkpoint is tested as any other. The text tower is in checkpoints too, to resume from, and is left out when one is tested.
 
-    The other images of the batch, over all processes, are the negatives; those of the same class too, as in the paper. Accumulated gradients
-    (``total_batch_size``) do not add negatives.
+    The other images of the batch, over all processes, are the negatives; those of the same class too, as in the paper. Accumulated
+    gradients (``total_batch_size``) do not add negatives.
 
     Args:
         weight (float): Factor of the loss.

@@ -1,8 +1,8 @@
 """Class embeddings that the classification head starts from: of texts, of images, or from a file.
 
-All are (C, D) float32 tensors with L2-normalised rows; the weights of a linear probe, which are no embeddings, have a column more. Those
-that cost time are kept in a cache folder (``cache_dir``, by default ``$MMCFMASK_CACHE`` or ``~/.cache/mmcfmask``) under a hash of everything
-that determines them.
+All are (C, D) float32 tensors with L2-normalised rows; the weights of a linear probe, which are no embeddings, have a column more.
+Those that cost time are kept in a cache folder (``cache_dir``, by default ``$MMCFMASK_CACHE`` or ``~/.cache/mmcfmask``) under a hash of
+everything that determines them.
 """
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
             - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
             - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0, cache_dir=None)``:
               the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
-            - ``dict(type='linear_probe', dataset=dict(...), held_out=dict(...), strengths=None, batch_size=64, num_workers=0, cache_dir=None)``:
-              logistic regression on the frozen features of all images of ``dataset``, its strength of regularisation chosen on
-              ``held_out`` (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT.
+            - ``dict(type='linear_probe', dataset=dict(...), held_out=dict(...), strengths=None, batch_size=64, num_workers=0,
+              cache_dir=None)``: logistic regression on the frozen features of all images of ``dataset``, its strength of
+              regularisation chosen on ``held_out`` (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT.
         classifier: Has ``backbone``, ``neck``, ``extract_feat(inputs)[-1]`` -> (B, D) and ``data_preprocessor``.
         classnames: The names that ``classnames='dataset'`` stands for.
 
@@ -269,7 +269,7 @@ def text_source(classifier: nn.Module, model_name: str | None = None, pretrained
     model_name = model_name or own_name
     if model_name is None:
         raise ValueError(f'{type(classifier.backbone).__name__} has no text tower of its own: name one with '
-                         "model_name='ViT-B-16-quickgelu', pretrained='openai' (for a head: class_weights=dict(type='text', model_name=...)).")
+                         "model_name='ViT-B-16-quickgelu', pretrained='openai', for a head in class_weights=dict(type='text', ...).")
     if pretrained is None and model_name == own_name:
         pretrained = getattr(classifier.backbone, 'pretrained', None)
     return model_name, pretrained

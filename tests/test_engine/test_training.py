@@ -127,6 +127,41 @@ def test_accumulation_equals_the_big_batch(tmp_path, tiny_pretrained):
         torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: f'{name}: {text}')
 
 
+def test_moving_average_is_validated_and_saved(tmp_path, tiny_pretrained, monkeypatch):
+    """What EMAHook averages by hand; the teacher has no part in it."""
+    import mmcfmask.engine.loops as loops
+    from mmcfmask.models import CounterfactualClassifier
+    trajectory, validated = [], []
+    original, predict = loops.ResumableEpochLoop.run_iter, CounterfactualClassifier.predict
+
+    def run_iter(self, idx, data_batch):
+        original(self, idx, data_batch)
+        trajectory.append(self.runner.model.backbone.visual.proj.detach().clone())
+
+    def look(self, *args, **kwargs):
+        validated.append(self.backbone.visual.proj.detach().clone())
+        return predict(self, *args, **kwargs)
+
+    monkeypatch.setattr(loops.ResumableEpochLoop, 'run_iter', run_iter)
+    monkeypatch.setattr(CounterfactualClassifier, 'predict', look)
+    cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 1})
+    cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.3))
+    train(cfg)
+
+    average = trajectory[0]
+    for weight in trajectory[1:]:
+        average = 0.7 * average + 0.3 * weight
+    assert len(trajectory) == 5 and (average - trajectory[-1]).abs().max() > 1e-5
+    for seen in validated:
+        torch.testing.assert_close(seen, average)
+    best, = tmp_path.glob('best_accuracy_top1_*.pth')
+    for path in (best, tmp_path / 'epoch_1.pth'):
+        checkpoint = check_checkpoint(str(path))
+        torch.testing.assert_close(checkpoint['state_dict']['backbone.visual.proj'], average)
+        torch.testing.assert_close(checkpoint['ema_state_dict']['module.backbone.visual.proj'], trajectory[-1])
+        assert not any('teacher' in name for part in ('state_dict', 'ema_state_dict') for name in checkpoint[part])
+
+
 def test_nan_loss_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
     from mmcfmask.models import CLIPDistillHead
     original, calls = CLIPDistillHead.distill_loss, []
