@@ -52,9 +52,10 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
             - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
             - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0, cache_dir=None)``:
               the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
-            - ``dict(type='linear_probe', dataset=dict(...), held_out=dict(...), strengths=None, batch_size=64, num_workers=0,
+            - ``dict(type='linear_probe', dataset=dict(...), held_out=None, strengths=None, batch_size=64, num_workers=0,
               cache_dir=None)``: logistic regression on the frozen features of all images of ``dataset``, its strength of
-              regularisation chosen on ``held_out`` (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT.
+              regularisation chosen on ``held_out`` (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT. ``held_out`` is another
+              dataset; None stands for the part that ``dataset`` holds out itself, by its ``holdout``.
         classifier: Has ``backbone``, ``neck``, ``extract_feat(inputs)[-1]`` -> (B, D) and ``data_preprocessor``.
         classnames: The names that ``classnames='dataset'`` stands for.
 
@@ -336,9 +337,15 @@ def _build_prototype(classifier: nn.Module, *, dataset: dict, per_class: int = 6
     return cached(_images_key('prototype', classifier, cfg, dataset, indices), compute, cache_dir)
 
 
-def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict, strengths: Sequence[float] | None = None,
+def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict | None = None, strengths: Sequence[float] | None = None,
                         batch_size: int = 64, num_workers: int = 0, cache_dir: str | None = None) -> Tensor:
     strengths = list(STRENGTHS if strengths is None else strengths)
+    if held_out is None:
+        if (dataset.get('holdout') or {}).get('part') != 'train':
+            raise ValueError("class_weights=dict(type='linear_probe', ...) chooses its strength on held-out images: give held_out, "
+                             "a dataset, or dataset.holdout=dict(fraction=0.2, part='train')")
+        held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
+        held_out['holdout'] = {**dataset['holdout'], 'part': 'held_out'}
     parts = [(cfg, DATASETS.build(cfg)) for cfg in (dataset, held_out)]
     every = [range(len(part)) for _, part in parts]
     keys = [_images_key('features', classifier, cfg, part, indices) for (cfg, part), indices in zip(parts, every)]

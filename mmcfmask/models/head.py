@@ -42,8 +42,8 @@ class CLIPDistillHead(ClsHead):
         num_classes (int): C.
         in_channels (int, optional): D. Taken from the backbone by :class:`CounterfactualClassifier`.
         class_weights (dict, optional): Where the class embeddings come from: ``dict(type='text', classnames=…, templates=…)``,
-            ``dict(type='file', path=…)``, ``dict(type='prototype', dataset=…, per_class=N)`` or ``dict(type='linear_probe', dataset=…,
-            held_out=…)``; see
+            ``dict(type='file', path=…)``, ``dict(type='prototype', dataset=…, per_class=N)`` or ``dict(type='linear_probe',
+            dataset=…)``; see
             :func:`mmcfmask.models.class_weights.build_class_weights`. None: W is random, for a checkpoint to fill.
         distill (str, optional): 'feature' (mean squared error of features) or 'logits' (knowledge distillation). None: no distillation; a
             teacher then serves auxiliary losses alone.

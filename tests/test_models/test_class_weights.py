@@ -415,6 +415,17 @@ def test_linear_probe_is_that_of_the_features(classifier, monkeypatch):
     assert torch.equal(build_class_weights(shapes_probe(), classifier), start)
 
 
+def test_held_out_part_of_the_dataset_itself(classifier, images):
+    pipeline = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='Resize', scale=(32, 32)), dict(type='PackInputs')]
+    dataset = dict(type='FolderDataset', data_root=str(images), holdout=dict(fraction=0.5, seed=0, part='train'), pipeline=pipeline)
+    cfg = dict(type='linear_probe', dataset=dataset, strengths=[1e-3])
+    start = build_class_weights(cfg, classifier)
+    held_out = dict(dataset, holdout=dict(dataset['holdout'], part='held_out'))
+    torch.testing.assert_close(build_class_weights(dict(cfg, held_out=held_out), classifier), start)
+    with pytest.raises(ValueError, match='chooses its strength on held-out images: give held_out, a dataset'):
+        build_class_weights(dict(cfg, dataset=held_out), classifier)
+
+
 def test_head_starts_as_the_linear_probe(tiny_pretrained):
     model = class_weights_model(tiny_pretrained)
     start = build_class_weights(shapes_probe(), model)
