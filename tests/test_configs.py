@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
 from PIL import Image
 
 from mmcfmask.datasets import PACSDataset
-from mmcfmask.engine.launch import build_runner, check_checkpoint, fit_total_batch, forget_pretrained, load_config
+from mmcfmask.engine.launch import build_runner, check_checkpoint, fit_total_batch, forget_pretrained, load_config, makes_counterfactuals
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+AUXILIARY = {'L2SP': 'loss_l2sp', 'CARFT': 'loss_carft', 'FLYP': 'loss_flyp', 'LipsumFT': 'loss_lipsum'}
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')
 
 
@@ -29,55 +29,64 @@ def images(tmp_path_factory):
     return root
 
 
-def shrink(cfg, images, pretrained, embeddings, work_dir):
+def shrink(cfg, images, pretrained, work_dir):
     cfg.launcher, cfg.work_dir = 'none', str(work_dir)
     shapes = cfg.model.head.num_classes == 10
     cfg.model.backbone.update(model_name='tiny-vit' if shapes else 'tiny-vit-224', pretrained=pretrained)
+    start = cfg.model.head.class_weights
+    start.cache_dir = str(work_dir / 'cache')
     if cfg.model.head.num_classes == 1000:
         cfg.model.head.num_classes = 3
-        cfg.model.head.class_weights = dict(type='file', path=embeddings)
-    elif shapes:
-        cfg.model.head.class_weights = None
-    else:
-        cfg.model.head.class_weights.update(per_class=2, cache_dir=str(work_dir / 'cache'))
+    if start.type == 'text':
+        names = start.classnames if shapes else ['one', 'three', 'two']
+        start.update(classnames=names, templates=['a photo of a {}.', 'a sketch of a {}.'])
+    elif start.type == 'prototype':
+        start.per_class = 2
+    elif start.type == 'linear_probe':
+        start.strengths = [1e-3, 1e-1]
+    for auxiliary in cfg.model.get('auxiliary') or ():
+        if auxiliary.type == 'LipsumFT':
+            auxiliary.update(num_texts=3)
     loaders = [cfg.get('train_dataloader'), cfg.get('val_dataloader'), *cfg.test_dataloader.values()]
     for loader in filter(None, loaders):
-        loader.update(batch_size=2, num_workers=0, pin_memory=False, persistent_workers=False)
+        loader.update(batch_size=16, num_workers=0, pin_memory=False, persistent_workers=False)
+    for dataset in [loader.dataset for loader in loaders if loader] + [start[key] for key in ('dataset', 'held_out') if key in start]:
         if shapes:
-            loader.dataset.update(size=4, pipeline=[dict(type='Resize', scale=32), dict(type='PackInputs')])
-        elif loader.dataset.type == 'ImageNetDataset':
-            loader.dataset.update(type='FolderDataset')
-            if 'holdout' in loader.dataset:
-                loader.dataset.holdout.size = 6
-        if not shapes:
-            loader.dataset.data_root = str(images)
+            dataset.update(size=4, pipeline=[dict(type='Resize', scale=32), dict(type='PackInputs')])
+        else:
+            dataset.data_root = str(images)
+        if dataset.type == 'ImageNetDataset':
+            dataset.update(type='FolderDataset')
+            if 'holdout' in dataset:
+                dataset.holdout.size = 6
     for evaluator in filter(None, (cfg.get('val_evaluator'), cfg.test_evaluator)):
         if evaluator.type == 'Accuracy':
             evaluator.topk = (1, )
     if cfg.get('train_cfg'):
+        cfg.train_dataloader.batch_size = 2
         cfg.train_dataloader.dataset.indices = 2  # one batch
         cfg.train_cfg.max_epochs = 1
         cfg.total_batch_size = 2
-    if cfg.model.head.class_weights and 'dataset' in cfg.model.head.class_weights:
-        cfg.model.head.class_weights.dataset.data_root = str(images)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_config(name, tmp_path, images, tiny_pretrained, tiny_pretrained_224):
+def test_config(name, tmp_path, images, tiny_pretrained, tiny_pretrained_224, monkeypatch):
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))  # most of the time would go into layout
     cfg = load_config(str(CONFIGS / name), {})
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
 
-    embeddings = str(tmp_path / 'embeddings.pt')
-    torch.save(torch.randn(3, 16), embeddings)
-    shrink(cfg, images, tiny_pretrained if 'shapes' in name else tiny_pretrained_224, embeddings, tmp_path / 'run')
+    shrink(cfg, images, tiny_pretrained if 'shapes' in name else tiny_pretrained_224, tmp_path / 'run')
     tests = ['imagenet'] if 'pacs' not in name and 'shapes' not in name else list(cfg.test_dataloader)
     if cfg.get('train_cfg'):
         fit_total_batch(cfg, 1)
         build_runner(cfg.copy()).train()
         checkpoint, = (tmp_path / 'run').glob('epoch_1.pth')
         parts = check_checkpoint(str(checkpoint), resume=True)['message_hub']['log_scalars']
-        assert {key for key in parts if 'loss_' in key} == {'train/loss_cls'} | ({'train/loss_distill'} if cfg.model.teacher else set())
+        losses = ['loss_cls'] if cfg.model.head.get('cls_weight', 1) else []
+        losses += ['loss_distill'] if cfg.model.teacher and cfg.model.head.distill else []
+        losses += [AUXILIARY[auxiliary.type] for auxiliary in cfg.model.get('auxiliary') or ()]
+        assert {key for key in parts if 'loss_' in key} == {f'train/{name}' for name in losses}
         cfg.load_from = str(checkpoint)
         forget_pretrained(cfg.model)
     metrics = build_runner(cfg).test()
@@ -91,6 +100,24 @@ def test_published_variants_are_all_there():
         preprocessor = Config.fromfile(path).model.data_preprocessor
         seen[preprocessor.mask, preprocessor.fill] = preprocessor.value
     assert seen == PUBLISHED_VALUES
+
+
+def test_baselines_differ_from_the_recipe_in_their_method_alone():
+    """Same data, images per step, epochs and learning rate; what the method itself is about excepted."""
+    free = {
+        'lp': {'lr', 'weight_decay'}, 'l2sp': {'weight_decay'}, 'ema': {'custom_hooks'},
+    }
+    recipe = Config.fromfile(CONFIGS / 'cfmask_vitb16.py')
+    for path in (CONFIGS / 'baselines').glob('*_vitb16.py'):
+        name = path.stem.partition('_')[0]
+        cfg = Config.fromfile(path)
+        if name == 'zeroshot':
+            continue
+        for key in set(recipe) - {'model', 'optim_wrapper'} - free.get(name, set()):
+            assert cfg[key] == recipe[key], f'{name}: {key}'
+        changed = {key for key, value in recipe.optim_wrapper.optimizer.items() if cfg.optim_wrapper.optimizer[key] != value}
+        assert changed == free.get(name, set()) - {'custom_hooks'}, name
+        assert not makes_counterfactuals(cfg.model), name
 
 
 def test_recipe_is_the_published_one():

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, MODELS
 from torch import nn
@@ -57,8 +57,8 @@ def world_size(launcher: str) -> int:
 def fit_total_batch(cfg: Config, processes: int) -> None:
     """Make up ``cfg.total_batch_size`` by gradient accumulation: accumulative_counts = total / (processes × batch per process).
 
-    Sets ``cfg.optim_wrapper.accumulative_counts``, and rounds iteration-based checkpoint intervals up to a multiple of it, so that no
-    checkpoint falls between two optimizer steps.
+    Sets ``cfg.optim_wrapper.accumulative_counts``, rounds iteration-based checkpoint intervals up to a multiple of it, so that no
+    checkpoint falls between two optimizer steps, and makes a moving average of weights count optimizer steps.
 
     Raises:
         ValueError: The total is not a multiple of what the processes take at once.
@@ -77,6 +77,14 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if hook['type'] in ('CheckpointHook', CheckpointHook) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
+        if hook['type'] in ('EMAHook', EMAHook):
+            hook['interval'] = counts
+
+
+def makes_counterfactuals(model: dict) -> bool:
+    """Whether a model config trains on counterfactual images."""
+    return bool(model.get('teacher')) and (model.get('head') or {}).get('distill', 'feature') is not None and (
+        (model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
 
 
 def check_fill(cfg: Config) -> None:
@@ -86,7 +94,7 @@ def check_fill(cfg: Config) -> None:
         ValueError: Names the keys to change.
     """
     preprocessor = cfg.model.get('data_preprocessor') or {}
-    if not cfg.model.get('teacher') or preprocessor.get('mask', 'object') is None or preprocessor.get('fill', 'single') == 'none':
+    if not makes_counterfactuals(cfg.model) or preprocessor.get('fill', 'single') == 'none':
         return
     loader = cfg.train_dataloader
     if loader.batch_size < 2:
@@ -160,8 +168,7 @@ def prepare_test(cfg: Config,
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
-    if cfg.model.get('teacher'):
-        cfg.model.teacher = None  # nothing is trained
+    forget_training(cfg.model)
     if checkpoint is None:
         return None
     loaded = check_checkpoint(checkpoint)
@@ -206,14 +213,20 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
     return checkpoint
 
 
+def forget_training(model: dict) -> None:
+    """Edit a model config in place so that it holds nothing that is of use in training alone."""
+    for part in ('teacher', 'auxiliary'):
+        if model.get(part):
+            model[part] = None
+
+
 def forget_pretrained(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
+    forget_training(model)
     for part, settings in (('head', ('class_weights', )), ('backbone', ('pretrained', 'init_cfg')), ('neck', ('init_cfg', ))):
         for setting in settings:
             if model.get(part) and model[part].get(setting):
                 model[part][setting] = None
-    if model.get('teacher'):
-        model.teacher = None
 
 
 def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = None) -> nn.Module:
@@ -231,7 +244,7 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
     if ours and checkpoint is not None:
         forget_pretrained(cfg)
     elif ours:
-        cfg.teacher = None
+        forget_training(cfg)
     model = MODELS.build(cfg).eval()
     if checkpoint is None:
         if not ours:  # ours has its weights from construction

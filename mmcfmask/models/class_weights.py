@@ -1,7 +1,8 @@
 """Class embeddings that the classification head starts from: of texts, of images, or from a file.
 
-All are (C, D) float32 tensors with L2-normalised rows. Those that cost time are kept in a cache folder (``cache_dir``, by
-default ``$MMCFMASK_CACHE`` or ``~/.cache/mmcfmask``) under a hash of everything that determines them.
+All are (C, D) float32 tensors with L2-normalised rows; the weights of a linear probe, which are no embeddings, have a column more.
+Those that cost time are kept in a cache folder (``cache_dir``, by default ``$MMCFMASK_CACHE`` or ``~/.cache/mmcfmask``) under a hash of
+everything that determines them.
 """
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -29,9 +32,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..datasets.shapes import SHAPES_TEMPLATES
-from .clip_loading import load_text_model, resolve_pretrained
+from .clip_loading import NoTextTowerError, load_text_model, resolve_pretrained
+from .linear_probe import STRENGTHS, fit_linear_probe
 
-CLASSES_PER_BATCH = 10
+PROMPTS_PER_BATCH = 800
 
 
 def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[str] | None = None) -> Tensor:
@@ -48,11 +52,15 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
             - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
             - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0, cache_dir=None)``:
               the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
+            - ``dict(type='linear_probe', dataset=dict(...), held_out=None, strengths=None, batch_size=64, num_workers=0,
+              cache_dir=None)``: logistic regression on the frozen features of all images of ``dataset``, its strength of
+              regularisation chosen on ``held_out`` (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT. ``held_out`` is another
+              dataset; None stands for the part that ``dataset`` holds out itself, by its ``holdout``.
         classifier: Has ``backbone``, ``neck``, ``extract_feat(inputs)[-1]`` -> (B, D) and ``data_preprocessor``.
         classnames: The names that ``classnames='dataset'`` stands for.
 
     Returns:
-        (C, D) float32 on the CPU, rows L2-normalised.
+        (C, D) float32 on the CPU, rows L2-normalised; of ``linear_probe`` (C, D + 1), weights and in the last column biases.
 
     Raises:
         ValueError: Unknown type, names or templates; weights without a text tower; too few images in a class.
@@ -60,7 +68,7 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
     """
     cfg = dict(cfg)
     kind = cfg.pop('type', None)
-    builders = dict(text=_build_text, file=_build_file, prototype=_build_prototype)
+    builders = dict(text=_build_text, file=_build_file, prototype=_build_prototype, linear_probe=_build_linear_probe)
     if kind not in builders:
         raise ValueError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, builders))}.')
     if cfg.get('classnames') == 'dataset':
@@ -88,12 +96,47 @@ def text_class_weights(model: nn.Module, tokenizer: Callable, classnames: Sequen
     Returns:
         (C, D) float32 on the CPU, rows L2-normalised.
     """
-    parts = [classnames[start:start + CLASSES_PER_BATCH] for start in range(0, len(classnames), CLASSES_PER_BATCH)]
-    columns = [
-        open_clip.build_zero_shot_classifier(model, tokenizer, part, templates, num_classes_per_batch=None, device=device)
-        for part in track(parts, description=f'Text embeddings of {len(classnames)} classes')
+    return _mean_text_embeddings(model, tokenizer, classnames, templates, device, f'Text embeddings of {len(classnames)} classes')
+
+
+def text_context_weights(model: nn.Module, tokenizer: Callable, classnames: Sequence[str], templates: Sequence[str],
+                         device: str | torch.device = 'cpu') -> Tensor:
+    """What :func:`text_class_weights` is to classes, to contexts: each prompt's text embedding L2-normalised, their mean over the classes
+    per template, normalised again (CAR-FT, Mao et al. 2024, section 3).
+
+    Returns:
+        (K, D) float32 on the CPU for K templates, rows L2-normalised.
+    """
+    # The mean is over the second factor of the prompts: here the names, each a function of the template.
+    names = [lambda template, name=name: template.format(name) for name in classnames]
+    return _mean_text_embeddings(model, tokenizer, templates, names, device, f'Text embeddings of {len(templates)} contexts')
+
+
+def _mean_text_embeddings(model, tokenizer, rows, columns, device, description) -> Tensor:
+    size = max(1, PROMPTS_PER_BATCH // len(columns))
+    parts = [rows[start:start + size] for start in range(0, len(rows), size)]
+    embeddings = [
+        open_clip.build_zero_shot_classifier(model, tokenizer, part, columns, num_classes_per_batch=None, device=device)
+        for part in track(parts, description=description)
     ]
-    return torch.cat(columns, dim=1).T.float().cpu().contiguous()
+    return torch.cat(embeddings, dim=1).T.float().cpu().contiguous()
+
+
+def image_features(extract_feat: Callable[[Tensor], tuple], data_preprocessor: nn.Module, dataset: Dataset, indices: Sequence[int],
+                   batch_size: int = 64, num_workers: int = 0) -> Tensor:
+    """L2-normalised features (N, D), float32 on the CPU, of the images at ``indices``; arguments as :func:`prototype_class_weights`."""
+    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
+    features = []
+    for batch in track(loader, description=f'Features of {len(indices)} images'):
+        inputs = data_preprocessor(batch)['inputs']
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            features.append(F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu())
+    return torch.cat(features)
+
+
+def labels_of(dataset: Dataset, indices: Iterable[int]) -> Tensor:
+    """Labels (N,), int64, without reading the images."""
+    return torch.tensor([int(dataset.get_data_info(index)['gt_label']) for index in indices])
 
 
 def prototype_class_weights(extract_feat: Callable[[Tensor], tuple], data_preprocessor: nn.Module, dataset: Dataset,
@@ -114,18 +157,13 @@ def prototype_class_weights(extract_feat: Callable[[Tensor], tuple], data_prepro
         ValueError: A class without an image.
     """
     indices = list(range(len(dataset)) if indices is None else indices)
-    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
-    features, labels = [], []
-    for batch in track(loader, description=f'Features of {len(indices)} images for class means'):
-        inputs = data_preprocessor(batch)['inputs']
-        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-            features.append(F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu())
-        labels += [int(sample.gt_label) for sample in batch['data_samples']]
-    members = F.one_hot(torch.tensor(labels), num_classes(dataset, labels)).float()  # (N, C)
+    labels = labels_of(dataset, indices)
+    members = F.one_hot(labels, num_classes(dataset, labels.tolist())).float()  # (N, C)
     if (members.sum(dim=0) == 0).any():
         empty = [class_name(dataset, label) for label in range(members.shape[1]) if not members[:, label].any()]
         raise ValueError(f'No image of the {len(empty)} classes {", ".join(empty[:5])} for their mean feature.')
-    return F.normalize(members.T @ torch.cat(features), dim=-1)
+    features = image_features(extract_feat, data_preprocessor, dataset, indices, batch_size, num_workers)
+    return F.normalize(members.T @ features, dim=-1)
 
 
 def draw_per_class(dataset: Dataset, per_class: int, seed: int = 0) -> list[int]:
@@ -222,28 +260,50 @@ def load_class_weights(path: str | Path) -> Tensor:
     return F.normalize(weight, dim=-1)
 
 
-def _build_text(classifier: nn.Module, *, classnames: str | Sequence[str], templates: str | Sequence[str] = 'openai',
-                model_name: str | None = None, pretrained: str | None = None, cache_dir: str | None = None) -> Tensor:
-    classnames, templates = resolve_classnames(classnames), resolve_templates(templates)
+def text_source(classifier: nn.Module, model_name: str | None = None, pretrained: str | None = None) -> tuple[str, str | None]:
+    """Name and weights of a text tower: the partner of the classifier's image tower, if no other is named.
+
+    Raises:
+        ValueError: The tower has no name, so no partner.
+    """
     own_name = getattr(classifier.backbone, 'model_name', None)
     model_name = model_name or own_name
     if model_name is None:
         raise ValueError(f'{type(classifier.backbone).__name__} has no text tower of its own: name one with '
-                         "class_weights=dict(type='text', model_name='ViT-B-16-quickgelu', pretrained='openai', ...).")
+                         "model_name='ViT-B-16-quickgelu', pretrained='openai', for a head in class_weights=dict(type='text', ...).")
     if pretrained is None and model_name == own_name:
         pretrained = getattr(classifier.backbone, 'pretrained', None)
+    return model_name, pretrained
+
+
+def text_embeddings(classifier: nn.Module, kind: str, classnames: str | Sequence[str], templates: str | Sequence[str] = 'openai',
+                    model_name: str | None = None, pretrained: str | None = None, cache_dir: str | None = None) -> Tensor:
+    """Mean text embeddings per class or per context of a classifier's prompts, from the cache where they are there.
+
+    Args:
+        classifier: Has ``backbone``.
+        kind: ``'text'``: per class (:func:`text_class_weights`); ``'context'``: per template (:func:`text_context_weights`).
+        classnames, templates, model_name, pretrained, cache_dir: As in :func:`build_class_weights`.
+
+    Raises:
+        NoTextTowerError: The weights hold an image tower alone.
+        ValueError, FileNotFoundError: As :func:`build_class_weights`.
+    """
+    embed = dict(text=text_class_weights, context=text_context_weights)[kind]
+    classnames, templates = resolve_classnames(classnames), resolve_templates(templates)
+    model_name, pretrained = text_source(classifier, model_name, pretrained)
 
     def compute() -> Tensor:
         device = _device()
-        return text_class_weights(*load_text_model(model_name, pretrained, device), classnames, templates, device)
+        return embed(*load_text_model(model_name, pretrained, device), classnames, templates, device)
 
-    key = dict(type='text', open_clip=open_clip.__version__, model_name=model_name, classnames=classnames, templates=templates)
+    key = dict(type=kind, open_clip=open_clip.__version__, model_name=model_name, classnames=classnames, templates=templates)
     if ':' in model_name:  # hf-hub:org/repo or local-dir:path
         folder = Path(model_name.partition(':')[2])
         files = sorted(folder.iterdir()) if model_name.startswith('local-dir:') and folder.is_dir() else []
         key['weights'] = {file.name: _hash_file(file) for file in files if file.is_file()}
     elif pretrained is None:
-        print_log(f'The text tower of {model_name!r} has random weights (pretrained=None), and so has the head.', 'current',
+        print_log(f'The text tower of {model_name!r} has random weights (pretrained=None), and so has what is made of it.', 'current',
                   level=logging.WARNING)
         return compute()  # differs every time
     elif open_clip.is_pretrained_cfg(model_name, pretrained):
@@ -251,6 +311,14 @@ def _build_text(classifier: nn.Module, *, classnames: str | Sequence[str], templ
     else:
         key['weights'] = _hash_file(resolve_pretrained(model_name, pretrained))
     return cached(key, compute, cache_dir)
+
+
+def _build_text(classifier: nn.Module, *, classnames: str | Sequence[str], templates: str | Sequence[str] = 'openai',
+                model_name: str | None = None, pretrained: str | None = None, cache_dir: str | None = None) -> Tensor:
+    try:
+        return text_embeddings(classifier, 'text', classnames, templates, model_name, pretrained, cache_dir)
+    except NoTextTowerError as error:
+        raise NoTextTowerError(f"{error}; use class_weights=dict(type='prototype', ...) or type='file'.") from None
 
 
 def _build_file(classifier: nn.Module, *, path: str) -> Tensor:
@@ -261,12 +329,53 @@ def _build_prototype(classifier: nn.Module, *, dataset: dict, per_class: int = 6
                      num_workers: int = 0, cache_dir: str | None = None) -> Tensor:
     cfg, dataset = dataset, DATASETS.build(dataset)
     indices = draw_per_class(dataset, per_class, seed)
+
+    def compute() -> Tensor:
+        with _ready(classifier):
+            return prototype_class_weights(classifier.extract_feat, classifier.data_preprocessor, dataset, indices, batch_size, num_workers)
+
+    return cached(_images_key('prototype', classifier, cfg, dataset, indices), compute, cache_dir)
+
+
+def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict | None = None, strengths: Sequence[float] | None = None,
+                        batch_size: int = 64, num_workers: int = 0, cache_dir: str | None = None) -> Tensor:
+    strengths = list(STRENGTHS if strengths is None else strengths)
+    if held_out is None:
+        if (dataset.get('holdout') or {}).get('part') != 'train':
+            raise ValueError("class_weights=dict(type='linear_probe', ...) chooses its strength on held-out images: give held_out, "
+                             "a dataset, or dataset.holdout=dict(fraction=0.2, part='train')")
+        held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
+        held_out['holdout'] = {**dataset['holdout'], 'part': 'held_out'}
+    parts = [(cfg, DATASETS.build(cfg)) for cfg in (dataset, held_out)]
+    every = [range(len(part)) for _, part in parts]
+    keys = [_images_key('features', classifier, cfg, part, indices) for (cfg, part), indices in zip(parts, every)]
+    labels = [labels_of(part, indices) for (_, part), indices in zip(parts, every)]
+    classes = num_classes(parts[0][1], labels[0].tolist())
+
+    def features(part: Dataset) -> Tensor:
+        with _ready(classifier):
+            return image_features(classifier.extract_feat, classifier.data_preprocessor, part, range(len(part)), batch_size, num_workers)
+
+    def compute() -> Tensor:
+        device = _device()
+        (x, y), (held_out_x, held_out_y) = (
+            (cached(key, partial(features, part), cache_dir).to(device), target.to(device))
+            for key, (_, part), target in zip(keys, parts, labels))
+        probe = fit_linear_probe(x, y, held_out_x, held_out_y, classes, strengths)
+        print_log(f'Linear probe: C = {probe.strength:.3g} is best on the held-out images ({probe.accuracy:.2f} %).', 'current')
+        return torch.cat([probe.weight, probe.bias[:, None]], dim=1).cpu()
+
+    return cached(dict(type='linear_probe', features=keys, strengths=strengths), compute, cache_dir)
+
+
+def _images_key(kind: str, classifier: nn.Module, cfg: dict, dataset: Dataset, indices: Iterable[int]) -> dict:
+    """Everything that determines the features of some images."""
     preprocessor = classifier.data_preprocessor
     digest = hashlib.sha256()
     for index in indices:
         _update(digest, dataset.get_data_info(index))
-    key = dict(
-        type='prototype',
+    return dict(
+        type=kind,
         dataset=cfg,
         images=digest.hexdigest(),
         weights=[_hash_state(module) for module in (classifier.backbone, classifier.neck) if module is not None],
@@ -274,15 +383,16 @@ def _build_prototype(classifier: nn.Module, *, dataset: dict, per_class: int = 6
         preprocessor={name: buffer.tolist() for name, buffer in preprocessor.named_buffers()},
         to_rgb=getattr(preprocessor, 'to_rgb', False))
 
-    def compute() -> Tensor:
-        home, training = next(classifier.parameters()).device, classifier.training
-        classifier.to(_device()).eval()
-        try:
-            return prototype_class_weights(classifier.extract_feat, preprocessor, dataset, indices, batch_size, num_workers)
-        finally:
-            classifier.to(home).train(training)
 
-    return cached(key, compute, cache_dir)
+@contextmanager
+def _ready(classifier: nn.Module) -> Iterator[None]:
+    """Inside the context the classifier is on the fastest device and in eval mode."""
+    home, training = next(classifier.parameters()).device, classifier.training
+    classifier.to(_device()).eval()
+    try:
+        yield
+    finally:
+        classifier.to(home).train(training)
 
 
 def cached(key: dict, compute: Callable[[], Tensor], cache_dir: str | None = None) -> Tensor:

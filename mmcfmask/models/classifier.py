@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier
@@ -11,6 +11,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..counterfactual import attention_relevance, drop_tokens, mask_keys, patch_grid, record_attention
+from .auxiliary import Step
 from .class_weights import build_class_weights
 from .preprocessor import CAMRefillDataPreprocessor, Counterfactual
 from .teacher import OpenCLIPTeacher
@@ -33,6 +34,7 @@ class CounterfactualClassifier(ImageClassifier):
         head (dict): :class:`CLIPDistillHead`; ``in_channels`` is filled in.
         neck (dict, optional): As in ``ImageClassifier``.
         teacher (dict, optional): :class:`OpenCLIPTeacher`. None: plain fine-tuning, no counterfactuals.
+        auxiliary (list[dict], optional): Other methods' losses, added to those above: modules of :mod:`mmcfmask.models.auxiliary`.
         data_preprocessor (dict): :class:`CAMRefillDataPreprocessor`.
         **kwargs: Those of ``ImageClassifier``.
 
@@ -46,6 +48,7 @@ class CounterfactualClassifier(ImageClassifier):
                  neck: dict | None = None,
                  teacher: dict | None = None,
                  data_preprocessor: dict | None = None,
+                 auxiliary: list[dict] | None = None,
                  **kwargs) -> None:
         backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
         neck = MODELS.build(neck) if isinstance(neck, dict) else neck
@@ -58,7 +61,11 @@ class CounterfactualClassifier(ImageClassifier):
             raise ValueError('CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
                              f'{data_preprocessor["type"]!r}')
         self._set_teacher(None)
+        self.auxiliary = nn.ModuleList()
         self._load_start(teacher)
+        for module in map(MODELS.build, auxiliary or ()):
+            module.start(self)
+            self.auxiliary.append(module)
 
     def _load_start(self, teacher: dict | None) -> None:
         """Put the pre-trained weights, the class embeddings and the teacher in place."""
@@ -66,11 +73,14 @@ class CounterfactualClassifier(ImageClassifier):
             if part is not None and getattr(part, 'init_cfg', None):
                 part.init_weights()
         if self.head.class_weights is not None:
-            embeddings = build_class_weights(self.head.class_weights, self)
-            self.head.init_class_weights(embeddings, getattr(self.backbone, 'logit_scale', 100.))
+            start = build_class_weights(self.head.class_weights, self)
+            if self.head.class_weights['type'] == 'linear_probe':
+                self.head.init_class_weights(start[:, :-1], 1., bias=start[:, -1])
+            else:
+                self.head.init_class_weights(start, getattr(self.backbone, 'logit_scale', 100.))
         if teacher is not None:
             teacher = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
-            teacher.start_from(self.backbone, self.neck, self.head if self.head.distill == 'logits' else None)
+            teacher.start_from(self.backbone, self.neck, self.head)
             width = self.head.in_channels if teacher.neck is not None else teacher.backbone.embed_dims
             if width != self.head.in_channels:
                 raise ValueError(f'the teacher {teacher.model_name!r} gives features of width {width}, '
@@ -86,29 +96,53 @@ class CounterfactualClassifier(ImageClassifier):
             self.teacher._apply(fn, *args, **kwargs)  # follows .to(), .cuda(), .half()
         return super()._apply(fn, *args, **kwargs)
 
+    def train(self, mode: bool = True) -> CounterfactualClassifier:
+        super().train(mode)
+        if not mode:
+            self._finish()
+        return self
+
+    def state_dict(self, *args, **kwargs) -> dict[str, Any]:
+        self._finish()
+        return super().state_dict(*args, **kwargs)
+
+    def _finish(self) -> None:
+        """Before evaluation and saving: auxiliary modules bring up to date what they keep elsewhere."""
+        for module in self.auxiliary:
+            module.finish(self)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        if not len(self.auxiliary):  # testing: their weights in a checkpoint are of no use, and no reason for a warning
+            for name in [name for name in state_dict if name.startswith(f'{prefix}auxiliary.')]:
+                del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
-        """``loss_cls`` and, with a teacher, ``loss_distill``.
+        """``loss_cls``, with a teacher ``loss_distill``, and those of the auxiliary modules.
 
         Args:
             inputs (Tensor): (B, 3, H, W), normalised.
             data_samples (list[DataSample]): With ``gt_label``.
         """
-        if self.teacher is None:
-            return self.head.loss(self.extract_feat(inputs), data_samples)
-
-        masked = self.data_preprocessor.mask is not None
+        distilled = self.teacher is not None and self.head.distill is not None
+        masked = distilled and self.data_preprocessor.mask is not None
         listening = masked and self.data_preprocessor.needs_relevance
         with record_attention(self.backbone) if listening else nullcontext() as calls:
             feats = self.extract_feat(inputs)
             logits = self.head(feats)
         losses = self.head.loss_by_logits(logits, data_samples)
+        labels = torch.cat([sample.gt_label for sample in data_samples])
+        step = Step(self, inputs, labels, feats[-1], logits)
+        for module in self.auxiliary:
+            losses.update(module(step))
 
+        if not distilled:
+            return losses
         if not masked:
-            return {**losses, **self.head.distill_loss(feats[-1], self.teacher(inputs), self.teacher)}
+            return {**losses, **self.head.distill_loss(step.features, step.teacher_features, self.teacher)}
         grid = patch_grid(self.backbone, inputs)
         relevance = None
         if listening:
-            labels = torch.cat([sample.gt_label for sample in data_samples])
             score = logits.gather(1, labels[:, None]).sum()
             relevance = attention_relevance(score, calls, grid, retain_graph=True)
         changed = self.data_preprocessor.counterfactual(inputs, grid, relevance)

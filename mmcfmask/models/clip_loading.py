@@ -34,6 +34,10 @@ if (ASSETS / f'{SHAPES_MODEL}.json').is_file() and open_clip.get_model_config(SH
     open_clip.add_model_config(ASSETS / f'{SHAPES_MODEL}.json')
 
 
+class NoTextTowerError(ValueError):
+    """Weights that hold an image tower alone."""
+
+
 class ImageTower(NamedTuple):
     """The image side of a CLIP model and what is needed to feed it.
 
@@ -104,7 +108,8 @@ def load_text_model(model_name: str, pretrained: str | None = None, device: str 
         model_name, pretrained: As for :func:`load_image_tower`.
 
     Raises:
-        ValueError: As :func:`load_image_tower`, and for weights without a text tower.
+        NoTextTowerError: The weights hold an image tower alone.
+        ValueError: As :func:`load_image_tower`.
         FileNotFoundError: As :func:`load_image_tower`.
     """
     schema, _ = parse_model_name(model_name)
@@ -113,7 +118,7 @@ def load_text_model(model_name: str, pretrained: str | None = None, device: str 
     else:
         path = resolve_pretrained(model_name, pretrained)
         if path is not None and not has_text_tower(path, model_name):
-            raise ValueError(f"{path} has no text tower; use class_weights=dict(type='prototype', ...) or type='file'.")
+            raise NoTextTowerError(f'{path} has no text tower')
         model = _or_explain_download(lambda: _create_model(model_name, pretrained), model_name)
         if path is not None:
             try:
@@ -122,6 +127,13 @@ def load_text_model(model_name: str, pretrained: str | None = None, device: str 
                 raise ValueError(f'{path} does not fit {model_name!r}: {error}') from error
     tokenizer = _or_explain_download(lambda: open_clip.get_tokenizer(model_name), model_name)
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def load_text_tower(model_name: str, pretrained: str | None = None) -> tuple[nn.Module, Callable]:
+    """:func:`load_text_model` without the image tower: what is left embeds texts, and its ``logit_scale`` is the model's."""
+    model, tokenizer = load_text_model(model_name, pretrained)
+    model.visual = None
+    return model, tokenizer
 
 
 def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:

@@ -42,12 +42,14 @@ class CLIPDistillHead(ClsHead):
         num_classes (int): C.
         in_channels (int, optional): D. Taken from the backbone by :class:`CounterfactualClassifier`.
         class_weights (dict, optional): Where the class embeddings come from: ``dict(type='text', classnames=…, templates=…)``,
-            ``dict(type='file', path=…)`` or ``dict(type='prototype', dataset=…, per_class=N)``; see
+            ``dict(type='file', path=…)``, ``dict(type='prototype', dataset=…, per_class=N)`` or ``dict(type='linear_probe',
+            dataset=…)``; see
             :func:`mmcfmask.models.class_weights.build_class_weights`. None: W is random, for a checkpoint to fill.
-        distill (str): 'feature' (mean squared error of features) or 'logits' (knowledge distillation).
+        distill (str, optional): 'feature' (mean squared error of features) or 'logits' (knowledge distillation). None: no distillation; a
+            teacher then serves auxiliary losses alone.
         distill_weight (float): λ of the distillation loss. Published: 30 for both.
         temperature (float): T of 'logits'.
-        cls_weight (float): Weight of the cross-entropy.
+        cls_weight (float): Weight of the cross-entropy. 0: it is left out.
         init_cfg (dict, optional): mmengine's.
 
     Raises:
@@ -58,14 +60,14 @@ class CLIPDistillHead(ClsHead):
                  num_classes: int,
                  in_channels: int | None = None,
                  class_weights: dict | None = None,
-                 distill: str = 'feature',
+                 distill: str | None = 'feature',
                  distill_weight: float = 30.,
                  temperature: float = 10.,
                  cls_weight: float = 1.,
                  init_cfg: dict | None = None) -> None:
         super().__init__(loss=dict(type='CrossEntropyLoss', loss_weight=cls_weight), init_cfg=init_cfg)
-        if distill not in ('feature', 'logits'):
-            raise ValueError(f'unknown distill={distill!r}: choose "feature" or "logits"')
+        if distill not in ('feature', 'logits', None):
+            raise ValueError(f'unknown distill={distill!r}: choose "feature", "logits" or None')
         if temperature <= 0 or distill_weight < 0 or cls_weight < 0:
             raise ValueError(f'temperature must be positive and loss weights not negative, but temperature={temperature}, '
                              f'distill_weight={distill_weight}, cls_weight={cls_weight}')
@@ -77,10 +79,11 @@ class CLIPDistillHead(ClsHead):
         self.distill = distill
         self.distill_weight = distill_weight
         self.temperature = temperature
+        self.cls_weight = cls_weight
         self.fc = nn.Linear(in_channels, num_classes)
 
-    def init_class_weights(self, embeddings: Tensor, logit_scale: float) -> None:
-        """Start the classifier as zero-shot: W = logit_scale × embeddings, b = 0.
+    def init_class_weights(self, embeddings: Tensor, logit_scale: float, bias: Tensor | None = None) -> None:
+        """Start the classifier as zero-shot: W = logit_scale × embeddings, b = 0, or b = ``bias`` (C,) where one is given.
 
         Args:
             embeddings (Tensor): (C, D), rows L2-normalised.
@@ -97,7 +100,7 @@ class CLIPDistillHead(ClsHead):
                              f'but the image features have width {self.in_channels}')
         with torch.no_grad():
             self.fc.weight.copy_(logit_scale * embeddings)
-            self.fc.bias.zero_()
+            self.fc.bias.copy_(torch.zeros_like(self.fc.bias) if bias is None else bias)
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         """Logits (B, C), float32, of a tuple whose last entry is features (B, D)."""
@@ -118,7 +121,9 @@ class CLIPDistillHead(ClsHead):
         return self.loss_by_logits(self(feats), data_samples, **kwargs)
 
     def loss_by_logits(self, logits: Tensor, data_samples: list, **kwargs) -> dict[str, Tensor]:
-        """Cross-entropy of logits that are there already, as ``dict(loss_cls=…)``."""
+        """Cross-entropy of logits that are there already, as ``dict(loss_cls=…)``; empty where it has no weight."""
+        if self.cls_weight == 0:
+            return {}
         losses = self._get_loss(logits, data_samples, **kwargs)
         losses['loss_cls'] = losses.pop('loss')
         return losses

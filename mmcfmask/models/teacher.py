@@ -7,6 +7,8 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from .clip_loading import load_text_tower
+
 
 @MODELS.register_module()
 class OpenCLIPTeacher(nn.Module):
@@ -36,7 +38,8 @@ class OpenCLIPTeacher(nn.Module):
         Args:
             backbone (nn.Module): The student's tower, holding its pre-trained weights.
             neck (nn.Module, optional): The student's projection, where the tower has none of its own.
-            head (nn.Module, optional): The student's head at its start; gives :meth:`logits` for knowledge distillation.
+            head (nn.Module, optional): The student's head at its start; gives :meth:`logits` for knowledge distillation, and is what
+                L2-SP holds the head to.
         """
         same = (self.model_name, self.pretrained) == (getattr(backbone, 'model_name', None), getattr(backbone, 'pretrained', None))
         if self.model_name is None or same:
@@ -44,9 +47,25 @@ class OpenCLIPTeacher(nn.Module):
         else:
             self.backbone = MODELS.build(dict(type='OpenCLIPBackbone', model_name=self.model_name, pretrained=self.pretrained))
             self.neck = None
+        self.is_start = same or self.model_name is None
         self.head = deepcopy(head)
+        self.text = self.tokenizer = None
         self.requires_grad_(False)
         self.eval()
+
+    def load_text(self, model_name: str, pretrained: str | None) -> None:
+        """Load a text tower for :meth:`encode_text`, unless there is one.
+
+        Args:
+            model_name, pretrained: As in :func:`mmcfmask.models.clip_loading.load_text_model`.
+        """
+        if self.text is None:
+            self.text, self.tokenizer = load_text_tower(model_name, pretrained)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """L2-normalised embeddings (B, D) of token ids (B, context length)."""
+        with torch.no_grad():
+            return self.text.encode_text(tokens, normalize=True)
 
     def train(self, mode: bool = True) -> OpenCLIPTeacher:
         """Stay in eval mode."""

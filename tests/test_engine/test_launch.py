@@ -12,7 +12,7 @@ total_batch_size = 24
 optim_wrapper = dict(type='OptimWrapper')
 train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root))
 test_dataloader = dict(a=dict(dataset=dict(data_root=data_root)), b=dict(dataset=dict(data_root='elsewhere')))
-custom_hooks = [dict(type='CheckpointHook', by_epoch=False, interval=1000)]
+custom_hooks = [dict(type='CheckpointHook', by_epoch=False, interval=1000), dict(type='EMAHook')]
 pipelines = [[dict(data_root=data_root)]]
 """
 
@@ -23,6 +23,7 @@ def test_accumulation_makes_up_the_total():
         fit_total_batch(cfg, processes)
         assert cfg.optim_wrapper.accumulative_counts == counts
         assert cfg.custom_hooks[0].interval == interval
+        assert cfg.custom_hooks[1].interval == counts
 
 
 def test_indivisible_total_is_an_error():
@@ -82,8 +83,12 @@ def test_fill_needs_two_images_in_every_batch():
         check_fill(cfg)
     cfg.model.data_preprocessor.fill = 'none'
     check_fill(cfg)
-    cfg.model.update(teacher=None, data_preprocessor=dict(fill='multi'))
-    check_fill(cfg)
+    for change in (dict(teacher=None), dict(head=dict(distill=None)), dict(data_preprocessor=dict(mask=None))):  # no counterfactuals
+        cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), **change}
+        check_fill(cfg)
+    cfg.model = {**model, 'head': dict(distill='logits')}
+    with pytest.raises(ValueError, match='raise it to at least 2'):
+        check_fill(cfg)
 
 
 def test_loaders_fit_the_machine(monkeypatch):

@@ -127,6 +127,41 @@ def test_accumulation_equals_the_big_batch(tmp_path, tiny_pretrained):
         torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: f'{name}: {text}')
 
 
+def test_moving_average_is_validated_and_saved(tmp_path, tiny_pretrained, monkeypatch):
+    """What EMAHook averages by hand; the teacher has no part in it."""
+    import mmcfmask.engine.loops as loops
+    from mmcfmask.models import CounterfactualClassifier
+    trajectory, validated = [], []
+    original, predict = loops.ResumableEpochLoop.run_iter, CounterfactualClassifier.predict
+
+    def run_iter(self, idx, data_batch):
+        original(self, idx, data_batch)
+        trajectory.append(self.runner.model.backbone.visual.proj.detach().clone())
+
+    def look(self, *args, **kwargs):
+        validated.append(self.backbone.visual.proj.detach().clone())
+        return predict(self, *args, **kwargs)
+
+    monkeypatch.setattr(loops.ResumableEpochLoop, 'run_iter', run_iter)
+    monkeypatch.setattr(CounterfactualClassifier, 'predict', look)
+    cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 1})
+    cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.3))
+    train(cfg)
+
+    average = trajectory[0]
+    for weight in trajectory[1:]:
+        average = 0.7 * average + 0.3 * weight
+    assert len(trajectory) == 5 and (average - trajectory[-1]).abs().max() > 1e-5
+    for seen in validated:
+        torch.testing.assert_close(seen, average)
+    best, = tmp_path.glob('best_accuracy_top1_*.pth')
+    for path in (best, tmp_path / 'epoch_1.pth'):
+        checkpoint = check_checkpoint(str(path))
+        torch.testing.assert_close(checkpoint['state_dict']['backbone.visual.proj'], average)
+        torch.testing.assert_close(checkpoint['ema_state_dict']['module.backbone.visual.proj'], trajectory[-1])
+        assert not any('teacher' in name for part in ('state_dict', 'ema_state_dict') for name in checkpoint[part])
+
+
 def test_nan_loss_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
     from mmcfmask.models import CLIPDistillHead
     original, calls = CLIPDistillHead.distill_loss, []
@@ -235,3 +270,41 @@ def test_wrong_classes_stop_before_the_first_batch(tmp_path, tiny_pretrained):
     cfg.model.head.class_weights = dict(type='text', classnames=names, templates=['{}'], cache_dir=str(tmp_path / 'cache'))
     with pytest.raises(ValueError, match='in another order than its labels'):
         train(cfg)
+
+
+FLYP_WORKER = '''
+import sys, torch
+import torch.distributed as dist
+import open_clip
+open_clip.add_model_config(sys.argv[1])
+from torch.nn.parallel import DistributedDataParallel
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+import mmcfmask
+dist.init_process_group('gloo')
+rank, world = dist.get_rank(), dist.get_world_size()
+torch.manual_seed(0)
+model = MODELS.build(dict(
+    type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
+    head=dict(type='CLIPDistillHead', num_classes=3, cls_weight=0.),
+    auxiliary=[dict(type='FLYP', classnames=['ring', 'star', 'bolt'], templates=['a {}'])])).train()
+images, labels = torch.randn(8, 3, 32, 32), [DataSample().set_gt_label(i % 3) for i in range(8)]
+share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+wrapped = DistributedDataParallel(model)
+sum(wrapped(images[share], labels[share], mode='loss').values()).backward()
+torch.save({name: p.grad for name, p in model.named_parameters() if p.requires_grad}, f'{sys.argv[3]}/{world}-{rank}.pt')
+'''
+
+
+def test_contrast_is_over_the_images_of_all_processes(tmp_path, tiny_pretrained, tiny_towers):
+    script = tmp_path / 'worker.py'
+    script.write_text(FLYP_WORKER)
+    for processes in (1, 2):
+        done = launch(str(script), processes, tiny_towers, tiny_pretrained, tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ('1-0.pt', '2-0.pt', '2-1.pt'))
+    assert any(name.startswith('auxiliary.0.text.') for name in one)
+    for name, grad in one.items():
+        torch.testing.assert_close(first[name], grad, rtol=1e-4, atol=1e-5 * grad.abs().max().item(),
+                                   msg=lambda text, name=name: f'{name}: {text}')
+        assert torch.equal(first[name], second[name])

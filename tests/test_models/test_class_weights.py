@@ -77,7 +77,7 @@ def test_text_equals_the_definition(classifier, tiny_pretrained):
 def test_text_of_more_classes_than_a_batch(classifier, monkeypatch, tmp_path):
     names = text(classnames=[f'thing {index}' for index in range(7)])
     one_batch = build_class_weights(names, classifier)
-    monkeypatch.setattr(class_weights, 'CLASSES_PER_BATCH', 3)
+    monkeypatch.setattr(class_weights, 'PROMPTS_PER_BATCH', 3 * len(TEMPLATES))
     batches = build_class_weights(dict(names, cache_dir=str(tmp_path)), classifier)
     torch.testing.assert_close(batches, one_batch, rtol=1e-4, atol=1e-5)
 
@@ -358,3 +358,86 @@ def test_bad_config(classifier):
         build_class_weights(text(tempaltes='openai'), classifier)
     with pytest.raises(ValueError, match="type='file'.*'path'"):
         build_class_weights(dict(type='file'), classifier)
+
+
+# contexts and linear probes ------------------------------------------------------------------------------------------------
+
+
+def test_contexts_equal_a_loop(classifier, tiny_pretrained, monkeypatch):
+    model, tokenizer = open_clip.create_model('tiny-vit', pretrained=tiny_pretrained).eval(), open_clip.get_tokenizer('tiny-vit')
+    expected = []
+    for template in TEMPLATES:
+        total = 0
+        for name in NAMES:
+            with torch.no_grad():
+                embedding = model.encode_text(tokenizer([template.format(name)]))[0]
+            total = total + embedding / embedding.norm()
+        expected.append(total / total.norm())
+    contexts = class_weights.text_embeddings(classifier, 'context', NAMES, TEMPLATES)
+    torch.testing.assert_close(contexts, torch.stack(expected))
+    monkeypatch.setattr(class_weights, 'load_text_model', None)  # cached, and not under the key of the classes
+    assert torch.equal(class_weights.text_embeddings(classifier, 'context', NAMES, TEMPLATES), contexts)
+    monkeypatch.setattr(class_weights, 'PROMPTS_PER_BATCH', 1)
+    with pytest.raises(TypeError):
+        class_weights.text_embeddings(classifier, 'text', NAMES, TEMPLATES)
+
+
+def shapes_probe(**kwargs):
+    pipeline = [dict(type='Resize', scale=32), dict(type='PackInputs')]
+    return dict(
+        dict(
+            type='linear_probe',
+            dataset=dict(type='ShapesDataset', split='train', size=40, pipeline=pipeline),
+            held_out=dict(type='ShapesDataset', split='val', size=20, pipeline=pipeline),
+            strengths=[1e-4, 1e-3, 1e-2]), **kwargs)
+
+
+def test_linear_probe_is_that_of_the_features(classifier, monkeypatch):
+    start = build_class_weights(shapes_probe(), classifier)
+    assert start.shape == (10, 17)
+    features, labels = {}, {}
+    for part in ('dataset', 'held_out'):
+        items = list(class_weights.DATASETS.build(shapes_probe()[part]))
+        batch = dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
+        with torch.no_grad():
+            z = classifier.backbone(classifier.data_preprocessor(batch)['inputs'])[0]
+        features[part] = z / z.norm(dim=1, keepdim=True)
+        labels[part] = torch.tensor([int(item['data_samples'].gt_label) for item in items])
+    probe = class_weights.fit_linear_probe(features['dataset'], labels['dataset'], features['held_out'], labels['held_out'], 10,
+                                           [1e-4, 1e-3, 1e-2])
+    logits = [features['held_out'] @ weight.T + bias for weight, bias in [(start[:, :-1], start[:, -1]), (probe.weight, probe.bias)]]
+    torch.testing.assert_close(*logits, rtol=1e-2, atol=1e-2)
+
+    # Another choice of strengths needs no features again; the same choice needs nothing.
+    monkeypatch.setattr(class_weights, 'image_features', None)
+    build_class_weights(shapes_probe(strengths=[1e-5]), classifier)
+    monkeypatch.setattr(class_weights, 'fit_linear_probe', None)
+    assert torch.equal(build_class_weights(shapes_probe(), classifier), start)
+
+
+def test_held_out_part_of_the_dataset_itself(classifier, images):
+    pipeline = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='Resize', scale=(32, 32)), dict(type='PackInputs')]
+    dataset = dict(type='FolderDataset', data_root=str(images), holdout=dict(fraction=0.5, seed=0, part='train'), pipeline=pipeline)
+    cfg = dict(type='linear_probe', dataset=dataset, strengths=[1e-3])
+    start = build_class_weights(cfg, classifier)
+    held_out = dict(dataset, holdout=dict(dataset['holdout'], part='held_out'))
+    torch.testing.assert_close(build_class_weights(dict(cfg, held_out=held_out), classifier), start)
+    with pytest.raises(ValueError, match='chooses its strength on held-out images: give held_out, a dataset'):
+        build_class_weights(dict(cfg, dataset=held_out), classifier)
+
+
+def test_head_starts_as_the_linear_probe(tiny_pretrained):
+    model = class_weights_model(tiny_pretrained)
+    start = build_class_weights(shapes_probe(), model)
+    features = torch.randn(4, 16)
+    expected = torch.nn.functional.normalize(features) @ start[:, :-1].T + start[:, -1]
+    torch.testing.assert_close(model.head((features, )), expected)
+
+
+def class_weights_model(pretrained):
+    from mmpretrain.registry import MODELS
+    return MODELS.build(
+        dict(
+            type='CounterfactualClassifier',
+            backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained),
+            head=dict(type='CLIPDistillHead', num_classes=10, class_weights=shapes_probe())))

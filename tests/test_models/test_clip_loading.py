@@ -220,7 +220,7 @@ def test_text_model(tiny_pretrained, reference):
 def test_text_model_of_a_textless_file(tmp_path, reference):
     visual = {key: value for key, value in reference.state_dict().items() if key.startswith('visual.') or key == 'logit_scale'}
     torch.save(visual, tmp_path / 'visual.pt')
-    with pytest.raises(ValueError, match=r"has no text tower; use class_weights=dict\(type='prototype', ...\) or type='file'"):
+    with pytest.raises(ValueError, match='visual.pt has no text tower'):
         load_text_model('tiny-vit', str(tmp_path / 'visual.pt'))
 
 

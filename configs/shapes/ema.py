@@ -1,0 +1,5 @@
+# Plain fine-tuning, its weights averaged: validated, saved and tested is the moving average. Its horizon, 1/momentum optimizer steps, is a
+# fifth of the run.
+_base_ = './cfmask.py'
+custom_hooks = [*_base_.custom_hooks, dict(type='EMAHook', momentum=0.016)]
+model = dict(teacher=None)

@@ -1,0 +1,103 @@
+"""Linear probing: logistic regression on the features of a frozen tower."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor
+
+STRENGTHS = tuple(np.logspace(-7, 2, 50).tolist())
+"""Values of C to choose from: 50 in the range of Kumar et al. (2022)."""
+ROWS_PER_CHUNK = 65536
+
+
+class LinearProbe(NamedTuple):
+    """logits = features · weightᵀ + bias.
+
+    Attributes:
+        weight (Tensor): (C, D).
+        bias (Tensor): (C,).
+        strength (float): The C it was fitted with.
+        accuracy (float): In percent, on the held-out images.
+    """
+    weight: Tensor
+    bias: Tensor
+    strength: float
+    accuracy: float
+
+
+def logistic_regression(features: Tensor, labels: Tensor, num_classes: int, strength: float,
+                        start: tuple[Tensor, Tensor] | None = None, max_iter: int = 100) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression with an L2 penalty on the weights, not the biases, by L-BFGS::
+
+        min over W, b of   ½ ‖W‖² + C Σ_i CE(W x_i + b, y_i)
+
+    Args:
+        features (Tensor): (N, D) float.
+        labels (Tensor): (N,) int64.
+        num_classes (int): Number of classes.
+        strength (float): C > 0; small values regularise strongly.
+        start (tuple[Tensor, Tensor], optional): W and b to start from. Defaults to zeros.
+        max_iter (int): Iterations at most.
+
+    Returns:
+        tuple[Tensor, Tensor]: W (num_classes, D) and b (num_classes,).
+    """
+    if start is None:
+        start = features.new_zeros(num_classes, features.shape[1]), features.new_zeros(num_classes)
+    weight, bias = (tensor.clone().requires_grad_() for tensor in start)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=max_iter, tolerance_grad=1e-6, tolerance_change=1e-9,
+                                  line_search_fn='strong_wolfe')
+
+    @torch.enable_grad()
+    def closure() -> Tensor:
+        """The objective over C · N, and its gradient; in chunks, because the logits of all images may not fit."""
+        optimizer.zero_grad()
+        total = weight.square().sum() / (2 * strength * len(features))
+        total.backward()
+        total = total.detach()
+        for x, y in zip(features.split(ROWS_PER_CHUNK), labels.split(ROWS_PER_CHUNK)):
+            loss = F.cross_entropy(x @ weight.T + bias, y, reduction='sum') / len(features)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def fit_linear_probe(features: Tensor, labels: Tensor, held_out_features: Tensor, held_out_labels: Tensor, num_classes: int,
+                     strengths: Sequence[float] = STRENGTHS) -> LinearProbe:
+    """Logistic regression with the strength that is best on held-out images, as Kumar et al., "Fine-Tuning can Distort Pretrained
+    Features and Underperform Out-of-Distribution" (ICLR 2022), fit the linear probe of LP-FT.
+
+    Features are brought to mean 0 and standard deviation 1 by one number each, so that a strength means the same for any tower; the
+    strengths are tried from the strongest penalty to the weakest, each starting from the one before, and the first of the best is
+    taken. The result is for the features as they are given.
+
+    Args:
+        features, held_out_features (Tensor): (N, D) and (M, D) float32.
+        labels, held_out_labels (Tensor): (N,) and (M,) int64.
+        num_classes (int): Number of classes.
+        strengths (Sequence[float]): Values of C.
+
+    Raises:
+        ValueError: No image, or no strength.
+    """
+    if not len(features) or not len(held_out_features) or not len(strengths):
+        raise ValueError(f'a linear probe needs images and strengths, but got {len(features)} images to fit, {len(held_out_features)} '
+                         f'held-out ones and {len(strengths)} strengths')
+    mean, std = features.mean(), features.std()
+    x, held_out_x = (features - mean) / std, (held_out_features - mean) / std
+    best, fitted = None, None
+    for strength in track(sorted(strengths), description='Linear probe'):
+        fitted = logistic_regression(x, labels, num_classes, strength, fitted)
+        weight, bias = fitted
+        accuracy = 100 * ((held_out_x @ weight.T + bias).argmax(dim=1) == held_out_labels).float().mean().item()
+        if best is None or accuracy > best.accuracy:
+            best = LinearProbe(weight / std, bias - mean / std * weight.sum(dim=1), strength, accuracy)
+    return best

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from mmcfmask.engine.soup import greedy_soup, uniform_soup
+
+
+def states(*values):
+    return [{'weight': torch.tensor([float(value), 1.]), 'count': torch.tensor(7), 'auxiliary.0.text': torch.ones(3)} for value in values]
+
+
+def test_uniform_soup_is_the_mean():
+    soup = uniform_soup(states(1, 2, 6))
+    assert set(soup) == {'weight', 'count'}
+    assert soup['weight'].tolist() == [3., 1.] and soup['count'].item() == 7 and soup['weight'].dtype == torch.float32
+    half = [{'weight': torch.full((2, ), value).half()} for value in (1e-4, 3e-4, 5e-4)]
+    torch.testing.assert_close(uniform_soup(half)['weight'], torch.full((2, ), 3e-4).half())
+
+
+def greedy(values, target):
+    """Ingredients are numbers; the accuracy falls with the distance of their mean from a target."""
+    ingredients = dict(zip('abcdef', states(*values)))
+    asked = []
+
+    def evaluate(state):
+        asked.append(state['weight'][0].item())
+        return 100 - abs(asked[-1] - target)
+
+    return greedy_soup(ingredients, ingredients.__getitem__, evaluate), asked
+
+
+def test_greedy_soup_adds_what_does_not_hurt_from_the_best_on():
+    (soup, chosen, alone), asked = greedy([0, 8, 13, 40], target=10)
+    # Best alone: b (8), then c (13): mean 10.5 is better; a (0): mean 7 is worse; d (40): mean 20.3 is worse.
+    assert chosen == ['b', 'c'] and soup['weight'][0].item() == 10.5
+    assert alone == {'a': 90, 'b': 98, 'c': 97, 'd': 70} and asked == pytest.approx([0, 8, 13, 40, 10.5, 7, 61 / 3])
+
+
+def test_equally_good_is_added():
+    (soup, chosen, _), _ = greedy([9, 11, 11], target=10)
+    assert chosen == ['a', 'b'] and soup['weight'][0].item() == 10  # the third would make it worse
+
+
+def test_ingredients_must_be_of_one_model():
+    with pytest.raises(ValueError, match='at least one'):
+        uniform_soup([])
+    with pytest.raises(ValueError, match='at least one'):
+        greedy_soup([], None, None)
+    with pytest.raises(ValueError, match='ingredient 2 of the soup .* differ in 1 tensors, such as bias'):
+        uniform_soup([{'weight': torch.ones(2)}, {'weight': torch.ones(2), 'bias': torch.ones(1)}])
+    with pytest.raises(ValueError, match='such as weight'):
+        uniform_soup([{'weight': torch.ones(2)}, {'weight': torch.ones(3)}])

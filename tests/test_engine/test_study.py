@@ -1,0 +1,188 @@
+"""What a study file says, and what it stands for; no run."""
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mmcfmask.engine.jobs import JobError
+from mmcfmask.engine.study import Study, accuracies, checkpoint_to_test, expand_method, load_study, parse_options, sign_metrics, slug
+
+ROOT = Path(__file__).parents[2]
+SHAPES = {'shapes': str(ROOT / 'configs' / 'shapes' / '{config}.py')}
+STUDIES = sorted(path.name for path in (ROOT / 'studies').glob('*.yaml'))
+
+
+def study(tmp_path, methods, **kwargs):
+    return Study(methods, str(tmp_path), **{'datasets': SHAPES, 'pictures': False, **kwargs})
+
+
+def labels(study):
+    return [job.label for job in study.jobs]
+
+
+def test_sweep_gives_every_combination():
+    key = 'model.data_preprocessor.'
+    entry = dict(config='cfmask', cfg_options={'a.b': 1}, sweep={key + 'mask': ['object', 'random'], key + 'fill': ['none', 'multi']})
+    methods = expand_method('KD {mask}', entry)
+    assert [method.name for method in methods] == [
+        'KD object fill=none', 'KD object fill=multi', 'KD random fill=none', 'KD random fill=multi']
+    assert methods[1].cfg_options == {'a.b': 1, key + 'mask': 'object', key + 'fill': 'multi'} and methods[1].config == 'cfmask'
+    # Fields of the entry can be swept as well.
+    methods = expand_method('{wise_ft} + WiSE-FT', dict(sweep={'wise_ft': ['FT', 'FD'], 'alpha': [0.25]}))
+    assert [(method.name, method.wise_ft, method.alpha) for method in methods] == [
+        ('FT + WiSE-FT alpha=0.25', 'FT', 0.25), ('FD + WiSE-FT alpha=0.25', 'FD', 0.25)]
+
+
+def test_runs_seeds_and_folders(tmp_path):
+    methods = {
+        'FT + WiSE-FT': dict(wise_ft='FT'), 'Zero-shot': 'zeroshot', 'FT': 'ft', 'FD': dict(config='fd', seeds=[7]),
+        'Soup': dict(soup='FT', greedy=True)}
+    planned = study(tmp_path, methods, seeds=[0, 1])
+    assert labels(planned) == [
+        'shapes FT + WiSE-FT (seed 0)', 'shapes FT + WiSE-FT (seed 1)', 'shapes Zero-shot', 'shapes FT (seed 0)', 'shapes FT (seed 1)',
+        'shapes FD (seed 7)', 'shapes Soup']
+    runs = {job.label: job for job in planned.jobs}
+    assert runs['shapes FT (seed 1)'].product == tmp_path / 'shapes' / 'ft' / 'seed1' / 'metrics.json'
+    assert runs['shapes Zero-shot'].product == tmp_path / 'shapes' / 'zero-shot' / 'start' / 'metrics.json'
+    assert runs['shapes FT + WiSE-FT (seed 1)'].needs == [runs['shapes FT (seed 1)']]
+    assert runs['shapes Soup'].needs == [runs['shapes FT (seed 0)'], runs['shapes FT (seed 1)']]
+    assert len({job.key for job in planned.jobs}) == len(planned.jobs)
+
+
+def test_options_reach_the_configs_and_decide_what_is_kept(tmp_path):
+    methods = {'Zero-shot': 'zeroshot', 'FT': dict(config='ft', cfg_options={'optim_wrapper.optimizer.lr': 1., 'train_cfg.max_epochs': 9})}
+    options = {'train_dataloader.dataset.size': 64, 'optim_wrapper.optimizer.lr': 2.}
+    first = study(tmp_path, methods, cfg_options=options)
+    cfg = first.configs['shapes', 'FT']
+    # The command line is over the method, the method over the config; a config without training has no use for them.
+    assert cfg.optim_wrapper.optimizer.lr == 2. and cfg.train_cfg.max_epochs == 9 and cfg.train_dataloader.dataset.size == 64
+    assert first.configs['shapes', 'Zero-shot'].train_dataloader is None
+    keys = {job.label: job.key for job in first.jobs}
+    for change in (dict(cfg_options={}), dict(amp=True)):
+        assert {job.label: job.key for job in study(tmp_path, methods, **change).jobs}['shapes FT (seed 0)'] != keys['shapes FT (seed 0)']
+    assert {job.label: job.key for job in study(tmp_path, methods, cfg_options=options).jobs} == keys
+    # What is derived changes with its source.
+    derived = [study(tmp_path, {'FT': dict(config='ft', cfg_options={'train_cfg.max_epochs': epochs}), 'W': dict(wise_ft='FT')}).jobs[1].key
+               for epochs in (1, 2)]
+    assert derived[0] != derived[1]
+
+
+def test_data_sets_have_their_configs_options_and_methods(tmp_path):
+    sets = {'one': dict(config=SHAPES['shapes'], cfg_options={'train_cfg.max_epochs': 3}), 'two': SHAPES['shapes']}
+    planned = study(tmp_path, {'FT': 'ft', 'LP': dict(config='lp', datasets=['two']), 'W': dict(wise_ft='LP')}, datasets=sets)
+    assert labels(planned) == ['one FT (seed 0)', 'two FT (seed 0)', 'two LP (seed 0)', 'two W (seed 0)']
+    assert planned.configs['one', 'FT'].train_cfg.max_epochs == 3 and planned.configs['two', 'FT'].train_cfg.max_epochs == 10
+
+
+def test_only(tmp_path):
+    methods = {'FT': 'ft', 'FD': 'fd', 'LP': 'lp', 'FT + WiSE-FT': dict(wise_ft='FT')}
+    assert labels(study(tmp_path, methods, only=['* WiSE-FT', 'LP'])) == ['shapes FT (seed 0)', 'shapes LP (seed 0)',
+                                                                           'shapes FT + WiSE-FT (seed 0)']
+    with pytest.raises(ValueError, match=r"no method is named 'FA\*': there are FT, FD"):
+        study(tmp_path, methods, only=['FA*'])
+
+
+def test_a_picture_of_every_variant(tmp_path):
+    key = 'model.data_preprocessor.'
+    methods = {
+        'FT': 'ft', 'FD': 'fd', 'CAR-FT': 'carft', 'CFMask': 'cfmask',
+        'Same': dict(config='cfmask', cfg_options={'train_cfg.max_epochs': 1}),
+        '{mask}': dict(config='cfmask', cfg_options={key + 'value': None}, sweep={key + 'mask': ['random', 'context']})}
+    planned = study(tmp_path, methods, pictures=True)
+    pictures = [job.product.name for job in planned.jobs if job.product.suffix == '.png']
+    assert pictures == ['counterfactuals_object_single_0.3.png', 'counterfactuals_random_single.png', 'counterfactuals_context_single.png']
+    one = study(tmp_path, {'CFMask': 'cfmask'}, pictures=True)
+    assert one.jobs[-1].product == tmp_path / 'shapes' / 'counterfactuals.png'
+
+
+@pytest.mark.parametrize('methods, message', [
+    ({'FT': dict(config='ft', cfg_option={})}, r"methods\['FT'\] has no 'cfg_option': it can have config, cfg_options"),
+    ({'FT': {}}, 'must have one of config, wise_ft, soup, but has none'),
+    ({'FT': dict(config='ft', soup='FT')}, 'but has config and soup'),
+    ({'FT': dict(config='ft', sweep={'a.b': 3})}, 'sweep takes a list of values'),
+    ({'FT': dict(config='ft', sweep={'alpa': [3]})}, "sweep has no 'alpa'"),
+    ({'W': dict(wise_ft='FT')}, "derived from 'FT', which is none of W"),
+    ({'FT': 'ft', 'W': dict(wise_ft='FT'), 'S': dict(soup='W')}, "derived from 'W', which is derived itself"),
+    ({'FT': 'ft', 'W': dict(wise_ft='FT', cfg_options={'a.b': 1})}, 'whose cfg_options count'),
+    ({'ZS': 'zeroshot', 'W': dict(wise_ft='ZS')}, "'ZS' is not trained, so nothing can be derived"),
+    ({'FT': 'ft', 'F{x}': dict(config='fd', sweep={'a.x': ['T']})}, "two methods are named 'FT'"),
+    ({'F T': 'ft', 'f_t': 'fd'}, 'two methods would write to .*f_t/seed0'),
+    ({'FT': 'fine_tuning'}, r"methods\['FT'\]: there is no config '.*fine_tuning.py'"),
+    ({'FT': dict(config='ft', datasets=['pets'])}, "'pets' is none of shapes"),
+    ({'FT': dict(config='ft', cfg_options={'train_cfg.max_epochs.x': 1})}, r"'FT'\]: .*ft.py with \{'train_cfg.max_epochs.x': 1\}"),
+])
+def test_mistakes_are_found_before_anything_runs(tmp_path, methods, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        study(tmp_path, methods)
+
+
+def test_mistakes_in_a_study_file(tmp_path):
+    path = tmp_path / 'my.yaml'
+    with pytest.raises(FileNotFoundError, match='there is no study'):
+        load_study(str(path))
+    for text, message in [('method: {FT: ft}', "my.yaml has no 'method': it can have out, seeds"), ('seeds: [0]', 'has no methods'),
+                          ('methods: {FT: [', 'my.yaml cannot be read')]:
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_study(str(path))
+    path.write_text('methods: {FT: ft}\nseeds: [0, 1]\n')
+    assert load_study(str(path)) == dict(out='work_dirs/my', methods=dict(FT='ft'), seeds=[0, 1])
+    with pytest.raises(ValueError, match=r"datasets\['x'\] needs config"):
+        Study({'FT': 'ft'}, str(tmp_path), datasets={'x': dict(cfg_options={})})
+    with pytest.raises(ValueError, match="keep='none'"):
+        Study({'FT': 'ft'}, str(tmp_path), keep='none')
+
+
+@pytest.mark.parametrize('name', STUDIES)
+def test_shipped_studies(name, tmp_path, monkeypatch):
+    """They load, every config in them exists, and every option fits its config."""
+    monkeypatch.chdir(ROOT)
+    planned = Study(**{**load_study(f'studies/{name}'), 'out': str(tmp_path)})
+    assert len(planned.jobs) > 5
+    assert f'tools/study.py studies/{name}' in (ROOT / 'studies' / name).read_text()
+
+
+def write(path, **sets):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(metrics={f'{name}/top1': value for name, value in sets.items()})))
+
+
+def test_gathers_what_is_finished(tmp_path):
+    planned = study(tmp_path, {'FT': 'ft', 'LP': 'lp', 'FD': 'fd'}, seeds=[0, 1])
+    for job in planned.jobs[:3]:
+        job.begin()
+        write(job.product, test=90., a=10. + len(job.label) % 2, sketch=30., ood_average=20.)
+    console = Console(record=True, width=60)
+    planned.gather(console)
+    results = json.loads((tmp_path / 'shapes' / 'results.json').read_text())
+    assert list(results['methods']) == ['FT', 'LP'] and results['methods']['FT']['seeds'] == 2 and results['methods']['LP']['seeds'] == 1
+    assert results['shifts'] == ['sketch', 'a'] and results['id_set'] == 'test'  # in the order of the config
+    assert 'OOD avg' in console.export_text() and (tmp_path / 'shapes' / 'id_ood.png').stat().st_size > 1000
+    assert '| FT | 2 |' in (tmp_path / 'shapes' / 'results.md').read_text()
+
+
+def test_metrics_of_either_form(tmp_path):
+    write(tmp_path / 'a.json', test=90., sketch=30., ood_average=30.)
+    assert accuracies(tmp_path / 'a.json') == dict(test=90., sketch=30.)
+    (tmp_path / 'b.json').write_text(json.dumps(dict(sets=dict(test=dict(metrics=dict(top1=90., nll=1.)), c=dict(metrics=dict(mce=3.))))))
+    assert accuracies(tmp_path / 'b.json') == dict(test=90.)
+    sign_metrics(tmp_path / 'a.json', tmp_path / 'metrics.json', 'FT', 3)
+    signed = json.loads((tmp_path / 'metrics.json').read_text())
+    assert (signed['method'], signed['seed']) == ('FT', 3) and not (tmp_path / 'a.json').exists()
+
+
+def test_checkpoint_that_is_tested(tmp_path):
+    with pytest.raises(JobError, match='there is no checkpoint in'):
+        checkpoint_to_test(tmp_path)
+    (tmp_path / 'epoch_10.pth').touch()
+    assert checkpoint_to_test(tmp_path).name == 'epoch_10.pth'
+    (tmp_path / 'best_accuracy_top1_epoch_9.pth').touch()
+    assert checkpoint_to_test(tmp_path).name == 'best_accuracy_top1_epoch_9.pth'
+
+
+def test_names_and_options():
+    assert [slug(name) for name in ('Zero-shot', 'CFMask object/single', 'FT + WiSE-FT', 'w=0.5')] == [
+        'zero-shot', 'cfmask_object_single', 'ft_+_wise-ft', 'w=0.5']
+    assert parse_options(['a.b=3', 'c=None', 'd=[1,2]', 'e=x']) == {'a.b': 3, 'c': None, 'd': [1, 2], 'e': 'x'}
+    assert parse_options([]) == {}

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+
+from mmcfmask.models.linear_probe import fit_linear_probe, logistic_regression
+
+
+def clouds(num=60, classes=3, dim=5, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, num)
+    centres = np.random.default_rng(9).normal(size=(classes, dim))
+    return torch.from_numpy(0.7 * centres[labels] + rng.normal(size=(num, dim)) + 3).float(), torch.from_numpy(labels)
+
+
+def objective_and_gradient(weight, bias, features, labels, strength):
+    """½ ‖W‖² + C Σ CE, by loops, in float64."""
+    weight, bias, features = (np.asarray(a, np.float64) for a in (weight, bias, features))
+    value, grad_weight, grad_bias = 0.5 * (weight**2).sum(), weight.copy(), np.zeros_like(bias)
+    for x, y in zip(features, labels.tolist()):
+        logits = weight @ x + bias
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        value -= strength * np.log(p[y])
+        for c in range(len(bias)):
+            grad_weight[c] += strength * (p[c] - (c == y)) * x
+            grad_bias[c] += strength * (p[c] - (c == y))
+    return value, grad_weight, grad_bias
+
+
+@pytest.mark.parametrize('strength', [1e-3, 0.1, 10.])
+def test_is_a_minimum_of_the_penalised_likelihood(strength, monkeypatch):
+    monkeypatch.setattr('mmcfmask.models.linear_probe.ROWS_PER_CHUNK', 7)
+    features, labels = clouds()
+    weight, bias = logistic_regression(features, labels, 3, strength, max_iter=500)
+    value, grad_weight, grad_bias = objective_and_gradient(weight, bias, features, labels, strength)
+    scale = strength * len(features)
+    assert abs(grad_weight).max() < 1e-3 * scale and abs(grad_bias).max() < 1e-3 * scale
+    # Strictly convex in W: worse in any direction.
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        assert objective_and_gradient(weight + 0.05 * rng.normal(size=(3, 5)), bias, features, labels, strength)[0] > value
+    assert not torch.isnan(weight).any() and weight.requires_grad is False
+
+
+def test_strength_is_chosen_on_held_out_images_and_the_result_is_for_raw_features():
+    features, labels = clouds(num=30)
+    held_out, held_out_labels = clouds(num=200, seed=1)
+    strengths = [1e-6, 1e-2, 1., 1e3]
+    probe = fit_linear_probe(features, labels, held_out, held_out_labels, 3, strengths[::-1])
+
+    mean, std = features.mean(), features.std()
+    accuracies = []
+    for strength in strengths:  # each from zero, on standardised features
+        weight, bias = logistic_regression((features - mean) / std, labels, 3, strength, max_iter=2000)
+        predicted = (((held_out - mean) / std) @ weight.T + bias).argmax(1)
+        accuracies.append(100 * (predicted == held_out_labels).float().mean().item())
+        if strength == probe.strength:
+            expected = ((held_out - mean) / std) @ weight.T + bias
+            torch.testing.assert_close(held_out @ probe.weight.T + probe.bias, expected, atol=2e-2, rtol=2e-2)
+    assert probe.strength == strengths[int(np.argmax(accuracies))] and probe.accuracy == pytest.approx(max(accuracies), abs=0.5)
+    assert min(accuracies) + 5 < max(accuracies) and probe.strength not in (strengths[0], strengths[-1])  # the choice matters here
+    predicted = (held_out @ probe.weight.T + probe.bias).argmax(1)
+    assert 100 * (predicted == held_out_labels).float().mean().item() == pytest.approx(probe.accuracy, abs=1)
+
+
+def test_nothing_to_fit():
+    features, labels = clouds()
+    with pytest.raises(ValueError, match='0 held-out ones'):
+        fit_linear_probe(features, labels, features[:0], labels[:0], 3)
+    with pytest.raises(ValueError, match='0 strengths'):
+        fit_linear_probe(features, labels, features, labels, 3, [])

@@ -1,0 +1,64 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmcfmask.engine.launch import build_model, load_config
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / 'configs' / 'shapes' / 'ft.py')
+OPTIONS = ['--cfg-options', 'val_dataloader.dataset.size=30']
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('soup', ROOT / 'tools' / 'soup.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """The pre-trained mini CLIP, one as good (its logits halved), and one that knows nothing."""
+    folder = tmp_path_factory.mktemp('checkpoints')
+    state = build_model(load_config(CONFIG, {}).model).state_dict()
+    broken = {name: torch.zeros_like(value) for name, value in state.items()}
+    for name, weights in {'good': state, 'half': {**state, 'head.fc.weight': state['head.fc.weight'] / 2}, 'broken': broken}.items():
+        torch.save(dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=['circle']))), folder / f'{name}.pth')
+    return {name: str(folder / f'{name}.pth') for name in ('good', 'half', 'broken')}
+
+
+def test_uniform(tool, checkpoints, tmp_path, capsys):
+    tool.main([CONFIG, checkpoints['good'], checkpoints['half'], '--out', str(tmp_path / 'new' / 'soup.pth')])
+    soup = torch.load(tmp_path / 'new' / 'soup.pth', weights_only=True)
+    good = torch.load(checkpoints['good'], weights_only=True)['state_dict']
+    torch.testing.assert_close(soup['state_dict']['head.fc.weight'], 0.75 * good['head.fc.weight'])
+    assert soup['meta'] == dict(
+        soup='uniform', ingredients=[checkpoints['good'], checkpoints['half']], dataset_meta=dict(classes=['circle']))
+    assert 'uniform soup of 2 models' in capsys.readouterr().out
+
+
+def test_greedy_leaves_out_what_hurts_on_held_out_images(tool, checkpoints, tmp_path, capsys):
+    ingredients = [checkpoints[name] for name in ('broken', 'half', 'good')]
+    tool.main([CONFIG, *ingredients, '--out', str(tmp_path / 'soup.pth'), '--greedy', *OPTIONS])
+    soup = torch.load(tmp_path / 'soup.pth', weights_only=True)
+    assert set(soup['meta']['ingredients']) == {checkpoints['good'], checkpoints['half']}
+    assert 'greedy soup of 2 models' in capsys.readouterr().out and not list(tmp_path.glob('best*'))
+
+
+def test_clear_errors(tool, checkpoints, tmp_path, capsys):
+    torch.save(dict(state_dict={'other': torch.ones(1)}), tmp_path / 'other.pth')
+    out = ['--out', str(tmp_path / 'soup.pth')]
+    with pytest.raises(SystemExit, match='ingredient 2 of the soup is not of the model of the first'):
+        tool.main([CONFIG, checkpoints['good'], str(tmp_path / 'other.pth'), *out])
+    with pytest.raises(SystemExit, match='Unexpected key'):
+        tool.main([CONFIG, str(tmp_path / 'other.pth'), '--greedy', *out, *OPTIONS])
+    with pytest.raises(FileNotFoundError, match='no checkpoint'):
+        tool.main([CONFIG, str(tmp_path / 'gone.pth'), *out])
+    with pytest.raises(SystemExit):
+        tool.main([CONFIG, checkpoints['good'], checkpoints['good'], *out])
+    assert 'named twice' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='no val_dataloader'):
+        tool.main([CONFIG.replace('ft.py', 'zeroshot.py'), checkpoints['good'], '--greedy', *out])

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Average the weights of several fine-tuned models into one checkpoint.
+
+    python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth            # all of them
+    python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy   # those that help on the held-out images
+
+They are models of one config that started from the same weights: other seeds, other epochs, other hyper-parameters. The greedy soup looks
+at the images of ``val_dataloader``, which are held out of the training set, never at a test set or a shift.
+"""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.table import Table
+
+import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
+from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, forget_pretrained, load_config
+from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Average the weights of several fine-tuned models')
+    parser.add_argument('config', help='config file that the models were trained with')
+    parser.add_argument('checkpoints', nargs='+', help='checkpoint files')
+    parser.add_argument('--out', required=True, help='the checkpoint to write')
+    parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
+    parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    args = parser.parse_args(argv)
+    if len(set(args.checkpoints)) < len(args.checkpoints):
+        parser.error('a checkpoint is named twice')
+    return args
+
+
+def held_out_accuracy(cfg: Config, work_dir: str):
+    """A function of weights: their accuracy on ``val_dataloader``, by the metric that chooses checkpoints."""
+    if cfg.get('val_dataloader') is None:
+        raise SystemExit('--greedy needs held-out images, but the config has no val_dataloader')
+    key = cfg.default_hooks.checkpoint.save_best
+    cfg.merge_from_dict(dict(launcher='none', work_dir=work_dir, log_level='WARNING', load_from=None, resume=False))
+    cfg.default_hooks.checkpoint = None
+    for part in ('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'test_cfg', 'test_dataloader', 'test_evaluator'):
+        cfg[part] = None
+    runner = build_runner(cfg)
+
+    def evaluate(state) -> float:
+        # Of a checkpoint the weights of auxiliary losses are left out; anything else that does not fit is an error.
+        runner.model.load_state_dict(state)
+        return float(runner.val()[key])
+
+    return evaluate
+
+
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    out = Path(args.out)
+    check_work_dir(str(out.parent))
+    cfg = load_config(args.config, args.cfg_options)
+    forget_pretrained(cfg.model)
+    metas = [check_checkpoint(path).get('meta', {}) for path in args.checkpoints]
+
+    def load(path: str):
+        return check_checkpoint(path)['state_dict']
+
+    try:
+        if args.greedy:
+            evaluate = held_out_accuracy(cfg, args.work_dir or str(out.parent))
+            soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate)
+            table = Table('Model', 'Held-out accuracy', 'In the soup')
+            for path, accuracy in sorted(alone.items(), key=lambda item: -item[1]):
+                table.add_row(path, f'{accuracy:.2f}', 'yes' if path in chosen else '')
+            table.add_row('the soup', f'{evaluate(soup):.2f}', f'{len(chosen)} of {len(alone)}', style='bold')
+            Console().print(table)
+        else:
+            soup, chosen = uniform_soup(map(load, args.checkpoints)), args.checkpoints
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f'{error}') from None
+    meta = dict(soup='greedy' if args.greedy else 'uniform', ingredients=list(chosen))
+    if 'dataset_meta' in metas[0]:
+        meta['dataset_meta'] = metas[0]['dataset_meta']
+    save_soup(str(out), soup, meta)
+    Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {out}', highlight=False)
+
+
+if __name__ == '__main__':
+    main()
