@@ -43,7 +43,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     args = parse_args(argv)
     try:
-        study = Study(args.methods, args.out, seeds=args.seeds, cfg_options=parse_options(args.cfg_options), amp=args.amp, keep='all')
+        study = Study(args.methods, args.out, seeds=args.seeds, overrides=parse_options(args.cfg_options), amp=args.amp, keep='all')
         check_work_dir(args.out)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None

@@ -51,7 +51,7 @@ def main(argv=None) -> None:
             study['seeds'] = args.seeds
         study = Study(**{
             **study, 'out': args.out or study['out'], 'amp': args.amp or study.get('amp', False), 'only': args.only,
-            'cfg_options': {**(study.get('cfg_options') or {}), **parse_options(args.cfg_options)}})
+            'overrides': parse_options(args.cfg_options)})
         check_work_dir(str(study.out))
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.study}: {error}') from None

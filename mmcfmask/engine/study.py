@@ -130,7 +130,8 @@ class Study:
         datasets (dict, optional): Name to ``dict(config='…{config}…', cfg_options={…})``: where a method's config is found, and overrides.
             None: one nameless data set, and methods name whole paths.
         seeds (list[int]): Of methods that say nothing else.
-        cfg_options (dict, optional): Overrides of every config.
+        cfg_options (dict, optional): Overrides of every config; those of the data set, then those of the method count more.
+        overrides (dict, optional): Overrides of every config that count most.
         amp (bool): bfloat16 autocast.
         keep (str): 'best': of a finished run only the checkpoint that was tested is kept. 'all': the last epochs too.
         pictures (bool): Whether counterfactual images of every variant are drawn.
@@ -146,6 +147,7 @@ class Study:
                  datasets: Mapping[str, Any] | None = None,
                  seeds: Sequence[int] = (0, ),
                  cfg_options: Mapping[str, Any] | None = None,
+                 overrides: Mapping[str, Any] | None = None,
                  amp: bool = False,
                  keep: str = 'best',
                  pictures: bool = True,
@@ -155,6 +157,7 @@ class Study:
         self.out = Path(out)
         self.seeds = list(seeds)
         self.cfg_options = dict(cfg_options or {})
+        self.overrides = dict(overrides or {})
         self.amp = amp
         self.keep = keep
         self.pictures = pictures
@@ -230,7 +233,7 @@ class Study:
         path = entry['config'].replace('{config}', method.config)
         if not Path(path).is_file():
             raise FileNotFoundError(f'methods[{method.name!r}]: there is no config {path!r}')
-        options = {**(entry.get('cfg_options') or {}), **method.cfg_options, **self.cfg_options}
+        options = {**self.cfg_options, **(entry.get('cfg_options') or {}), **method.cfg_options, **self.overrides}
         try:
             cfg = load_config(path, applicable(path, options))
         except Exception as error:  # a config is a program, and options may not fit it

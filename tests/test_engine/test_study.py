@@ -1,12 +1,23 @@
 """What a study file says, and what it stands for; no run."""
 import json
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from mmcfmask.engine.jobs import JobError
-from mmcfmask.engine.study import Study, accuracies, checkpoint_to_test, expand_method, load_study, parse_options, sign_metrics, slug
+from mmcfmask.engine.study import (
+    STUDY_KEYS,
+    Study,
+    accuracies,
+    checkpoint_to_test,
+    expand_method,
+    load_study,
+    parse_options,
+    sign_metrics,
+    slug,
+)
 
 ROOT = Path(__file__).parents[2]
 SHAPES = {'shapes': str(ROOT / 'configs' / 'shapes' / '{config}.py')}
@@ -53,15 +64,17 @@ def test_runs_seeds_and_folders(tmp_path):
 def test_options_reach_the_configs_and_decide_what_is_kept(tmp_path):
     methods = {'Zero-shot': 'zeroshot', 'FT': dict(config='ft', cfg_options={'optim_wrapper.optimizer.lr': 1., 'train_cfg.max_epochs': 9})}
     options = {'train_dataloader.dataset.size': 64, 'optim_wrapper.optimizer.lr': 2.}
-    first = study(tmp_path, methods, cfg_options=options)
+    first = study(tmp_path, methods, overrides=options)
     cfg = first.configs['shapes', 'FT']
     # The command line is over the method, the method over the config; a config without training has no use for them.
     assert cfg.optim_wrapper.optimizer.lr == 2. and cfg.train_cfg.max_epochs == 9 and cfg.train_dataloader.dataset.size == 64
     assert first.configs['shapes', 'Zero-shot'].train_dataloader is None
     keys = {job.label: job.key for job in first.jobs}
-    for change in (dict(cfg_options={}), dict(amp=True)):
+    for change in ({}, dict(overrides=options, amp=True)):
         assert {job.label: job.key for job in study(tmp_path, methods, **change).jobs}['shapes FT (seed 0)'] != keys['shapes FT (seed 0)']
-    assert {job.label: job.key for job in study(tmp_path, methods, cfg_options=options).jobs} == keys
+    assert {job.label: job.key for job in study(tmp_path, methods, overrides=options).jobs} == keys
+    cfg = study(tmp_path, methods, cfg_options={**options, 'train_cfg.max_epochs': 8}).configs['shapes', 'FT']
+    assert cfg.optim_wrapper.optimizer.lr == 1. and cfg.train_cfg.max_epochs == 9 and cfg.train_dataloader.dataset.size == 64
     # What is derived changes with its source.
     derived = [study(tmp_path, {'FT': dict(config='ft', cfg_options={'train_cfg.max_epochs': epochs}), 'W': dict(wise_ft='FT')}).jobs[1].key
                for epochs in (1, 2)]
@@ -141,6 +154,19 @@ def test_shipped_studies(name, tmp_path, monkeypatch):
     planned = Study(**{**load_study(f'studies/{name}'), 'out': str(tmp_path)})
     assert len(planned.jobs) > 5
     assert f'tools/study.py studies/{name}' in (ROOT / 'studies' / name).read_text()
+
+
+def test_example_of_the_docs(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text, = re.findall(r'```yaml\n(.*?)```', (ROOT / 'docs' / 'studies.md').read_text(), re.DOTALL)
+    (tmp_path / 'my.yaml').write_text(text)
+    planned = Study(**{**load_study(str(tmp_path / 'my.yaml')), 'out': str(tmp_path)})
+    assert {job.label for job in planned.jobs if job.label.startswith('pacs CFMask')} == {
+        f'pacs CFMask{mask} (seed {seed})' for mask in ('', ' context', ' random') for seed in range(3 + 2 * (not mask))}
+    assert {'shapes FT + WiSE-FT (seed 2)', 'pacs FT soup'} < set(labels(planned)) and 'pacs L2-SP (seed 0)' not in labels(planned)
+    assert planned.configs['pacs', 'FT'].train_dataloader.dataset.data_root == '/data/pacs'
+    documented = set(re.findall(r'^\| `(\w+)` \|', (ROOT / 'docs' / 'studies.md').read_text(), re.MULTILINE))
+    assert documented == set(STUDY_KEYS) - {'methods'}
 
 
 def write(path, **sets):

@@ -1,10 +1,13 @@
 """Each loss against its equation written out slowly, and what a method needs and leaves behind."""
 import copy
 import math
+import re
+from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
@@ -285,6 +288,19 @@ def test_frozen_parts_stay_out_of_everything(tiny_pretrained, batch):
     assert any(name.startswith('text.') for name in before)
     model.double()
     assert {p.dtype for p in model.teacher.text.parameters()} == {torch.float64} and model.auxiliary[1].contexts.dtype == torch.float64
+
+
+def test_example_of_the_docs(tiny_pretrained, batch, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / 'docs' / 'methods.md').read_text()
+    module, config = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    (tmp_path / 'my_losses.py').write_text('import torch\n' + module)
+    (tmp_path / 'config.py').write_text(config)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cfg = Config.fromfile(tmp_path / 'config.py').model
+    model = move_away(build(tiny_pretrained, *cfg.auxiliary, distill=cfg.head.distill))
+    losses = model(*batch, mode='loss')
+    cosine = sum(dot(unit(a), unit(b)) for a, b in zip(model.extract_feat(batch[0])[-1].tolist(), model.teacher(batch[0]).tolist())) / 4
+    assert set(losses) == {'loss_cls', 'loss_cosine'} and losses['loss_cosine'].item() == pytest.approx(10 * (1 - cosine), rel=1e-4)
 
 
 @pytest.fixture
