@@ -27,6 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmcfmask import __version__
 from mmcfmask.engine.launch import check_work_dir, load_config
+from mmcfmask.evaluation import notes_of
+from mmcfmask.evaluation.protocol import FORMAT
 from mmcfmask.visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 
 TOOLS = Path(__file__).resolve().parent
@@ -95,11 +97,12 @@ def fingerprint(cfg, seed: int | None, amp: bool) -> str:
 
 
 def finished(folder: Path, key: str) -> dict | None:
-    """Metrics of a step that was finished with the same settings."""
+    """metrics.json of a step that was finished with the same settings."""
     path = folder / 'metrics.json'
     if not path.is_file() or not (folder / 'key').is_file() or (folder / 'key').read_text() != key:
         return None
-    return json.loads(path.read_text())['metrics']
+    run = json.loads(path.read_text())
+    return run if run.get('format') == FORMAT else None
 
 
 def accuracies(metrics: dict) -> dict[str, float]:
@@ -108,7 +111,7 @@ def accuracies(metrics: dict) -> dict[str, float]:
 
 
 def evaluate(name: str, config: str, seed: int | None, out: Path, args: argparse.Namespace, progress: Progress) -> dict:
-    """Train (unless there is nothing to train) and test one method with one seed; returns its accuracies."""
+    """Train (unless there is nothing to train) and test one method with one seed; returns its metrics.json."""
     overrides = options_for(config, args.cfg_options)
     cfg = load_config(config, parse_options(overrides))
     folder = out / name.lower().replace(' ', '_') / ('start' if seed is None else f'seed{seed}')
@@ -116,9 +119,9 @@ def evaluate(name: str, config: str, seed: int | None, out: Path, args: argparse
     label = name if seed is None else f'{name} (seed {seed})'
     amp = ['--amp'] if args.amp else []
     key = fingerprint(cfg, seed, args.amp)
-    if (metrics := finished(folder, key)) is not None:
+    if (tested := finished(folder, key)) is not None:
         console.print(f'{label}: kept from {folder}', highlight=False)
-        return accuracies(metrics)
+        return tested
     checkpoint = []
     if seed is not None:
         if not (folder / 'key').is_file() or (folder / 'key').read_text() != key:  # other settings: nothing here can be gone on with
@@ -135,7 +138,7 @@ def evaluate(name: str, config: str, seed: int | None, out: Path, args: argparse
     run([str(TOOLS / 'test.py'), config, *checkpoint, '--out', str(folder / 'metrics.json'), *amp, *options],
         folder / 'test.log', progress, task)
     (folder / 'key').write_text(key)
-    return accuracies(json.loads((folder / 'metrics.json').read_text())['metrics'])
+    return json.loads((folder / 'metrics.json').read_text())
 
 
 def options_for(config: str, options: list[str]) -> list[str]:
@@ -157,20 +160,24 @@ def main(argv=None) -> dict:
     check_work_dir(str(out))
     configs = {name: load_config(config, parse_options(options_for(config, args.cfg_options))) for name, config in args.methods.items()}
     id_set = next(iter(configs.values())).test_cfg.id_set
-    results = {}
+    tested = {}
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         for name, config in args.methods.items():
             seeds = args.seeds if configs[name].get('train_cfg') else [None]
-            results[name] = [evaluate(name, config, seed, out, args, progress) for seed in seeds]
+            tested[name] = [evaluate(name, config, seed, out, args, progress) for seed in seeds]
+    results = {name: [accuracies(run['metrics']) for run in runs] for name, runs in tested.items()}
+    notes = list(dict.fromkeys(note for runs in tested.values() for run in runs for note in notes_of(run)))  # incomplete sets, missing ones
     shifts = [name for name in next(iter(results.values()))[0] if name != id_set]
     console.print(results_table(results, id_set, shifts))
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     written = {
         'table': [out / 'results.md', out / 'results.json'],
         'scatter': [out / 'id_ood.png'],
         'counterfactuals': [],
     }
-    (out / 'results.md').write_text(to_markdown(results, id_set, shifts), encoding='utf-8')
+    (out / 'results.md').write_text(to_markdown(results, id_set, shifts, notes=notes), encoding='utf-8')
     (out / 'results.json').write_text(to_json(results, id_set, shifts), encoding='utf-8')
     save_figure(id_ood_scatter(id_ood_points(results, id_set, shifts)), out / 'id_ood.png')
 
