@@ -82,7 +82,10 @@ def main(argv=None) -> dict:
         shifts = [name for name in accuracies if name != id_set]
         if accuracies:
             title = args.checkpoint or f'{run["method"]} (no checkpoint)'
-            Console().print(results_table({title: accuracies}, id_set, shifts, notes=notes_of(run)))
+            console = Console()
+            console.print(results_table({title: accuracies}, id_set, shifts))
+            for note in notes_of(run):
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
         if args.out:
             Path(args.out).write_text(json.dumps(run, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
         if args.predictions:

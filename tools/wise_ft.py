@@ -70,9 +70,11 @@ def main(argv=None) -> dict:
             path = folder / f'wise_ft_{args.save:g}.pth'
             save_interpolated(runner.test_loop, args.save, path, dict(seed=seed, config=args.config, checkpoint=args.checkpoint))
             results['written'].append(path)
-        console = Console()
-        console.print(results_table(**line_table(results['line'])))
-        console.print('written: ' + '  '.join(map(str, results['written'])), highlight=False, soft_wrap=True)
+        console, table = Console(), line_table(results['line'])
+        notes = table.pop('notes')
+        console.print(results_table(**table))
+        for note in [*notes, 'written: ' + '  '.join(map(str, results['written']))]:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     return metrics
 
 

@@ -70,7 +70,9 @@ class SetSequence:
         return sum(map(len, self.loaders.values()))
 
     def __getattr__(self, name: str):
-        return getattr(self.__dict__['current'], name)
+        if name == 'current':  # not set yet, as in a copy
+            raise AttributeError(name)
+        return getattr(self.current, name)
 
     def __iter__(self) -> Iterator[tuple[str, Iterator]]:
         """(name, iterator over batches) of every set, in order.
@@ -139,6 +141,8 @@ class MultiSetLoop(BaseLoop):
     def _build_loader(self, name: str, cfg: dict) -> DataLoader:
         if cfg.get('drop_last'):
             raise ValueError(f'{self.mode}_dataloader[{name!r}].drop_last=True would leave out images')
+        if get_device() == 'cpu':
+            cfg = {**cfg, 'pin_memory': False}  # torch warns: there is nothing to copy to
         diff_rank_seed = self.runner._randomness_cfg.get('diff_rank_seed', False)
         return self.runner.build_dataloader(cfg, seed=self.runner.seed, diff_rank_seed=diff_rank_seed)
 

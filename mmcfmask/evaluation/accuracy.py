@@ -8,10 +8,10 @@ or several. Outputs in no group do not take part, neither in the decision nor in
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,12 +94,14 @@ def _right_outputs(logits: Tensor, labels: Tensor, groups: Groups) -> Tensor:
     return label_mask(labels, len(groups)).to(member.dtype) @ member > 0
 
 
-def per_class_accuracy(correct: Sequence[bool], labels: Sequence[Sequence[int]]) -> dict[int, tuple[float, int]]:
-    """{class: (accuracy in percent, number of images)} of the classes that have images; an image counts for each of its labels."""
-    counts: dict[int, list[int]] = {}
-    for right, members in zip(correct, labels):
-        for label in members:
-            count = counts.setdefault(label, [0, 0])
-            count[0] += bool(right)
-            count[1] += 1
-    return {label: (100 * right / total, total) for label, (right, total) in sorted(counts.items())}
+def per_class_accuracy(correct: np.ndarray, labels: np.ndarray) -> dict[int, tuple[float, int]]:
+    """{class: (accuracy in percent, number of images)} of the classes that have images.
+
+    Args:
+        correct (np.ndarray): (N,) bool.
+        labels (np.ndarray): (N, L) int; −1 fills up where an image has fewer than L labels. An image counts for each of its labels.
+    """
+    image, place = np.nonzero(labels >= 0)
+    members = labels[image, place]
+    total, right = np.bincount(members), np.bincount(members, weights=correct[image])
+    return {int(label): (float(100 * right[label] / total[label]), int(total[label])) for label in np.flatnonzero(total)}

@@ -1,12 +1,14 @@
 """Metrics of a test set whose classes may be some of the head's, or sums of them."""
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
 import torch
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmpretrain.registry import METRICS
 from torch import Tensor
@@ -36,8 +38,6 @@ class ShiftAccuracy(BaseMetric):
 
     Args:
         keep_predictions (bool): Keep path, label, prediction and confidence of every image in ``details``. Defaults to False.
-        collect_device (str): As in mmengine. 'gpu', the default, exchanges results through the process group, on CPUs too, and needs no
-            folder that all machines share.
         prefix (str, optional): Defaults to ``'accuracy'``.
 
     Attributes:
@@ -51,9 +51,8 @@ class ShiftAccuracy(BaseMetric):
     """
     default_prefix = 'accuracy'
 
-    def __init__(self, keep_predictions: bool = False, collect_device: str = 'gpu', prefix: str | None = None,
-                 collect_dir: str | None = None) -> None:
-        super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
+    def __init__(self, keep_predictions: bool = False, prefix: str | None = None) -> None:
+        super().__init__(prefix=prefix)
         self.keep_predictions = keep_predictions
         self.details: dict = {}
 
@@ -63,34 +62,46 @@ class ShiftAccuracy(BaseMetric):
         return None if groups is None else tuple(map(tuple, groups))
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
-        """Reduce a batch to a few numbers per image."""
+        """Reduce a batch to a few numbers per image: ``self.results`` holds a dict of columns for every batch."""
         logits, groups = self._logits(data_samples), self.groups
         self.num_classes = logits.shape[1] if groups is None else len(groups)
-        flat = iter(torch.cat([sample['gt_label'] for sample in data_samples]).tolist())
-        labels = [tuple(islice(flat, sample['gt_label'].numel())) for sample in data_samples]
-        mask = torch.zeros(len(labels), self.num_classes, dtype=torch.bool)
-        for row, members, sample in zip(mask, labels, data_samples):
-            if not members or not 0 <= min(members) <= max(members) < self.num_classes:
-                raise ValueError(f'{self.prefix}: {_name(sample)} has the labels {members}, but there are {self.num_classes} classes')
-            row[list(members)] = True
-        mask = mask.to(logits.device)
+        labels = self._labels(data_samples)
+        mask = torch.zeros(len(labels), self.num_classes + 1, dtype=torch.bool)
+        mask = mask.scatter_(1, torch.from_numpy(labels).long() % (self.num_classes + 1), True)[:, :-1].to(logits.device)  # −1: the last
         scores = class_scores(logits, groups)
         certainty, hit = confidence(logits, mask, groups)
         columns = (scores.argmax(dim=1), label_rank(scores, mask), negative_log_likelihood(logits, mask, groups), certainty, hit)
-        numbers = torch.stack([column.double() for column in columns], dim=1).tolist()  # one transfer from the device
-        for sample, members, row in zip(data_samples, labels, numbers):
-            path = _name(sample) if self.keep_predictions else None
-            self.results.append((sample.get('sample_idx'), path, members, *row, *self._extra(sample)))
+        predicted, rank, nll, certainty, hit = torch.stack([column.double() for column in columns]).cpu().numpy()  # one transfer
+        self.results.append(dict(
+            index=np.array([sample.get('sample_idx', -1) for sample in data_samples]),
+            labels=labels,
+            predicted=predicted.astype(np.int32),
+            rank=rank.astype(np.int32),
+            nll=nll,
+            confidence=certainty,
+            hit=hit.astype(bool),
+            **(dict(path=_objects(map(_name, data_samples))) if self.keep_predictions else {}),
+            **self._extra(data_samples)))
 
-    def _extra(self, sample: dict) -> tuple:
-        """More to keep of an image, for child classes."""
-        return ()
+    def _extra(self, data_samples: Sequence[dict]) -> dict[str, np.ndarray]:
+        """More columns, for child classes."""
+        return {}
+
+    def _labels(self, data_samples: Sequence[dict]) -> np.ndarray:
+        """(B, L) int32, L the largest number of labels of an image, the rest −1."""
+        if 'gt_label' not in data_samples[0]:
+            raise ValueError(f'{self.prefix}: the items of the set have no gt_label')
+        flat = iter(torch.cat([sample['gt_label'] for sample in data_samples]).tolist())
+        labels = [list(islice(flat, sample['gt_label'].numel())) for sample in data_samples]
+        for members, sample in zip(labels, data_samples):
+            if not members or not 0 <= min(members) <= max(members) < self.num_classes:
+                raise ValueError(f'{self.prefix}: {_name(sample)} has the labels {members}, but there are {self.num_classes} classes')
+        longest = max(map(len, labels))
+        return np.array([members + [-1] * (longest - len(members)) for members in labels], dtype=np.int32)
 
     def _logits(self, data_samples: Sequence[dict]) -> Tensor:
         """(B, C) float32, finite."""
         first = data_samples[0]
-        if 'gt_label' not in first:
-            raise ValueError(f'{self.prefix}: the items of the set have no gt_label')
         if 'pred_logits' in first:
             logits = torch.stack([sample['pred_logits'] for sample in data_samples]).float()
         elif 'pred_score' in first:
@@ -115,23 +126,33 @@ class ShiftAccuracy(BaseMetric):
         return logits
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Metrics of the whole set of ``size`` images, the same on every process."""
-        self.size = size
-        return super().evaluate(size)
+        """Metrics of the whole set of ``size`` images, the same on every process, with the prefix.
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
-        """Metrics of all images, without the prefix."""
-        self._check_complete(results)
-        index, paths, labels, predicted, rank, nll, certainty, hit, *_ = zip(*results)
+        mmengine's own way to collect a list with an item per image takes gigabytes for the 3.75 million of ImageNet-C, and files in the
+        working directory. The order and what is cut off are the same (:func:`interleave`).
+        """
+        parts = all_gather_object(merge(self.results))
+        metrics = [None]
+        if is_main_process():
+            columns = interleave(parts, size)
+            self._check_complete(columns['index'], size)
+            metrics = [{f'{self.prefix}/{name}': float(value) for name, value in self.compute_metrics(columns).items()}]
+        broadcast_object_list(metrics)
+        self.results.clear()
+        return metrics[0]
+
+    def compute_metrics(self, results: dict[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of all images, without the prefix, from their columns."""
         names = unique_names((self.dataset_meta or {}).get('classes'), self.num_classes)
-        correct = np.asarray(rank) == 0
-        per_class = per_class_accuracy(correct, labels)
-        bins = reliability_bins(certainty, hit)
+        correct = results['rank'] == 0
+        per_class = per_class_accuracy(correct, results['labels'])
+        bins = reliability_bins(results['confidence'], results['hit'])
         predictions = None
         if self.keep_predictions:
+            rows = zip(results['path'], results['labels'], results['predicted'], correct, results['confidence'])
             predictions = [
-                dict(img_path=path, gt='|'.join(names[label] for label in members), pred=names[int(pred)], correct=bool(right),
-                     confidence=sure) for path, members, pred, right, sure in zip(paths, labels, predicted, correct, certainty)
+                dict(img_path=path, gt='|'.join(names[label] for label in labels if label >= 0), pred=names[choice], correct=bool(right),
+                     confidence=float(sure)) for path, labels, choice, right, sure in rows
             ]
         self.details = dict(
             per_class={names[label]: accuracy for label, (accuracy, _) in per_class.items()},
@@ -141,21 +162,21 @@ class ShiftAccuracy(BaseMetric):
             notes=[])
         metrics = dict(top1=100 * correct.mean())
         if len(names) > 5:
-            metrics['top5'] = 100 * (np.asarray(rank) < 5).mean()
+            metrics['top5'] = 100 * (results['rank'] < 5).mean()
         metrics['mean_per_class'] = sum(accuracy for accuracy, _ in per_class.values()) / len(per_class)
-        metrics['nll'] = np.mean(nll)
+        metrics['nll'] = results['nll'].mean()
         metrics['ece'] = expected_calibration_error(bins)
-        return {name: float(value) for name, value in metrics.items()}
+        return metrics
 
-    def _check_complete(self, results: list) -> None:
-        if len(results) != self.size:
-            raise ValueError(f'{self.prefix}: {len(results)} results for {self.size} images: every image of the set must be evaluated '
+    def _check_complete(self, index: np.ndarray, size: int) -> None:
+        if len(index) != size:
+            raise ValueError(f'{self.prefix}: {len(index)} results for {size} images: every image of the set must be evaluated '
                              '(no drop_last, no sampler that leaves some out)')
-        seen = Counter(result[0] for result in results if result[0] is not None)
-        if len(seen) != sum(seen.values()):
-            twice = next(index for index, count in seen.items() if count > 1)
-            raise ValueError(f'{self.prefix}: item {twice} was counted {seen[twice]} times: the order of the sampler is not the one in '
-                             "which results are collected; use sampler=dict(type='DefaultSampler', shuffle=False)")
+        seen, counts = np.unique(index[index >= 0], return_counts=True)
+        if (counts > 1).any():
+            twice = counts.argmax()
+            raise ValueError(f'{self.prefix}: item {seen[twice]} was counted {counts[twice]} times: the order of the sampler is not the '
+                             "one in which results are collected; use sampler=dict(type='DefaultSampler', shuffle=False)")
 
 
 @METRICS.register_module()
@@ -172,22 +193,24 @@ class CorruptionError(ShiftAccuracy):
     ==========================  =====================================================================================
     """
 
-    def _extra(self, sample: dict) -> tuple:
-        if 'corruption' not in sample or 'severity' not in sample:
-            raise ValueError(f'{self.prefix}: {_name(sample)} has no corruption or severity: the pipeline must end in '
-                             "dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity'))")
-        return str(sample['corruption']), int(sample['severity'])
+    def _extra(self, data_samples: Sequence[dict]) -> dict[str, np.ndarray]:
+        for sample in data_samples:
+            if 'corruption' not in sample or 'severity' not in sample:
+                raise ValueError(f'{self.prefix}: {_name(sample)} has no corruption or severity: the pipeline must end in '
+                                 "dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity'))")
+        return dict(
+            corruption=_objects(sys.intern(str(sample['corruption'])) for sample in data_samples),
+            severity=np.array([sample['severity'] for sample in data_samples], dtype=np.int8))
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
-        """Metrics of all images, without the prefix."""
+    def compute_metrics(self, results: dict[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of all images, without the prefix, from their columns."""
         metrics = super().compute_metrics(results)
-        wrong: dict[str, dict[int, list[bool]]] = {}
-        for _, _, _, _, rank, *_, corruption, severity in results:
-            wrong.setdefault(corruption, {}).setdefault(severity, []).append(rank > 0)
-        errors = {
-            corruption: {severity: 100 * sum(values) / len(values) for severity, values in sorted(parts.items())}
-            for corruption, parts in wrong.items()
-        }
+        wrong = results['rank'] > 0
+        errors: dict[str, dict[int, float]] = {}
+        for corruption in dict.fromkeys(results['corruption'].tolist()):
+            members = results['corruption'] == corruption
+            severity, failed = results['severity'][members], wrong[members]
+            errors[corruption] = {int(level): 100 * failed[severity == level].mean() for level in np.unique(severity)}
         mce = mean_corruption_error(errors)
         if mce is None:
             here = sum(set(errors.get(corruption, ())) == set(SEVERITIES) for corruption in ALEXNET_ERROR)
@@ -201,12 +224,43 @@ class CorruptionError(ShiftAccuracy):
         return metrics
 
 
+def merge(batches: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Columns of several batches, one after the other. ``labels`` are filled up with −1 to the same width."""
+    width = max((batch['labels'].shape[1] for batch in batches), default=1)
+
+    def column(batch: dict, name: str) -> np.ndarray:
+        values = batch[name]
+        return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=-1) if name == 'labels' else values
+
+    return {name: np.concatenate([column(batch, name) for batch in batches]) for name in (batches[0] if batches else ())}
+
+
+def interleave(parts: Sequence[dict[str, np.ndarray]], size: int) -> dict[str, np.ndarray]:
+    """Columns of all processes in the order of the set.
+
+    mmengine's ``DefaultSampler`` deals items out in turn, and starts again from the first where the last round is not full; item j of
+    process r of R is number j·R + r. What is behind the first ``size`` is such padding.
+    """
+    full = [part for part in parts if part]
+    place = np.concatenate([np.arange(len(part['index'])) * len(parts) + rank for rank, part in enumerate(parts) if part])
+    order = np.argsort(place, kind='stable')[:size]
+    columns = merge(full)
+    return {name: values[order] for name, values in columns.items()}
+
+
 def unique_names(classes: Sequence[str] | None, num_classes: int) -> list[str]:
     """Class names to use as keys: those that occur twice (ImageNet's "missile", "sunglasses") with the class index behind them."""
     if classes is None:
         return [str(index) for index in range(num_classes)]
     count = Counter(classes)
     return [f'{name} ({index})' if count[name] > 1 else str(name) for index, name in enumerate(classes)]
+
+
+def _objects(values) -> np.ndarray:
+    values = list(values)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 def _name(sample: dict) -> str:

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,4 +92,5 @@ def test_usable_with_gradients_after_inference():
 
 
 def test_per_class():
-    assert per_class_accuracy([True, False, True, True], [(0, ), (0, ), (2, ), (2, 0)]) == {0: (pytest.approx(200 / 3), 3), 2: (100., 2)}
+    labels = np.array([[0, -1], [0, -1], [2, -1], [2, 0]])
+    assert per_class_accuracy(np.array([True, False, True, True]), labels) == {0: (pytest.approx(200 / 3), 3), 2: (100., 2)}
