@@ -42,7 +42,7 @@ def explicit_relevance(visual, classify, images, labels):
     score = sum(logits[i, y] for i, y in enumerate(labels))
     grads = torch.autograd.grad(score, attentions, retain_graph=True)
     size = attentions[0].shape[-1]
-    relevance = torch.eye(size).repeat(len(images), 1, 1)
+    relevance = torch.eye(size, dtype=images.dtype).repeat(len(images), 1, 1)
     for attention, grad in zip(attentions, grads):
         relevance = relevance + (attention * grad).clamp(min=0).mean(dim=1).detach() @ relevance
     side = round((size - 1)**0.5)

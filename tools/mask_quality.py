@@ -29,7 +29,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--value', type=float, default=0.3, help='threshold of the object mask (default: 0.3)')
     parser.add_argument('--batch-size', type=int, default=100)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # the checkpoint may stand behind options
 
 
 def main(argv=None) -> dict:

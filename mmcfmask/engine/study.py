@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.measure import Measurement
 
 from .. import __version__
+from ..evaluation.runs import Run, metric_of, problems_of, read_run
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 from .jobs import Job, JobError, Step, run_jobs
 from .launch import load_config, makes_counterfactuals
@@ -283,7 +284,8 @@ class Study:
         sign_metrics(found, job.product, method.name, seed)
 
     def _report(self, dataset: str, name: str, seed: int | None) -> str:
-        found, id_set = accuracies(self.runs[dataset, name][seed].product), self.id_set(dataset)
+        run, id_set = read_run(self.runs[dataset, name][seed].product), self.id_set(dataset)
+        found = metric_of({name: [run]}, 'top1')[name][0]
         shifts = [value for set_name, value in found.items() if set_name != id_set]
         parts = [f'{id_set} {found[id_set]:.1f}'] if id_set in found else []
         return ', '.join(parts + ([f'OOD average {sum(shifts) / len(shifts):.1f}'] if shifts else []))
@@ -327,10 +329,10 @@ class Study:
     def id_set(self, dataset: str) -> str:
         return next(cfg.test_cfg.id_set for (of_dataset, _), cfg in self.configs.items() if of_dataset == dataset)
 
-    def results(self, dataset: str) -> dict[str, list[dict[str, float]]]:
-        """{method: accuracies of each of its finished runs}."""
+    def finished(self, dataset: str) -> dict[str, list[Run]]:
+        """{method: its finished runs}."""
         found = {
-            name: [accuracies(job.product) for job in runs.values() if job.is_finished()]
+            name: [read_run(job.product) for job in runs.values() if job.is_finished()]
             for (of_dataset, name), runs in self.runs.items() if of_dataset == dataset
         }
         return {name: runs for name, runs in found.items() if runs}
@@ -349,18 +351,20 @@ class Study:
     def gather(self, console: Console) -> None:
         """Print a table for every data set; write it as results.md and results.json, and the scatter as id_ood.png."""
         for dataset in self.datasets:
-            results = self.results(dataset)
-            if not results:
+            finished = self.finished(dataset)
+            if not finished:
                 continue
+            results = metric_of(finished, 'top1')
+            marks = {name: problems_of(runs) for name, runs in finished.items()}
             folder, id_set = self.out / dataset, self.id_set(dataset)
             tested = {name for runs in results.values() for name in runs[0]}
             named = [name for (of_dataset, _), cfg in self.configs.items() if of_dataset == dataset for name in cfg.test_dataloader]
             shifts = [name for name in dict.fromkeys([*named, *sorted(tested)]) if name in tested and name != id_set]
-            table = results_table(results, id_set, shifts, title=dataset or None)
+            table = results_table(results, id_set, shifts, title=dataset or None, marks=marks)
             needed = Measurement.get(console, console.options.update(width=1000), table).minimum
             console.print(table, width=max(console.width, needed), crop=False)  # a narrow terminal wraps lines, and loses no column
             written = {'table': [folder / 'results.md', folder / 'results.json']}
-            (folder / 'results.md').write_text(to_markdown(results, id_set, shifts), encoding='utf-8')
+            (folder / 'results.md').write_text(to_markdown(results, id_set, shifts, marks=marks), encoding='utf-8')
             (folder / 'results.json').write_text(to_json(results, id_set, shifts), encoding='utf-8')
             if points := id_ood_points(results, id_set, shifts):
                 written['scatter'] = [folder / 'id_ood.png']
@@ -450,12 +454,3 @@ def sign_metrics(found: Path, path: Path, method: str, seed: int | None) -> None
     content = {**json.loads(found.read_text(encoding='utf-8')), 'method': method, 'seed': seed}
     found.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     found.replace(path)
-
-
-def accuracies(path: Path) -> dict[str, float]:
-    """{set: top-1 accuracy} of a metrics.json."""
-    content = json.loads(path.read_text(encoding='utf-8'))
-    if 'sets' in content:
-        return {name: part['metrics']['top1'] for name, part in content['sets'].items() if 'top1' in part['metrics']}
-    return {name.split('/')[0]: value for name, value in content['metrics'].items()
-            if name.endswith('/top1') and not name.startswith('ood_average/')}

@@ -32,13 +32,15 @@ def batch():
 @pytest.mark.parametrize('options', [{}, dict(frozen=True), dict(grad_checkpointing=True)])
 def test_equals_full_recursion(tiny_pretrained, batch, training, options):
     model = classifier(tiny_pretrained, **options).train(training)
-    expected = explicit_relevance(model.backbone.visual, lambda z: model.head.fc(F.normalize(z, dim=-1)), *batch) \
-        if not options.get('frozen') else \
-        explicit_relevance(classifier(tiny_pretrained).backbone.visual, lambda z: model.head.fc(F.normalize(z, dim=-1)), *batch)
-    relevance = relevance_map(model, *batch)
+    images, labels = batch
+    # In double precision, so that only the rounding of the fast version is seen.
+    reference = classifier(tiny_pretrained).double()
+    expected = explicit_relevance(reference.backbone.visual, lambda z: reference.head.fc(F.normalize(z, dim=-1)), images.double(), labels)
+    relevance = relevance_map(model, images, labels)
     assert relevance.dtype == torch.float32 and relevance.shape == (4, 4, 4) and not relevance.requires_grad
     assert expected.amax() > 10 * expected.amin()  # not a flat map
-    torch.testing.assert_close(relevance, expected, rtol=1e-5, atol=1e-7 * float(expected.amax()))
+    for got, want in zip(relevance.double(), expected):  # relative to the image's map, of which small values are differences of large ones
+        assert (got - want).norm() < 1e-5 * want.norm()
 
 
 def test_mmpretrain_tower_gives_the_same(tiny_pretrained, batch):

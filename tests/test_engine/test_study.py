@@ -10,7 +10,6 @@ from mmcfmask.engine.jobs import JobError
 from mmcfmask.engine.study import (
     STUDY_KEYS,
     Study,
-    accuracies,
     checkpoint_to_test,
     expand_method,
     load_study,
@@ -18,6 +17,7 @@ from mmcfmask.engine.study import (
     sign_metrics,
     slug,
 )
+from mmcfmask.evaluation.runs import FORMAT
 
 ROOT = Path(__file__).parents[2]
 SHAPES = {'shapes': str(ROOT / 'configs' / 'shapes' / '{config}.py')}
@@ -169,16 +169,18 @@ def test_example_of_the_docs(tmp_path, monkeypatch):
     assert documented == set(STUDY_KEYS) - {'methods'}
 
 
-def write(path, **sets):
+def write(path, notes=(), **sets):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(metrics={f'{name}/top1': value for name, value in sets.items()})))
+    path.write_text(json.dumps(dict(
+        format=FORMAT, method='x', seed=None, id_set='test', sets={name: dict(metrics=dict(top1=value), notes=list(notes))
+                                                                   for name, value in sets.items()})))
 
 
 def test_gathers_what_is_finished(tmp_path):
     planned = study(tmp_path, {'FT': 'ft', 'LP': 'lp', 'FD': 'fd'}, seeds=[0, 1])
     for job in planned.jobs[:3]:
         job.begin()
-        write(job.product, test=90., a=10. + len(job.label) % 2, sketch=30., ood_average=20.)
+        write(job.product, test=90., a=10. + len(job.label) % 2, sketch=30.)
     console = Console(record=True, width=60)
     planned.gather(console)
     results = json.loads((tmp_path / 'shapes' / 'results.json').read_text())
@@ -188,11 +190,17 @@ def test_gathers_what_is_finished(tmp_path):
     assert '| FT | 2 |' in (tmp_path / 'shapes' / 'results.md').read_text()
 
 
-def test_metrics_of_either_form(tmp_path):
-    write(tmp_path / 'a.json', test=90., sketch=30., ood_average=30.)
-    assert accuracies(tmp_path / 'a.json') == dict(test=90., sketch=30.)
-    (tmp_path / 'b.json').write_text(json.dumps(dict(sets=dict(test=dict(metrics=dict(top1=90., nll=1.)), c=dict(metrics=dict(mce=3.))))))
-    assert accuracies(tmp_path / 'b.json') == dict(test=90.)
+def test_incomplete_sets_are_marked(tmp_path):
+    planned = study(tmp_path, {'LP': 'lp'}, seeds=[0])
+    planned.jobs[0].begin()
+    write(planned.jobs[0].product, notes=['incomplete: 9 of 10 images'], test=90., sketch=30.)
+    console = Console(record=True, width=80)
+    planned.gather(console)
+    assert 'incomplete: 9 of 10 images' in (tmp_path / 'shapes' / 'results.md').read_text() and 'incomplete' in console.export_text()
+
+
+def test_metrics_are_signed(tmp_path):
+    write(tmp_path / 'a.json', test=90., sketch=30.)
     sign_metrics(tmp_path / 'a.json', tmp_path / 'metrics.json', 'FT', 3)
     signed = json.loads((tmp_path / 'metrics.json').read_text())
     assert (signed['method'], signed['seed']) == ('FT', 3) and not (tmp_path / 'a.json').exists()
