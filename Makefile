@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/python tools/compare.py
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .
