@@ -59,9 +59,6 @@ def shrink(cfg, images, pretrained, work_dir):
             dataset.update(type='FolderDataset')
             if 'holdout' in dataset:
                 dataset.holdout.size = 6
-    for evaluator in filter(None, (cfg.get('val_evaluator'), cfg.test_evaluator)):
-        if evaluator.type == 'Accuracy':
-            evaluator.topk = (1, )
     if cfg.get('train_cfg'):
         cfg.train_dataloader.batch_size = 2
         cfg.train_dataloader.dataset.indices = 2  # one batch

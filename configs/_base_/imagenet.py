@@ -55,7 +55,7 @@ val_dataloader = dict(
         split_dir='train',
         holdout=dict(size=10240, seed=0, part='held_out'),
         pipeline=pipeline))
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
+val_evaluator = dict(type='ShiftAccuracy')
 test_dataloader = {
     'imagenet': dict(**test_loader, dataset=dict(type='ImageNetDataset', data_root=data_root, split_dir='val', pipeline=pipeline)),
     'imagenet-v2': dict(**test_loader, dataset=dict(type='ImageNetV2Dataset', data_root=data_root, pipeline=pipeline)),

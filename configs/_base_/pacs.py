@@ -24,7 +24,7 @@ train_dataloader = dict(
     sampler=dict(type='ResumableSampler', shuffle=True),
     dataset=train_set)
 val_dataloader = dict(**test_loader, persistent_workers=True, dataset=held_out_set)
-val_evaluator = dict(type='Accuracy', topk=(1, ))
+val_evaluator = dict(type='ShiftAccuracy')
 test_dataloader = dict(
     photo=dict(**test_loader, dataset=held_out_set),
     art_painting=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='art_painting', pipeline=pipeline)),

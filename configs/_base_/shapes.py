@@ -12,7 +12,7 @@ train_dataloader = dict(
     sampler=dict(type='ResumableSampler', shuffle=True),
     dataset=dict(type='ShapesDataset', split='train', size=2000, pipeline=pipeline))
 val_dataloader = dict(**test_loader, dataset=dict(type='ShapesDataset', split='val', size=500, pipeline=pipeline))
-val_evaluator = dict(type='Accuracy', topk=(1, ))
+val_evaluator = dict(type='ShiftAccuracy')
 test_dataloader = {
     split: dict(**test_loader, dataset=dict(type='ShapesDataset', split=split, size=1000, pipeline=pipeline))
     for split in ('test', 'v2', 'r', 'sketch', 'a')
