@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from oracle import RUNS
 
 from mmcfmask.engine.launch import build_runner, check_checkpoint, fit_total_batch
 
@@ -33,7 +34,7 @@ def config(work_dir, pretrained=None, **options):
     cfg.merge_from_dict({**SMALL, 'work_dir': str(work_dir), 'model.backbone.pretrained': pretrained, **options})
     pipeline = [dict(type='Resize', scale=32), dict(type='PackInputs')]
     cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline = pipeline
-    cfg.launcher = 'none'
+    cfg.launcher, cfg.experiment_name = 'none', f'resumable{next(RUNS)}'
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
     cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'CheckpointHook']
     return cfg

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import free_port
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -19,7 +20,7 @@ TEST_ONLY = [option for option in SMALL if option.startswith('test')]
 
 
 def run(*command, fails=False):
-    env = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHON': sys.executable, 'PORT': '29517'}
+    env = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHON': sys.executable, 'PORT': free_port()}
     done = subprocess.run([str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from oracle import config, loader, write_tree
+from processes import free_port
 
 from mmcfmask.datasets import MissingSetError
 
@@ -34,7 +35,7 @@ evaluate, train, wise_ft = tool('test'), tool('train'), tool('wise_ft')
 
 
 def run_apart(*command):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'PORT': '29518',
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'PORT': free_port(),
            'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')])}
     done = subprocess.run([str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

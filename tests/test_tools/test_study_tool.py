@@ -69,7 +69,7 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     seed0, seed1 = (tmp_path / 'out' / 'shapes' / 'ft' / f'seed{seed}' for seed in (0, 1))
     command = [sys.executable, 'tools/study.py', str(tmp_path / 'my.yaml'), '--out', str(tmp_path / 'out'), '--only', 'FT']
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for((seed1 / 'epoch_1.pth').is_file, process)  # the second training is under way
+    wait_for((seed1 / 'last_checkpoint').is_file, process)  # the second training is under way
     process.send_signal(signal.SIGKILL)
     process.wait()
     metrics = (seed0 / 'metrics.json').read_text()
