@@ -55,6 +55,41 @@ def no_fused_transformer_layers() -> Iterator[None]:
             setattr(nn.MultiheadAttention, attribute, original)
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Dtype of the autocast that is on for this type of device, None if none is. The last lines end with torch < 2.4."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == 'cpu':
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+@contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """Inside the context, float32 matrix products may round their factors to bfloat16, and sum in float32.
+
+    For factors that are bfloat16 numbers already nothing is lost: this is a bfloat16 product with a float32 result, which torch has no
+    function for. (CUDA takes TensorFloat32, which holds bfloat16 as well.) The first branch ends with torch < 2.9, which has one switch.
+    """
+    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, 'matmul', None)]
+    if not all(hasattr(backend, 'fp32_precision') for backend in backends):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision('medium')
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend, precision in zip(backends, ('tf32', 'bf16')):
+            backend.fp32_precision = precision
+        yield
+    finally:
+        for backend, precision in zip(backends, before):
+            backend.fp32_precision = precision
+
+
 def allow_config_inheritance() -> None:
     """Let any config say ``_base_ = 'mmcfmask::cfmask_vitb16.py'``.
 

@@ -6,6 +6,7 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 
 from .clip_loading import load_image_tower
+from .lean_vit import make_lean
 
 
 @MODELS.register_module()
@@ -58,6 +59,7 @@ class OpenCLIPBackbone(BaseBackbone):
         self.logit_scale = tower.logit_scale
         self.mean = tower.mean
         self.std = tower.std
+        make_lean(self.visual)
         if grad_checkpointing:
             self.visual.set_grad_checkpointing(True)
         if frozen:
