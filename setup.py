@@ -39,7 +39,11 @@ setup(
     ],
     python_requires='>=3.9',
     packages=find_packages(include=['mmcfmask', 'mmcfmask.*']),
-    package_data={'mmcfmask': ['assets/*', '.mim/configs/*.py', '.mim/configs/*/*.py', '.mim/tools/*']},
+    package_data={
+        'mmcfmask': [
+            'assets/*', 'datasets/class_maps/*', 'evaluation/*.csv', '.mim/configs/*.py', '.mim/configs/*/*.py', '.mim/tools/*'
+        ]
+    },
     install_requires=requirements('runtime.txt') + mmcv_requirement(),
     extras_require={'dev': requirements('dev.txt')},
     zip_safe=False,

@@ -2,7 +2,7 @@
 
 Importing this package registers its components and lets configs inherit from ``mmcfmask::…``.
 """
-from . import compat, datasets, engine, models  # noqa: F401  registration
+from . import compat, datasets, engine, evaluation, models  # noqa: F401  registration
 from .version import __version__
 
 compat.allow_config_inheritance()

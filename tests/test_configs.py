@@ -52,7 +52,8 @@ def shrink(cfg, images, pretrained, embeddings, work_dir):
         if not shapes:
             loader.dataset.data_root = str(images)
     for evaluator in filter(None, (cfg.get('val_evaluator'), cfg.test_evaluator)):
-        evaluator.topk = (1, )
+        if evaluator.type == 'Accuracy':
+            evaluator.topk = (1, )
     if cfg.get('train_cfg'):
         cfg.train_dataloader.dataset.indices = 2  # one batch
         cfg.train_cfg.max_epochs = 1
@@ -70,7 +71,7 @@ def test_config(name, tmp_path, images, tiny_pretrained, tiny_pretrained_224):
     embeddings = str(tmp_path / 'embeddings.pt')
     torch.save(torch.randn(3, 16), embeddings)
     shrink(cfg, images, tiny_pretrained if 'shapes' in name else tiny_pretrained_224, embeddings, tmp_path / 'run')
-    tests = ['val'] if 'pacs' not in name and 'shapes' not in name else list(cfg.test_dataloader)
+    tests = ['imagenet'] if 'pacs' not in name and 'shapes' not in name else list(cfg.test_dataloader)
     if cfg.get('train_cfg'):
         fit_total_batch(cfg, 1)
         build_runner(cfg.copy()).train()

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
+# CHECKPOINT is a file, or "none": CLIP as it comes.
 # Without a GPU, GPUS is the number of processes (gloo).
 # Several machines: NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -eu
 if [ $# -lt 3 ]; then echo "usage: $0 CONFIG CHECKPOINT GPUS [options]" >&2; exit 2; fi
 CONFIG=$1 CHECKPOINT=$2 GPUS=$3
 shift 3
+if [ "$CHECKPOINT" != none ]; then set -- "$CHECKPOINT" "$@"; fi
 exec "${PYTHON:-python}" -m torch.distributed.run --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" --nproc_per_node="$GPUS" \
-    "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "$@"
+    "$(dirname "$0")/test.py" "$CONFIG" --launcher pytorch "$@"

@@ -1,31 +1,42 @@
 #!/usr/bin/env python3
-"""Test a model on its in-distribution set and on every shift of the config.
+"""Test a model on its in-distribution set and on the distribution shifts of the config.
 
-    python tools/test.py CONFIG [CHECKPOINT] [--amp] [--out FILE.json] [--cfg-options …]
+    python tools/test.py CONFIG [CHECKPOINT]                               # every set of the config whose data is there
+    python tools/test.py CONFIG CHECKPOINT --shifts imagenet-r imagenet-a  # these, or an error
+    python tools/test.py CONFIG CHECKPOINT --out metrics.json --predictions predictions/
 
 Without a checkpoint, CLIP is tested as it comes (zero-shot).
 """
+from __future__ import annotations
+
 import argparse
+import csv
 import json
 import os
 from pathlib import Path
 
 from mmengine.config import DictAction
 from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, forget_pretrained, load_config
+from mmcfmask.engine.launch import build_runner, check_work_dir, forget_pretrained, load_config, prepare_test
+from mmcfmask.evaluation import describe_run, notes_of
 from mmcfmask.visualization import results_table
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Test a model')
+    parser = argparse.ArgumentParser(description='Test a model in and out of distribution')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one CLIP is tested zero-shot')
+    parser.add_argument('--shifts', nargs='*', metavar='NAME', help='test on these shifts besides the in-distribution set; one whose data '
+                        'is not there is an error (default: those of the config, without what is not there)')
+    parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
+    parser.add_argument('--out', metavar='FILE.json', help='write metrics and protocol to this file')
+    parser.add_argument('--predictions', metavar='DIR', help='write the prediction for every image to DIR/<set>.csv')
     parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
-    parser.add_argument('--out', help='write the metrics to this JSON file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -34,35 +45,48 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
+def write_predictions(folder: Path, results: dict) -> None:
+    """One CSV per set: path, gt, pred, correct (0 or 1), confidence."""
+    for name, result in results.items():
+        with open(folder / f'{name}.csv', 'w', newline='', encoding='utf-8') as file:
+            writer = csv.writer(file)
+            writer.writerow(['path', 'gt', 'pred', 'correct', 'confidence'])
+            for item in result['details']['predictions']:
+                writer.writerow([item['img_path'], item['gt'], item['pred'], int(item['correct']), f'{item["confidence"]:.6f}'])
+
+
 def main(argv=None) -> dict:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     check_work_dir(cfg.work_dir)
-    cfg.test_cfg.amp = args.amp
-    cfg.load_from = args.checkpoint
-    cfg.resume = False
-    if args.checkpoint:
-        state = check_checkpoint(args.checkpoint)['state_dict']
-        classes = state.get('head.fc.weight')
-        if classes is not None and len(classes) != cfg.model.head.num_classes:
-            raise SystemExit(f'{args.checkpoint} was trained for {len(classes)} classes, '
-                             f'but {args.config} has model.head.num_classes={cfg.model.head.num_classes}')
+    for path, option in ((args.out and str(Path(args.out).parent), '--out'), (args.predictions, '--predictions')):
+        if path:
+            check_work_dir(path, 'folder', option)
+    try:
+        checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f'{args.config}: {error}') from None
+    cfg.test_cfg.keep_predictions = args.predictions is not None
+    if checkpoint:
         forget_pretrained(cfg.model)
-    else:
-        cfg.model.teacher = None  # nothing is trained
-
-    metrics = {name: float(value) for name, value in build_runner(cfg).test().items()}
+    runner = build_runner(cfg)
+    metrics = runner.test()
     if is_main_process():
-        accuracies = {name.split('/')[0]: value for name, value in metrics.items() if name.endswith('/top1')}
-        accuracies.pop('ood_average', None)
-        title = args.checkpoint or f'{Path(args.config).stem} (no checkpoint)'
-        id_set = cfg.test_cfg.id_set
-        Console().print(results_table({title: accuracies}, id_set=id_set, shifts=[name for name in accuracies if name != id_set]))
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        seed = (checkpoint or {}).get('meta', {}).get('seed')
+        run = describe_run(runner.test_loop, args.config, args.checkpoint, seed, model.data_preprocessor)
+        accuracies = {name: part['metrics']['top1'] for name, part in run['sets'].items() if 'top1' in part['metrics']}
+        id_set = run['id_set'] if run['id_set'] in accuracies else None
+        shifts = [name for name in accuracies if name != id_set]
+        if accuracies:
+            title = args.checkpoint or f'{run["method"]} (no checkpoint)'
+            Console().print(results_table({title: accuracies}, id_set, shifts, notes=notes_of(run)))
         if args.out:
-            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-            Path(args.out).write_text(json.dumps(dict(config=args.config, checkpoint=args.checkpoint, metrics=metrics), indent=2) + '\n')
+            Path(args.out).write_text(json.dumps(run, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+        if args.predictions:
+            write_predictions(Path(args.predictions), runner.test_loop.results)
     return metrics
 
 

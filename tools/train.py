@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_checkpoint, check_fill, check_work_dir, fit_total_batch, load_config, world_size
+from mmcfmask.engine import launch
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -32,6 +32,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.amp:
         cfg.optim_wrapper.type = 'AutocastOptimWrapper'
+        if (cfg.get('val_cfg') or {}).get('type') == 'MultiSetValLoop':
+            cfg.val_cfg.amp = True
     if args.seed is not None:
         cfg.randomness.seed = args.seed
     if args.no_validate:
@@ -45,15 +47,16 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 def main(argv=None) -> None:
     args = parse_args(argv)
-    cfg = merge_args(load_config(args.config, args.cfg_options), args)
+    cfg = merge_args(launch.load_config(args.config, args.cfg_options), args)
     if cfg.get('train_cfg') is None:
         raise SystemExit(f'{args.config} has nothing to train (it has no train_cfg): use tools/test.py')
-    check_work_dir(cfg.work_dir)
-    check_fill(cfg)
-    fit_total_batch(cfg, world_size(args.launcher))
+    launch.check_work_dir(cfg.work_dir)
+    launch.check_fill(cfg)
+    launch.check_selection(cfg)
+    launch.fit_total_batch(cfg, launch.world_size(args.launcher))
     if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))
-    build_runner(cfg).train()
+        launch.check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))
+    launch.build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ test_dataloader = dict(
     art_painting=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='art_painting', pipeline=pipeline)),
     cartoon=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='cartoon', pipeline=pipeline)),
     sketch=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='sketch', pipeline=pipeline)))
-test_evaluator = dict(type='Accuracy', topk=(1, ))
+test_evaluator = dict(type='ShiftAccuracy')
 
 # The head starts from the class means of training photos (no text tower needed).
 model = dict(
@@ -42,3 +42,5 @@ model = dict(
         mean=[122.7709383, 116.7460125, 104.09373615],
         std=[68.5005327, 66.6321579, 70.32316305],
         to_rgb=True))
+
+test_cfg = dict(type='MultiSetTestLoop', id_set='photo')

@@ -14,7 +14,6 @@ param_scheduler = dict(
     type='OneCycle', pct_start=0.02, anneal_strategy='cos', div_factor=25., final_div_factor=1e4, convert_to_iter_based=True)
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=10, val_interval=1)
 val_cfg = dict()
-test_cfg = dict(type='MultiSetTestLoop', id_set='val')
 
 randomness = dict(seed=0)
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))

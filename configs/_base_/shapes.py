@@ -17,7 +17,7 @@ test_dataloader = {
     split: dict(**test_loader, dataset=dict(type='ShapesDataset', split=split, size=1000, pipeline=pipeline))
     for split in ('test', 'v2', 'r', 'sketch', 'a')
 }
-test_evaluator = dict(type='Accuracy', topk=(1, ))
+test_evaluator = dict(type='ShiftAccuracy')
 
 model = dict(
     type='CounterfactualClassifier',
@@ -34,3 +34,5 @@ model = dict(
         mean=[122.7709383, 116.7460125, 104.09373615],
         std=[68.5005327, 66.6321579, 70.32316305],
         to_rgb=False))
+
+test_cfg = dict(type='MultiSetTestLoop', id_set='test')

@@ -1,6 +1,5 @@
 _base_ = ['../_base_/recipe.py', '../_base_/pacs.py']
 total_batch_size = 32
-test_cfg = dict(id_set='photo')
 model = dict(
     head=dict(distill='feature', distill_weight=30.),
     teacher=dict(type='OpenCLIPTeacher'),

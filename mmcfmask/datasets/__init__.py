@@ -1,4 +1,18 @@
-from .folder import FolderDataset, ImageNetDataset, PACSDataset
+from .folder import FolderDataset, MissingSetError, PACSDataset
+from .folder_shift import FolderShiftDataset
+from .imagenet_shifts import (
+    ImageNetADataset,
+    ImageNetCDataset,
+    ImageNetDataset,
+    ImageNetRDataset,
+    ImageNetSketchDataset,
+    ImageNetV2Dataset,
+    ObjectNetDataset,
+)
 from .shapes import ShapesDataset
+from .transforms import CropBorder
 
-__all__ = ['FolderDataset', 'ImageNetDataset', 'PACSDataset', 'ShapesDataset']
+__all__ = [
+    'CropBorder', 'FolderDataset', 'FolderShiftDataset', 'ImageNetADataset', 'ImageNetCDataset', 'ImageNetDataset', 'ImageNetRDataset',
+    'ImageNetSketchDataset', 'ImageNetV2Dataset', 'MissingSetError', 'ObjectNetDataset', 'PACSDataset', 'ShapesDataset'
+]

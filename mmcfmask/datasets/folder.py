@@ -1,23 +1,25 @@
-"""Image folders with one sub-folder per class, seeded hold-outs and subsets; ImageNet and PACS."""
+"""Image folders with one sub-folder per class, seeded hold-outs and subsets; PACS."""
 from __future__ import annotations
 
 import difflib
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import open_clip
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 from PIL import Image
 from rich.progress import track
-from timm.data import ImageNetInfo
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+
+
+class MissingSetError(FileNotFoundError):
+    """The folder of a data set is not there; the message says what was looked for, and where to get it if it is a published set."""
 
 
 @DATASETS.register_module()
@@ -27,6 +29,10 @@ class FolderDataset(BaseDataset):
     Items are dicts with ``img_path``, ``gt_label`` and ``sample_idx``. Hold-out and subset depend on file names and seeds
     only, not on the order of the file system.
 
+    ``metainfo['label_groups']`` says which logits of a model's head mean each class: None (the head has the same classes in the same
+    order), or a tuple with a tuple of ints per class. Published sets have ``metainfo['protocol']``, a dict with ``images`` (None with a
+    hold-out), ``num_classes`` and ``source``.
+
     Args:
         data_root (str): Folder of the data set.
         split_dir (str): Sub-folder of it that holds the class folders, e.g. ``'train'``. Defaults to ''.
@@ -34,6 +40,7 @@ class FolderDataset(BaseDataset):
             to the folder names.
         folders (Sequence[str], optional): Folder names in label order; then the tree must hold these and no others.
             Defaults to all folders there are, sorted.
+        other_folders (Sequence[str]): Names of folders beside ``folders`` that are known and left out. Defaults to ().
         holdout (dict, optional): Splits off a seeded part, stratified by class: ``dict(size=10240, seed=0, part='train')``
             with ``part`` 'train' or 'held_out', or ``fraction=0.2`` instead of ``size``. Both parts together are the whole.
             Of ``size`` images every class gives the same number, up to one. A ``size`` above half of the images is
@@ -44,8 +51,12 @@ class FolderDataset(BaseDataset):
             and named in the log. Otherwise such an image is an error, with its path, when it is read. Defaults to False.
         **kwargs: Those of :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``test_mode``, ``indices``, ...
 
+    Attributes:
+        num_skipped (int): Number of images that ``skip_unreadable`` left out.
+
     Raises:
-        FileNotFoundError: No such folder, or no class folders in it.
+        MissingSetError: No such folder.
+        FileNotFoundError: No class folders in it.
         ValueError: Empty, unknown or missing class folders, too few images for the hold-out or for ``per_class``.
 
     Examples:
@@ -58,16 +69,19 @@ class FolderDataset(BaseDataset):
                  split_dir: str = '',
                  classes: Sequence[str] | str | None = None,
                  folders: Sequence[str] | None = None,
+                 other_folders: Sequence[str] = (),
                  holdout: dict | None = None,
                  per_class: int | None = None,
                  subset_seed: int = 0,
                  skip_unreadable: bool = False,
                  **kwargs) -> None:
         self.folders = None if folders is None else list(folders)
+        self.other_folders = list(other_folders)
         self.holdout = None if holdout is None else dict(holdout)
         self.per_class = per_class
         self.subset_seed = subset_seed
         self.skip_unreadable = skip_unreadable
+        self.num_skipped = 0
         if self.holdout is not None:
             check_holdout(self.holdout)
         if per_class is not None and per_class < 1:
@@ -76,29 +90,39 @@ class FolderDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """List the images of every class and apply hold-out, check and subset."""
-        root = Path(self.img_prefix)
-        present = list_class_folders(root)
-        folders = self.folders or present
-        check_folders(folders, present, root)
-        if self._metainfo.get('classes') is None:
-            self._metainfo['classes'] = tuple(folders)
-        if len(self._metainfo['classes']) != len(folders):
-            raise ValueError(f'{root} has {len(folders)} class folders, but {len(self._metainfo["classes"])} class names are given.')
+        self._metainfo.setdefault('label_groups', None)
+        protocol = self._metainfo.get('protocol')
+        if protocol and self.holdout is not None:
+            self._metainfo['protocol'] = dict(protocol, images=None)
+        return self.list_items(Path(self.img_prefix))
 
-        images = {folder: list_images(root, folder) for folder in folders}  # names relative to root
+    def list_items(self, root: Path) -> list[dict]:
+        """Items of the images below ``root``, ordered by class and name."""
+        images = self.class_images(root)
         empty = [folder for folder, names in images.items() if not names]
         if empty:
-            raise ValueError(f'{root}: no images in the {len(empty)} class folders {_some(empty)}. Image files end in '
+            raise ValueError(f'{root}: no images in the {len(empty)} class folders {some(empty)}. Image files end in '
                              f'{", ".join(EXTENSIONS)}, in any case.')
         if self.holdout is not None:
             images = split_holdout(images, **self.holdout)
         if self.skip_unreadable:
+            before = sum(map(len, images.values()))
             images = drop_unreadable(images, root)
+            self.num_skipped += before - sum(map(len, images.values()))
         if self.per_class is not None:
             images = take_per_class(images, self.per_class, self.subset_seed)
-        return [
-            dict(img_path=str(root / name), gt_label=label) for label, folder in enumerate(folders) for name in images[folder]
-        ]
+        return [dict(img_path=f'{root}/{name}', gt_label=label) for label, names in enumerate(images.values()) for name in names]
+
+    def class_images(self, root: Path) -> dict[str, list[str]]:
+        """Names of images relative to ``root``, sorted, by class folder, in label order. Sets the class names if there are none yet."""
+        present = list_class_folders(root)
+        folders = self.folders or present
+        check_folders(folders, present, root, self.other_folders)
+        if self._metainfo.get('classes') is None:
+            self._metainfo['classes'] = tuple(folders)
+        if len(self._metainfo['classes']) != len(folders):
+            raise ValueError(f'{root} has {len(folders)} class folders, but {len(self._metainfo["classes"])} class names are given.')
+        return {folder: list_images(root, folder) for folder in folders}
 
     def prepare_data(self, idx: int):
         """Run the pipeline; an image that cannot be read is an error that names it."""
@@ -118,21 +142,6 @@ class FolderDataset(BaseDataset):
 
 
 @DATASETS.register_module()
-class ImageNetDataset(FolderDataset):
-    """ImageNet-1k as 1000 folders named by WordNet id; labels in the usual order, class names those of OpenAI's CLIP.
-
-    Args:
-        data_root (str): Folder of the data set.
-        split_dir (str): Sub-folder with the 1000 class folders, e.g. ``'train'``, ``'val'``. Defaults to ''.
-        **kwargs: Those of :class:`FolderDataset` but ``folders``.
-    """
-    METAINFO = dict(classes=tuple(open_clip.IMAGENET_CLASSNAMES))
-
-    def __init__(self, data_root: str, split_dir: str = '', **kwargs) -> None:
-        super().__init__(data_root, split_dir, folders=ImageNetInfo().label_names(), **kwargs)
-
-
-@DATASETS.register_module()
 class PACSDataset(FolderDataset):
     """One domain of PACS (Li et al., ICCV 2017): 7 classes in ``data_root/<domain>/<class>``.
 
@@ -142,38 +151,59 @@ class PACSDataset(FolderDataset):
         **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``.
     """
     METAINFO = dict(classes=('dog', 'elephant', 'giraffe', 'guitar', 'horse', 'house', 'person'))
-    DOMAINS = ('photo', 'art_painting', 'cartoon', 'sketch')
+    IMAGES = dict(photo=1670, art_painting=2048, cartoon=2344, sketch=3929)
+    DOMAINS = tuple(IMAGES)
 
     def __init__(self, data_root: str, domain: str = 'photo', **kwargs) -> None:
         if domain not in self.DOMAINS:
             raise ValueError(f'PACSDataset: unknown domain {domain!r}, choose one of {", ".join(self.DOMAINS)}.')
-        super().__init__(data_root, split_dir=domain, folders=self.METAINFO['classes'], **kwargs)
+        protocol = dict(images=self.IMAGES[domain], num_classes=7, source='https://dali-dl.github.io/project_iccv2017.html')
+        super().__init__(data_root, split_dir=domain, folders=self.METAINFO['classes'], metainfo=dict(protocol=protocol), **kwargs)
 
 
 def list_class_folders(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted; hidden ones are left out."""
     if not root.is_dir():
-        raise FileNotFoundError(f'There is no folder {root.absolute()}: set data_root (and split_dir, or domain) of the dataset.')
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('.'))
+        raise MissingSetError(f'There is no folder {root.absolute()}: set data_root (and split_dir, or domain) of the dataset.')
+    folders = sub_folders(root)
     if not folders:
-        raise FileNotFoundError(f'{root.absolute()} has no class folders, but {len(os.listdir(root))} files: images must lie in one '
-                                'folder per class. Set data_root and split_dir to the folder that holds the class folders.')
+        files = os.listdir(root)
+        tars = any(file.endswith('.tar') for file in files)
+        raise FileNotFoundError(f'{root.absolute()} has no class folders, but {len(files)} files: ' + (
+            'unpack each of its archives into a folder of the same name.' if tars else
+            'images must lie in one folder per class. Set data_root and split_dir to the folder that holds the class folders.'))
     return folders
 
 
-def check_folders(expected: Sequence[str], present: Sequence[str], root: Path) -> None:
-    """Raise a ValueError where the class folders are not exactly those expected."""
-    unknown = [folder for folder in present if folder not in set(expected)]
-    missing = [folder for folder in expected if folder not in set(present)]
-    problems = []
-    if missing:
-        problems.append(f'{len(missing)} of {len(expected)} class folders are missing: {_some(missing)}')
-    if unknown:
-        near = {folder: difflib.get_close_matches(folder, expected, n=1) for folder in unknown[:10]}
-        named = [f'{folder} (near {near[folder][0]})' if near.get(folder) else folder for folder in unknown]
-        problems.append(f'{len(unknown)} folders are no known classes: {_some(named)}')
+def sub_folders(root: Path) -> list[str]:
+    """Names of the folders in ``root``, sorted; hidden ones are left out."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('.'))
+
+
+def check_folders(expected: Sequence[str], present: Sequence[str], root: Path, other: Sequence[str] = ()) -> None:
+    """Raise a ValueError where the class folders are not exactly those expected, and perhaps ``other`` known ones."""
+    problems = folder_problems(expected, present, other)
     if problems:
         raise ValueError(f'{root}: {"; ".join(problems)}.')
+
+
+def folder_problems(expected: Sequence[str], present: Sequence[str], other: Sequence[str] = ()) -> list[str]:
+    """What is wrong with the class folders that are ``present``, in words."""
+    problems = []
+    missing = [folder for folder in expected if folder not in set(present)]
+    if missing:
+        problems.append(f'{len(missing)} of {len(expected)} class folders are missing: {some(missing)}')
+    known = {*expected, *other}
+    unknown = [folder for folder in present if folder not in known]
+    if unknown:
+        problems.append(f'{len(unknown)} folders are no known classes: {some_with_nearest(unknown, [*expected, *other])}')
+    return problems
+
+
+def some_with_nearest(names: Sequence[str], known: Sequence[str], limit: int = 10) -> str:
+    """Names, each with the nearest of the known ones where one is near."""
+    near = {name: difflib.get_close_matches(name, known, n=1) for name in names[:limit]}
+    return some([f'{name} (near {near[name][0]})' if near.get(name) else name for name in names], limit)
 
 
 def list_images(root: Path, folder: str) -> list[str]:
@@ -234,11 +264,11 @@ def split_holdout(images: dict[str, list[str]], part: str, size: int | None = No
     short = [f'{folder} ({len(images[folder])} images for a share of {number})' for folder, number in quota.items()
              if number > len(images[folder])]
     if short:
-        raise ValueError(f'Too few images for holdout.size={size} in {len(short)} classes: {_some(short)}. Use a smaller size, or '
+        raise ValueError(f'Too few images for holdout.size={size} in {len(short)} classes: {some(short)}. Use a smaller size, or '
                          'holdout=dict(fraction=...).')
     bare = [folder for folder, number in quota.items() if number == len(images[folder])]
     if bare:
-        print_log(f'The hold-out leaves no image to train on in {len(bare)} of {len(images)} classes: {_some(bare)}.', 'current',
+        print_log(f'The hold-out leaves no image to train on in {len(bare)} of {len(images)} classes: {some(bare)}.', 'current',
                   level=logging.WARNING)
     held_out = {folder: set(seeded_order(names, seed)[:quota[folder]]) for folder, names in images.items()}
     return {
@@ -250,15 +280,14 @@ def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) 
     """``per_class`` images of every class, drawn with a seed; each list sorted. A smaller number is a part of a larger one."""
     short = [f'{folder} ({len(names)})' for folder, names in images.items() if len(names) < per_class]
     if short:
-        raise ValueError(f'per_class={per_class}, but {len(short)} classes have fewer images: {_some(short)}.')
+        raise ValueError(f'per_class={per_class}, but {len(short)} classes have fewer images: {some(short)}.')
     return {folder: sorted(seeded_order(names, seed)[:per_class]) for folder, names in images.items()}
 
 
 def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[str]]:
     """Decode every image once and leave out those that fail, which are counted and named in the log."""
     names = [name for folder in images.values() for name in folder]
-    with ThreadPoolExecutor() as pool:
-        reasons = list(track(pool.map(lambda name: why_unreadable(root / name), names), f'Reading the images of {root}', len(names)))
+    reasons = list(track(why_unreadable_all([root / name for name in names]), f'Reading the images of {root}', len(names)))
     bad = {name: reason for name, reason in zip(names, reasons) if reason is not None}
     if bad:
         listed = '\n'.join(f'    {root / name}: {reason}' for name, reason in bad.items())
@@ -266,7 +295,7 @@ def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[
     readable = {folder: [name for name in names if name not in bad] for folder, names in images.items()}
     emptied = [folder for folder in images if images[folder] and not readable[folder]]
     if emptied:
-        raise ValueError(f'{root}: no readable image is left in the class folders {_some(emptied)}.')
+        raise ValueError(f'{root}: no readable image is left in the class folders {some(emptied)}.')
     return readable
 
 
@@ -280,5 +309,13 @@ def why_unreadable(path: str | Path) -> str | None:
     return None
 
 
-def _some(names: Sequence[str], limit: int = 10) -> str:
+def why_unreadable_all(paths: Sequence[str | Path], at_once: int = 10_000) -> Iterator[str | None]:
+    """:func:`why_unreadable` of many files, in threads."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), at_once):
+            yield from pool.map(why_unreadable, paths[start:start + at_once])
+
+
+def some(names: Sequence[str], limit: int = 10) -> str:
+    """The first names, and how many more there are."""
     return ', '.join(names[:limit]) + (f', ... ({len(names) - limit} more)' if len(names) > limit else '')

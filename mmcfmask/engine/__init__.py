@@ -1,8 +1,9 @@
 from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
-from .loops import MultiSetTestLoop, ResumableEpochLoop, ResumableSampler
+from .loops import MultiSetTestLoop, MultiSetValLoop, ResumableEpochLoop, ResumableSampler
 from .optim import AutocastOptimWrapper, OneCycle
+from .wise_ft import WiSEFTHook, WiSEFTLoop
 
 __all__ = [
-    'AutocastOptimWrapper', 'CheckClassesHook', 'IterationSeedHook', 'MultiSetTestLoop', 'OneCycle', 'ResumableEpochLoop',
-    'ResumableSampler', 'StopOnInvalidLossHook'
+    'AutocastOptimWrapper', 'CheckClassesHook', 'IterationSeedHook', 'MultiSetTestLoop', 'MultiSetValLoop', 'OneCycle',
+    'ResumableEpochLoop', 'ResumableSampler', 'StopOnInvalidLossHook', 'WiSEFTHook', 'WiSEFTLoop'
 ]

@@ -10,6 +10,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
+from ..evaluation.accuracy import check_groups
+
 
 @HOOKS.register_module()
 class IterationSeedHook(Hook):
@@ -49,27 +51,45 @@ class StopOnInvalidLossHook(Hook):
 
 @HOOKS.register_module()
 class CheckClassesHook(Hook):
-    """Before the first batch: every dataset has the classes of the head, in its order.
+    """Before the first batch: every dataset has the classes of the head, in its order, or says in ``metainfo['label_groups']`` which
+    outputs of the head mean them. All sets of a :class:`MultiSetTestLoop` or :class:`MultiSetValLoop` are looked at.
 
     Raises:
-        ValueError: Another number of classes, or the names of the head's prompts in another order than the dataset's labels.
+        ValueError: Another number of classes, groups that do not fit, or the names of the head's prompts in another order than the
+            dataset's labels.
     """
 
     def before_train(self, runner) -> None:
-        """Check the training and the validation set."""
+        """Check the training and the validation sets."""
         self._check(runner, 'train_dataloader', runner.train_dataloader)
         if runner.val_loop is not None:
-            self._check(runner, 'val_dataloader', runner.val_dataloader)
+            self._check_all(runner, 'val_dataloader', runner.val_loop)
 
     def before_test(self, runner) -> None:
-        """Check the test set at hand."""
-        self._check(runner, 'test_dataloader', runner.test_dataloader)
+        """Check the test sets."""
+        self._check_all(runner, 'test_dataloader', runner.test_loop)
+
+    def _check_all(self, runner, name: str, loop) -> None:
+        if hasattr(loop, 'loaders'):
+            for part, loader in loop.loaders.items():
+                self._check(runner, f'{name}[{part!r}]', loader)
+        else:
+            self._check(runner, name, loop.dataloader)
 
     def _check(self, runner, name: str, loader) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+        metainfo = getattr(loader.dataset, 'metainfo', None) or {}
+        classes, groups = metainfo.get('classes'), metainfo.get('label_groups')
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
         if classes is None or num_classes is None:
+            return
+        if groups is not None:
+            if len(groups) != len(classes):
+                raise ValueError(f'the dataset of {name} has {len(classes)} classes, but {len(groups)} label_groups')
+            try:
+                check_groups(groups, num_classes)
+            except ValueError as error:
+                raise ValueError(f'the dataset of {name} does not fit model.head.num_classes={num_classes}: {error}') from None
             return
         if len(classes) != num_classes:
             raise ValueError(f'the dataset of {name} has {len(classes)} classes ({", ".join(map(str, classes[:5]))}, …), '

@@ -10,10 +10,12 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import DATASETS, MODELS
 from torch import nn
 
 from ..compat import start_process_group_without_gpu
+from ..datasets import FolderDataset
+from .loops import choose_shifts, refuse_choice_by_shift
 
 
 def load_config(path: str, options: dict) -> Config:
@@ -95,7 +97,81 @@ def check_fill(cfg: Config) -> None:
                          'of an epoch may hold a single one: set train_dataloader.drop_last=True')
 
 
-def check_work_dir(work_dir: str) -> None:
+def check_selection(cfg: Config) -> None:
+    """Nothing of a training may be chosen by a distribution shift.
+
+    Raises:
+        ValueError: A ``save_best`` or ``monitor`` names a shift or their average, or the validation set is one of the shifts of the test.
+    """
+    loader, loop = cfg.get('val_dataloader'), cfg.get('val_cfg') or {}
+    if not loader:
+        return
+    if loop.get('id_set'):
+        parts = [cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('param_scheduler')]
+        refuse_choice_by_shift(parts, loop.id_set, list(loader))
+        return
+    id_set = (cfg.get('test_cfg') or {}).get('id_set')
+    for name, test in (cfg.get('test_dataloader') or {}).items() if id_set else ():
+        if name != id_set and _images_of(loader) == _images_of(test):
+            raise ValueError(f'val_dataloader reads the same images as the shift {name!r} of test_dataloader: a checkpoint chosen by them '
+                             'is fitted to that shift. Validate on images held out of the training set')
+
+
+def _images_of(loader: dict) -> dict:
+    """What decides which images a loader reads."""
+    return {key: value for key, value in loader['dataset'].items() if key not in ('pipeline', 'test_mode', 'lazy_init', 'serialize_data')}
+
+
+def prepare_test(cfg: Config,
+                 checkpoint: str | None = None,
+                 shifts: list[str] | None = None,
+                 skip_broken: bool = False,
+                 amp: bool = False) -> dict | None:
+    """Edit a config for a test on several sets, and find what is wrong before anything is loaded.
+
+    Args:
+        cfg (Config): With a :class:`MultiSetTestLoop`.
+        checkpoint (str, optional): The file to test.
+        shifts (list[str], optional): Test on these and on the ID set; their data must be there. None: as the config says.
+        skip_broken (bool): Leave out images that cannot be read.
+        amp (bool): bfloat16 autocast.
+
+    Returns:
+        dict, optional: The checkpoint.
+
+    Raises:
+        ValueError: Another kind of test, an unknown shift, a set that cannot leave images out, a checkpoint of another number of classes.
+        FileNotFoundError: No such checkpoint.
+    """
+    loop = cfg.get('test_cfg') or {}
+    if 'id_set' not in loop:
+        raise ValueError("the config must test by test_cfg=dict(type='MultiSetTestLoop', id_set=…), with a dict of named sets as "
+                         'test_dataloader')
+    loop.amp = amp
+    if shifts is not None:
+        loop.shifts = shifts
+        loop.skip_missing = [loop.id_set] if loop.get('skip_missing') else False
+    names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
+    for name in names if skip_broken else ():
+        dataset = cfg.test_dataloader[name].dataset
+        kind = DATASETS.get(dataset.type)
+        if not (isinstance(kind, type) and issubclass(kind, FolderDataset)):
+            raise ValueError(f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset can)')
+        dataset.skip_unreadable = True
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    if cfg.model.get('teacher'):
+        cfg.model.teacher = None  # nothing is trained
+    if checkpoint is None:
+        return None
+    loaded = check_checkpoint(checkpoint)
+    weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
+    if weight is not None and num_classes is not None and len(weight) != num_classes:
+        raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
+    return loaded
+
+
+def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-dir') -> None:
     """Raise PermissionError or NotADirectoryError, with the path, unless results can be written to ``work_dir``."""
     try:
         os.makedirs(work_dir, exist_ok=True)
@@ -103,7 +179,7 @@ def check_work_dir(work_dir: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise type(error)(f'cannot write to the work dir {work_dir!r} ({error.strerror}): choose another with --work-dir') from None
+        raise type(error)(f'cannot write to the {what} {work_dir!r} ({error.strerror}): choose another with {option}') from None
 
 
 def check_checkpoint(path: str, resume: bool = False) -> dict:
@@ -132,13 +208,12 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
 
 def forget_pretrained(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
-    model.teacher = None
-    model.head.class_weights = None
-    if 'pretrained' in model.backbone:
-        model.backbone.pretrained = None
-    for part in ('backbone', 'neck'):
-        if model.get(part) and model[part].get('init_cfg'):
-            model[part].init_cfg = None
+    for part, settings in (('head', ('class_weights', )), ('backbone', ('pretrained', 'init_cfg')), ('neck', ('init_cfg', ))):
+        for setting in settings:
+            if model.get(part) and model[part].get(setting):
+                model[part][setting] = None
+    if model.get('teacher'):
+        model.teacher = None
 
 
 def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = None) -> nn.Module:

@@ -1,13 +1,20 @@
-"""Training that goes on where it was killed, and testing on several sets in one run."""
+"""Training that goes on where it was killed, and evaluation on several sets in one run."""
 from __future__ import annotations
 
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.device import get_device
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop
+from mmengine.evaluator import Evaluator
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmpretrain.registry import DATA_SAMPLERS, LOOPS
+from torch.utils.data import DataLoader
+
+from ..datasets import MissingSetError
 
 
 @DATA_SAMPLERS.register_module()
@@ -51,44 +58,291 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
 
+class SetSequence:
+    """The dataloaders of several sets, as one for mmengine's hooks and logs: its length is that of all together, so that progress and the
+    time left are those of the whole run; any other attribute is the current loader's."""
+
+    def __init__(self, loaders: dict[str, DataLoader]) -> None:
+        self.loaders = loaders
+        self.current = next(iter(loaders.values()))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.loaders.values()))
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__['current'], name)
+
+    def __iter__(self) -> Iterator[tuple[str, Iterator]]:
+        """(name, iterator over batches) of every set, in order.
+
+        The workers of a set start while those of the set before it finish their last batches, so that the device does not wait for the
+        first batch of every set. They start no earlier: two sets read at once would only take the cores from each other.
+        """
+        started: dict[str, Iterator] = {}
+        names = list(self.loaders)
+
+        def batches(name: str, following: str | None) -> Iterator:
+            loader = self.loaders[name]
+            iterator = started.pop(name, None) or iter(loader)
+            almost_done = max(len(loader) - loader.num_workers, 1)
+            for done, batch in enumerate(iterator, start=1):
+                if done == almost_done and following is not None:
+                    started[following] = iter(self.loaders[following])
+                yield batch
+
+        for name, following in zip(names, [*names[1:], None]):
+            self.current = self.loaders[name]
+            yield name, batches(name, following)
+
+
+class MultiSetLoop(BaseLoop):
+    """What :class:`MultiSetTestLoop` and :class:`MultiSetValLoop` share; see there.
+
+    Attributes:
+        loaders (dict[str, DataLoader]): Of the sets that run: the ID set first, then the shifts.
+        missing (dict[str, str]): The sets that are not there, with the reason.
+        results (dict[str, dict]): After ``run``, of every set: ``metrics`` (without the name of the set), ``details`` (of its metrics; on
+            the main process) and ``speed``: ``images_per_second``, and the seconds spent on ``data`` (waiting for batches), ``forward`` and
+            ``metric``.
+    """
+    mode: str
+
+    def __init__(self,
+                 runner,
+                 dataloader: dict,
+                 evaluator: dict | list,
+                 id_set: str,
+                 shifts: Sequence[str] | None = None,
+                 skip_missing: bool | Sequence[str] = False,
+                 amp: bool = False,
+                 keep_predictions: bool = False) -> None:
+        names = [id_set, *choose_shifts(dataloader, id_set, shifts, self.mode)]
+        self._runner = runner
+        self.id_set = id_set
+        self.amp = amp
+        self.loaders, self.missing = {}, {}
+        self.results: dict[str, dict] = {}
+        for name in names:
+            try:
+                self.loaders[name] = self._build_loader(name, dataloader[name])
+            except MissingSetError as error:
+                if not (skip_missing if isinstance(skip_missing, bool) else name in skip_missing):
+                    raise MissingSetError(f'{self.mode}_dataloader[{name!r}]: {error}') from None
+                self.missing[name] = str(error)
+        if not self.loaders:
+            raise MissingSetError('none of the sets is there:\n' + '\n'.join(f'{name}: {why}' for name, why in self.missing.items()))
+        self.evaluators = {name: self._build_evaluator(name, evaluator, keep_predictions) for name in self.loaders}
+        self.dataloader = SetSequence(self.loaders)
+        for name, why in self.missing.items():
+            runner.logger.warning(f'{name} is left out: {why}')
+
+    def _build_loader(self, name: str, cfg: dict) -> DataLoader:
+        if cfg.get('drop_last'):
+            raise ValueError(f'{self.mode}_dataloader[{name!r}].drop_last=True would leave out images')
+        diff_rank_seed = self.runner._randomness_cfg.get('diff_rank_seed', False)
+        return self.runner.build_dataloader(cfg, seed=self.runner.seed, diff_rank_seed=diff_rank_seed)
+
+    def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = '') -> Evaluator:
+        metrics = metrics_of(name, cfg, self.mode)
+        evaluator = self.runner.build_evaluator([{**metric, 'prefix': prefix + name} for metric in metrics])
+        evaluator.dataset_meta = self.loaders[name].dataset.metainfo
+        if keep_predictions:
+            keeping = [metric for metric in evaluator.metrics if hasattr(metric, 'keep_predictions')]
+            if not keeping:
+                raise ValueError(f'the metrics of {name} keep no predictions of single images: use ShiftAccuracy')
+            keeping[0].keep_predictions = True
+        return evaluator
+
+    def run(self) -> dict[str, float]:
+        """Evaluate on every set; returns all metrics, as ``<set>/<metric>``."""
+        self._call('before')
+        self._call('before', '_epoch')
+        self.runner.model.eval()
+        metrics: dict[str, float] = {}
+        done = 0
+        for name, batches in self.dataloader:
+            metrics.update(self._run_set(name, batches, done))
+            done += len(self.loaders[name])
+        metrics.update(self._averages(metrics))
+        self._call('after', '_epoch', metrics=self._logged(metrics))
+        self._call('after')
+        return metrics
+
+    def _call(self, when: str, what: str = '', **kwargs) -> None:
+        self.runner.call_hook(f'{when}_{self.mode}{what}', **kwargs)
+
+    def _run_set(self, name: str, batches: Iterator, done: int) -> dict[str, float]:
+        images = len(self.loaders[name].dataset)
+        self.runner.logger.info(f'{name}: {images} images')
+        clock = Clock()
+        for idx, batch in enumerate(batches, start=done):
+            clock.lap('data')
+            self._call('before', '_iter', batch_idx=idx, data_batch=batch)
+            clock.lap('other')
+            outputs = self._run_batch(name, batch, clock)
+            self._call('after', '_iter', batch_idx=idx, data_batch=batch, outputs=outputs)
+            clock.lap('other')
+        metrics = self._evaluate(name, images)
+        clock.lap('metric')
+        speed = dict(images_per_second=images / clock.total, **{part: clock.seconds[part] for part in ('data', 'forward', 'metric')})
+        self.results[name]['speed'] = speed
+        self.runner.logger.info(f'{name}: {clock.total:.1f} s, {speed["images_per_second"]:.1f} images/s '
+                                f'(data {speed["data"]:.1f} s, forward {speed["forward"]:.1f} s, metric {speed["metric"]:.1f} s)')
+        return metrics
+
+    @torch.inference_mode()
+    def _run_batch(self, name: str, batch, clock: Clock) -> list:
+        with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=self.amp):
+            outputs = getattr(self.runner.model, f'{self.mode}_step')(batch)
+        clock.lap('forward')
+        self.evaluators[name].process(data_samples=outputs, data_batch=batch)
+        clock.lap('metric')
+        return outputs
+
+    def _evaluate(self, name: str, images: int) -> dict[str, float]:
+        metrics = self.evaluators[name].evaluate(images)
+        self.results[name] = dict(
+            metrics={key.partition('/')[2]: float(value) for key, value in metrics.items()}, details=self._details(self.evaluators[name]))
+        return metrics
+
+    @staticmethod
+    def _details(evaluator: Evaluator) -> dict:
+        details: dict = {}
+        for metric in evaluator.metrics:
+            details.update(getattr(metric, 'details', {}))
+        return details
+
+    @property
+    def averaged(self) -> list[str]:
+        """The shifts over which ``ood_average`` is the mean: those that ran and have a ``top1``."""
+        return [name for name, result in self.results.items() if name != self.id_set and 'top1' in result['metrics']]
+
+    def _logged(self, metrics: dict[str, float]) -> dict[str, float]:
+        """What hooks see."""
+        return metrics
+
+    def _averages(self, metrics: dict[str, float]) -> dict[str, float]:
+        if not self.averaged:
+            return {}
+        self.runner.logger.info(f'ood_average/top1 is the mean over {", ".join(self.averaged)}')
+        return {'ood_average/top1': sum(metrics[f'{name}/top1'] for name in self.averaged) / len(self.averaged)}
+
+
 @LOOPS.register_module()
-class MultiSetTestLoop(BaseLoop):
+class MultiSetTestLoop(MultiSetLoop):
     """Test one model on several sets in one run: ``test_dataloader`` is a dict of named dataloaders.
 
-    Metrics are reported as ``<set>/<metric>``, and ``ood_average/top1`` is the unweighted mean over all sets but ``id_set``.
+    Metrics are reported as ``<set>/<metric>``, and ``ood_average/top1`` is the unweighted mean over the shifts that ran.
 
     Args:
         runner (Runner): The runner.
         dataloader (dict[str, dict]): Dataloader config of each set.
-        evaluator (dict | list): Metric configs, used for every set.
-        id_set (str): The in-distribution set.
+        evaluator (dict | list): Metric configs, used for every set. Or ``dict(evaluators={<set>: dict or list, …}, …)`` for sets with their
+            own; what stands beside ``evaluators`` is the metric of all others.
+        id_set (str): The in-distribution set; it always runs, first.
+        shifts (Sequence[str], optional): The other sets to run. Defaults to None: all.
+        skip_missing (bool | Sequence[str]): Whether sets whose data is not there (:class:`mmcfmask.datasets.MissingSetError`) are left out,
+            with a warning, or which of them may be. Otherwise such a set is an error. Defaults to False.
         amp (bool): bfloat16 autocast. Defaults to False.
+        keep_predictions (bool): Keep the prediction for every image (:class:`mmcfmask.evaluation.ShiftAccuracy`). Defaults to False.
+
+    Raises:
+        ValueError: Unknown sets (the known ones are listed), a set without metrics.
+        MissingSetError: The data of a set is not there and may not be left out, or of no set is.
     """
+    mode = 'test'
 
-    def __init__(self, runner, dataloader: dict, evaluator: dict | list, id_set: str, amp: bool = False) -> None:
-        if not dataloader or any(not isinstance(loader, dict) or 'dataset' not in loader for loader in dataloader.values()):
-            raise ValueError('MultiSetTestLoop takes test_dataloader = dict(<name of set>=dict(dataset=…, …), …)')
-        if id_set not in dataloader:
-            raise ValueError(f'test_cfg.id_set={id_set!r} is not among the test sets {list(dataloader)}')
-        self._runner = runner
-        self.id_set = id_set
-        self.amp = amp
-        metrics = [evaluator] if isinstance(evaluator, dict) else evaluator
-        self.loops = {
-            name: TestLoop(runner, loader, [{**metric, 'prefix': name} for metric in metrics])
-            for name, loader in dataloader.items()
-        }
-        self.dataloader = self.loops[id_set].dataloader  # the current one: mmengine's loggers ask for its length
+    def _build_loader(self, name: str, cfg: dict) -> DataLoader:
+        return super()._build_loader(name, {**cfg, 'persistent_workers': False})  # a set is read once: its workers end with it
 
-    def run(self) -> dict[str, float]:
-        """Test on every set; returns all metrics."""
-        metrics = {}
-        for name, loop in self.loops.items():
-            self.dataloader = loop.dataloader
-            self.runner.logger.info(f'{name}: {len(loop.dataloader.dataset)} images')
-            with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=self.amp):
-                metrics.update(loop.run())
-        shifts = [name for name in self.loops if name != self.id_set and f'{name}/top1' in metrics]
-        if shifts:
-            metrics['ood_average/top1'] = sum(metrics[f'{name}/top1'] for name in shifts) / len(shifts)
-        return metrics
+
+@LOOPS.register_module()
+class MultiSetValLoop(MultiSetLoop):
+    """The same during training, every ``train_cfg.val_interval`` epochs: ``val_dataloader`` is a dict of named dataloaders.
+
+    Arguments and errors are those of :class:`MultiSetTestLoop`. Nothing may be chosen by a shift: a ``CheckpointHook.save_best`` or
+    ``monitor`` (early stopping, learning rate) that names one, or ``ood_average``, is an error when the loop is built. With
+    ``persistent_workers=True`` the workers of a set are kept from one validation to the next; between them they are idle.
+    """
+    mode = 'val'
+
+    def __init__(self, runner, dataloader: dict, evaluator: dict | list, id_set: str, *args, **kwargs) -> None:
+        refuse_choice_by_shift([runner.hooks, runner.param_schedulers], id_set, list(dataloader))
+        super().__init__(runner, dataloader, evaluator, id_set, *args, **kwargs)
+        if id_set in self.missing:
+            raise MissingSetError(f'the in-distribution validation set {id_set!r} cannot be left out: {self.missing[id_set]}')
+
+
+class Clock:
+    """Where the time goes: :meth:`lap` books what has passed since the last call."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def lap(self, part: str) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # or the forward pass would be booked where its result is first used
+        now = time.perf_counter()
+        self.seconds[part] += now - self.last
+        self.last = now
+
+    @property
+    def total(self) -> float:
+        return self.last - self.start
+
+
+def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, mode: str = 'test') -> list[str]:
+    """The shifts to run: those named, or all sets but ``id_set``.
+
+    Raises:
+        ValueError: Not a dict of dataloaders, or an unknown name; the known ones are listed.
+    """
+    if not dataloader or any(not isinstance(loader, dict) or 'dataset' not in loader for loader in dataloader.values()):
+        raise ValueError(f'{mode}_cfg.type="MultiSet…Loop" takes {mode}_dataloader = dict(<name of set>=dict(dataset=…, …), …)')
+    if id_set not in dataloader:
+        raise ValueError(f'{mode}_cfg.id_set={id_set!r} is not among the {mode} sets {", ".join(dataloader)}')
+    known = [name for name in dataloader if name != id_set]
+    if shifts is None:
+        return known
+    unknown = [name for name in shifts if name not in known]
+    if unknown:
+        hints = [f'{name!r} is the in-distribution set, which always runs' if name == id_set else repr(name) for name in unknown]
+        raise ValueError(f'no such shift: {", ".join(hints)}; the shifts of this config are {", ".join(known) or "none"}')
+    return list(dict.fromkeys(shifts))
+
+
+def metrics_of(name: str, evaluator: dict | list, mode: str = 'test') -> list[dict]:
+    """Metric configs of one set; see ``evaluator`` of :class:`MultiSetTestLoop`."""
+    if isinstance(evaluator, dict) and 'evaluators' in evaluator:
+        shared = {key: value for key, value in evaluator.items() if key != 'evaluators'}
+        evaluator = evaluator['evaluators'].get(name, shared)
+        if not evaluator:
+            raise ValueError(f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all others')
+    return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
+
+
+def refuse_choice_by_shift(parts, id_set: str, sets: Sequence[str]) -> None:
+    """Raise a ValueError where something is chosen by a set other than ``id_set``.
+
+    Args:
+        parts: Hooks and parameter schedulers, or their configs, in lists and dicts as they come. Those with a ``save_best``
+            (CheckpointHook) or ``monitor`` (EarlyStoppingHook, ReduceOnPlateau…) are looked at.
+        id_set (str): The in-distribution validation set.
+        sets (Sequence[str]): All validation sets.
+    """
+    if isinstance(parts, (list, tuple)) or (isinstance(parts, dict) and 'type' not in parts):
+        for part in parts.values() if isinstance(parts, dict) else parts:
+            refuse_choice_by_shift(part, id_set, sets)
+        return
+    for setting in ('save_best', 'monitor'):
+        keys = parts.get(setting) if isinstance(parts, dict) else getattr(parts, setting, None)
+        for key in [keys] if isinstance(keys, str) else keys if isinstance(keys, (list, tuple)) else []:
+            name = key.split('/')[0]
+            advice = f"Choose by the in-distribution validation set: {setting}='{id_set}/top1'"
+            if name != id_set and name in (*sets, 'ood_average'):
+                raise ValueError(f'{setting}={key!r} would choose by a distribution shift. What is chosen on a shift is fitted to it, and '
+                                 f'its accuracy there no longer measures robustness. {advice}')
+            if setting == 'save_best' and key != 'auto' and name != id_set:
+                raise ValueError(f'{setting}={key!r}: there is no such metric. Metrics are named <set>/<metric>, and the sets are '
+                                 f'{", ".join(sets)}. {advice}')

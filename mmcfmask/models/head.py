@@ -105,6 +105,14 @@ class CLIPDistillHead(ClsHead):
         with torch.autocast(features.device.type, enabled=False):
             return self.fc(F.normalize(features.to(self.fc.weight.dtype), dim=-1))
 
+    def _get_predictions(self, cls_score: Tensor, data_samples: list | None) -> list:
+        """mmpretrain's ``pred_score`` and ``pred_label``, and the logits themselves as ``pred_logits``, float32 (C,): a softmax over all
+        classes cannot be undone once it has underflowed, and on a set of fewer classes it is the wrong one."""
+        data_samples = super()._get_predictions(cls_score, data_samples)
+        for sample, logits in zip(data_samples, cls_score.detach().float()):
+            sample.pred_logits = logits
+        return data_samples
+
     def loss(self, feats: tuple[Tensor, ...], data_samples: list, **kwargs) -> dict[str, Tensor]:
         """Cross-entropy alone, as ``dict(loss_cls=…)``: what mmpretrain's own classifiers ask a head for."""
         return self.loss_by_logits(self(feats), data_samples, **kwargs)

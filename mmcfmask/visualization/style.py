@@ -26,6 +26,11 @@ STYLE = {key: value for key, value in STYLE.items() if key not in ('backend', 'b
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow that is lost on white.
 OKABE_ITO = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 
+BACKING = dict(boxstyle='square,pad=0.1', fc='white', ec='none', alpha=0.75)  # keeps words readable on lines
+# How publications write the names of the sets.
+SET_NAMES = {'imagenet': 'ImageNet', 'imagenet-v2': 'ImageNet-V2', 'imagenet-r': 'ImageNet-R', 'imagenet-a': 'ImageNet-A',
+             'imagenet-sketch': 'ImageNet-Sketch', 'objectnet': 'ObjectNet', 'imagenet-c': 'ImageNet-C'}
+
 
 def new_figure(size: tuple) -> Figure:
     """A figure of ``size`` inches that pyplot does not know."""

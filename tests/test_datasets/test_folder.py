@@ -181,6 +181,7 @@ def test_empty_class_folder(root):
 def test_unknown_and_missing_folders(root):
     with pytest.raises(ValueError, match=r'1 of 4 class folders are missing: fox'):
         FolderDataset(str(root), folders=['cat', 'dog', 'emu', 'fox'])
+    assert counts(FolderDataset(str(root), folders=['cat', 'emu'], other_folders=['dog', 'fox'])) == [10, 14]
     with pytest.raises(ValueError, match=r'1 of 3 class folders are missing: dogs; 1 folders are no known classes: dog \(near dogs\)'):
         FolderDataset(str(root), folders=['cat', 'dogs', 'emu'])
 
@@ -213,7 +214,7 @@ def test_skip_unreadable(root, log):
     truncate(root / 'dog' / 'dog_3.png')
     (root / 'cat' / 'cat_0.png').write_bytes(b'')
     dataset = FolderDataset(str(root), skip_unreadable=True)
-    assert counts(dataset) == [9, 11, 14]
+    assert counts(dataset) == [9, 11, 14] and dataset.num_skipped == 2 and FolderDataset(str(root)).num_skipped == 0
     assert len(log) == 1 and '2 of 36 images cannot be read' in log[0]
     assert str(root / 'dog' / 'dog_3.png') in log[0] and str(root / 'cat' / 'cat_0.png') in log[0]
     # The hold-out is decided by names, so a broken file moves no image from one part to the other.
@@ -273,6 +274,10 @@ def test_pacs(tmp_path):
         dataset = DATASETS.build(dict(type='PACSDataset', data_root=str(tmp_path), domain=domain))
         assert counts(dataset) == [1, 2, 3, 4, 5, 6, 7]
         assert all(f'/{domain}/' in name for name in names(dataset))
+        assert dataset.metainfo['label_groups'] is None and dataset.metainfo['protocol']['num_classes'] == 7
+    assert sum(PACSDataset.IMAGES.values()) == 9991
+    part = PACSDataset(str(tmp_path), domain='photo', holdout=dict(fraction=0.5, part='held_out'))
+    assert part.metainfo['protocol']['images'] is None  # nothing was published about a hold-out
     with pytest.raises(ValueError, match="unknown domain 'art', choose one of photo, art_painting"):
         PACSDataset(str(tmp_path), domain='art')
     (tmp_path / 'sketch' / 'cow').mkdir()

@@ -46,3 +46,17 @@ def test_greyscale_and_turned_photos(tmp_path):
     exif[0x0112] = 6  # orientation, which CLIP's preprocessing does not look at
     image.save(tmp_path / 'turned.jpg', exif=exif)
     compare(tmp_path / 'turned.jpg')
+
+
+def test_crop_border():
+    crop = TRANSFORMS.build(dict(type='CropBorder'))
+    img = np.arange(7 * 9 * 3, dtype=np.uint8).reshape(7, 9, 3)
+    results = crop(dict(img=img, img_shape=(7, 9), ori_shape=(7, 9)))
+    expected = [[img[y, x].tolist() for x in range(2, 7)] for y in range(2, 5)]
+    assert results['img'].tolist() == expected and results['img_shape'] == (3, 5) and results['ori_shape'] == (7, 9)
+    assert TRANSFORMS.build(dict(type='CropBorder', border=0))(dict(img=img))['img'].shape == (7, 9, 3)
+    with pytest.raises(ValueError, match='tiny.png: 9x4 pixels are too few for a border of 2'):
+        crop(dict(img=img[:4], img_path='tiny.png'))
+    with pytest.raises(ValueError, match='border=-1 must not be negative'):
+        TRANSFORMS.build(dict(type='CropBorder', border=-1))
+    assert repr(crop) == 'CropBorder(border=2)'

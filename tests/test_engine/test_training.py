@@ -152,7 +152,7 @@ def test_bfloat16_run(tmp_path, tiny_pretrained):
 
 
 def test_learning_rate_schedule_equals_torch(tmp_path, tiny_pretrained):
-    options = {'train_cfg.max_epochs': 20, 'param_scheduler.pct_start': 0.1}
+    options = {'train_cfg.max_epochs': 20, 'param_scheduler.pct_start': 0.1, 'optim_wrapper.optimizer.lr': 5e-4}
     train(config(tmp_path, tiny_pretrained, **options))
     path, = tmp_path.glob('*/vis_data/scalars.json')
     rates = [json.loads(line)['lr'] for line in path.read_text().splitlines() if '"lr"' in line]

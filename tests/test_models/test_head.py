@@ -90,3 +90,14 @@ def test_wrong_embeddings():
         head().init_class_weights(torch.randn(5, 4), 100.)
     with pytest.raises(ValueError, match='width 6'):
         head().init_class_weights(torch.randn(3, 6), 100.)
+
+
+def test_predict_gives_the_logits():
+    module = head().eval()
+    features = (torch.randn(2, 4), )
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        first, second = module.predict((features[0].bfloat16(), ))
+    assert first.pred_logits.dtype == torch.float32 and first.pred_logits.shape == (3, )
+    first, second = module.predict(features, [DataSample(), DataSample().set_gt_label(1)])
+    assert torch.equal(torch.stack([first.pred_logits, second.pred_logits]), module(features)) and not second.pred_logits.requires_grad
+    assert torch.equal(second.pred_score, second.pred_logits.softmax(dim=0)) and second.pred_label == second.pred_logits.argmax()

@@ -95,3 +95,65 @@ def test_extreme_values_are_drawn(points, logit):
 def test_bad_points(points, message):
     with pytest.raises(ValueError, match=message):
         id_ood_scatter(points)
+
+
+def reference(points=30):
+    rng = np.random.default_rng(0)
+    acc_id = rng.uniform(60, 85, points)
+    return np.stack([acc_id, acc_id - 25 + rng.normal(0, 1, points)], axis=1)
+
+
+def test_line_and_reference_models_are_drawn():
+    figure = id_ood_scatter(PUBLISHED, logit=True, line=lambda x: np.asarray(x) - 25, reference=reference(), line_label='ImageNet models')
+    axes, = figure.axes
+    line = next(line for line in axes.lines if line.get_label() == 'ImageNet models')
+    x, y = line.get_data()
+    np.testing.assert_allclose(y, x - 25)
+    lowest, highest = (f(p[0] for p in PUBLISHED.values()) for f in (min, max))
+    assert x.min() < lowest and x.max() > highest  # in view over all points
+    dots = max(axes.collections, key=lambda c: len(c.get_offsets()))
+    np.testing.assert_allclose(dots.get_offsets(), reference())
+    label = next(text for text in axes.texts if text.get_text() == 'ImageNet models')
+    box = label.get_window_extent()
+    assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
+
+
+def test_a_far_diagonal_does_not_stretch_the_axes_of_a_line():
+    figure = id_ood_scatter({'FT': (80, 20)}, logit=True, line=lambda x: np.asarray(x) - 62)
+    axes, = figure.axes
+    assert axes.get_ylim()[1] < 50 and not any(len(line.get_xdata()) for line in axes.lines if line.get_label() == 'y = x')
+
+
+def test_the_labels_of_the_lines_touch_no_name():
+    figure = id_ood_scatter(PUBLISHED, logit=True, line=lambda x: np.asarray(x) - 15, reference=reference())
+    boxes = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts if text.get_text()}
+    assert {'reference models', *PUBLISHED} <= set(boxes)
+    for (a, box), (b, other) in itertools.combinations(boxes.items(), 2):
+        assert not box.overlaps(other), (a, b)
+
+
+CROWD = {f'variants_{a}_{b}_vitb16 $x_1$': [(82 + i / 9, 63 + i / 7), (82 + i / 7, 63 + i / 9)] for i, (a, b) in enumerate(
+    itertools.product(('object', 'context', 'random'), ('none', 'single', 'multi')))}
+
+
+@pytest.mark.parametrize('points', [CROWD, {'a name that is ' + 'very ' * 12 + 'long': (80, 60)}])
+def test_names_without_room_go_into_a_legend(points):
+    figure = id_ood_scatter(points, logit=True)
+    figure.canvas.draw()
+    axes, = figure.axes
+    legend, = figure.legends
+    texts = legend.get_texts()
+    assert [text.get_text().replace('\n', ' ') for text in texts] == list(points) and not labels(figure, points)
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= figure.bbox.y0 for box in boxes)
+    assert max(box.y1 for box in boxes) < axes.get_tightbbox().y0  # under the axes, whose size stays
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert figure.get_size_inches()[0] == pytest.approx(3.3) and figure.get_size_inches()[1] > 2.8
+    assert axes.bbox.height / figure.dpi == pytest.approx(2.8 - 0.48)
+
+
+@pytest.mark.parametrize('low, high', [(97.7, 98.6), (50.1, 50.9), (1, 99), (20, 70), (99.0, 99.9)])
+def test_logit_axes_have_ticks_at_any_zoom(low, high):
+    axes, = id_ood_scatter({'a': (low, low), 'b': (high, high)}, logit=True).axes
+    for ticks, limits in ((axes.get_xticks(), axes.get_xlim()), (axes.get_yticks(), axes.get_ylim())):
+        assert 4 <= sum(limits[0] <= t <= limits[1] for t in ticks) <= 14

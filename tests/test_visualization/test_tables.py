@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import math
@@ -7,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from mmcfmask.visualization import results_table, summarize, to_json, to_markdown
+from mmcfmask.visualization.tables import METRICS, summaries_csv, summary_dict, summary_markdown, summary_table, with_column
 
 ONE_SEED = {
     'Zero-shot': {'test': 80.0, 'v2': 70.0, 'sketch': 60.0},
@@ -151,3 +153,89 @@ def test_bad_results(results, message):
 def test_unknown_shift():
     with pytest.raises(ValueError, match='no method was tested on imagenet-r; the results hold test, v2, sketch'):
         to_markdown(ONE_SEED, shifts=['v2', 'imagenet-r'])
+
+
+MARKS = {'FT': {'v2': '9,000 of 10,000 images', 'objectnet': 'not tested'}, 'Zero-shot': {'objectnet': 'not tested'}}
+
+
+def test_what_is_not_whole_is_marked_and_explained():
+    text = to_markdown(THREE_SEEDS, marks=MARKS)
+    assert cells(text, 'FT')[2:] == ['**92.0 ± 2.0**', '**72.0 ± 2.0†**', '44.0 ± 5.3', '58.0 ± 3.0†']
+    assert cells(text, 'Zero-shot')[2:] == ['80.0', '70.0', '**60.0**', '**65.0†**']  # its average lacks objectnet too
+    assert '† v2: 9,000 of 10,000 images (FT).' in text
+    assert '† objectnet: not tested.' in text  # of all methods: no names
+    assert '†' not in to_markdown(THREE_SEEDS)
+
+
+def test_the_id_set_does_not_mark_the_average():
+    summary = summarize(ONE_SEED, marks={'FT': {'test': 'incomplete'}})
+    assert set(summary.marked) == {('FT', 'test')}
+
+
+def test_a_missing_cell_is_marked_too():
+    results = {**ONE_SEED, 'LP': {'test': 99.0, 'v2': 99.0}}
+    assert cells(to_markdown(results, marks={'LP': {'sketch': 'not tested, no folder'}}), 'LP')[3:] == ['–†', '–']
+
+
+def test_terminal_shows_the_marks():
+    text = printed(results_table(ONE_SEED, marks=MARKS))
+    assert '72.0†' in text and '† v2: 9,000 of 10,000 images (FT).' in text
+
+
+def test_lower_may_be_better():
+    nll = {'a': {'test': 0.51234, 'v2': 0.9}, 'b': {'test': 0.7, 'v2': 0.8}}
+    text = summary_markdown(summarize(nll, metric=METRICS['nll']))
+    assert cells(text, 'a') == ['a', '**0.512**', '0.900', '0.900'] and cells(text, 'b') == ['b', '0.700', '**0.800**', '**0.800**']
+    with pytest.raises(ValueError, match="'a' on 'test', run 0: Negative log-likelihood must be a finite number, not below 0, got -1"):
+        summarize({'a': {'test': -1.0}}, metric=METRICS['nll'])
+    assert summarize({'a': {'c': 130.0}}, None, metric=METRICS['mce']).rows['a']['c'].mean == 130
+
+
+def test_without_an_id_set_or_an_average():
+    assert to_markdown(ONE_SEED, None, ['v2', 'sketch']).splitlines()[0] == '| Method | v2 | sketch | OOD avg |'
+    summary = summarize({**ONE_SEED, 'LP': {'v2': 1.0}}, None, ['v2', 'sketch'], average=False)
+    assert summary.columns == ('v2', 'sketch') and not summary.notes
+
+
+def test_another_column():
+    summary = with_column(summarize(THREE_SEEDS, marks=MARKS), 'Eff. rob.', {'FT': [10.0, 11.0, 12.0]}, 'Height.', ('test', 'OOD avg'))
+    text = summary_markdown(summary)
+    assert text.splitlines()[0].endswith('| OOD avg | Eff. rob. |')
+    assert cells(text, 'FT')[-1] == '**+11.0 ± 1.0†**' and cells(text, 'Zero-shot')[-1] == '–' and 'Height.' in text
+    assert '+11.0' in printed(summary_table(summary))
+
+
+def test_csv_has_means_deviations_and_notes():
+    accuracy = summarize(THREE_SEEDS, marks=MARKS)
+    nll = summarize({'FT': {'test': 0.5}}, metric=METRICS['nll'])
+    rows = list(csv.DictReader(io.StringIO(summaries_csv([accuracy, nll]))))
+    assert [(row['metric'], row['method'], row['seeds']) for row in rows] == [
+        ('Top-1 accuracy', 'Zero-shot', '1'), ('Top-1 accuracy', 'FT', '3'), ('Negative log-likelihood', 'FT', '1')]
+    assert float(rows[1]['sketch']) == pytest.approx(44) and float(rows[1]['sketch sd']) == pytest.approx(math.sqrt(28), abs=1e-4)
+    assert rows[0]['v2 sd'] == '' and rows[2]['v2'] == '' and rows[2]['test'] == '0.5'
+    assert rows[1]['notes'] == '† v2: 9,000 of 10,000 images; † objectnet: not tested' and rows[2]['notes'] == ''
+
+
+def test_dict_of_a_summary_is_json():
+    data = json.loads(json.dumps(summary_dict(summarize(THREE_SEEDS, marks=MARKS))))
+    assert data['methods']['FT']['marked'] == {'v2': '9,000 of 10,000 images', 'objectnet': 'not tested', 'OOD avg': 'v2, objectnet'}
+    assert data['columns'] == ['test', 'v2', 'sketch', 'OOD avg'] and data['methods']['Zero-shot']['std']['test'] is None
+
+
+def test_notes_highlight_and_first_column():
+    options = dict(notes=['[1] mine.'], highlight='Zero-shot', first_column='α')
+    text = to_markdown(ONE_SEED, **options)
+    assert text.startswith('| α |') and text.rstrip().endswith('[1] mine.')
+    assert cells(text, 'Zero-shot')[1:] == ['**80.0**', '**70.0**', '**60.0**', '**65.0**'] and '*' not in ''.join(cells(text, 'FT'))
+    assert 'α' in printed(results_table(ONE_SEED, **options)) and '[1] mine.' in printed(results_table(ONE_SEED, **options))
+
+
+def test_nothing_is_cut_off_in_an_80_column_terminal():
+    sets = ('imagenet', 'imagenet-v2', 'imagenet-r', 'imagenet-a', 'imagenet-sketch', 'objectnet')
+    results = {m: [dict.fromkeys(sets, 12.3 + i) for i in range(3)] for m in ('Zero-shot', 'R-Adapter')}
+    summary = summarize(results, 'imagenet', marks={m: {'imagenet-r': 'incomplete'} for m in results})
+    summary = with_column(summary, 'Eff. rob.', {m: [20.0, 21.0, 22.0] for m in results}, 'Height.', ('OOD avg', ))
+    text = printed(summary_table(summary), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count('±1.0†') == 6 and text.count('±1.0') == 16 and text.count('+21.0') == 2
+    assert text.count('imagenet-sketch') == 1  # columns have short names, the notes whole ones

@@ -1,0 +1,281 @@
+"""Whether the copies of ImageNet and its shifts on a disk are what was published, in numbers and in words."""
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .folder import MissingSetError, folder_problems, list_images, some, sub_folders, why_unreadable_all
+from .imagenet_shifts import (
+    IMAGENET_WNIDS,
+    ImageNetADataset,
+    ImageNetCDataset,
+    ImageNetRDataset,
+    corruption_folders,
+    find_ground_truth,
+    flat_images,
+    flat_val_images,
+    objectnet_images,
+    objectnet_mappings,
+    read_ground_truth,
+    read_objectnet_mapping,
+)
+from .layouts import SETS, find_imagenet, find_set
+
+NUMBERS = tuple(str(label) for label in range(1000))
+FOLDERS = {
+    'imagenet': IMAGENET_WNIDS,
+    'imagenet-train': IMAGENET_WNIDS,
+    'imagenet-v2': NUMBERS,
+    'imagenet-v2-threshold-0.7': NUMBERS,
+    'imagenet-v2-top-images': NUMBERS,
+    'imagenet-r': ImageNetRDataset.WNIDS,
+    'imagenet-a': ImageNetADataset.WNIDS,
+    'imagenet-sketch': IMAGENET_WNIDS,
+    'imagenet-c': IMAGENET_WNIDS,
+}
+PER_CLASS = {'imagenet': 50, 'imagenet-v2': 10, 'imagenet-v2-threshold-0.7': 10, 'imagenet-v2-top-images': 10, 'imagenet-c': 50}
+OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images')  # not missed where they are not
+OBJECTNET_IMAGES = 50_273  # in all 313 folders
+SEVERITIES = (1, 2, 3, 4, 5)
+
+Watch = Callable[[Iterable, int, str], Iterable]  # items, their number, what is done with them
+
+
+@dataclass
+class SetReport:
+    """What was found of a set.
+
+    Attributes:
+        name, title: Key in :data:`mmcfmask.datasets.layouts.SETS`, and name in print.
+        source: Where to get it.
+        folder: Where it is; None if it is missing.
+        images, classes: Counts of what is scored.
+        published_images, published_classes: What they should be.
+        decoded: Number of images that were read as a sample.
+        problems: What is wrong, in words.
+        notes: What else is worth knowing.
+    """
+    name: str
+    title: str
+    source: str
+    published_images: int
+    published_classes: int
+    folder: str | None = None
+    images: int = 0
+    classes: int = 0
+    decoded: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        """'complete', 'incomplete' (fewer images, nothing else), 'wrong' or 'missing'."""
+        if self.folder is None:
+            return 'missing'
+        if self.problems:
+            return 'wrong'
+        missing = self.published_images - self.images
+        return 'incomplete' if missing > 0 else 'wrong' if missing else 'complete'
+
+    def words(self) -> list[str]:
+        """Problems, difference from the published count, and notes."""
+        missing = self.published_images - self.images
+        count = [] if self.folder is None or missing == 0 else [
+            f'{abs(missing):,} images {"fewer" if missing > 0 else "more"} than published ({self.images:,} of {self.published_images:,})']
+        return [*self.problems, *count, *self.notes]
+
+
+def check_sets(data_root: str | Path, names: Sequence[str] | None = None, sample: int | None = 100, seed: int = 0,
+               watch: Watch = lambda items, number, what: items) -> list[SetReport]:
+    """Check every set that is found under a folder.
+
+    Args:
+        data_root: Folder of all sets, or ImageNet's with the others in or beside it.
+        names: Keys of :data:`mmcfmask.datasets.layouts.SETS`. Defaults to all; of ImageNet-V2's other two variants only those there are.
+        sample: Number of images of a set to decode, drawn with the seed; None: all.
+        seed: Of the sample.
+        watch: Wraps what takes time, to show progress.
+
+    Raises:
+        FileNotFoundError: There is no folder ``data_root``.
+        ValueError: An unknown name; the known ones are listed.
+    """
+    if not Path(data_root).expanduser().is_dir():
+        raise FileNotFoundError(f'there is no folder {data_root}')
+    unknown = [name for name in names or () if name not in SETS]
+    if unknown:
+        raise ValueError(f'unknown set {", ".join(unknown)}: choose from {", ".join(SETS)}')
+    reports = [check_set(name, data_root, sample, seed, watch) for name in names or SETS]
+    return [report for report in reports if names or report.folder or report.name not in OPTIONAL]
+
+
+def check_set(name: str, data_root: str | Path, sample: int | None = 100, seed: int = 0,
+              watch: Watch = lambda items, number, what: items) -> SetReport:
+    """Check one set; arguments as in :func:`check_sets`."""
+    published = SETS[name]
+    report = SetReport(name, published.title, published.source, published.images, published.num_classes)
+    split = {'imagenet': 'val', 'imagenet-train': 'train'}.get(name)
+    try:
+        root = find_imagenet(data_root, split) if split else find_set(name, data_root)
+    except MissingSetError as error:
+        report.notes.append(str(error))
+        return report
+    report.folder = str(root)
+    try:
+        if name == 'objectnet':
+            paths = _check_objectnet(report, root, watch)
+        elif name == 'imagenet-c':
+            paths = _check_corruptions(report, root, watch)
+        elif name == 'imagenet' and (names := flat_images(root)):
+            images = flat_val_images(root, names)
+            paths = _check_images(report, root, images, PER_CLASS[name])
+            report.notes.append(f'flat; labels from {find_ground_truth(root)}')
+        else:
+            paths = _check_folders(report, root, FOLDERS[name], PER_CLASS.get(name), watch)
+    except (ValueError, OSError) as error:  # a mapping file, a ground truth
+        report.problems.append(str(error).rstrip('.'))
+        return report
+
+    chosen = paths if sample is None or sample >= len(paths) else random.Random(seed).sample(paths, sample)
+    reasons = list(watch(why_unreadable_all(chosen), len(chosen), f'{report.title}: reading images'))
+    report.decoded = len(chosen)
+    broken = [f'{path} ({reason})' for path, reason in zip(chosen, reasons) if reason]
+    if broken:
+        report.problems.append(f'{len(broken)} of {len(chosen)} images that were read are broken: {some(broken, 5)}')
+    return report
+
+
+def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """Groups of folders that hold the same files: equal names and, in three of them, equal contents.
+
+    Args:
+        root: Folder of the folders.
+        images: Names relative to ``root`` by folder.
+    """
+
+    def fingerprints(folders, key):
+        groups = defaultdict(list)
+        for folder in folders:
+            groups[key(folder)].append(folder)
+        return [group for group in groups.values() if len(group) > 1]
+
+    def probe(folder):
+        names = images[folder]
+        return [root / names[index] for index in sorted({0, len(names) // 2, len(names) - 1})]
+
+    found = fingerprints((folder for folder in images if images[folder]), lambda folder: tuple(map(os.path.basename, images[folder])))
+    for key in (lambda folder: tuple(path.stat().st_size for path in probe(folder)), lambda folder: tuple(map(_digest, probe(folder)))):
+        found = [group for groups in found for group in fingerprints(groups, key)]
+    return sorted(map(tuple, found))
+
+
+def _equal(groups: Sequence[Sequence[str]]) -> str:
+    return some([' = '.join(group[:5]) + (' = ...' if len(group) > 5 else '') for group in groups])
+
+
+def _digest(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _check_folders(report: SetReport, root: Path, expected: Sequence[str], per_class: int | None, watch: Watch,
+                   other: Sequence[str] = ()) -> list[str]:
+    """Class folders against those expected; returns the images that count."""
+    present = sub_folders(root)
+    report.problems += folder_problems(expected, present, other)
+    images = _list(root, present, watch, f'{report.title}: counting')
+    doubled = duplicate_folders(root, images)
+    if doubled:
+        report.problems.append(f'{sum(map(len, doubled)) - len(doubled)} class folders hold the same files as another: {_equal(doubled)}')
+    misplaced = _misplaced(report.name, root, images)
+    if misplaced:
+        report.problems.append(f'{len(misplaced)} images lie in the folder of another class: {some(misplaced, 5)}')
+    return _check_images(report, root, {folder: images[folder] for folder in expected if folder in images}, per_class)
+
+
+def _check_images(report: SetReport, root: Path, images: Mapping[str, Sequence[str]], per_class: int | None) -> list[str]:
+    """Counts of images; returns them."""
+    empty = [folder for folder, names in images.items() if not names]
+    if empty:
+        report.problems.append(f'{len(empty)} classes have no images: {some(empty)}')
+    counts = {folder: len(names) for folder, names in images.items() if names}
+    uneven = [f'{folder} ({count})' for folder, count in counts.items() if per_class and count != per_class]
+    if uneven:
+        report.notes.append(f'{len(uneven)} classes do not have {per_class} images: {some(uneven)}')
+    report.classes = len(counts)
+    report.images += sum(counts.values())
+    return [f'{root}/{name}' for names in images.values() for name in names]  # strings: ImageNet-C has 3.75 million
+
+
+def _check_objectnet(report: SetReport, root: Path, watch: Watch) -> list[str]:
+    """The folders that overlap with ImageNet count; the others may be there."""
+    groups = read_objectnet_mapping(objectnet_mappings(root)).groups
+    overlap, rest = [folder for folder in groups if groups[folder]], [folder for folder in groups if not groups[folder]]
+    if len(overlap) != report.published_classes:
+        report.problems.append(f'the mapping files let {len(overlap)} classes overlap with ImageNet, but it should be '
+                               f'{report.published_classes}')
+    place = objectnet_images(root)
+    paths = _check_folders(report, place, sorted(overlap), None, watch, other=rest)
+    there = set(sub_folders(place)) & set(groups)
+    total = len(paths) + sum(len(list_images(place, folder)) for folder in there & set(rest))
+    report.notes.append(f'{total:,} of {OBJECTNET_IMAGES:,} images in {len(there)} of 313 folders; the {report.published_classes} that '
+                        'overlap with ImageNet count')
+    return paths
+
+
+def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]:
+    """All corruptions and severities, each like a set of its own."""
+    places = corruption_folders(root, ImageNetCDataset.CORRUPTIONS, SEVERITIES)
+    missing = [f'{name}/{severity}' for (name, severity), place in places.items() if place is None]
+    if missing:
+        report.problems.append(f'{len(missing)} of {len(places)} folders of a corruption and severity are missing: {some(missing)}')
+    paths, digests, classes = [], defaultdict(list), set()
+    for (name, severity), place in places.items():
+        if place is None:
+            continue
+        part = SetReport('imagenet-c', f'{report.title} {name}/{severity}', '', 50_000, 1000)
+        found = _check_folders(part, place, FOLDERS['imagenet-c'], PER_CLASS['imagenet-c'], watch)
+        report.problems += [f'{name}/{severity}: {problem}' for problem in part.problems]
+        report.notes += [f'{name}/{severity}: {note}' for note in part.notes]
+        report.images += part.images
+        classes.add(part.classes)
+        if found:
+            digests[tuple(map(_digest, found[:3]))].append(f'{name}/{severity}')
+        paths += found
+    same = [group for group in digests.values() if len(group) > 1]
+    if same:
+        report.problems.append(f'folders of different corruptions or severities hold the same files: {_equal(same)}')
+    report.classes = min(classes, default=0)
+    return paths
+
+
+def _list(root: Path, folders: Sequence[str], watch: Watch, what: str) -> dict[str, list[str]]:
+    """Images of folders; threads, because file systems over a network answer slowly."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(folders, watch(pool.map(lambda folder: list_images(root, folder), folders), len(folders), what)))
+
+
+def _misplaced(name: str, root: Path, images: Mapping[str, Sequence[str]]) -> list[str]:
+    """Images of ImageNet whose own name, or the ground truth where that is there, gives another class than their folder."""
+    if name not in ('imagenet', 'imagenet-train'):
+        return []
+    truth = {}
+    if name == 'imagenet':
+        with suppress(FileNotFoundError):
+            truth = read_ground_truth(find_ground_truth(root))
+    found = []
+    for folder, names in images.items():
+        for image in names:
+            stem = Path(image).stem
+            own = re.match(r'(n\d{8})_', stem)  # a training image
+            wnid = own[1] if own else truth.get(stem, folder)
+            if wnid != folder:
+                found.append(f'{image} (of {wnid})')
+    return found

@@ -1,0 +1,195 @@
+"""A distribution shift of one's own: folders of images whose names say which of the head's classes they show."""
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Union
+
+from mmpretrain.registry import DATASETS
+
+from .folder import FolderDataset, list_class_folders, list_images, some, some_with_nearest
+from .imagenet_shifts import IMAGENET_CLASSES, IMAGENET_WNIDS
+
+Class = Union[str, int]
+
+
+@DATASETS.register_module()
+class FolderShiftDataset(FolderDataset):
+    """Any folders of images as a test set for a head with given classes, of which they need not have all.
+
+    A folder's name is matched with the names of the classes, without regard to case, underscores, hyphens and other punctuation; for
+    ImageNet's classes WordNet ids match too. What does not match by its name is given in a map. Several folders may mean one class
+    and, in a map, one folder several classes, any of which is right.
+
+    Args:
+        data_root (str): Folder of the set.
+        head_classes (str | Sequence[str]): Names of the head's classes in its order, a text file with one per line, or 'imagenet'.
+        split_dir (str): Sub-folder that holds the class folders. Defaults to ''.
+        folder_map (dict | str, optional): Classes of folders: a dict, a ``.json`` file with one, or a text file of lines
+            ``<folder> <class>`` (tab or first space in between). A class is a name, an index in ``head_classes``, or a list of such;
+            None leaves the folder out. Or 'index': the folder's name is the index. Defaults to None.
+        **kwargs: Those of :class:`FolderDataset` but ``folders`` and ``classes``.
+
+    Raises:
+        MissingSetError: The folder is not there.
+        ValueError: A folder that matches no class (named, with the nearest) or several; a map that names unknown classes.
+
+    Examples:
+        >>> toys = FolderShiftDataset('data/toys', head_classes='imagenet', folder_map={'plushies': 'teddy bear'})
+    """
+
+    def __init__(self, data_root: str, head_classes: str | Sequence[str], split_dir: str = '',
+                 folder_map: Mapping[str, Class | Sequence[Class] | None] | str | None = None, **kwargs) -> None:
+        self.head_classes = head_class_names(head_classes)
+        self.wnids = IMAGENET_WNIDS if self.head_classes == IMAGENET_CLASSES else ()
+        self.folder_map = folder_map if folder_map is None or folder_map == 'index' else read_folder_map(folder_map)
+        super().__init__(data_root, split_dir, **kwargs)
+
+    def class_images(self, root: Path) -> dict[str, list[str]]:
+        """Names of images by class, in the order of the head, and the metainfo that goes with it."""
+        groups = match_folders(list_class_folders(root), self.head_classes, self.folder_map, self.wnids, str(root))
+        members = defaultdict(list)  # folders of each group
+        for folder, group in groups.items():
+            if group:
+                members[group].append(folder)
+        if not members:
+            raise ValueError(f'{root}: the map leaves out all of its {len(groups)} folders.')
+        order = sorted(members)
+        indices = [index for group in order for index in group]
+        shared = {index for index in indices if indices.count(index) > 1}
+        if shared:
+            raise ValueError(f'{root}: folder_map lets the class {some([self.head_classes[index] for index in sorted(shared)])} mean '
+                             'several different classes of the set: its folders need the same list of classes.')
+        self._metainfo['classes'] = tuple(' / '.join(self.head_classes[index] for index in group) for group in order)
+        whole = order == [(index, ) for index in range(len(self.head_classes))]
+        self._metainfo['label_groups'] = None if whole else tuple(order)
+        return {members[group][0]: sorted(name for folder in members[group] for name in list_images(root, folder)) for group in order}
+
+
+def match_folders(folders: Sequence[str], head_classes: Sequence[str],
+                  folder_map: Mapping[str, Class | Sequence[Class] | None] | str | None = None, wnids: Sequence[str] = (),
+                  where: str = 'the set') -> dict[str, tuple[int, ...]]:
+    """Indices of the classes that each folder means, in ascending order; empty where the map leaves it out.
+
+    Args:
+        folders: Names of folders.
+        head_classes: Names of classes.
+        folder_map: As for :class:`FolderShiftDataset`, but no file.
+        wnids: Other names of the same classes, matched exactly.
+        where: For errors.
+
+    Raises:
+        ValueError: A folder without a class, or one that may mean several.
+    """
+    exact = {wnid: index for index, wnid in enumerate(wnids)}
+    named = defaultdict(list)
+    for index, name in enumerate(head_classes):
+        named[plain_name(name)].append(index)
+    by_index = folder_map == 'index'
+    folder_map = {} if folder_map is None or by_index else folder_map
+    matched, unknown, ambiguous = {}, [], []
+    for folder in folders:
+        if by_index:
+            found = [int(folder)] if folder.isdigit() and int(folder) < len(head_classes) else []
+        elif folder in folder_map:
+            value = folder_map[folder]
+            if value is None:
+                matched[folder] = ()
+                continue
+            found = [class_index(item, folder, head_classes, exact, named) for item in _as_list(value)]
+        elif folder in exact:
+            found = [exact[folder]]
+        else:
+            found = named.get(plain_name(folder), [])
+            if len(found) > 1:
+                ambiguous.append(f'{folder} (classes {", ".join(map(str, found))})')
+                continue
+        if found:
+            matched[folder] = tuple(sorted(set(found)))
+        else:
+            unknown.append(folder)
+    problems = []
+    if unknown and by_index:
+        problems.append(f'{len(unknown)} folders are no indices below {len(head_classes)}: {some(unknown)}')
+    elif unknown:
+        problems.append(f'{len(unknown)} folders match no class of the head: {some_with_nearest(unknown, [*head_classes, *wnids])}; '
+                        'rename them, or say in folder_map which class they are, or None to leave them out')
+    if ambiguous:
+        problems.append(f'{len(ambiguous)} folders match several classes of the same name: {some(ambiguous)}; give the index in folder_map')
+    if problems:
+        raise ValueError(f'{where}: {"; ".join(problems)}.')
+    return matched
+
+
+def class_index(value: Class, folder: str, head_classes: Sequence[str], exact: Mapping[str, int], named: Mapping[str, list]) -> int:
+    """Index of a class that a map names, or a ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if 0 <= value < len(head_classes):
+            return value
+        raise ValueError(f'folder_map: {folder!r} is class {value}, but the head has {len(head_classes)}.')
+    if value in exact:
+        return exact[value]
+    found = named.get(plain_name(str(value)), [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f'folder_map: {folder!r} is {value!r}, the name of the classes {", ".join(map(str, found))}: give the index.')
+    raise ValueError(f'folder_map: {folder!r} is {some_with_nearest([str(value)], head_classes)}, which is no class of the head.')
+
+
+def read_folder_map(folder_map: Mapping | str | Path) -> dict:
+    """A map from a dict, a ``.json`` file or a text file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A file that holds no map; with the line.
+    """
+    if isinstance(folder_map, Mapping):
+        return dict(folder_map)
+    path = Path(folder_map).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"folder_map={str(folder_map)!r} is neither a dict, 'index' nor a file that exists.")
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.json':
+        try:
+            loaded = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{path} is no valid JSON ({error}).') from None
+        if not isinstance(loaded, dict):
+            raise ValueError(f'{path} must hold an object of folders and their classes.')
+        return loaded
+    loaded = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith('#'):
+            continue
+        folder, _, name = line.strip().partition('\t' if '\t' in line else ' ')
+        if not name.strip():
+            raise ValueError(f'{path}, line {number}: {line!r} is not a folder and its class.')
+        loaded[folder.strip()] = int(name) if name.strip().isdigit() else name.strip()
+    return loaded
+
+
+def head_class_names(head_classes: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of the head's classes: 'imagenet', a text file with one per line, or the names themselves."""
+    if isinstance(head_classes, str) and head_classes == 'imagenet':
+        return IMAGENET_CLASSES
+    if isinstance(head_classes, str):
+        path = Path(head_classes).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"head_classes={head_classes!r} is neither 'imagenet', a list nor a file that exists.")
+        head_classes = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    if not head_classes:
+        raise ValueError('head_classes is empty.')
+    return tuple(head_classes)
+
+
+def plain_name(name: str) -> str:
+    """A name without case, and with a single space for what is no letter or digit: 'Sports_Car' is 'sports car'."""
+    return re.sub(r'[\W_]+', ' ', name.casefold()).strip()
+
+
+def _as_list(value) -> list:
+    return [value] if isinstance(value, (str, int)) else list(value)

@@ -1,0 +1,302 @@
+"""WiSE-FT: evaluate the line between the pre-trained and the fine-tuned weights (Wortsman et al., CVPR 2022)."""
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmpretrain.registry import HOOKS, LOOPS
+from torch import Tensor, nn
+
+from ..evaluation import describe_run, notes_of
+from ..models.interpolation import check_line, interpolate, lerp
+from ..visualization import save_figure, to_markdown, wise_ft_curve
+from .launch import build_model, check_checkpoint
+from .loops import Clock, MultiSetTestLoop
+
+DEFAULT_ALPHA = 0.5
+"""What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""
+
+
+def parse_alphas(texts: Sequence[str | float]) -> list[float]:
+    """``['0:1:0.25']`` (first, last, step; both ends included) or ``['0', '0.5', '1']`` as sorted numbers in [0, 1].
+
+    Raises:
+        ValueError: Not numbers, outside [0, 1], or a step that does not lead from the first to the last.
+    """
+    alphas = []
+    for text in texts:
+        try:
+            parts = [float(part) for part in str(text).split(':')]
+        except ValueError:
+            parts = []
+        if len(parts) == 1:
+            alphas += parts
+        elif len(parts) == 3 and parts[2] > 0 and parts[1] > parts[0] and math.isclose(
+                (parts[1] - parts[0]) / parts[2], round((parts[1] - parts[0]) / parts[2]), abs_tol=1e-6):
+            steps = round((parts[1] - parts[0]) / parts[2])
+            alphas += [parts[0] + (parts[1] - parts[0]) * step / steps for step in range(steps + 1)]
+        else:
+            raise ValueError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to the last')
+    alphas = sorted({round(alpha, 6) for alpha in alphas})
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):  # NaN is not
+        raise ValueError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
+    return alphas
+
+
+def start_weights(model: dict) -> dict[str, Tensor]:
+    """θ0: the weights of a model config before any training, on the CPU.
+
+    Raises:
+        ValueError: The config has no pre-trained head, so that its start is random.
+    """
+    head = model.get('head') or {}
+    if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
+        raise ValueError('WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give it class '
+                         'embeddings')
+    return build_model(copy.deepcopy(model)).state_dict()
+
+
+@LOOPS.register_module()
+class WiSEFTLoop(MultiSetTestLoop):
+    """A :class:`MultiSetTestLoop` over the line (1 − α) θ0 + α θ1; every image is read once, for all α.
+
+    θ0 is :func:`start_weights` of the runner's config, θ1 what the runner's model holds when the loop runs; afterwards it holds it again.
+    Metrics are reported as ``alpha=<α>/<set>/<metric>``.
+
+    Args:
+        *args, **kwargs: Those of :class:`MultiSetTestLoop`.
+        alphas (Sequence[float]): Where on the line.
+
+    Attributes:
+        start, end (dict[str, Tensor]): θ0, and after ``run`` θ1.
+        by_alpha (dict[float, dict]): After ``run``, for every α what ``results`` is for one model.
+    """
+
+    def __init__(self, runner, *args, alphas: Sequence[float] = (DEFAULT_ALPHA, ), **kwargs) -> None:
+        self.alphas = parse_alphas(alphas)
+        super().__init__(runner, *args, **kwargs)
+        self.start = start_weights(runner.cfg.model)
+        check_line(self.start, self.model.state_dict())
+        self.by_alpha: dict[float, dict] = {alpha: {} for alpha in self.alphas}
+
+    @property
+    def model(self) -> nn.Module:
+        model = self.runner.model
+        return model.module if is_model_wrapper(model) else model
+
+    def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
+        return {
+            alpha: super(WiSEFTLoop, self)._build_evaluator(name, cfg, keep_predictions, f'alpha={alpha:g}/') for alpha in self.alphas
+        }
+
+    def run(self) -> dict[str, float]:
+        """Evaluate every set at every α; returns all metrics."""
+        self.weights = self.model.state_dict()  # the model's own tensors, written to in place
+        self.end = {name: value.clone() for name, value in self.weights.items()}
+        self.start = {name: value.to(self.end[name].device) for name, value in self.start.items()}
+        try:
+            return super().run()
+        finally:
+            self._move_to(1.)
+
+    @torch.no_grad()
+    def _move_to(self, alpha: float) -> None:
+        for name, weight in self.weights.items():
+            weight.copy_(lerp(self.start[name], self.end[name], alpha))
+
+    @torch.inference_mode()
+    def _run_batch(self, name: str, batch, clock: Clock) -> list:
+        batch = self.model.data_preprocessor(batch, False)
+        for alpha in self.alphas:
+            self._move_to(alpha)
+            # Autocast keeps its copies of the weights as long as its context is open: one context for one α.
+            with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=self.amp):
+                outputs = self.model(**batch, mode='predict')
+            clock.lap('forward')
+            self.evaluators[name][alpha].process(data_samples=outputs, data_batch=batch)
+            clock.lap('metric')
+        return outputs
+
+    def _evaluate(self, name: str, images: int) -> dict[str, float]:
+        metrics = {}
+        for alpha in self.alphas:
+            of_alpha = self.evaluators[name][alpha].evaluate(images)
+            metrics.update(of_alpha)
+            self.by_alpha[alpha][name] = dict(
+                metrics={key.split('/', 2)[2]: float(value) for key, value in of_alpha.items()},
+                details=self._details(self.evaluators[name][alpha]))
+        self.results[name] = self.by_alpha[self.alphas[-1]][name]
+        return metrics
+
+    def _run_set(self, name: str, batches: Iterator, done: int) -> dict[str, float]:
+        metrics = super()._run_set(name, batches, done)
+        for results in self.by_alpha.values():  # of all α together
+            results[name]['speed'] = self.results[name]['speed']
+        return metrics
+
+    def _logged(self, metrics: dict[str, float]) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if name.endswith('/top1')}  # all of them fill screens
+
+    def _averages(self, metrics: dict[str, float]) -> dict[str, float]:
+        if not self.averaged:
+            return {}
+        return {
+            f'alpha={alpha:g}/ood_average/top1': sum(sets[name]['metrics']['top1'] for name in self.averaged) / len(self.averaged)
+            for alpha, sets in self.by_alpha.items()
+        }
+
+
+def describe_line(loop: WiSEFTLoop, config: str, checkpoint: str | None = None, seed: int | None = None) -> dict:
+    """What ``wise_ft.json`` holds, of a loop that has run: ``metrics.json`` of every α, see docs/evaluation.md."""
+    runs = {alpha: _run_at(loop, alpha, config, checkpoint, seed) for alpha in loop.alphas}
+    shared = next(iter(runs.values()))
+    per_alpha = ('metrics', 'per_class', 'per_class_count', 'reliability')
+    return dict(
+        {key: value for key, value in shared.items() if key not in ('sets', 'metrics', 'ood_average', 'wise_ft_alpha')},
+        default_alpha=DEFAULT_ALPHA,
+        ood_average_over=loop.averaged,
+        sets={name: {key: value for key, value in part.items() if key not in per_alpha} for name, part in shared['sets'].items()},
+        line=[dict(alpha=alpha, metrics=run['metrics']) for alpha, run in runs.items()])
+
+
+def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: str | None, seed: int | None) -> dict:
+    run = describe_run(loop, config, checkpoint, seed, loop.model.data_preprocessor, loop.by_alpha[alpha], f'{Path(config).stem}_wise_ft')
+    return dict(run, wise_ft_alpha=alpha)
+
+
+def line_table(line: dict) -> dict:
+    """Arguments of :func:`mmcfmask.visualization.results_table` for what :func:`describe_line` gives.
+
+    No best of a column is marked: α was not chosen, and the best of a shift is no result. The row of the default α stands out.
+    """
+    results = {
+        f'{part["alpha"]:g}': {key[:-len('/top1')]: value for key, value in part['metrics'].items()
+                                   if key.endswith('/top1') and not key.startswith('ood_average/')}
+        for part in line['line']
+    }
+    names = list(next(iter(results.values())))
+    id_set = line['id_set'] if line['id_set'] in names else None
+    notes = [f'α = 0: pre-trained; α = 1: {line["checkpoint"]["path"] if line["checkpoint"] else "fine-tuned"}.']
+    if any(part['alpha'] == line['default_alpha'] for part in line['line']):
+        notes.append(f'α = {line["default_alpha"]:g} (bold) is the default to report; no α is chosen by a test set.')
+    return dict(
+        results=results,
+        id_set=id_set,
+        shifts=[name for name in names if name != id_set],
+        notes=notes + notes_of(line),
+        highlight=f'{line["default_alpha"]:g}',
+        first_column='α')
+
+
+def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, seed: int | None = None) -> dict:
+    """Write what a loop that has run found: ``wise_ft.json`` and ``wise_ft.md``, all α; ``wise_ft.png`` and ``.pdf``, the curve, where the
+    ID set and a shift ran at several α; ``metrics.json``, the default α, where it was evaluated.
+
+    Returns:
+        dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    line = describe_line(loop, config, checkpoint, seed)
+    contents = {'wise_ft.json': _json(line), 'wise_ft.md': to_markdown(**line_table(line))}
+    if DEFAULT_ALPHA in loop.alphas:
+        contents['metrics.json'] = _json(_run_at(loop, DEFAULT_ALPHA, config, checkpoint, seed))
+    for name, text in contents.items():
+        (folder / name).write_text(text, encoding='utf-8')
+    written = [folder / name for name in contents]
+    points = {
+        part['alpha']: (part['metrics'][f'{loop.id_set}/top1'], part['metrics']['ood_average/top1'])
+        for part in line['line'] if {f'{loop.id_set}/top1', 'ood_average/top1'} <= part['metrics'].keys()
+    }
+    if len(points) > 1:
+        written += save_figure(wise_ft_curve(points, DEFAULT_ALPHA), folder / 'wise_ft.png', pdf=True)
+    return dict(line=line, written=written)
+
+
+def _json(value: dict) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + '\n'
+
+
+def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | None = None) -> None:
+    """Write the weights at one α as a checkpoint that tools/test.py takes."""
+    weights = {name: value.cpu() for name, value in interpolate(loop.start, loop.end, alpha).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights), path)
+
+
+@HOOKS.register_module()
+class WiSEFTHook(Hook):
+    """Evaluate the line between pre-trained and fine-tuned weights on the config's test sets when training has ended.
+
+    Writes ``wise_ft.json``, ``wise_ft.md``, the curve and, if asked, a checkpoint into ``<work dir>/wise_ft``. That the test sets can be
+    read is found out before training starts.
+
+    Args:
+        alphas (Sequence[float]): Where on the line. Defaults to (0.5, ), the default to report.
+        checkpoint (str): θ1: 'best' (by the validation set; the last where none was chosen) or 'last'. Defaults to 'best'.
+        save (float, optional): Write the checkpoint at this α. Defaults to None.
+        amp (bool): bfloat16 autocast. Defaults to False.
+
+    Raises:
+        ValueError: Bad arguments; no test sets in the config; a model without a pre-trained start.
+    """
+    priority = 'LOWEST'  # after the last checkpoint was saved
+
+    def __init__(self,
+                 alphas: Sequence[float] = (DEFAULT_ALPHA, ),
+                 checkpoint: str = 'best',
+                 save: float | None = None,
+                 amp: bool = False) -> None:
+        if checkpoint not in ('best', 'last'):
+            raise ValueError(f"WiSEFTHook: checkpoint={checkpoint!r} must be 'best' or 'last'")
+        self.alphas = parse_alphas(alphas)
+        self.save = None if save is None else parse_alphas([save])[0]
+        self.checkpoint = checkpoint
+        self.amp = amp
+
+    def before_train(self, runner) -> None:
+        """Build the pre-trained weights and the loop over the test sets."""
+        cfg: Config = runner.cfg
+        if not cfg.get('test_dataloader') or 'id_set' not in (cfg.get('test_cfg') or {}):
+            raise ValueError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")
+        settings = {key: value for key, value in cfg.test_cfg.items() if key not in ('type', 'amp')}
+        self.loop = WiSEFTLoop(runner, cfg.test_dataloader, cfg.test_evaluator, amp=self.amp, alphas=self.alphas, **settings)
+
+    def after_train(self, runner) -> None:
+        """Evaluate and write."""
+        info = runner.message_hub.runtime_info
+        best = [value for key, value in info.items() if key.startswith('best_ckpt')] if self.checkpoint == 'best' else []
+        path = best[0] if best else None
+        last = {name: value.clone() for name, value in self.loop.model.state_dict().items()}
+        if path is not None:
+            self.loop.model.load_state_dict(check_checkpoint(path)['state_dict'])
+        runner.logger.info(f'WiSE-FT of {path or "the last weights"} at α = {", ".join(f"{alpha:g}" for alpha in self.alphas)}')
+        with _test_loop(runner, self.loop):
+            self.loop.run()
+        self.loop.model.load_state_dict(last)
+        if is_main_process():
+            folder = Path(runner.work_dir) / 'wise_ft'
+            written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, runner.seed)['written']
+            if self.save is not None:
+                written.append(folder / f'wise_ft_{self.save:g}.pth')
+                save_interpolated(self.loop, self.save, written[-1], dict(seed=runner.seed))
+            runner.logger.info(f'WiSE-FT: {", ".join(map(str, written))}')
+
+
+@contextmanager
+def _test_loop(runner, loop) -> Iterator[None]:
+    """Inside the context ``loop`` is the runner's test loop, whose progress mmengine's hooks log."""
+    before, runner._test_loop = runner._test_loop, loop
+    try:
+        yield
+    finally:
+        runner._test_loop = before

@@ -1,0 +1,105 @@
+"""Accuracy and likelihood on a set of classes, from the logits of a head that may know more classes than the set.
+
+``groups`` says which outputs of the head mean which class of the set: a tuple with, for every class of the set, a tuple of indices of the
+head's C outputs. ``None``: the set's classes are the head's, in order. ImageNet-R and -A: 200 groups of one. ObjectNet: 113 groups of one
+or several. Outputs in no group do not take part, neither in the decision nor in the softmax.
+
+``labels`` are class indices (B,) int64, or (B, K) bool where an image has several right classes.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+Groups = Optional[tuple[tuple[int, ...], ...]]
+
+
+def check_groups(groups: Groups, num_logits: int) -> None:
+    """Raise a ValueError, naming the class, for a group that is empty or names an output that the head does not have."""
+    for label, group in enumerate(groups or ()):
+        if not group:
+            raise ValueError(f'label_groups: class {label} has no output of the head')
+        wrong = [index for index in group if not 0 <= index < num_logits]
+        if wrong:
+            raise ValueError(f'label_groups: class {label} names the outputs {", ".join(map(str, wrong))}, '
+                             f'but the head has {num_logits} (0 to {num_logits - 1})')
+
+
+@lru_cache(maxsize=32)
+def _membership(groups: tuple[tuple[int, ...], ...], num_logits: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded indices (K, G) int64; which output belongs to which class (K, C) float32; which outputs take part (C,) bool."""
+    check_groups(groups, num_logits)
+    longest = max(map(len, groups))
+    with torch.inference_mode(False):  # they are kept, and may be needed where gradients are
+        index = torch.tensor([[*group, *[group[0]] * (longest - len(group))] for group in groups], device=device)
+        member = torch.zeros(len(groups), num_logits, device=device).scatter_(1, index, 1.)
+        return index, member, member.amax(dim=0) > 0
+
+
+def label_mask(labels: Tensor, num_classes: int) -> Tensor:
+    """``labels`` as (B, K) bool."""
+    if labels.ndim == 2:
+        return labels.bool()
+    return torch.nn.functional.one_hot(labels, num_classes).bool()
+
+
+def restrict_logits(logits: Tensor, groups: Groups) -> Tensor:
+    """Logits (B, C) with −inf for every output that is in no group."""
+    if groups is None:
+        return logits
+    return logits.masked_fill(~_membership(groups, logits.shape[1], logits.device)[2], -torch.inf)
+
+
+def class_scores(logits: Tensor, groups: Groups) -> Tensor:
+    """Score (B, K) of every class of the set: the highest logit of its group."""
+    if groups is None:
+        return logits
+    return logits[:, _membership(groups, logits.shape[1], logits.device)[0]].amax(dim=2)
+
+
+def label_rank(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes are placed before the label, (B,) int64: 0 means that top-1 is right, below 5 that top-5 is.
+
+    Of several labels the best placed counts. Equal scores are placed in the order of their classes, so that a model which says the same
+    of all classes is not right on all of them.
+    """
+    mask = label_mask(labels, scores.shape[1])
+    best = scores.masked_fill(~mask, -torch.inf).argmax(dim=1, keepdim=True)
+    score = scores.gather(1, best)
+    earlier = torch.arange(scores.shape[1], device=scores.device) < best
+    return ((scores > score) | ((scores == score) & earlier)).sum(dim=1)
+
+
+def negative_log_likelihood(logits: Tensor, labels: Tensor, groups: Groups = None) -> Tensor:
+    """−log of the summed softmax probability of the label's outputs, (B,) float64, among the outputs that take part."""
+    log_probs = restrict_logits(logits.double(), groups).log_softmax(dim=1)
+    return -log_probs.masked_fill(~_right_outputs(logits, labels, groups), -torch.inf).logsumexp(dim=1)
+
+
+def confidence(logits: Tensor, labels: Tensor, groups: Groups = None) -> tuple[Tensor, Tensor]:
+    """Highest softmax probability among the outputs that take part, (B,) float64, and whether its output means the label, (B,) bool."""
+    probability, output = restrict_logits(logits.double(), groups).softmax(dim=1).max(dim=1)
+    return probability, _right_outputs(logits, labels, groups).gather(1, output[:, None])[:, 0]
+
+
+def _right_outputs(logits: Tensor, labels: Tensor, groups: Groups) -> Tensor:
+    """Outputs of the head that mean a label of the image, (B, C) bool."""
+    if groups is None:
+        return label_mask(labels, logits.shape[1])
+    member = _membership(groups, logits.shape[1], logits.device)[1]
+    return label_mask(labels, len(groups)).to(member.dtype) @ member > 0
+
+
+def per_class_accuracy(correct: Sequence[bool], labels: Sequence[Sequence[int]]) -> dict[int, tuple[float, int]]:
+    """{class: (accuracy in percent, number of images)} of the classes that have images; an image counts for each of its labels."""
+    counts: dict[int, list[int]] = {}
+    for right, members in zip(correct, labels):
+        for label in members:
+            count = counts.setdefault(label, [0, 0])
+            count[0] += bool(right)
+            count[1] += 1
+    return {label: (100 * right / total, total) for label, (right, total) in sorted(counts.items())}

@@ -1,0 +1,158 @@
+"""What was evaluated, in words and numbers: the part of ``metrics.json`` that lets a reader check the protocol."""
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import mmengine
+import mmpretrain
+import open_clip
+import torch
+
+from ..version import __version__
+
+FORMAT = 1
+
+
+def describe_set(dataset, preprocessor=None) -> dict:
+    """The protocol of one set.
+
+    Args:
+        dataset (mmengine.dataset.BaseDataset): The set. ``metainfo['protocol']``, where there is one, holds the published number of
+            ``images`` and ``num_classes``; ``metainfo['notes']`` what else a reader must know.
+        preprocessor (ClsDataPreprocessor, optional): Its normalisation ends the transform.
+
+    Returns:
+        dict: ``dataset``, ``root``, ``images``, ``published_images``, ``classes``, ``published_classes``, ``complete`` (None where nothing
+        is published), ``skipped``, ``notes`` and ``transform``.
+    """
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    published = metainfo.get('protocol') or {}
+    images, classes = len(dataset), len(metainfo.get('classes') or ())
+    wanted_images, wanted_classes = published.get('images'), published.get('num_classes')
+    skipped = int(getattr(dataset, 'num_skipped', 0))
+    complete = None if wanted_images is None else images == wanted_images and wanted_classes in (None, classes)
+
+    notes = list(metainfo.get('notes', ()))
+    subset = subset_of(dataset)
+    if subset:
+        notes.append(f'a subset ({subset}): {images:,}' + (f' of {wanted_images:,}' if wanted_images else '') + ' images')
+    elif wanted_images is not None and images != wanted_images:
+        notes.append(f'incomplete: {images:,} of {wanted_images:,} images' if images < wanted_images else
+                     f'not the published set: {images:,} images instead of {wanted_images:,}')
+    if wanted_classes not in (None, classes):
+        notes.append(f'{classes:,} classes instead of {wanted_classes:,}')
+    if skipped:
+        notes.append(f'{skipped:,} unreadable {"image was" if skipped == 1 else "images were"} left out')
+    transform = [str(step) for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', [])]
+    if getattr(preprocessor, '_enable_normalize', False):
+        mean, std = (tensor.flatten().tolist() for tensor in (preprocessor.mean, preprocessor.std))
+        transform.append(f'Normalize(mean={_rounded(mean)}, std={_rounded(std)}, to_rgb={preprocessor.to_rgb})')
+    return dict(
+        dataset=type(dataset).__name__,
+        root=str(getattr(dataset, 'img_prefix', '') or getattr(dataset, 'data_root', '') or '').rstrip('/'),
+        images=images,
+        published_images=wanted_images,
+        classes=classes,
+        published_classes=wanted_classes,
+        complete=complete,
+        skipped=skipped,
+        notes=notes,
+        transform=transform)
+
+
+def subset_of(dataset) -> str:
+    """The settings that make ``dataset`` a part of its set on purpose, as text; empty if there are none."""
+    settings = []
+    if getattr(dataset, 'per_class', None) is not None:
+        settings.append(f'per_class={dataset.per_class}')
+    indices = getattr(dataset, '_indices', None)
+    if indices is not None:
+        settings.append(f'indices={indices}' if isinstance(indices, int) else f'{len(indices)} indices')
+    return ', '.join(settings)
+
+
+def describe_checkpoint(path: str | None) -> dict | None:
+    """``path`` and ``sha256`` of a file, None without one."""
+    if path is None:
+        return None
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return dict(path=str(path), sha256=digest.hexdigest())
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    return dict(
+        mmcfmask=__version__,
+        torch=str(torch.__version__),
+        mmengine=mmengine.__version__,
+        mmpretrain=mmpretrain.__version__,
+        open_clip=open_clip.__version__,
+        pillow=_installed('pillow'),
+        python=platform.python_version())
+
+
+def describe_run(loop,
+                 config: str,
+                 checkpoint: str | None = None,
+                 seed: int | None = None,
+                 preprocessor=None,
+                 results: dict | None = None,
+                 method: str | None = None) -> dict:
+    """What ``metrics.json`` holds, of a :class:`MultiSetTestLoop` that has run; see docs/evaluation.md.
+
+    Args:
+        loop (MultiSetLoop): The loop.
+        config (str): Path of the config.
+        checkpoint (str, optional): Path of the checkpoint.
+        seed (int, optional): Of the training.
+        preprocessor (ClsDataPreprocessor, optional): The model's.
+        results (dict, optional): Defaults to the loop's.
+        method (str, optional): Defaults to the name of the config.
+    """
+    sets = {}
+    for name, result in (loop.results if results is None else results).items():
+        details = dict(result['details'])
+        described = describe_set(loop.loaders[name].dataset, preprocessor)
+        described['notes'] += details.pop('notes', [])
+        details.pop('predictions', None)
+        sets[name] = dict(metrics=result['metrics'], **described, **details, speed=result['speed'])
+    flat = {f'{name}/{metric}': value for name, part in sets.items() for metric, value in part['metrics'].items()}
+    average = None
+    if loop.averaged:
+        average = dict(top1=sum(flat[f'{name}/top1'] for name in loop.averaged) / len(loop.averaged), over=loop.averaged)
+        flat['ood_average/top1'] = average['top1']
+    return dict(
+        format=FORMAT,
+        config=str(config),
+        method=Path(config).stem if method is None else method,
+        seed=seed,
+        checkpoint=describe_checkpoint(checkpoint),
+        id_set=loop.id_set,
+        sets=sets,
+        ood_average=average,
+        missing=dict(loop.missing),
+        versions=versions(),
+        metrics=flat)
+
+
+def notes_of(run: dict) -> list[str]:
+    """What a reader of the table must know: which sets are missing, incomplete, or have images left out."""
+    notes = [f'{name}: {note}.' for name, part in run['sets'].items() for note in part['notes']]
+    return notes + [f'{name}: missing, not tested. {" ".join(why.split())}' for name, why in run['missing'].items()]
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # Pillow under another name, pillow-simd
+        return 'unknown'

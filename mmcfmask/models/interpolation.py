@@ -1,0 +1,49 @@
+"""The line between two sets of weights (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022: WiSE-FT)."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def check_line(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError, naming a tensor, unless both hold the same tensors in the same shapes."""
+    only = sorted(theta0.keys() ^ theta1.keys())
+    if only:
+        raise ValueError(f'the pre-trained and the fine-tuned weights are not of one model: {len(only)} tensors are in one of them only, '
+                         f'such as {only[0]}')
+    for name, start in theta0.items():
+        if start.shape != theta1[name].shape:
+            raise ValueError(f'the pre-trained and the fine-tuned weights are not of one model: {name} has the shapes {tuple(start.shape)} '
+                             f'and {tuple(theta1[name].shape)}')
+
+
+def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """θ = (1 − α) θ0 + α θ1, over all weights, in float32 or better; exactly θ0 at α = 0 and θ1 at α = 1.
+
+    Args:
+        theta0 (Mapping[str, Tensor]): Pre-trained weights.
+        theta1 (Mapping[str, Tensor]): Fine-tuned weights; the same names and shapes.
+        alpha (float): In [0, 1].
+
+    Returns:
+        dict[str, Tensor]: New tensors, on the device and in the dtype of ``theta1``. What is not floating point (counters, masks) is
+        ``theta1``'s.
+
+    Raises:
+        ValueError: α outside [0, 1], or weights of different models.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f'alpha={alpha} must lie in [0, 1]: 0 is the pre-trained model, 1 the fine-tuned one')
+    check_line(theta0, theta1)
+    return {name: lerp(theta0[name], end, alpha) for name, end in theta1.items()}
+
+
+def lerp(start: Tensor, end: Tensor, alpha: float) -> Tensor:
+    """:func:`interpolate` for one tensor."""
+    if not end.is_floating_point():
+        return end.clone()
+    dtype = torch.promote_types(torch.promote_types(start.dtype, end.dtype), torch.float32)
+    # torch.lerp starts from the nearer end, so that both ends are exact.
+    return torch.lerp(start.to(end.device, dtype), end.to(dtype), alpha).to(end.dtype)

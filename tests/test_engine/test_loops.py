@@ -1,0 +1,306 @@
+"""Evaluation on several sets, with a model whose answers are known, and during training on the built-in benchmark."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS
+from oracle import RUNS, config, loader, write_tree
+
+from mmcfmask.datasets import MissingSetError
+from mmcfmask.engine.launch import build_runner, check_selection, fit_total_batch, load_config
+from mmcfmask.engine.loops import SetSequence, choose_shifts, refuse_choice_by_shift
+
+ROOT = Path(__file__).parents[2]
+SUBSET = tuple((index, ) for index in range(3, 1000, 50))  # 20 classes of 1000, as ImageNet-R and -A are 200
+MANY = ((0, 10), (5, ), (700, 701, 999), (2, ))  # as ObjectNet: several outputs mean one class
+
+
+@pytest.fixture(scope='module')
+def trees(tmp_path_factory):
+    root = tmp_path_factory.mktemp('trees')
+    write_tree(root / 'subset', SUBSET, 2)
+    write_tree(root / 'many', MANY, 3)
+    write_tree(root / 'wrong', SUBSET, 2, wrong=0.4)
+    return root
+
+
+def sets(trees, batch_size=7):
+    return {
+        'id': loader(trees / 'subset', batch_size, SUBSET),
+        'subset': loader(trees / 'wrong', batch_size, SUBSET),
+        'many': loader(trees / 'many', batch_size, MANY),
+    }
+
+
+def run(cfg):
+    runner = build_runner(Config(cfg))
+    return runner.test(), runner.test_loop
+
+
+# protocol ------------------------------------------------------------------------------------------------------------------
+
+
+def test_knows_the_answers(trees, tmp_path):
+    """100 on every set, though outputs that the sets do not have are higher on every image."""
+    loaders = {'id': loader(trees / 'subset', 7, SUBSET), 'many': loader(trees / 'many', 7, MANY)}
+    metrics, _ = run(config(loaders, tmp_path, dict(distracted=(1, 500, 998))))
+    assert {name: value for name, value in metrics.items() if name.split('/')[1] in ('top1', 'mean_per_class')} == {
+        'id/top1': 100, 'id/mean_per_class': 100, 'many/top1': 100, 'many/mean_per_class': 100, 'ood_average/top1': 100
+    }
+    assert 'many/top5' not in metrics and metrics['id/top5'] == 100
+
+
+def test_scores_of_a_head_without_logits(trees, tmp_path):
+    loaders = {'id': loader(trees / 'subset', 7, SUBSET), 'many': loader(trees / 'many', 7, MANY)}
+    metrics, _ = run(config(loaders, tmp_path, dict(scores_only=True, distracted=(1, ))))
+    assert metrics['id/top1'] == metrics['many/top1'] == 100
+
+
+def test_set_of_other_classes_without_groups_is_refused(trees, tmp_path):
+    """A 1000-way argmax on a set of 20 classes, whose labels are 0..19, scores about nothing: it must not run."""
+    loaders = {'id': loader(trees / 'subset', 7, SUBSET), 'shift': loader(trees / 'subset', 7)}
+    with pytest.raises(ValueError, match=r"test_dataloader\['shift'\] has 20 classes .* but model.head.num_classes=1000"):
+        run(config(loaders, tmp_path))
+    loaders['shift'] = loader(trees / 'subset', 7, SUBSET[:19])
+    with pytest.raises(ValueError, match=r"test_dataloader\['shift'\] has 20 classes, but 19 label_groups"):
+        run(config(loaders, tmp_path))
+    loaders['shift'] = loader(trees / 'subset', 7, (*SUBSET[:19], (1000, )))
+    with pytest.raises(ValueError, match=r"test_dataloader\['shift'\] does not fit .* names the outputs 1000, but the head has 1000"):
+        run(config(loaders, tmp_path))
+
+
+def test_metrics_and_ood_average(trees, tmp_path):
+    metrics, loop = run(config(sets(trees), tmp_path))
+    assert 0 < metrics['subset/top1'] < 100
+    assert metrics['ood_average/top1'] == (metrics['subset/top1'] + metrics['many/top1']) / 2 and loop.averaged == ['subset', 'many']
+    for name, images in (('id', 40), ('subset', 40), ('many', 12)):
+        result = loop.results[name]
+        assert result['metrics']['top1'] == metrics[f'{name}/top1'] and sum(result['details']['per_class_count'].values()) == images
+        speed = result['speed']
+        assert speed['images_per_second'] > 0 and 0 < speed['forward'] < images / speed['images_per_second']
+        assert speed['data'] + speed['forward'] + speed['metric'] <= images / speed['images_per_second'] + 1e-6
+    log, = tmp_path.glob('*/*.log')
+    assert re.search(r'many: \d+\.\d s, [\d.]+ images/s \(data [\d.]+ s, forward [\d.]+ s, metric [\d.]+ s\)', log.read_text())
+
+
+def test_independent_of_batch_size_and_workers(trees, tmp_path):
+    whole = run(config(sets(trees, 64), tmp_path / '64'))[0]
+    for name, settings in {'1': dict(batch_size=1), '7': dict(batch_size=7), 'w': dict(batch_size=7, num_workers=2)}.items():
+        loaders = sets(trees)
+        for part in loaders.values():
+            part.update(settings, persistent_workers='num_workers' in settings)
+        assert run(config(loaders, tmp_path / name))[0] == whole
+
+
+def test_own_metrics_of_a_set(trees, tmp_path):
+    evaluator = dict(type='ShiftAccuracy', evaluators=dict(many=[dict(type='ShiftAccuracy', keep_predictions=True)]))
+    metrics, loop = run(config(sets(trees), tmp_path, evaluator=evaluator))
+    assert len(loop.results['many']['details']['predictions']) == 12 and loop.results['id']['details']['predictions'] is None
+    with pytest.raises(ValueError, match='names no metric for id'):
+        run(config(sets(trees), tmp_path, evaluator=dict(evaluators=dict(many=dict(type='ShiftAccuracy')))))
+
+
+# which sets ----------------------------------------------------------------------------------------------------------------
+
+
+def test_missing_sets(trees, tmp_path):
+    loaders = {**sets(trees), 'gone': loader(tmp_path / 'gone', 7, SUBSET)}
+    with pytest.raises(MissingSetError, match=r"test_dataloader\['gone'\]: there is no .*gone: get it from the shop"):
+        run(config(loaders, tmp_path))
+    metrics, loop = run(config(loaders, tmp_path, skip_missing=True))
+    assert list(loop.missing) == ['gone'] and 'get it from the shop' in loop.missing['gone'] and loop.averaged == ['subset', 'many']
+    assert not any(name.startswith('gone') for name in metrics)
+    with pytest.raises(MissingSetError, match='gone'):  # named sets only may be missing
+        run(config(loaders, tmp_path, skip_missing=['id']))
+    _, loop = run(config(loaders, tmp_path, id_set='gone', skip_missing=True))
+    assert list(loop.results) == ['id', 'subset', 'many']
+    with pytest.raises(MissingSetError, match='none of the sets is there:\ngone: there is no .*\nlost: there is no'):
+        run(config({'gone': loader(tmp_path / 'gone'), 'lost': loader(tmp_path / 'lost')}, tmp_path, skip_missing=True))
+
+
+def test_other_errors_of_a_set_are_no_missing_set(trees, tmp_path):
+    (tmp_path / 'empty' / 'class0').mkdir(parents=True)
+    with pytest.raises(ValueError, match='no images in the 1 class folders'):
+        run(config({**sets(trees), 'empty': loader(tmp_path / 'empty')}, tmp_path, skip_missing=True))
+
+
+def test_choice_of_shifts(trees, tmp_path):
+    metrics, loop = run(config(sets(trees), tmp_path, shifts=['many']))
+    assert set(loop.results) == {'id', 'many'} and metrics['ood_average/top1'] == metrics['many/top1']
+    metrics, loop = run(config(sets(trees), tmp_path, shifts=[]))
+    assert set(loop.results) == {'id'} and 'ood_average/top1' not in metrics
+    with pytest.raises(ValueError, match="no such shift: 'mny'; the shifts of this config are subset, many"):
+        run(config(sets(trees), tmp_path, shifts=['mny']))
+    with pytest.raises(ValueError, match="'id' is the in-distribution set, which always runs"):
+        choose_shifts(sets(trees), 'id', ['id', 'many'])
+    with pytest.raises(ValueError, match="id_set='test' is not among the test sets id, subset, many"):
+        run(config(sets(trees), tmp_path, id_set='test'))
+    with pytest.raises(ValueError, match='dict.<name of set>'):
+        run(config(loader(trees / 'subset'), tmp_path))
+
+
+def test_batches_may_not_be_dropped(trees, tmp_path):
+    loaders = sets(trees)
+    loaders['many']['drop_last'] = True
+    with pytest.raises(ValueError, match=r"test_dataloader\['many'\].drop_last=True would leave out images"):
+        run(config(loaders, tmp_path))
+
+
+def test_unreadable_image_is_named(trees, tmp_path):
+    write_tree(tmp_path / 'set', SUBSET, 1)
+    path = tmp_path / 'set' / 'class0004' / '0.png'
+    path.write_bytes(path.read_bytes()[:-25])
+    for workers in (0, 1):
+        with pytest.raises(RuntimeError, match='class0004/0.png cannot be read as an image'):
+            run(config({'id': loader(tmp_path / 'set', 4, SUBSET, workers)}, tmp_path / 'run'))
+
+
+class Loader:
+    """Says when it is started, and hands out its batches."""
+
+    def __init__(self, name, size, log, num_workers=2):
+        self.name, self.size, self.log, self.num_workers, self.dataset = name, size, log, num_workers, name
+
+    def __len__(self):
+        return self.size
+
+    def __iter__(self):
+        self.log.append(f'start {self.name}')
+        return iter([f'{self.name}{i}' for i in range(self.size)])
+
+
+def test_next_set_starts_while_the_last_batches_of_this_one_are_read():
+    log = []
+    sequence = SetSequence({'a': Loader('a', 4, log), 'b': Loader('b', 1, log), 'c': Loader('c', 2, log, 0)})
+    assert len(sequence) == 7
+    for name, batches in sequence:
+        assert sequence.dataset == name
+        for batch in batches:
+            log.append(batch)
+    # With the second of four batches in hand, the last two are being read by a's two workers.
+    assert log == ['start a', 'a0', 'start b', 'a1', 'a2', 'a3', 'start c', 'b0', 'c0', 'c1']
+
+
+# as a validation loop ------------------------------------------------------------------------------------------------------
+
+
+def training(work_dir, pretrained, **options):
+    """Two epochs on the built-in benchmark, validated on the ID set and two shifts."""
+    cfg = load_config(str(ROOT / 'configs' / 'shapes' / 'ft.py'), {
+        'model.backbone.model_name': 'tiny-vit', 'model.backbone.pretrained': pretrained, 'model.head.class_weights': None,
+        'train_dataloader.batch_size': 8, 'train_dataloader.dataset.size': 16, 'total_batch_size': 8, 'train_cfg.max_epochs': 2,
+        'default_hooks.checkpoint.save_best': 'held_out/top1', 'env_cfg.cudnn_benchmark': False, 'work_dir': str(work_dir)})
+    pipeline = [dict(type='Resize', scale=32), dict(type='PackInputs')]
+    cfg.train_dataloader.dataset.pipeline = pipeline
+    cfg.val_dataloader = {
+        name: dict(batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='default_collate'),
+                   dataset=dict(type='ShapesDataset', split=split, size=10, pipeline=pipeline))
+        for name, split in dict(sketch='sketch', held_out='val', r='r').items()
+    }
+    cfg.val_evaluator = dict(type='ShiftAccuracy')
+    cfg.val_cfg = dict(type='MultiSetValLoop', id_set='held_out')
+    cfg.launcher, cfg.experiment_name = 'none', f'training{next(RUNS)}'
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def train(cfg):
+    check_selection(cfg)
+    fit_total_batch(cfg, 1)
+    runner = build_runner(cfg)
+    runner.train()
+    return runner
+
+
+def test_validation_on_shifts_during_training(tmp_path, tiny_pretrained):
+    seen = []
+
+    class Listening(Hook):
+
+        def before_val_epoch(self, runner):
+            seen.append('before')
+
+        def after_val_epoch(self, runner, metrics=None):
+            seen.append(dict(metrics))
+
+    HOOKS.register_module(name='Listening', module=Listening, force=True)
+    cfg = training(tmp_path, tiny_pretrained)
+    cfg.custom_hooks.append(dict(type='Listening'))
+    runner = train(cfg)
+    # Hooks such as CheckpointHook and EMAHook see one validation, not three.
+    assert len(seen) == 4 and seen[0] == seen[2] == 'before'
+    assert list(seen[1])[0] == 'held_out/top1' and {'sketch/top1', 'r/top1', 'r/nll', 'ood_average/top1'} <= set(seen[1])
+    best = max(seen[1]['held_out/top1'], seen[3]['held_out/top1'])
+    assert runner.message_hub.get_info('best_score') == best and len(list(tmp_path.glob('best_held_out_top1_epoch_*.pth'))) == 1
+    scalars, = tmp_path.glob('*/vis_data/scalars.json')
+    assert sum('ood_average/top1' in json.loads(line) for line in scalars.read_text().splitlines()) == 2
+
+
+def test_validation_every_other_epoch_and_auto(tmp_path, tiny_pretrained):
+    runner = train(training(tmp_path, tiny_pretrained, **{'train_cfg.val_interval': 2, 'default_hooks.checkpoint.save_best': 'auto'}))
+    assert len(list(tmp_path.glob('best_held_out_top1_epoch_2.pth'))) == 1
+    scalars, = tmp_path.glob('*/vis_data/scalars.json')
+    assert sum('held_out/top1' in json.loads(line) for line in scalars.read_text().splitlines()) == 1
+    assert set(runner.val_loop.results) == {'held_out', 'sketch', 'r'}
+
+
+@pytest.mark.parametrize('key', ['sketch/top1', 'ood_average/top1', ['held_out/top1', 'r/ece']])
+def test_choosing_by_a_shift_is_refused(tmp_path, tiny_pretrained, key):
+    cfg = training(tmp_path, tiny_pretrained, **{'default_hooks.checkpoint.save_best': key})
+    message = "save_best='.*' would choose by a distribution shift.*no longer measures robustness.*save_best='held_out/top1'"
+    with pytest.raises(ValueError, match=message):
+        check_selection(cfg)  # tools/train.py: before the model is built
+    fit_total_batch(cfg, 1)
+    with pytest.raises(ValueError, match=message):
+        build_runner(cfg).train()  # any other way to a Runner
+
+
+def test_other_ways_to_choose_by_a_shift(tmp_path, tiny_pretrained):
+    cfg = training(tmp_path, tiny_pretrained)
+    check_selection(cfg)
+    with pytest.raises(ValueError, match="save_best='accuracy/top1': there is no such metric.*the sets are sketch, held_out, r"):
+        check_selection(training(tmp_path, tiny_pretrained, **{'default_hooks.checkpoint.save_best': 'accuracy/top1'}))
+    stop = dict(type='EarlyStoppingHook', monitor='r/top1')
+    with pytest.raises(ValueError, match="monitor='r/top1' would choose by a distribution shift"):
+        check_selection(training(tmp_path, tiny_pretrained, custom_hooks=[stop]))
+    with pytest.raises(ValueError, match="monitor='ood_average/top1' would choose"):
+        refuse_choice_by_shift([dict(type='ReduceOnPlateauLR', monitor='ood_average/top1')], 'held_out', ['held_out', 'r'])
+    refuse_choice_by_shift([None, stop, dict(type='EarlyStoppingHook', monitor='loss')], 'r', ['r', 'held_out'])
+
+
+def test_one_validation_set_that_is_a_shift_of_the_test(tmp_path, tiny_pretrained):
+    cfg = load_config(str(ROOT / 'configs' / 'shapes' / 'ft.py'), {})
+    check_selection(cfg)
+    cfg.val_dataloader.dataset = dict(cfg.test_dataloader.sketch.dataset, pipeline=[])
+    with pytest.raises(ValueError, match="val_dataloader reads the same images as the shift 'sketch'"):
+        check_selection(cfg)
+    cfg.val_dataloader.dataset = cfg.test_dataloader.test.dataset
+    check_selection(cfg)
+
+
+def test_id_set_of_a_validation_may_not_be_missing(tmp_path, tiny_pretrained):
+    cfg = training(tmp_path, tiny_pretrained, **{'val_cfg.skip_missing': True})
+    cfg.custom_imports.imports.append('oracle')
+    cfg.val_dataloader.held_out.dataset = dict(type='AvailableFolder', data_root=str(tmp_path / 'gone'))
+    with pytest.raises(MissingSetError, match="validation set 'held_out' cannot be left out: there is no .*gone"):
+        train(cfg)
+
+
+def test_bfloat16(trees, tmp_path):
+    dtypes = []
+
+    runner = build_runner(Config(config(sets(trees), tmp_path, amp=True)))
+    forward = runner.model.forward
+
+    def watching(*args, **kwargs):
+        dtypes.append(torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu'))
+        return forward(*args, **kwargs)
+
+    runner.model.forward = watching
+    runner.test()
+    assert set(dtypes) == {torch.bfloat16}

@@ -1,0 +1,196 @@
+"""tools/test.py and tools/wise_ft.py as a user runs them."""
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from oracle import config, loader, write_tree
+
+from mmcfmask.datasets import MissingSetError
+
+ROOT = Path(__file__).parents[2]
+SUBSET = tuple((index, ) for index in range(3, 1000, 50))
+MANY = ((0, 10), (5, ), (700, 701, 999), (2, ), (1, ), (4, 8))
+SETS = ('test', 'v2', 'r', 'sketch', 'a')
+SMALL = [f'test_dataloader.{name}.dataset.size=20' for name in SETS]
+
+
+def tool(name):
+    """main() of a tool, in this process."""
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *args: module.main([str(arg) for arg in args])
+
+
+evaluate, train, wise_ft = tool('test'), tool('train'), tool('wise_ft')
+
+
+def run_apart(*command):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'PORT': '29518',
+           'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')])}
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a config of the oracle on an ID set and three shifts, one of them missing, and returns its path."""
+    write_tree(tmp_path / 'data' / 'subset', SUBSET, 3, wrong=0.3)
+    write_tree(tmp_path / 'data' / 'many', MANY, 3, wrong=0.3, seed=1)
+    write_tree(tmp_path / 'data' / 'right', MANY, 2, seed=2)
+
+    def make(name, batch_size, **changes):
+        data = tmp_path / 'data'
+        sets = {
+            'id': loader(data / 'subset', batch_size, SUBSET, published=dict(images=60, num_classes=20)),
+            'many': loader(data / 'many', batch_size, MANY, published=dict(images=20, num_classes=6)),
+            'right': loader(data / 'right', batch_size, MANY),
+            'gone': loader(data / 'gone', batch_size, MANY),
+        }
+        cfg = config(sets, tmp_path / 'run', dict(distracted=(50, 51)), skip_missing=True)
+        del cfg['experiment_name']
+        cfg.update(changes)
+        Config(cfg).dump(tmp_path / f'{name}.py')
+        return tmp_path / f'{name}.py'
+
+    return make
+
+
+def comparable(path):
+    """metrics.json without what differs from run to run."""
+    run = json.loads(path.read_text())
+    for part in run['sets'].values():
+        del part['speed']
+    return {key: value for key, value in run.items() if key not in ('config', 'method')}
+
+
+def test_processes_and_batch_sizes_do_not_matter(write, tmp_path):
+    """60, 18 and 12 images on 1 and 2 processes, in batches of 1, 7 and 64: every number of metrics.json is the same."""
+    for size in (1, 7, 64):
+        evaluate(write(f'b{size}', size), '--out', tmp_path / f'one{size}.json', '--predictions', tmp_path / f'one{size}')
+    run_apart('tools/dist_test.sh', write('b7', 7), 'none', 2, '--out', tmp_path / 'two7.json', '--predictions', tmp_path / 'two7')
+    first = comparable(tmp_path / 'one1.json')
+    assert 50 < first['metrics']['id/top1'] < 100 and first['metrics']['right/top1'] == 100
+    for name in ('one7', 'one64', 'two7'):
+        assert comparable(tmp_path / f'{name}.json') == first, name
+        for part in ('id', 'many', 'right'):
+            assert (tmp_path / name / f'{part}.csv').read_bytes() == (tmp_path / 'one1' / f'{part}.csv').read_bytes()
+    assert not (ROOT / '.dist_test').exists()  # results are exchanged by the process group, not by files
+
+
+def test_metrics_json_and_table(write, tmp_path, capfd):
+    evaluate(write('oracle', 7), '--out', tmp_path / 'new' / 'metrics.json', '--predictions', tmp_path / 'predictions')
+    result = json.loads((tmp_path / 'new' / 'metrics.json').read_text())
+    assert set(result) == {
+        'format', 'config', 'method', 'seed', 'checkpoint', 'id_set', 'sets', 'ood_average', 'missing', 'versions', 'metrics'
+    }
+    assert (result['format'], result['method'], result['checkpoint'], result['seed'], result['id_set']) == (1, 'oracle', None, None, 'id')
+    assert set(result['sets']['id']) == {
+        'metrics', 'dataset', 'root', 'images', 'published_images', 'classes', 'published_classes', 'complete', 'skipped', 'notes',
+        'transform', 'per_class', 'per_class_count', 'reliability', 'speed'
+    }
+    assert result['sets']['id']['complete'] is True and result['sets']['many']['complete'] is False
+    assert result['sets']['right']['complete'] is None and len(result['sets']['id']['reliability']) == 15
+    assert result['sets']['many']['notes'] == ['incomplete: 18 of 20 images']
+    assert result['ood_average'] == dict(top1=result['metrics']['ood_average/top1'], over=['many', 'right'])
+    assert result['metrics']['many/ece'] == result['sets']['many']['metrics']['ece']
+    assert 'get it from the shop' in result['missing']['gone']
+    text = ' '.join(capfd.readouterr().out.split())
+    assert 'OOD avg: unweighted mean of many, right.' in text and 'many: incomplete: 18 of 20 images.' in text
+    assert 'gone: missing, not tested. there is no' in text
+    with open(tmp_path / 'predictions' / 'many.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ['path', 'gt', 'pred', 'correct', 'confidence'] and len(rows) == 18
+    assert all(Path(row['path']).parent.name == row['gt'] and (row['gt'] == row['pred']) == (row['correct'] == '1') for row in rows)
+    assert 100 * sum(row['correct'] == '1' for row in rows) / 18 == pytest.approx(result['metrics']['many/top1'])
+
+
+def test_shifts_by_name(write, tmp_path):
+    path = write('oracle', 7)
+    evaluate(path, '--shifts', 'right', '--out', tmp_path / 'metrics.json')
+    result = json.loads((tmp_path / 'metrics.json').read_text())
+    assert list(result['sets']) == ['id', 'right'] and result['missing'] == {} and result['ood_average']['over'] == ['right']
+    with pytest.raises(SystemExit, match="oracle.py: no such shift: 'left'; the shifts of this config are gone, many, right"):
+        evaluate(path, '--shifts', 'left')
+    with pytest.raises(MissingSetError, match=r"test_dataloader\['gone'\]: there is no .*get it from the shop"):
+        evaluate(path, '--shifts', 'right', 'gone')
+
+
+def test_id_set_that_is_missing_is_reported(write, tmp_path, capfd):
+    path = write('oracle', 7)
+    cfg = Config.fromfile(path)
+    cfg.test_cfg.id_set = 'gone'
+    cfg.dump(path)
+    evaluate(path, '--shifts', 'right', '--out', tmp_path / 'metrics.json')
+    assert 'gone: missing, not tested' in ' '.join(capfd.readouterr().out.split())
+    result = json.loads((tmp_path / 'metrics.json').read_text())
+    assert result['id_set'] == 'gone' and list(result['sets']) == ['right']
+
+
+def test_broken_images(write, tmp_path, capfd):
+    path = write('oracle', 7)
+    broken = tmp_path / 'data' / 'right' / 'class0003' / '1.png'
+    broken.write_bytes(broken.read_bytes()[:-25])
+    with pytest.raises(RuntimeError, match='class0003/1.png cannot be read as an image'):
+        evaluate(path, '--shifts', 'right')
+    evaluate(path, '--shifts', 'right', '--skip-broken', '--out', tmp_path / 'metrics.json')
+    part = json.loads((tmp_path / 'metrics.json').read_text())['sets']['right']
+    assert part['images'] == 11 and part['metrics']['top1'] == 100
+    with pytest.raises(SystemExit, match='the test set test is a ShapesDataset, which cannot leave out broken images'):
+        evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--skip-broken')
+
+
+def test_what_is_wrong_is_found_before_the_test(write, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='cannot write to the folder .*choose another with --out'):
+        evaluate(write('oracle', 7), '--out', tmp_path / 'file' / 'metrics.json')
+    torch.save(dict(state_dict={'head.fc.weight': torch.zeros(7, 128)}), tmp_path / 'seven.pth')
+    for command in (evaluate, wise_ft):
+        with pytest.raises(SystemExit, match='seven.pth was trained for 7 classes, but the config has model.head.num_classes=10'):
+            command('configs/shapes/ft.py', tmp_path / 'seven.pth', '--work-dir', tmp_path)
+        with pytest.raises(SystemExit, match="there is no checkpoint .*gone.pth"):
+            command('configs/shapes/ft.py', tmp_path / 'gone.pth', '--work-dir', tmp_path)
+
+
+def test_alphas_out_of_range(tmp_path, capfd):
+    with pytest.raises(SystemExit):
+        wise_ft('configs/shapes/ft.py', tmp_path / 'any.pth', '--alphas', '0', '2')
+    assert 'alphas must lie in [0, 1]' in capfd.readouterr().err
+
+
+def test_wise_ft(tmp_path, capfd):
+    """α = 0 is the test without a checkpoint and α = 1 that of the checkpoint, on one process and on two."""
+    train('configs/shapes/ft.py', '--work-dir', tmp_path, '--no-validate', '--cfg-options', 'train_dataloader.dataset.size=64',
+          'train_cfg.max_epochs=1')
+    checkpoint = tmp_path / 'epoch_1.pth'
+    evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--out', tmp_path / 'zero.json', '--cfg-options', *SMALL)
+    evaluate('configs/shapes/ft.py', checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'one.json', '--cfg-options', *SMALL)
+    capfd.readouterr()
+    wise_ft('configs/shapes/ft.py', checkpoint, '--work-dir', tmp_path, '--alphas', '0:1:0.5', '--save', '0.5', '--cfg-options', *SMALL)
+    shown = ' '.join(capfd.readouterr().out.split())
+    assert 'α = 0.5 (bold) is the default to report' in shown and 'wise_ft_0.5.pth' in shown
+    line = json.loads((tmp_path / 'wise_ft' / 'wise_ft.json').read_text())
+    assert [part['alpha'] for part in line['line']] == [0, 0.5, 1] and line['seed'] == 0
+    assert line['checkpoint'] == dict(path=str(checkpoint), sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest())
+    for index, name in ((0, 'zero'), (2, 'one')):
+        assert line['line'][index]['metrics'] == json.loads((tmp_path / f'{name}.json').read_text())['metrics']
+    evaluate('configs/shapes/ft.py', tmp_path / 'wise_ft' / 'wise_ft_0.5.pth', '--work-dir', tmp_path, '--out', tmp_path / 'half.json',
+             '--cfg-options', *SMALL)
+    half = json.loads((tmp_path / 'half.json').read_text())
+    assert half['metrics'] == line['line'][1]['metrics'] and half['seed'] == 0
+
+    run_apart(sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'tools/wise_ft.py',
+              'configs/shapes/ft.py', checkpoint, '--launcher', 'pytorch', '--work-dir', tmp_path, '--out', tmp_path / 'two', '--alphas',
+              '0', '0.5', '1', '--cfg-options', *SMALL, *(f'test_dataloader.{name}.batch_size=7' for name in SETS))
+    two = json.loads((tmp_path / 'two' / 'wise_ft.json').read_text())
+    for part, expected in zip(two['line'], line['line']):
+        assert part['metrics'] == pytest.approx(expected['metrics'], rel=1e-4)
+        assert {k: v for k, v in part['metrics'].items() if 'top' in k} == {k: v for k, v in expected['metrics'].items() if 'top' in k}

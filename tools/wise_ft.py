@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""WiSE-FT: test the line (1 − α) θ0 + α θ1 between the pre-trained weights of a config and a fine-tuned checkpoint, on every test set.
+
+    python tools/wise_ft.py CONFIG CHECKPOINT                              # α = 0, 0.1, …, 1
+    python tools/wise_ft.py CONFIG CHECKPOINT --alphas 0 0.5 1 --shifts imagenet-r
+    python tools/wise_ft.py CONFIG CHECKPOINT --save 0.5                   # also the checkpoint at α = 0.5
+
+Every image is read once for all α. α = 0.5 is the default to report; an α chosen by its accuracy on a shift is no result.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.dist import is_main_process
+from rich.console import Console
+
+import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
+from mmcfmask.engine.launch import build_runner, check_work_dir, load_config, prepare_test
+from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
+from mmcfmask.visualization import results_table
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Test the line between pre-trained and fine-tuned weights')
+    parser.add_argument('config', help='config file; its model without a checkpoint is α = 0')
+    parser.add_argument('checkpoint', help='checkpoint file, α = 1')
+    parser.add_argument('--alphas', nargs='+', default=['0:1:0.1'], metavar='ALPHA', help='numbers, or FIRST:LAST:STEP (default: 0:1:0.1)')
+    parser.add_argument('--save', type=float, metavar='ALPHA', help='write the checkpoint at this α')
+    parser.add_argument('--out', metavar='DIR', help='where table, curve and checkpoint go (default: <work dir>/wise_ft)')
+    parser.add_argument('--shifts', nargs='*', metavar='NAME', help='test on these shifts besides the in-distribution set; one whose data '
+                        'is not there is an error (default: those of the config, without what is not there)')
+    parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
+    parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast; weights are interpolated in float32 all the same')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    try:
+        args.alphas = parse_alphas(args.alphas)
+        args.save = None if args.save is None else parse_alphas([args.save])[0]
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def main(argv=None) -> dict:
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    folder = Path(args.out or Path(cfg.work_dir) / 'wise_ft')
+    check_work_dir(cfg.work_dir)
+    check_work_dir(str(folder), 'folder', '--out')
+    try:
+        checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f'{args.config}: {error}') from None
+    cfg.test_cfg.update(type='WiSEFTLoop', alphas=args.alphas)
+    runner = build_runner(cfg)
+    metrics = runner.test()
+    if is_main_process():
+        seed = checkpoint.get('meta', {}).get('seed')
+        results = write_results(runner.test_loop, folder, args.config, args.checkpoint, seed)
+        if args.save is not None:
+            path = folder / f'wise_ft_{args.save:g}.pth'
+            save_interpolated(runner.test_loop, args.save, path, dict(seed=seed, config=args.config, checkpoint=args.checkpoint))
+            results['written'].append(path)
+        console = Console()
+        console.print(results_table(**line_table(results['line'])))
+        console.print('written: ' + '  '.join(map(str, results['written'])), highlight=False, soft_wrap=True)
+    return metrics
+
+
+if __name__ == '__main__':
+    main()
