@@ -44,8 +44,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmcfmask  # noqa: F401  registers the components
+from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import patch_mask, refill
-from mmcfmask.engine.launch import check_fill, fit_loaders, load_config
+from mmcfmask.engine.launch import check_fill, fit_loaders, fit_optimizer, load_config
 from mmcfmask.models import classifier
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
@@ -89,6 +90,7 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg.optim_wrapper.accumulative_counts = 1
     check_fill(cfg)
     fit_loaders(cfg)
+    fit_optimizer(cfg)
     return cfg
 
 
@@ -350,6 +352,8 @@ def main(argv=None) -> dict:
     args.argv = list(sys.argv[1:] if argv is None else argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if not args.device.startswith('cuda'):
+        keep_freed_memory()  # as tools/train.py does; the naive step has the benefit too
     init_default_scope('mmpretrain')
     cfg = read_config(args)
     batch = cfg.train_dataloader.batch_size

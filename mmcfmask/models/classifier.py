@@ -95,6 +95,8 @@ class CounterfactualClassifier(ImageClassifier):
         """
         if self.teacher is None:
             return self.head.loss(self.extract_feat(inputs), data_samples)
+        # Auxiliary losses may compare the weights themselves with the teacher's.
+        self.teacher.exact = bool(len(getattr(self, 'auxiliary', ())))
 
         masked = self.data_preprocessor.mask is not None
         listening = masked and self.data_preprocessor.needs_relevance

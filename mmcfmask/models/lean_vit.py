@@ -30,6 +30,13 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
     - Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times slower there.
 
     Towers of other types, or with options these do not know, are left alone as far as they differ.
+
+    Args:
+        visual (nn.Module): The image tower of an open_clip model.
+        compiled (bool): Run the blocks through ``torch.compile``.
+
+    Raises:
+        ValueError: ``compiled``, but the blocks are not stock.
     """
     for module in visual.modules():
         if type(module) is QuickGELU:
@@ -37,18 +44,19 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
         elif type(module) is nn.MultiheadAttention and _is_plain_attention(module):
             module.__class__ = LeanAttention
             module.scaled_dot_product_attention = attention
-    if type(visual) is not VisionTransformer or type(visual.transformer) is not Transformer or not visual.transformer.batch_first:
-        return
-    if all(size % patch == 0 for size, patch in zip(visual.image_size, visual.patch_size)):
+    stock = type(visual) is VisionTransformer and type(visual.transformer) is Transformer and visual.transformer.batch_first
+    if stock and all(size % patch == 0 for size, patch in zip(visual.image_size, visual.patch_size)):
         visual.__class__ = LeanVisionTransformer
-    blocks = visual.transformer.resblocks
-    if visual.attn_pool is None and visual.pool_type == 'tok' and not visual.output_tokens and all(
-            type(block) is ResidualAttentionBlock and type(block.attn) is LeanAttention and not hasattr(block, 'ln_1_kv')
-            for block in blocks):
-        for block in blocks:
+    stock = stock and visual.attn_pool is None and visual.pool_type == 'tok' and not visual.output_tokens and all(
+        type(block) is ResidualAttentionBlock and type(block.attn) is LeanAttention and not hasattr(block, 'ln_1_kv')
+        for block in visual.transformer.resblocks)
+    if stock:
+        visual.transformer.__class__ = LeanTransformer
+        for block in visual.transformer.resblocks:
             block.__class__ = LeanBlock
             block.compiled = compiled
-        visual.transformer.__class__ = LeanTransformer
+    elif compiled:
+        raise ValueError(f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}')
 
 
 def _is_plain_attention(module: nn.MultiheadAttention) -> bool:
