@@ -1,6 +1,7 @@
 """Every work-around for a version of something, each with what ends it."""
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
@@ -53,6 +55,65 @@ def no_fused_transformer_layers() -> Iterator[None]:
             yield
         finally:
             setattr(nn.MultiheadAttention, attribute, original)
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Dtype of the autocast that is on for this type of device, None if none is. The last lines end with torch < 2.4."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == 'cpu':
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors for the next ones, on Linux with glibc; elsewhere nothing happens.
+
+    It maps blocks over 32 MB anew for every tensor of that size, and the kernel then fills them with zeros, page by page: up to a tenth of a
+    training step on a CPU. Ends when torch has a caching allocator for CPUs.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, max_mapped_blocks = -1, -4  # malloc.h
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(max_mapped_blocks, 0)
+
+
+def can_fuse_optimizer() -> bool:
+    """Whether AdamW has a fused kernel for this machine's device. Ends with torch < 2.4, which has none for CPUs."""
+    try:
+        torch.optim.AdamW([nn.Parameter(torch.zeros(1, device=get_device()))], fused=True)
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """Inside the context, float32 matrix products may round their factors to bfloat16, and sum in float32.
+
+    For factors that are bfloat16 numbers already nothing is lost: this is a bfloat16 product with a float32 result, which torch has no
+    function for. (CUDA takes TensorFloat32, which holds bfloat16 as well.) The first branch ends with torch < 2.9, which has one switch.
+    """
+    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, 'matmul', None)]
+    if not all(hasattr(backend, 'fp32_precision') for backend in backends):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision('medium')
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend, precision in zip(backends, ('tf32', 'bf16')):
+            backend.fp32_precision = precision
+        yield
+    finally:
+        for backend, precision in zip(backends, before):
+            backend.fp32_precision = precision
 
 
 def allow_config_inheritance() -> None:

@@ -7,7 +7,7 @@ total_batch_size = 512
 
 optim_wrapper = dict(
     type='OptimWrapper',  # --amp: AutocastOptimWrapper (bfloat16)
-    optimizer=dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), weight_decay=0.1),
+    optimizer=dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), weight_decay=0.1, fused=True),
     clip_grad=dict(max_norm=1.0))
 # Peak: the optimizer's lr; length: train_cfg.max_epochs; per iteration.
 param_scheduler = dict(

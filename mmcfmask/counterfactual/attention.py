@@ -47,8 +47,8 @@ def _replace_attention(tower: nn.Module, make: Callable[[Callable], Callable]) -
     own = [module.scaled_dot_product_attention for module in holders]
     try:
         F.scaled_dot_product_attention = replacement
-        for module in holders:
-            module.scaled_dot_product_attention = replacement
+        for module, function in zip(holders, own):
+            module.scaled_dot_product_attention = make(function)
         with no_fused_transformer_layers():
             yield
     finally:

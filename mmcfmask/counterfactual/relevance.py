@@ -1,10 +1,17 @@
 """Which patches speak for the class: the transformer's class activation map."""
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compat import bfloat16_products
 from .attention import AttentionCall, record_attention
+
+# Elements of the attention matrices worked on at once: what a CPU's cache holds, and what a GPU does not miss.
+_CHUNK = {True: 2**19, False: 2**26}
 
 
 def patch_grid(tower: nn.Module, inputs: Tensor) -> tuple[int, int]:
@@ -22,16 +29,34 @@ def patch_grid(tower: nn.Module, inputs: Tensor) -> tuple[int, int]:
     return inputs.shape[-2] // height, inputs.shape[-1] // width
 
 
-@torch.no_grad()
-def _layer_map(call: AttentionCall, grad: Tensor, queries: slice) -> Tensor:
-    """Ā = mean over heads of relu(A ∘ G), (B, len(queries), L) float32, for the given query rows.
+def _through_layer(row: Tensor, call: AttentionCall, grad: Tensor) -> Tensor:
+    """r Ā of one layer, with Ā = mean over heads of relu(A ∘ G).
 
-    With o = A v, the gradient of the score with respect to A is G = (∂s/∂o) vᵀ.
+    With o = A v, the gradient of the score with respect to A is G = (∂s/∂o) vᵀ. Since A ≥ 0, A ∘ relu(G) is the same.
+
+    Args:
+        row (Tensor): (B, T) float32, r at the T ≤ L first tokens; at the others it is 0.
+        call (AttentionCall): The layer's attention, of T or more queries.
+        grad (Tensor): (B, heads, T or more, d), ∂s/∂o.
+
+    Returns:
+        Tensor: (B, L) float32.
     """
-    query, grad = call.query[:, :, queries].float(), grad[:, :, queries].float()
-    attention = (query @ call.key.float().transpose(-2, -1)).mul_(call.scale).softmax(dim=-1)
-    gradient = grad @ call.value.float().transpose(-2, -1)
-    return attention.mul_(gradient).relu_().mean(dim=1)
+    batch, heads, tokens, _ = call.key.shape
+    queries = row.shape[1]
+    exact = bfloat16_products if call.query.dtype == grad.dtype == torch.bfloat16 else nullcontext
+    size = max(1, _CHUNK[call.key.device.type == 'cpu'] // (heads * queries * tokens))
+    weights = (row[:, None] / heads).expand(-1, heads, -1)
+    result = []
+    for part in (slice(start, start + size) for start in range(0, batch, size)):
+        # (images · heads, T or L, d)
+        query, key, value, gradient = (
+            x[part].float().flatten(0, 1) for x in (call.query[:, :, :queries], call.key, call.value, grad[:, :, :queries]))
+        with exact():
+            scores, gradient = torch.bmm(query, key.mT), torch.bmm(gradient, value.mT)
+        attention = scores.mul_(call.scale).softmax(dim=-1).mul_(gradient.relu_())
+        result.append(torch.bmm(weights[part].flatten(1).unsqueeze(1), attention.view(-1, heads * queries, tokens))[:, 0])
+    return torch.cat(result)
 
 
 def attention_relevance(score: Tensor, calls: list[AttentionCall], grid: tuple[int, int],
@@ -65,15 +90,13 @@ def attention_relevance(score: Tensor, calls: list[AttentionCall], grid: tuple[i
         raise ValueError(f'the tower has {tokens} tokens, but relevance needs one class token and {grid[0]} x {grid[1]} patches '
                          '(towers with another pooling or with register tokens are not supported)')
     grads = torch.autograd.grad(score, [call.output for call in calls], retain_graph=retain_graph)
-    cls, everything = slice(0, 1), slice(None)
     with torch.no_grad(), torch.autocast(score.device.type, enabled=False):
-        row = torch.zeros(calls[-1].query.shape[0], 1, tokens, device=score.device)
-        row[:, :, 0] = 1
+        cls = torch.ones(len(grads[-1]), 1, device=score.device)
         # r is one-hot at first: of the last layer only the CLS row counts.
-        row = row + _layer_map(calls[-1], grads[-1], cls)
+        row = F.pad(cls, (0, tokens - 1)) + _through_layer(cls, calls[-1], grads[-1])
         for call, grad in zip(calls[-2::-1], grads[-2::-1]):
-            row = row + row @ _layer_map(call, grad, everything)
-    return row[:, 0, 1:].unflatten(1, grid)
+            row = row + _through_layer(row, call, grad)
+    return row[:, 1:].unflatten(1, grid)
 
 
 def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

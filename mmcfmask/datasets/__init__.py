@@ -1,3 +1,4 @@
+from .cache import CachedDataset
 from .folder import FolderDataset, MissingSetError, PACSDataset
 from .folder_shift import FolderShiftDataset
 from .imagenet_shifts import (
@@ -10,9 +11,9 @@ from .imagenet_shifts import (
     ObjectNetDataset,
 )
 from .shapes import ShapesDataset
-from .transforms import CropBorder
+from .transforms import CropBorder, LoadResizedImage
 
 __all__ = [
-    'CropBorder', 'FolderDataset', 'FolderShiftDataset', 'ImageNetADataset', 'ImageNetCDataset', 'ImageNetDataset', 'ImageNetRDataset',
-    'ImageNetSketchDataset', 'ImageNetV2Dataset', 'MissingSetError', 'ObjectNetDataset', 'PACSDataset', 'ShapesDataset'
+    'CachedDataset', 'CropBorder', 'FolderDataset', 'FolderShiftDataset', 'ImageNetADataset', 'ImageNetCDataset', 'ImageNetDataset', 'ImageNetRDataset',
+    'ImageNetSketchDataset', 'ImageNetV2Dataset', 'LoadResizedImage', 'MissingSetError', 'ObjectNetDataset', 'PACSDataset', 'ShapesDataset'
 ]

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, MODELS
 from torch import nn
 
-from ..compat import start_process_group_without_gpu
+from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..datasets import FolderDataset
 from .loops import choose_shifts, refuse_choice_by_shift
 
@@ -275,9 +275,31 @@ def fit_loaders(cfg: Config, processes: int = 1) -> None:
                 loader.pin_memory = False
 
 
+def cache_images(cfg: Config) -> None:
+    """Where ``cfg.cache_dir`` is set, keep the resized images of the training and the validation set there, in place
+    (:class:`mmcfmask.datasets.CachedDataset`)."""
+    if cfg.get('cache_dir') is None:
+        return
+    for key in ('train_dataloader', 'val_dataloader'):
+        loader = cfg.get(key)
+        if loader and 'dataset' in loader and loader.dataset.type != 'CachedDataset':
+            loader.dataset = dict(type='CachedDataset', dataset=loader.dataset, cache_dir=cfg.cache_dir)
+
+
+def fit_optimizer(cfg: Config) -> None:
+    """Drop ``fused=True`` from the optimizer of ``cfg``, in place, where torch has no fused kernel for this machine."""
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    if optimizer.get('fused') and not can_fuse_optimizer():
+        optimizer.pop('fused')
+
+
 def build_runner(cfg: Config) -> Runner:
     """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine."""
     fit_loaders(cfg, world_size(cfg.launcher))
+    cache_images(cfg)
+    fit_optimizer(cfg)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     if start_process_group_without_gpu(cfg.launcher):
         cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
         assert get_world_size() == world_size(cfg.launcher)

@@ -66,6 +66,8 @@ class CounterfactualClassifier(ImageClassifier):
         for module in map(MODELS.build, auxiliary or ()):
             module.start(self)
             self.auxiliary.append(module)
+        if self.teacher is not None:
+            self.teacher.exact = len(self.auxiliary) > 0  # they may read its weights
 
     def _load_start(self, teacher: dict | None) -> None:
         """Put the pre-trained weights, the class embeddings and the teacher in place."""

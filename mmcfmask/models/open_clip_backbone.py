@@ -6,6 +6,7 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 
 from .clip_loading import load_image_tower
+from .lean_vit import make_lean
 
 
 @MODELS.register_module()
@@ -24,6 +25,8 @@ class OpenCLIPBackbone(BaseBackbone):
             ``train()`` is told. Defaults to False.
         grad_checkpointing (bool): Whether activations are computed again in the backward pass to save memory.
             Defaults to False.
+        compile (bool): Whether the blocks run through ``torch.compile`` (their attention does not, so that it can be recorded). All blocks
+            share the code, which is compiled in the first step; it needs torch ≥ 2.5. Defaults to False.
         init_cfg (dict, optional): Initialisation config, applied on top of the loaded weights. Defaults to None.
 
     Attributes:
@@ -35,7 +38,7 @@ class OpenCLIPBackbone(BaseBackbone):
         mean, std (tuple[float, float, float]): Normalisation of RGB images in 0-1 that the weights were trained with.
 
     Raises:
-        ValueError: Unknown name or tag, or weights that do not fit.
+        ValueError: Unknown name or tag, weights that do not fit, or ``compile`` for a tower that is no plain ViT.
         FileNotFoundError: Weights that are neither here nor can be downloaded.
 
     Examples:
@@ -45,7 +48,7 @@ class OpenCLIPBackbone(BaseBackbone):
     """
 
     def __init__(self, model_name: str, pretrained: str | None = None, frozen: bool = False,
-                 grad_checkpointing: bool = False, init_cfg: dict | None = None) -> None:
+                 grad_checkpointing: bool = False, compile: bool = False, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         tower = load_image_tower(model_name, pretrained)
         self.model_name = model_name
@@ -58,6 +61,7 @@ class OpenCLIPBackbone(BaseBackbone):
         self.logit_scale = tower.logit_scale
         self.mean = tower.mean
         self.std = tower.std
+        make_lean(self.visual, compile)
         if grad_checkpointing:
             self.visual.set_grad_checkpointing(True)
         if frozen:

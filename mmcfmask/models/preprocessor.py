@@ -61,6 +61,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             raise ValueError('batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has no '
                              'meaning there: remove batch_augments (or train_cfg.augments) or use ClsDataPreprocessor')
         super().__init__(**kwargs)
+        self._non_blocking = True  # from pinned memory; mmpretrain's class has no argument for it
         if mask is not None and mask not in KINDS:
             raise ValueError(f'unknown mask {mask!r}: choose from {", ".join(KINDS)}, or None for no mask')
         if fill not in FILLS:

@@ -1,12 +1,15 @@
 """The frozen pre-trained model that the student is held to."""
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import deepcopy
+from typing import Callable
 
 import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ..compat import autocast_dtype
 from .clip_loading import load_text_tower
 
 
@@ -15,13 +18,20 @@ class OpenCLIPTeacher(nn.Module):
     """A frozen image tower with its projection.
 
     Without a ``model_name`` (or with the student's own) it is a copy of the student's start and nothing is loaded twice.
+    Under autocast its weights are rounded for good when it is first called, as autocast would round them in every step, to the same
+    features with less memory and time; unless :attr:`exact` is set.
     It is always in eval mode, needs no gradient, and its owner keeps it out of ``named_modules()``, so it is absent from the
     optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it: it never changes.
 
     Args:
         model_name (str, optional): An open_clip model, if the teacher is not the student's start.
         pretrained (str, optional): Its weights, as in :class:`OpenCLIPBackbone`.
+
+    Attributes:
+        exact (bool): Keep the weights as they are, because something else than :meth:`forward` reads them. Defaults to False.
     """
+    exact = False
+    _rounded: torch.dtype | None = None
 
     def __init__(self, model_name: str | None = None, pretrained: str | None = None) -> None:
         super().__init__()
@@ -74,9 +84,27 @@ class OpenCLIPTeacher(nn.Module):
     def __deepcopy__(self, memo: dict) -> OpenCLIPTeacher:
         return self
 
+    def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
+        super()._apply(fn, *args, **kwargs)
+        if self._rounded not in {parameter.dtype for parameter in self.backbone.parameters()}:  # .double() and the like
+            self._rounded = None
+        return self
+
+    def _round(self, dtype: torch.dtype) -> None:
+        """Round what autocast rounds: weights and biases of linear layers, attention and convolutions."""
+        for module in self.backbone.modules():
+            if isinstance(module, (nn.Linear, nn.MultiheadAttention, nn.modules.conv._ConvNd)):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(dtype)
+        self._rounded = dtype
+
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, D) of ``images`` (B, 3, H, W) before L2 normalisation, usable in a loss."""
-        with torch.inference_mode():
+        device = images.device.type
+        if self._rounded is None and not self.exact and autocast_dtype(device) is not None:
+            self._round(autocast_dtype(device))
+        rounded = nullcontext() if self._rounded is None else torch.autocast(device, dtype=self._rounded)
+        with torch.inference_mode(), rounded:
             feats = self.backbone(images)
             if self.neck is not None:
                 feats = self.neck(feats)

@@ -60,3 +60,56 @@ def test_crop_border():
     with pytest.raises(ValueError, match='border=-1 must not be negative'):
         TRANSFORMS.build(dict(type='CropBorder', border=-1))
     assert repr(crop) == 'CropBorder(border=2)'
+
+
+@pytest.mark.parametrize('width, height', SIZES)
+def test_load_resized_image_equals_the_pair_of_transforms(tmp_path, width, height):
+    path = tmp_path / 'image.jpg'
+    Image.fromarray(photo(width, height)).save(path)
+    check_load_resized(path)
+
+
+def test_load_resized_image_equals_the_pair_in_other_modes_and_formats(tmp_path):
+    image = Image.fromarray(photo(100, 80))
+    for mode, suffix in [('L', 'jpg'), ('CMYK', 'jpg'), ('RGBA', 'png'), ('LA', 'png'), ('P', 'png'), ('1', 'png'), ('RGB', 'webp')]:
+        image.convert(mode).save(tmp_path / f'{mode}.{suffix}')
+        check_load_resized(tmp_path / f'{mode}.{suffix}')
+        check_load_resized(tmp_path / f'{mode}.{suffix}', reducing_gap=None if suffix == 'jpg' else 1)
+
+
+def check_load_resized(path, **kwargs):
+    pair = Compose([TRANSFORMS.build(dict(transform)) for transform in PIPELINE[:2]])(dict(img_path=str(path)))
+    one = TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, **kwargs))(dict(img_path=str(path)))
+    np.testing.assert_array_equal(one['img'], pair['img'])
+    assert {name: value for name, value in one.items() if name != 'img'} == {name: value for name, value in pair.items() if name != 'img'}
+
+
+def test_reduced_decoding_is_near_and_keeps_the_geometry(tmp_path):
+    """A smooth image, moved by nothing: the reduced one differs by little, and most where the gap is smallest."""
+    y, x = np.mgrid[:1003, :1301]
+    waves = np.stack([127 + 90 * np.sin(x / 41 + channel) * np.cos(y / 37) for channel in range(3)], axis=-1)
+    Image.fromarray(waves.astype(np.uint8)).save(tmp_path / 'image.jpg', quality=95)
+    exact = TRANSFORMS.build(dict(type='LoadResizedImage', scale=224))(dict(img_path=str(tmp_path / 'image.jpg')))
+    for gap in (1, 2):
+        near = TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, reducing_gap=gap))(dict(img_path=str(tmp_path / 'image.jpg')))
+        assert near['img'].shape == exact['img'].shape and near['ori_shape'] == (1003, 1301)
+        difference = np.abs(near['img'].astype(int) - exact['img'])
+        assert 0 < difference.mean() < 1 and difference.max() < 8
+
+
+@pytest.mark.parametrize('gap, size, factor', [(1, (447, 600), 1), (1, (448, 600), 2), (2, (448, 600), 1), (2, (900, 900), 2),
+                                               (1, (1800, 3000), 8)])
+def test_a_jpeg_is_decoded_at_the_smallest_size_that_leaves_the_gap(tmp_path, monkeypatch, gap, size, factor):
+    Image.new('RGB', size).save(tmp_path / 'image.jpg')
+    sizes = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, 'resize', lambda self, *args, **kwargs: sizes.append(self.size) or resize(self, *args, **kwargs))
+    TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, reducing_gap=gap))(dict(img_path=str(tmp_path / 'image.jpg')))
+    assert sizes == [tuple(-(-side // factor) for side in size)]
+
+
+def test_settings_of_load_resized_image_are_checked():
+    with pytest.raises(ValueError, match='reducing_gap=0.5 must be at least 1'):
+        TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, reducing_gap=0.5))
+    with pytest.raises(ValueError, match='scale=0'):
+        TRANSFORMS.build(dict(type='LoadResizedImage', scale=0))

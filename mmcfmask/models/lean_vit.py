@@ -1,0 +1,212 @@
+"""open_clip's vision transformer with its own weights and the same results, without the work that nobody uses."""
+from __future__ import annotations
+
+from functools import cache
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..compat import autocast_dtype, bfloat16_products
+
+# The original: a recorder of attention may stand in its place later.
+_fused_attention = F.scaled_dot_product_attention
+# Elements of attention matrices to work on at once on a CPU, about what its cache holds.
+_CPU_CHUNK = 2**20
+
+
+def make_lean(visual: nn.Module, compiled: bool = False) -> None:
+    """Turn the parts of an open_clip tower that are stock into their lean equals, in place.
+
+    Weights, their names, hooks and sub-modules stay as they are, and features and gradients are equal up to rounding:
+
+    - The last block computes only the class token, since nothing else of it is used (a twelfth of ViT-B's work, but for keys and values).
+    - Attention works on (B, L, C) as it comes; ``nn.MultiheadAttention`` transposes and copies.
+    - QuickGELU keeps one tensor for its backward pass instead of three.
+    - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16).
+    - Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times slower there.
+
+    Towers of other types, or with options these do not know, are left alone as far as they differ.
+
+    Args:
+        visual (nn.Module): The image tower of an open_clip model.
+        compiled (bool): Run the blocks through ``torch.compile``.
+
+    Raises:
+        ValueError: ``compiled``, but the blocks are not stock.
+    """
+    for module in visual.modules():
+        if type(module) is QuickGELU:
+            module.__class__ = LeanQuickGELU
+        elif type(module) is nn.MultiheadAttention and _is_plain_attention(module):
+            module.__class__ = LeanAttention
+            module.scaled_dot_product_attention = attention
+    stock = type(visual) is VisionTransformer and type(visual.transformer) is Transformer and visual.transformer.batch_first
+    if stock and all(size % patch == 0 for size, patch in zip(visual.image_size, visual.patch_size)):
+        visual.__class__ = LeanVisionTransformer
+    stock = stock and visual.attn_pool is None and visual.pool_type == 'tok' and not visual.output_tokens and all(
+        type(block) is ResidualAttentionBlock and type(block.attn) is LeanAttention and not hasattr(block, 'ln_1_kv')
+        for block in visual.transformer.resblocks)
+    if stock:
+        visual.transformer.__class__ = LeanTransformer
+        for block in visual.transformer.resblocks:
+            block.__class__ = LeanBlock
+            block.compiled = compiled
+    elif compiled:
+        raise ValueError(f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}')
+
+
+def _is_plain_attention(module: nn.MultiheadAttention) -> bool:
+    return (module.batch_first and module._qkv_same_embed_dim and module.in_proj_bias is not None and module.bias_k is None
+            and not module.add_zero_attn and not module.dropout)
+
+
+class LeanVisionTransformer(VisionTransformer):
+    """The patch embedding as a matrix product, but in float32 on a CPU, where the convolution is as fast."""
+
+    def _embeds(self, x: Tensor) -> Tensor:
+        if x.device.type == 'cpu' and x.dtype == torch.float32 and not autocast_dtype('cpu'):
+            return super()._embeds(x)
+        rows, cols = (size // patch for size, patch in zip(x.shape[-2:], self.patch_size))
+        x = x.unflatten(3, (cols, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)  # (B, h, w, 3, H/h, W/w)
+        x = F.linear(x.reshape(len(x), rows * cols, -1), self.conv1.weight.flatten(1))
+        cls = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
+        return self.ln_pre(self.patch_dropout(x))
+
+
+class LeanTransformer(Transformer):
+    """Gives the class token alone, (B, 1, C)."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        for block in self.resblocks:
+            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1])
+            x = checkpoint(block, *args, use_reentrant=False) if self.grad_checkpointing else block(*args)
+        return x
+
+
+class LeanBlock(ResidualAttentionBlock):
+    """A block that can be asked for the class token alone, and compiled around its attention.
+
+    Attributes:
+        compiled (bool): Run the parts before and after the attention through ``torch.compile``. The attention itself stays in the open,
+            for a recorder. All blocks share the compiled code.
+    """
+    compiled = False
+
+    def forward(self, q_x: Tensor, k_x: Tensor | None = None, v_x: Tensor | None = None, attn_mask: Tensor | None = None,
+                cls_only: bool = False) -> Tensor:
+        if k_x is not None or v_x is not None or attn_mask is not None:
+            return super().forward(q_x, k_x, v_x, attn_mask)
+        before, after = _compiled_parts() if self.compiled else (_before_attention, _after_attention)
+        x, query, key, value = before(self, q_x, cls_only)
+        return after(self, x, self.attn.scaled_dot_product_attention(query, key, value))
+
+
+def _before_attention(block: LeanBlock, x: Tensor, cls_only: bool) -> tuple[Tensor, ...]:
+    normed = block.ln_1(x)
+    if cls_only:
+        return x[:, :1], *block.attn.project(normed[:, :1], normed)
+    return x, *block.attn.project(normed, normed)
+
+
+def _after_attention(block: LeanBlock, x: Tensor, output: Tensor) -> Tensor:
+    x = x + block.ls_1(block.attn.merge(output))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+@cache
+def _compiled_parts() -> tuple[Callable, Callable]:
+    return torch.compile(_before_attention), torch.compile(_after_attention)
+
+
+class LeanAttention(nn.MultiheadAttention):
+    """Self-attention without transposing or copying its (B, L, C) input, and with no say in which attention function is called."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *args, need_weights: bool = True, attn_mask: Tensor | None = None,
+                **kwargs) -> tuple[Tensor, None]:
+        if need_weights or attn_mask is not None or args or kwargs or not query is key is value or query.dim() != 3:
+            return super().forward(query, key, value, *args, need_weights=need_weights, attn_mask=attn_mask, **kwargs)
+        return self.merge(self.scaled_dot_product_attention(*self.project(query, key))), None
+
+    def project(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v: (B, heads, T or L, d) of a query (B, T, C) to tokens (B, L, C)."""
+        weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.embed_dim
+        if query is tokens:
+            return self._heads(F.linear(tokens, weight, bias), 3)
+        return (*self._heads(F.linear(query, weight[:width], bias[:width]), 1),
+                *self._heads(F.linear(tokens, weight[width:], bias[width:]), 2))
+
+    def merge(self, output: Tensor) -> Tensor:
+        """(B, T, C) of the heads' outputs (B, heads, T, d)."""
+        return F.linear(output.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, L, parts · C) as ``parts`` views (B, heads, L, d)."""
+        # Unbound before it is transposed: the backward pass then needs one copy, not two.
+        return tuple(part.transpose(1, 2) for part in x.unflatten(2, (parts, self.num_heads, self.head_dim)).unbind(2))
+
+
+class LeanQuickGELU(QuickGELU):
+    """x · sigmoid(1.702 x), keeping x alone for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _QuickGELU.apply(x)
+
+
+class _QuickGELU(torch.autograd.Function):
+    """x · sigmoid(a x) = silu(a x) / a, and its derivative is that of silu at a x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.silu(x * 1.702, inplace=True).mul_(1 / 1.702)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad, x * 1.702)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:
+    """``scaled_dot_product_attention`` with a faster backward pass in bfloat16 on a CPU."""
+    if query.device.type == 'cpu' and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not args and not kwargs:
+        return _LowPrecisionCPUAttention.apply(query, key, value, attn_mask)
+    return _fused_attention(query, key, value, attn_mask, *args, **kwargs)
+
+
+class _LowPrecisionCPUAttention(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.mask = mask
+        return _fused_attention(query, key, value, mask)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    @torch.autocast('cpu', enabled=False)
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        shape, scale = grad.shape, grad.shape[-1]**-0.5
+        # (B · heads, L, d), so that products need no copies of their own.
+        query, key, value, grad = (x.flatten(0, 1).contiguous() for x in (*ctx.saved_tensors, grad))
+        grads = [torch.empty_like(x) for x in (query, key, value)]
+        size = max(1, _CPU_CHUNK // (query.shape[1] * key.shape[1]))
+        mask = None if ctx.mask is None else ~ctx.mask.expand(*shape[:3], key.shape[1]).flatten(0, 1)
+        for part in (slice(start, start + size) for start in range(0, len(query), size)):
+            q, k, v, g = query[part], key[part], value[part], grad[part]
+            with bfloat16_products():  # scores are not rounded, as in the fused kernel
+                scores = torch.bmm(q.float(), k.float().mT).mul_(scale)
+            if mask is not None:
+                scores.masked_fill_(mask[part], float('-inf'))
+            weights = scores.softmax(dim=-1).to(q.dtype)
+            torch.bmm(weights.mT, g, out=grads[2][part])
+            delta = torch.ops.aten._softmax_backward_data(torch.bmm(g, v.mT), weights, -1, weights.dtype)
+            torch.bmm(delta, k * scale, out=grads[0][part])
+            torch.bmm(delta.mT, q * scale, out=grads[1][part])
+        grads = [x.unflatten(0, shape[:2]) for x in grads]
+        return *grads, None

@@ -1,0 +1,426 @@
+#!/usr/bin/env python3
+"""Time the training step against the step as published, against plain fine-tuning and against its arithmetic.
+
+    python tools/benchmark.py                                                 # ViT-B/16, made-up images, this machine
+    python tools/benchmark.py --model ViT-B-32-quickgelu --batch 16 --amp     # bfloat16
+    python tools/benchmark.py --config configs/cfmask_vitl14.py --loader      # any config, with its own images
+
+Candidates take turns within one process (A B C A B C …), so that a machine which is busy or warms up is so for all of them. Compared are
+
+- counterfactual: the config's training step, from a batch of uint8 images to updated weights;
+- fine-tuning: the same without teacher and counterfactuals, in the same precision;
+- naive: the step written plainly after the publication, in float32: separate forward passes for the loss and the map, attention in the
+  open with autograd through every matrix of it, the full L x L relevance recursion;
+- arithmetic: 8 F (clean forward 1, relevance 1, teacher 1, masked forward 1, two backward passes 4) divided by the rate of this
+  machine's matrix products in the same precision, where F is one forward pass of the image tower.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config, DictAction
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import mmcfmask  # noqa: F401  registers the components
+from mmcfmask.compat import keep_freed_memory
+from mmcfmask.counterfactual import patch_mask, refill
+from mmcfmask.engine.launch import check_fill, fit_loaders, fit_optimizer, load_config
+from mmcfmask.models import classifier
+
+CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
+PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'teacher', 'backward', 'optimizer', 'other')
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Time the training step', epilog='A step is one batch and one update of the weights.')
+    parser.add_argument('--config', default=str(Path(__file__).parents[1] / 'configs' / 'cfmask_vitb16.py'), help='config of the step')
+    parser.add_argument('--model', help="open_clip name of the tower, instead of the config's")
+    parser.add_argument('--loader', action='store_true', help="take the batches from the config's train_dataloader; otherwise noise")
+    parser.add_argument('--batch', type=int, help="images per step, instead of the config's")
+    parser.add_argument('--steps', type=int, default=5, help='timed steps of every candidate (default: 5)')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast (the naive step stays in float32)')
+    parser.add_argument('--compile', action='store_true', help='torch.compile the blocks of the towers')
+    parser.add_argument('--threads', type=int, help='CPU threads (default: torch\'s own choice)')
+    parser.add_argument('--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'memory'], help='leave these out')
+    parser.add_argument('--out', help='write everything that was measured to this JSON file')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    parser.add_argument('--memory-of', choices=CANDIDATES, help=argparse.SUPPRESS)  # in a process of its own
+    return parser.parse_args(argv)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config as the command line asks for it; without pre-trained weights, on which no time depends."""
+    cfg = load_config(args.config, args.cfg_options)
+    if cfg.model.type != 'CounterfactualClassifier' or not cfg.model.get('teacher') or not cfg.get('optim_wrapper'):
+        raise SystemExit(f'{args.config} has no counterfactual training step: give the config of one, such as configs/cfmask_vitb16.py')
+    if args.model:
+        cfg.model.backbone.model_name = args.model
+    if args.compile:
+        cfg.model.backbone.compile = True
+    cfg.model.backbone.pretrained = None
+    cfg.model.teacher = dict(type='OpenCLIPTeacher')
+    cfg.model.head.class_weights = None
+    if args.batch:
+        cfg.train_dataloader.batch_size = args.batch
+    if args.amp:
+        cfg.optim_wrapper.type = 'AutocastOptimWrapper'
+    cfg.optim_wrapper.accumulative_counts = 1
+    check_fill(cfg)
+    fit_loaders(cfg)
+    fit_optimizer(cfg)
+    return cfg
+
+
+# The step as published.
+
+
+def explicit_features(visual: nn.Module, images: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
+    """Features (B, D) of an open_clip ViT with the attention matrices in the open; they are appended to ``attentions``."""
+    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
+    x = visual.ln_pre(x)
+    for block in visual.transformer.resblocks:
+        attn, normed = block.attn, block.ln_1(x)
+        q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        attention = (q @ k.transpose(-2, -1) * q.shape[-1]**-0.5).softmax(dim=-1)
+        if attentions is not None:
+            attentions.append(attention)
+        x = x + attn.out_proj((attention @ v).transpose(1, 2).flatten(2))
+        hidden = block.mlp.c_fc(block.ln_2(x))
+        hidden = hidden * torch.sigmoid(1.702 * hidden) if 'QuickGELU' in type(block.mlp.gelu).__name__ else block.mlp.gelu(hidden)
+        x = x + block.mlp.c_proj(hidden)
+    return visual.ln_post(x)[:, 0] @ visual.proj
+
+
+def naive_losses(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and weighted distillation loss of one step of ``model``, an object or context mask with a fill.
+
+    Args:
+        model (CounterfactualClassifier): Gives weights and settings only.
+        images (Tensor): (B, 3, H, W), normalised.
+        labels (Tensor): (B,) int64.
+    """
+    visual, settings = model.backbone.visual, model.data_preprocessor
+
+    def logits(features: Tensor) -> Tensor:
+        return F.linear(features / features.norm(dim=-1, keepdim=True), model.head.fc.weight, model.head.fc.bias)
+
+    loss_cls = F.cross_entropy(logits(explicit_features(visual, images)), labels)
+
+    attentions = []
+    score = logits(explicit_features(visual, images, attentions)).gather(1, labels[:, None]).sum()
+    relevance = torch.eye(attentions[0].shape[-1], device=images.device).expand(len(images), -1, -1)
+    for attention, grad in zip(attentions, torch.autograd.grad(score, attentions)):
+        relevance = relevance + (attention * grad).clamp(min=0).mean(dim=1).detach() @ relevance
+    relevance = relevance[:, 0, 1:].unflatten(1, visual.grid_size)
+
+    changed = refill(images, patch_mask(relevance, settings.mask, settings.value), settings.fill)
+    student = explicit_features(visual, changed)
+    with torch.no_grad():
+        teacher = explicit_features(model.teacher.backbone.visual, changed)
+    return loss_cls, model.head.distill_weight * F.mse_loss(student, teacher)
+
+
+# What is timed.
+
+
+class Steps:
+    """The candidates, over one model: ``steps.run(name)`` makes one training step.
+
+    The learning rate is 0, so that all of them work on the same weights, at the same cost.
+    """
+
+    def __init__(self, cfg: Config, device: str, candidates: tuple[str, ...]) -> None:
+        torch.manual_seed(0)
+        self.device = torch.device(device)
+        cfg.optim_wrapper.optimizer.lr = 0.
+        if candidates == ('fine-tuning', ):
+            cfg.model.teacher = None
+        self.model = MODELS.build(cfg.model).to(self.device).train()
+        self.teacher = self.model.teacher
+        # Without the fused kernels and whatever else the config asks for: torch as it comes.
+        self.wrappers = {
+            name: build_optim_wrapper(self.model, {
+                **cfg.optim_wrapper,
+                **(dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0., weight_decay=0.1)) if name == 'naive' else {})
+            })
+            for name in candidates
+        }
+        visual = self.model.backbone.visual
+        if 'naive' in candidates and not hasattr(visual, 'transformer'):
+            raise SystemExit(f'the naive step is written for ViTs of open_clip, not for {type(visual).__name__}: use --skip naive')
+
+    def synthetic_batch(self, batch: int) -> dict:
+        """Noise as a dataloader gives it, uint8 on the CPU."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (batch, 3, *self.model.backbone.image_size), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(self.model.head.num_classes, (batch, ), generator=generator)
+        if self.device.type == 'cuda':
+            images = images.pin_memory()
+        return dict(inputs=images, data_samples=[DataSample().set_gt_label(label) for label in labels])
+
+    def run(self, name: str, data: dict) -> None:
+        """One step of a candidate."""
+        wrapper = self.wrappers[name]
+        self.model._set_teacher(None if name == 'fine-tuning' else self.teacher)
+        if name == 'naive':
+            data = self.model.data_preprocessor(data, training=True)
+            labels = torch.cat([sample.gt_label for sample in data['data_samples']])
+            wrapper.update_params(sum(naive_losses(self.model, data['inputs'], labels)))
+        else:
+            self.model.train_step(data, wrapper)
+
+    def synchronize(self) -> None:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+
+    def time(self, name: str, data: dict) -> float:
+        """Seconds of one step."""
+        self.synchronize()
+        start = time.perf_counter()
+        self.run(name, data)
+        self.synchronize()
+        return time.perf_counter() - start
+
+    @contextmanager
+    def watched(self, seconds: dict[str, float]):
+        """Inside the context, the parts of a counterfactual step add their times to ``seconds``."""
+
+        def watch(function, *phases: str):
+            phases = list(phases)
+
+            def watched(*args, **kwargs):
+                self.synchronize()
+                start = time.perf_counter()
+                result = function(*args, **kwargs)
+                self.synchronize()
+                seconds[phases.pop(0) if len(phases) > 1 else phases[0]] += time.perf_counter() - start
+                return result
+
+            return watched
+
+        model, wrapper = self.model, self.wrappers['counterfactual']
+        targets = [(model.data_preprocessor, 'forward', 'data'), (model, 'extract_feat', 'clean forward', 'masked forward'),
+                   (classifier, 'attention_relevance', 'relevance'), (model.data_preprocessor, 'counterfactual', 'refill'),
+                   (self.teacher, 'forward', 'teacher'), (wrapper, 'backward', 'backward'), (wrapper, 'step', 'optimizer')]
+        patches = [mock.patch.object(owner, name, watch(getattr(owner, name), *phases)) for owner, name, *phases in targets]
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in patches:
+                patch.stop()
+
+
+def tower_flops(model: nn.Module) -> float:
+    """Floating-point operations of one forward pass of one image (a multiplication and an addition are two), from the shapes."""
+    visual = model.backbone.visual
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        explicit_features(visual, torch.zeros(1, 3, *model.backbone.image_size, device=visual.proj.device))
+    return counter.get_total_flops()
+
+
+class MatrixProduct:
+    """The rate of square matrix products in one dtype."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.size = 8192 if device.type == 'cuda' else 2048
+        self.factors = [torch.randn(self.size, self.size, device=device).to(dtype) for _ in range(2)]
+        self.repeats = 10
+
+    def rate(self, synchronize) -> float:
+        """Operations per second, once."""
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(self.repeats):
+            torch.mm(*self.factors)
+        synchronize()
+        return 2 * self.size**3 * self.repeats / (time.perf_counter() - start)
+
+
+# Memory, in a process of its own.
+
+
+def resident_bytes() -> int:
+    """Memory of this process now."""
+    return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+def peak_memory(steps: Steps, name: str, data: dict, before: int) -> int:
+    """Bytes at the highest point of a few steps: allocated on the GPU, or resident above what the imported libraries take."""
+    for _ in range(3):
+        steps.run(name, data)
+    if steps.device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(steps.device)
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def measure_memory(args: argparse.Namespace, name: str) -> int:
+    """Run this command again for one candidate alone."""
+    command = [sys.executable, __file__, *args.argv, '--memory-of', name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f'measuring the memory of {name} failed:\n{done.stderr[-2000:]}')
+    return int(done.stdout.splitlines()[-1])
+
+
+# The report.
+
+
+def machine(args: argparse.Namespace) -> dict:
+    """What a reader must know to compare numbers."""
+    info = dict(torch=torch.__version__, python=platform.python_version(), threads=torch.get_num_threads(), cores=os.cpu_count(),
+                load=os.getloadavg()[0])
+    if args.device.startswith('cuda'):
+        return dict(device=torch.cuda.get_device_name(args.device), cuda=torch.version.cuda, **info)
+    cpuinfo = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    names = [line.split(':')[1].strip() for line in cpuinfo.splitlines() if line.startswith('model name')]
+    features = [name for name in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16') if name in cpuinfo.split()]
+    return dict(device=names[0] if names else platform.processor(), features=features, **info)
+
+
+def summarize(seconds: dict[str, list[float]], rates: list[float], flops: float, batch: int) -> dict:
+    """Medians over the rounds, of times and of ratios within one round."""
+    bounds = [8 * flops * batch / rate for rate in rates]
+
+    def ratio(a: list[float], b: list[float]) -> float:
+        return statistics.median(x / y for x, y in zip(a, b))
+
+    own = seconds['counterfactual']
+    ratios = {'of the arithmetic bound': ratio(bounds, own)}
+    if 'naive' in seconds:
+        ratios['against naive'] = ratio(seconds['naive'], own)
+    if 'fine-tuning' in seconds:
+        ratios['cost over fine-tuning'] = ratio(own, seconds['fine-tuning'])
+    return dict(seconds={name: statistics.median(values) for name, values in seconds.items()},
+                bound_seconds=statistics.median(bounds),
+                images_per_second={name: batch / statistics.median(values) for name, values in seconds.items()},
+                matmul_tflops=statistics.median(rates) / 1e12,
+                ratios=ratios)
+
+
+def show(result: dict) -> None:
+    """Print the tables."""
+    console = Console()
+    memory = result['peak_memory']
+    table = Table('', 's / step', 'images / s', 'peak memory (GB)', title=result['title'])
+    for name, value in result['seconds'].items():
+        table.add_row(name, f'{value:.3f}', f'{result["images_per_second"][name]:.2f}',
+                      f'{memory[name] / 1e9:.2f}' if name in memory else '')
+    table.add_row('arithmetic', f'{result["bound_seconds"]:.3f}', f'{result["batch"] / result["bound_seconds"]:.2f}', '')
+    console.print(table)
+    for name, value in result['ratios'].items():
+        console.print(f'{name}: {value:.2f}')
+    console.print(f'matrix products: {result["matmul_tflops"]:.3f} Tflop/s; F = {result["tower_flops"] / 1e9:.1f} Gflop an image')
+    if result['phases']:
+        total = sum(result['phases'].values())
+        table = Table('where the time goes', 's / step', '%')
+        for name, value in result['phases'].items():
+            table.add_row(name, f'{value:.3f}', f'{100 * value / total:.0f}')
+        console.print(table)
+
+
+def main(argv=None) -> dict:
+    args = parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if not args.device.startswith('cuda'):
+        keep_freed_memory()  # as tools/train.py does; the naive step has the benefit too
+    init_default_scope('mmpretrain')
+    cfg = read_config(args)
+    batch = cfg.train_dataloader.batch_size
+    if args.memory_of:
+        before = resident_bytes()
+        steps = Steps(cfg, args.device, (args.memory_of, ))
+        print(peak_memory(steps, args.memory_of, steps.synthetic_batch(batch), before))
+        return {}
+
+    candidates = tuple(name for name in CANDIDATES if name not in args.skip)
+    memory = {} if 'memory' in args.skip else {
+        name: measure_memory(args, name)
+        for name in track(candidates, 'Measuring memory', transient=True)
+    }
+    steps = Steps(cfg, args.device, candidates)
+    flops = tower_flops(steps.model)
+    product = MatrixProduct(steps.device, torch.bfloat16 if args.amp else torch.float32)
+    if args.loader:
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        batches = iter([])
+
+        def next_batch() -> dict:
+            nonlocal batches
+            data = next(batches, None)
+            if data is None:
+                batches = iter(loader)
+                data = next(batches)
+            return data
+    else:
+        fixed = steps.synthetic_batch(batch)
+
+        def next_batch() -> dict:
+            return dict(fixed)
+
+    seconds, rates, phases = defaultdict(list), [], defaultdict(list)
+    for round_ in track(range(-1, args.steps), 'Timing', transient=True):  # the first one warms up
+        start = time.perf_counter()
+        data = next_batch()
+        wait = time.perf_counter() - start
+        times = {name: steps.time(name, dict(data)) for name in candidates}
+        rate = product.rate(steps.synchronize)
+        parts = defaultdict(float)
+        with steps.watched(parts):
+            total = steps.time('counterfactual', dict(data))
+        parts['data'] += wait
+        parts['other'] = total + wait - sum(parts.values())
+        if round_ < 0:
+            continue
+        rates.append(rate)
+        for name, value in times.items():
+            seconds[name].append(value)
+        for name in PHASES:
+            phases[name].append(parts[name])
+    result = dict(
+        title=f'{cfg.model.backbone.model_name}, {"bfloat16" if args.amp else "float32"}, batch {batch}, {args.device}',
+        config=args.config, model=cfg.model.backbone.model_name, batch=batch, amp=args.amp, compile=args.compile, steps=args.steps,
+        machine=machine(args), tower_flops=flops, **summarize(seconds, rates, flops, batch), peak_memory=memory,
+        phases={name: statistics.median(values) for name, values in phases.items()},
+        rounds=dict(seconds=dict(seconds), matmul_tflops=[rate / 1e12 for rate in rates]))
+    if 'naive' in memory:
+        result['ratios']['memory against naive'] = memory['counterfactual'] / memory['naive']
+    show(result)
+    if args.out:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.out).write_text(json.dumps(result, indent=2) + '\n')
+    return result
+
+
+if __name__ == '__main__':
+    main()
