@@ -64,7 +64,7 @@ def test_bfloat16_differs_from_float32_by_no_more_than_the_stock_tower_does():
         errors[name] = [((features - exact).norm() / exact.norm()).item()] + [
             ((grads[key] - grad).norm() / grad.norm()).item() for key, grad in exact_grads.items()
         ]
-    assert 1e-4 < errors['stock'][0]
+    assert errors['stock'][0] > 1e-4
     for stock_error, lean_error in zip(errors['stock'], errors['lean']):
         assert lean_error < 1.5 * stock_error
 
