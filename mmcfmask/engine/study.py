@@ -279,7 +279,8 @@ class Study:
                 trained.touch()
             yield test(checkpoint_to_test(folder), share=0.15)
             if self.keep == 'best' and list(folder.glob('best_*.pth')):
-                for old in [*folder.glob('epoch_*.pth'), *folder.glob('resume_*.pth'), folder / 'last_checkpoint']:
+                tested = checkpoint_to_test(folder)  # a killed training may have left an earlier best one too
+                for old in [*(path for path in folder.glob('*.pth') if path != tested), folder / 'last_checkpoint']:
                     old.unlink(missing_ok=True)
         sign_metrics(found, job.product, method.name, seed)
 

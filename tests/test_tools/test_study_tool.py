@@ -34,6 +34,7 @@ methods:
   Broken soup: {soup: Broken}
   FT: {config: ft, seeds: [0, 1]}
   FT soup: {soup: FT}
+  FT + WiSE-FT: {wise_ft: FT, seeds: [0]}
 '''
 
 
@@ -75,7 +76,7 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     metrics = (seed0 / 'metrics.json').read_text()
     assert not (seed1 / 'metrics.json').exists()
 
-    assert [line.split()[0] for line in study('--list').splitlines()] == ['to', 'to', 'finished', 'begun', 'to']
+    assert [line.split()[0] for line in study('--list').splitlines()] == ['to', 'to', 'finished', 'begun', 'to', 'to']
     with pytest.raises(SystemExit) as stopped:
         study('--jobs', '2')
     shown = capsys.readouterr().out
@@ -86,14 +87,14 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     assert 'shapes Broken (seed 0): failed: fine-tuning failed, see' in shown and 'there is no such file' in shown
     assert 'shapes Broken soup: it needs shapes Broken (seed 0), which failed' in shown and '2 failed:' in shown
     results = json.loads((tmp_path / 'out' / 'shapes' / 'results.json').read_text())
-    assert {name: method['seeds'] for name, method in results['methods'].items()} == {'FT': 2, 'FT soup': 1}
+    assert {name: method['seeds'] for name, method in results['methods'].items()} == {'FT': 2, 'FT soup': 1, 'FT + WiSE-FT': 1}
     signed = json.loads((seed1 / 'metrics.json').read_text())
     assert (signed['method'], signed['seed']) == ('FT', 1)
     # Of a finished run the tested checkpoint is left, and its config.
     assert [path.name[:5] for path in seed1.glob('*.pth')] == ['best_'] and (seed0.parent / 'config.py').is_file()
 
     again = study('--only', 'FT*')
-    assert again.count('kept from') == 3 and 'FT soup' in again and 'fine-tuning' not in again
+    assert again.count('kept from') == 4 and 'FT soup' in again and 'fine-tuning' not in again
 
 
 @pytest.mark.parametrize('args, message', [
