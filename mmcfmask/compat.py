@@ -1,6 +1,7 @@
 """Every work-around for a version of something, each with what ends it."""
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import warnings
@@ -171,6 +172,8 @@ def start_process_group_without_gpu(launcher: str) -> bool:
         torch.distributed.init_process_group('gloo')
     else:
         init_dist(launcher, backend='gloo')
+    # Its threads must end before the interpreter does, or a finished run may still abort ("terminate called without an active exception").
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
     return True
 
 

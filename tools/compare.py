@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mmcfmask.engine.launch import check_work_dir
-from mmcfmask.engine.study import Study, parse_options
+from mmcfmask.engine.study import Study, parse_options, run_or_exit
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {name: str(ROOT / 'configs' / 'shapes' / f'{config}.py')
@@ -47,12 +47,7 @@ def main(argv=None) -> None:
         check_work_dir(args.out)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
-    try:
-        failed = study.run(Console())
-    except KeyboardInterrupt:
-        raise SystemExit('stopped; the same command goes on') from None
-    if failed:
-        raise SystemExit(1)
+    run_or_exit(study, Console())
 
 
 if __name__ == '__main__':

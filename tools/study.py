@@ -16,7 +16,7 @@ import argparse
 from rich.console import Console
 
 from mmcfmask.engine.launch import check_work_dir
-from mmcfmask.engine.study import Study, load_study, parse_options
+from mmcfmask.engine.study import Study, load_study, parse_options, run_or_exit
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -59,12 +59,7 @@ def main(argv=None) -> None:
         for job in study.jobs:
             console.print(f'{"finished" if job.is_finished() else "begun" if job.has_key() else "to do":9} {job.label}', highlight=False)
         return
-    try:
-        failed = study.run(console, args.jobs)
-    except KeyboardInterrupt:
-        raise SystemExit('stopped; the same command goes on') from None
-    if failed:
-        raise SystemExit(1)
+    run_or_exit(study, console, args.jobs)
 
 
 if __name__ == '__main__':

@@ -12,17 +12,23 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_work_dir, forget_pretrained, load_config, prepare_test
-from mmcfmask.evaluation import describe_run, notes_of
+from mmcfmask.engine.launch import (
+    add_run_arguments,
+    apply_run_arguments,
+    build_runner,
+    check_work_dir,
+    forget_pretrained,
+    load_config,
+    prepare_test,
+)
+from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.visualization import results_table
 
 
@@ -35,14 +41,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
     parser.add_argument('--out', metavar='FILE.json', help='write metrics and protocol to this file')
     parser.add_argument('--predictions', metavar='DIR', help='write the prediction for every image to DIR/<set>.csv')
-    parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
-    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_intermixed_args(argv)  # the checkpoint may stand behind options
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_run_arguments(parser)
+    return parser.parse_intermixed_args(argv)  # the checkpoint may stand behind options
 
 
 def write_predictions(folder: Path, results: dict) -> None:
@@ -58,8 +58,7 @@ def write_predictions(folder: Path, results: dict) -> None:
 def main(argv=None) -> dict:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    apply_run_arguments(cfg, args)
     check_work_dir(cfg.work_dir)
     for path, option in ((args.out and str(Path(args.out).parent), '--out'), (args.predictions, '--predictions')):
         if path:
@@ -76,7 +75,7 @@ def main(argv=None) -> dict:
     if is_main_process():
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         seed = (checkpoint or {}).get('meta', {}).get('seed')
-        run = describe_run(runner.test_loop, args.config, args.checkpoint, seed, model.data_preprocessor)
+        run = describe_run(runner.test_loop, args.config, describe_checkpoint(args.checkpoint), seed, model.data_preprocessor)
         accuracies = {name: part['metrics']['top1'] for name, part in run['sets'].items() if 'top1' in part['metrics']}
         id_set = run['id_set'] if run['id_set'] in accuracies else None
         shifts = [name for name in accuracies if name != id_set]

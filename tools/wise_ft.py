@@ -10,15 +10,13 @@ Every image is read once for all α. α = 0.5 is the default to report; an α ch
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_work_dir, load_config, prepare_test
+from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, check_work_dir, load_config, prepare_test
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.visualization import results_table
 
@@ -33,13 +31,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--shifts', nargs='*', metavar='NAME', help='test on these shifts besides the in-distribution set; one whose data '
                         'is not there is an error (default: those of the config, without what is not there)')
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
-    parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
-    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast; weights are interpolated in float32 all the same')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_run_arguments(parser, amp='bfloat16 autocast; weights are interpolated in float32 all the same')
     args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
         args.alphas = parse_alphas(args.alphas)
         args.save = None if args.save is None else parse_alphas([args.save])[0]
@@ -51,8 +44,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> dict:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    apply_run_arguments(cfg, args)
     folder = Path(args.out or Path(cfg.work_dir) / 'wise_ft')
     check_work_dir(cfg.work_dir)
     check_work_dir(str(folder), 'folder', '--out')

@@ -27,7 +27,7 @@ from .imagenet_shifts import (
     read_ground_truth,
     read_objectnet_mapping,
 )
-from .layouts import SETS, find_imagenet, find_set
+from .layouts import SETS, SEVERITIES, find_imagenet, find_set
 
 NUMBERS = tuple(str(label) for label in range(1000))
 FOLDERS = {
@@ -44,7 +44,6 @@ FOLDERS = {
 PER_CLASS = {'imagenet': 50, 'imagenet-v2': 10, 'imagenet-v2-threshold-0.7': 10, 'imagenet-v2-top-images': 10, 'imagenet-c': 50}
 OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images')  # not missed where they are not
 OBJECTNET_IMAGES = 50_273  # in all 313 folders
-SEVERITIES = (1, 2, 3, 4, 5)
 
 Watch = Callable[[Iterable, int, str], Iterable]  # items, their number, what is done with them
 

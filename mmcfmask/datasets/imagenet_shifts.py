@@ -17,7 +17,7 @@ from rich.progress import track
 from timm.data import ImageNetInfo
 
 from .folder import EXTENSIONS, FolderDataset, some, some_with_nearest, sub_folders
-from .layouts import CORRUPTIONS, SETS, SPLITS, find_imagenet, find_set
+from .layouts import CORRUPTIONS, SETS, SEVERITIES, SPLITS, find_imagenet, find_set
 
 # In label order, which is the order of the ids. OpenAI's names, in which 'missile' and 'sunglasses' stand twice.
 IMAGENET_WNIDS = tuple(ImageNetInfo().label_names())
@@ -193,7 +193,7 @@ class ImageNetCDataset(FolderDataset):
     CORRUPTIONS = tuple(name for names in CORRUPTIONS.values() for name in names)
     METAINFO = dict(classes=IMAGENET_CLASSES, label_groups=None)
 
-    def __init__(self, data_root: str, corruptions: Sequence[str] | None = None, severities: Sequence[int] = (1, 2, 3, 4, 5),
+    def __init__(self, data_root: str, corruptions: Sequence[str] | None = None, severities: Sequence[int] = SEVERITIES,
                  **kwargs) -> None:
         self.corruptions = self.CORRUPTIONS if corruptions is None else tuple(corruptions)
         self.severities = tuple(severities)
@@ -201,7 +201,7 @@ class ImageNetCDataset(FolderDataset):
         if unknown or not self.corruptions:
             raise ValueError(f'ImageNetCDataset: corruptions={corruptions!r}: {some_with_nearest(unknown, self.CORRUPTIONS) or "none"}; '
                              f'choose from {", ".join(self.CORRUPTIONS)}.')
-        if not self.severities or set(self.severities) - {1, 2, 3, 4, 5}:
+        if not self.severities or set(self.severities) - set(SEVERITIES):
             raise ValueError(f'ImageNetCDataset: severities={severities!r} must be some of 1, 2, 3, 4, 5.')
         protocol = dict(SETS['imagenet-c'].protocol, images=50_000 * len(self.corruptions) * len(self.severities))
         super().__init__(

@@ -15,6 +15,7 @@ CORRUPTIONS = {  # by the archive, and the folder in it, that holds them
     'weather': ('snow', 'frost', 'fog', 'brightness'),
     'digital': ('contrast', 'elastic_transform', 'pixelate', 'jpeg_compression'),
 }
+SEVERITIES = (1, 2, 3, 4, 5)
 # Names of the folder of a split; images of the validation set lie there flat, or in class folders.
 SPLITS = {'train': ('train', 'ILSVRC2012_img_train'), 'val': ('val', 'ILSVRC2012_img_val', 'validation')}
 IMAGENET_FOLDERS = ('imagenet', 'imagenet-1k', 'ILSVRC2012', 'ILSVRC', 'imagenet-object-localization-challenge')

@@ -1,12 +1,13 @@
 """What the command-line tools do before and around the Runner."""
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
@@ -45,6 +46,22 @@ def _replace(node, key: str, old, new) -> None:
     elif isinstance(node, list):
         for value in node:
             _replace(value, key, old, new)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'where logs go', amp: str = 'bfloat16 autocast') -> None:
+    """Arguments of every tool that builds a Runner; ``work_dir`` and ``amp`` are what their help says. See :func:`apply_run_arguments`."""
+    parser.add_argument('--work-dir', help=f'{work_dir} (default: work_dirs/<config name>)')
+    parser.add_argument('--amp', action='store_true', help=amp)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Launcher and work dir of the command line, in place."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
 
 
 def world_size(launcher: str) -> int:

@@ -221,6 +221,10 @@ class MultiSetLoop(BaseLoop):
         """The shifts over which ``ood_average`` is the mean: those that ran and have a ``top1``."""
         return [name for name, result in self.results.items() if name != self.id_set and 'top1' in result['metrics']]
 
+    def ood_average(self, results: dict[str, dict]) -> float:
+        """Unweighted mean of ``top1`` over :attr:`averaged`, of results as in :attr:`results`."""
+        return sum(results[name]['metrics']['top1'] for name in self.averaged) / len(self.averaged)
+
     def _logged(self, metrics: dict[str, float]) -> dict[str, float]:
         """What hooks see."""
         return metrics
@@ -229,7 +233,7 @@ class MultiSetLoop(BaseLoop):
         if not self.averaged:
             return {}
         self.runner.logger.info(f'ood_average/top1 is the mean over {", ".join(self.averaged)}')
-        return {'ood_average/top1': sum(metrics[f'{name}/top1'] for name in self.averaged) / len(self.averaged)}
+        return {'ood_average/top1': self.ood_average(self.results)}
 
 
 @LOOPS.register_module()

@@ -377,6 +377,16 @@ class Study:
                 console.print(f'{what + ":":17}{"  ".join(map(str, paths))}', highlight=False, soft_wrap=True)
 
 
+def run_or_exit(study: Study, console: Console, jobs: int = 1) -> None:
+    """:meth:`Study.run` for a command line: SystemExit where a job failed, or the user stopped it."""
+    try:
+        failed = study.run(console, jobs)
+    except KeyboardInterrupt:
+        raise SystemExit('stopped; the same command goes on') from None
+    if failed:
+        raise SystemExit(1)
+
+
 def check_methods(methods: Sequence[Method], datasets: Sequence[str]) -> None:
     """Raise a ValueError for two methods of one name, one derived from nothing or from a derived one, and unknown data sets."""
     by_name = {method.name: method for method in methods}

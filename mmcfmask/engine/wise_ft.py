@@ -17,7 +17,7 @@ from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
-from ..evaluation import describe_run, notes_of
+from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..models.interpolation import check_line, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
 from .launch import build_model, check_checkpoint
@@ -150,15 +150,11 @@ class WiSEFTLoop(MultiSetTestLoop):
     def _averages(self, metrics: dict[str, float]) -> dict[str, float]:
         if not self.averaged:
             return {}
-        return {
-            f'alpha={alpha:g}/ood_average/top1': sum(sets[name]['metrics']['top1'] for name in self.averaged) / len(self.averaged)
-            for alpha, sets in self.by_alpha.items()
-        }
+        return {f'alpha={alpha:g}/ood_average/top1': self.ood_average(results) for alpha, results in self.by_alpha.items()}
 
 
-def describe_line(loop: WiSEFTLoop, config: str, checkpoint: str | None = None, seed: int | None = None) -> dict:
-    """What ``wise_ft.json`` holds, of a loop that has run: ``metrics.json`` of every α, see docs/evaluation.md."""
-    runs = {alpha: _run_at(loop, alpha, config, checkpoint, seed) for alpha in loop.alphas}
+def describe_line(loop: WiSEFTLoop, runs: dict[float, dict]) -> dict:
+    """What ``wise_ft.json`` holds, of a loop that has run and ``metrics.json`` of every α, see docs/evaluation.md."""
     shared = next(iter(runs.values()))
     per_alpha = ('metrics', 'per_class', 'per_class_count', 'reliability')
     return dict(
@@ -169,7 +165,7 @@ def describe_line(loop: WiSEFTLoop, config: str, checkpoint: str | None = None, 
         line=[dict(alpha=alpha, metrics=run['metrics']) for alpha, run in runs.items()])
 
 
-def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: str | None, seed: int | None) -> dict:
+def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, seed: int | None) -> dict:
     run = describe_run(loop, config, checkpoint, seed, loop.model.data_preprocessor, loop.by_alpha[alpha], f'{Path(config).stem}_wise_ft')
     return dict(run, wise_ft_alpha=alpha)
 
@@ -206,10 +202,12 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
         dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    line = describe_line(loop, config, checkpoint, seed)
+    described = describe_checkpoint(checkpoint)  # once: it reads the whole file
+    runs = {alpha: _run_at(loop, alpha, config, described, seed) for alpha in loop.alphas}
+    line = describe_line(loop, runs)
     contents = {'wise_ft.json': _json(line), 'wise_ft.md': to_markdown(**line_table(line))}
-    if DEFAULT_ALPHA in loop.alphas:
-        contents['metrics.json'] = _json(_run_at(loop, DEFAULT_ALPHA, config, checkpoint, seed))
+    if DEFAULT_ALPHA in runs:
+        contents['metrics.json'] = _json(runs[DEFAULT_ALPHA])
     for name, text in contents.items():
         (folder / name).write_text(text, encoding='utf-8')
     written = [folder / name for name in contents]

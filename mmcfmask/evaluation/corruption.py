@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SEVERITIES = (1, 2, 3, 4, 5)
+from ..datasets.layouts import SEVERITIES
+
 ALEXNET_ERROR = dict(
     gaussian_noise=88.6428, shot_noise=89.4468, impulse_noise=92.2640,
     defocus_blur=81.9880, glass_blur=82.6268, motion_blur=78.5948, zoom_blur=79.8360,

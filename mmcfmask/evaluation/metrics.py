@@ -13,9 +13,10 @@ from mmengine.evaluator import BaseMetric
 from mmpretrain.registry import METRICS
 from torch import Tensor
 
+from ..datasets.layouts import SEVERITIES
 from .accuracy import class_scores, confidence, label_rank, negative_log_likelihood, per_class_accuracy
 from .calibration import expected_calibration_error, reliability_bins
-from .corruption import ALEXNET_ERROR, SEVERITIES, corruption_error, mean_corruption_error, mean_error
+from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, mean_error
 
 
 @METRICS.register_module()

@@ -99,7 +99,7 @@ def versions() -> dict[str, str]:
 
 def describe_run(loop,
                  config: str,
-                 checkpoint: str | None = None,
+                 checkpoint: dict | None = None,
                  seed: int | None = None,
                  preprocessor=None,
                  results: dict | None = None,
@@ -109,14 +109,15 @@ def describe_run(loop,
     Args:
         loop (MultiSetLoop): The loop.
         config (str): Path of the config.
-        checkpoint (str, optional): Path of the checkpoint.
+        checkpoint (dict, optional): From :func:`describe_checkpoint`.
         seed (int, optional): Of the training.
         preprocessor (ClsDataPreprocessor, optional): The model's.
         results (dict, optional): Defaults to the loop's.
         method (str, optional): Defaults to the name of the config.
     """
+    results = loop.results if results is None else results
     sets = {}
-    for name, result in (loop.results if results is None else results).items():
+    for name, result in results.items():
         details = dict(result['details'])
         described = describe_set(loop.loaders[name].dataset, preprocessor)
         described['notes'] += details.pop('notes', [])
@@ -125,14 +126,14 @@ def describe_run(loop,
     flat = {f'{name}/{metric}': value for name, part in sets.items() for metric, value in part['metrics'].items()}
     average = None
     if loop.averaged:
-        average = dict(top1=sum(flat[f'{name}/top1'] for name in loop.averaged) / len(loop.averaged), over=loop.averaged)
+        average = dict(top1=loop.ood_average(results), over=loop.averaged)
         flat['ood_average/top1'] = average['top1']
     return dict(
         format=FORMAT,
         config=str(config),
         method=Path(config).stem if method is None else method,
         seed=seed,
-        checkpoint=describe_checkpoint(checkpoint),
+        checkpoint=checkpoint,
         id_set=loop.id_set,
         sets=sets,
         ood_average=average,
