@@ -14,6 +14,7 @@ from .shapes import ShapesDataset
 from .transforms import CropBorder, LoadResizedImage
 
 __all__ = [
-    'CachedDataset', 'CropBorder', 'FolderDataset', 'FolderShiftDataset', 'ImageNetADataset', 'ImageNetCDataset', 'ImageNetDataset', 'ImageNetRDataset',
-    'ImageNetSketchDataset', 'ImageNetV2Dataset', 'LoadResizedImage', 'MissingSetError', 'ObjectNetDataset', 'PACSDataset', 'ShapesDataset'
+    'CachedDataset', 'CropBorder', 'FolderDataset', 'FolderShiftDataset', 'ImageNetADataset', 'ImageNetCDataset', 'ImageNetDataset',
+    'ImageNetRDataset', 'ImageNetSketchDataset', 'ImageNetV2Dataset', 'LoadResizedImage', 'MissingSetError', 'ObjectNetDataset',
+    'PACSDataset', 'ShapesDataset'
 ]

@@ -168,8 +168,8 @@ class CachedTransforms:
     def _store(self, idx: int, stamp: int, results: dict) -> None:
         image = np.ascontiguousarray(results['img'])
         if image.shape != self.shape[1:]:
-            raise ValueError(f'CachedDataset keeps images of one size, but {results["img_path"]} has {image.shape[:2]} after the pipeline and '
-                             f'others have {self.shape[1:3]}: let the pipeline crop, or do without the cache.')
+            raise ValueError(f'CachedDataset keeps images of one size, but {results["img_path"]} has {image.shape[:2]} after the pipeline '
+                             f'and others have {self.shape[1:3]}: let the pipeline crop, or do without the cache.')
         if not self.writable:
             return
         record = np.zeros((), RECORD)

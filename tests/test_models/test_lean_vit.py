@@ -1,5 +1,6 @@
 """The lean tower against the stock one, and its pieces against their formulas."""
 import copy
+import functools
 
 import open_clip
 import pytest
@@ -64,7 +65,7 @@ def test_bfloat16_differs_from_float32_by_no_more_than_the_stock_tower_does():
         errors[name] = [((features - exact).norm() / exact.norm()).item()] + [
             ((grads[key] - grad).norm() / grad.norm()).item() for key, grad in exact_grads.items()
         ]
-    assert 1e-4 < errors['stock'][0]
+    assert errors['stock'][0] > 1e-4
     for stock_error, lean_error in zip(errors['stock'], errors['lean']):
         assert lean_error < 1.5 * stock_error
 
@@ -143,9 +144,9 @@ def test_quick_gelu_keeps_one_tensor():
     x = torch.randn(50, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         LeanQuickGELU()(x)
-        assert [tensor.data_ptr() for tensor in kept] == [x.data_ptr()]
+        assert len(kept) == 1
         QuickGELU()(x)
-    assert len(kept) > 2
+    assert len(kept) > 3
 
 
 def plain_attention(q, k, v, visible=None):
@@ -223,8 +224,7 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once(tiny_pretrained, mo
         compiled.append(graph)
         return graph.forward
 
-    parts = tuple(torch.compile(part, backend=backend) for part in (lean_vit._before_attention, lean_vit._after_attention))
-    monkeypatch.setattr(lean_vit, '_compiled_parts', lambda: parts)
+    monkeypatch.setattr(lean_vit, '_compiled', functools.cache(functools.partial(torch.compile, backend=backend)))
     images = torch.randn(3, 3, 32, 32)
     results = []
     for compile in (False, True):
@@ -232,7 +232,7 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once(tiny_pretrained, mo
         model = MODELS.build(
             dict(
                 type='CounterfactualClassifier',
-                backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained, compile=compile),
+                backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained, compile=compile),
                 head=dict(type='CLIPDistillHead', num_classes=5),
                 teacher=dict(type='OpenCLIPTeacher'))).train()
         counts = []
