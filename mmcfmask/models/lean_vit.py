@@ -120,11 +120,15 @@ def _compiled(function: Callable) -> Callable:
 
 
 class LeanAttention(nn.MultiheadAttention):
-    """Self-attention without transposing or copying its (B, L, C) input, and with no say in which attention function is called."""
+    """Attention of (B, T, C) queries to (B, L, C) tokens without transposing or copying them.
+
+    Attributes:
+        scaled_dot_product_attention (Callable): What is called with q, k, v; a recorder replaces it.
+    """
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *args, need_weights: bool = True, attn_mask: Tensor | None = None,
                 **kwargs) -> tuple[Tensor, None]:
-        if need_weights or attn_mask is not None or args or kwargs or not query is key is value or query.dim() != 3:
+        if need_weights or attn_mask is not None or args or kwargs or key is not value or query.dim() != 3:
             return super().forward(query, key, value, *args, need_weights=need_weights, attn_mask=attn_mask, **kwargs)
         return self.merge(self.scaled_dot_product_attention(*self.project(query, key))), None
 

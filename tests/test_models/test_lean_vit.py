@@ -103,6 +103,12 @@ def test_the_last_block_works_on_the_class_token_alone():
     assert wide[0] == [(51, 128)] * 3 and wide[1] == [(51, 128)] * 2 + [(3, 128)]
 
 
+def test_no_block_falls_back_to_stock_attention(monkeypatch):
+    _, lean = towers()
+    monkeypatch.setattr(nn.MultiheadAttention, 'forward', lambda *args, **kwargs: pytest.fail('stock attention'))
+    lean(torch.randn(2, 3, 32, 32, dtype=torch.float64))
+
+
 def test_recorded_attention_of_the_last_layer_has_one_query():
     stock, lean = towers()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
