@@ -70,8 +70,8 @@ def autocast_dtype(device: str) -> torch.dtype | None:
 def keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors for the next ones, on Linux with glibc; elsewhere nothing happens.
 
-    It maps blocks over 32 MB anew for every tensor of that size, and the kernel then fills them with zeros, page by page: up to a tenth
-    of a training step on a CPU. Ends when torch has a caching allocator for CPUs.
+    Otherwise it maps blocks over 32 MB anew for every tensor of that size, which the kernel fills with zeros page by page. Ends when torch
+    has a caching allocator for CPUs.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

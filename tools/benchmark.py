@@ -17,6 +17,7 @@ Candidates take turns within one process (A B C A B C …), so that a machine wh
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -116,11 +117,12 @@ def explicit_features(visual: nn.Module, images: Tensor, attentions: list[Tensor
     return visual.ln_post(x)[:, 0] @ visual.proj
 
 
-def naive_losses(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def naive_losses(model: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy and weighted distillation loss of one step of ``model``, an object or context mask with a fill.
 
     Args:
         model (CounterfactualClassifier): Gives weights and settings only.
+        teacher (nn.Module): The frozen open_clip tower.
         images (Tensor): (B, 3, H, W), normalised.
         labels (Tensor): (B,) int64.
     """
@@ -133,7 +135,7 @@ def naive_losses(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tens
 
     attentions = []
     score = logits(explicit_features(visual, images, attentions)).gather(1, labels[:, None]).sum()
-    relevance = torch.eye(attentions[0].shape[-1], device=images.device).expand(len(images), -1, -1)
+    relevance = torch.eye(attentions[0].shape[-1], dtype=images.dtype, device=images.device).expand(len(images), -1, -1)
     for attention, grad in zip(attentions, torch.autograd.grad(score, attentions)):
         relevance = relevance + (attention * grad).clamp(min=0).mean(dim=1).detach() @ relevance
     relevance = relevance[:, 0, 1:].unflatten(1, visual.grid_size)
@@ -141,8 +143,8 @@ def naive_losses(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tens
     changed = refill(images, patch_mask(relevance, settings.mask, settings.value), settings.fill)
     student = explicit_features(visual, changed)
     with torch.no_grad():
-        teacher = explicit_features(model.teacher.backbone.visual, changed)
-    return loss_cls, model.head.distill_weight * F.mse_loss(student, teacher)
+        target = explicit_features(teacher, changed)
+    return loss_cls, model.head.distill_weight * F.mse_loss(student, target)
 
 
 # What is timed.
@@ -162,6 +164,9 @@ class Steps:
             cfg.model.teacher = None
         self.model = MODELS.build(cfg.model).to(self.device).train()
         self.teacher = self.model.teacher
+        if 'naive' in candidates:  # its teacher is not rounded under autocast
+            visual = self.teacher.backbone.visual
+            self.naive_teacher = visual if candidates == ('naive', ) else copy.deepcopy(visual)
         # Without the fused kernels and whatever else the config asks for: torch as it comes.
         self.wrappers = {
             name: build_optim_wrapper(self.model, {
@@ -190,7 +195,7 @@ class Steps:
         if name == 'naive':
             data = self.model.data_preprocessor(data, training=True)
             labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-            wrapper.update_params(sum(naive_losses(self.model, data['inputs'], labels)))
+            wrapper.update_params(sum(naive_losses(self.model, self.naive_teacher, data['inputs'], labels)))
         else:
             self.model.train_step(data, wrapper)
 

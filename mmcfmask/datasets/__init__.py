@@ -15,5 +15,6 @@ from .transforms import CropBorder, LoadResizedImage
 
 __all__ = [
     'CachedDataset', 'CropBorder', 'FolderDataset', 'FolderShiftDataset', 'ImageNetADataset', 'ImageNetCDataset', 'ImageNetDataset',
-    'ImageNetRDataset', 'ImageNetSketchDataset', 'ImageNetV2Dataset', 'LoadResizedImage', 'MissingSetError', 'ObjectNetDataset', 'PACSDataset', 'ShapesDataset'
+    'ImageNetRDataset', 'ImageNetSketchDataset', 'ImageNetV2Dataset', 'LoadResizedImage', 'MissingSetError', 'ObjectNetDataset',
+    'PACSDataset', 'ShapesDataset'
 ]

@@ -67,8 +67,7 @@ class LoadResizedImage(BaseTransform):
         if scale < 1:
             raise ValueError(f'LoadResizedImage: scale={scale} must be a positive number of pixels.')
         if reducing_gap is not None and reducing_gap < 1:
-            raise ValueError(f'LoadResizedImage: reducing_gap={reducing_gap} must be at least 1: images are not decoded smaller than asked '
-                             'for.')
+            raise ValueError(f'LoadResizedImage: reducing_gap={reducing_gap} must be at least 1, or None to decode at full size.')
         self.scale = scale
         self.reducing_gap = reducing_gap
         self.backend_args = backend_args

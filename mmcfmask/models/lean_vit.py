@@ -33,7 +33,8 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
 
     Args:
         visual (nn.Module): The image tower of an open_clip model.
-        compiled (bool): Run the blocks through ``torch.compile``.
+        compiled (bool): Run what lies between the matrix products of a block through ``torch.compile``. The products stay outside: a
+            compiled backward pass always computes the gradients of all its weights, which the relevance map has no use for.
 
     Raises:
         ValueError: ``compiled``, but the blocks are not stock.
@@ -41,6 +42,7 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
     for module in visual.modules():
         if type(module) is QuickGELU:
             module.__class__ = LeanQuickGELU
+            module.compiled = compiled
         elif type(module) is nn.MultiheadAttention and _is_plain_attention(module):
             module.__class__ = LeanAttention
             module.scaled_dot_product_attention = attention
@@ -89,11 +91,10 @@ class LeanTransformer(Transformer):
 
 
 class LeanBlock(ResidualAttentionBlock):
-    """A block that can be asked for the class token alone, and compiled around its attention.
+    """A block that can be asked for the class token alone.
 
     Attributes:
-        compiled (bool): Run the parts before and after the attention through ``torch.compile``. The attention itself stays in the open,
-            for a recorder. All blocks share the compiled code.
+        compiled (bool): Run the sum and normalisation between attention and MLP through ``torch.compile``.
     """
     compiled = False
 
@@ -101,34 +102,33 @@ class LeanBlock(ResidualAttentionBlock):
                 cls_only: bool = False) -> Tensor:
         if k_x is not None or v_x is not None or attn_mask is not None:
             return super().forward(q_x, k_x, v_x, attn_mask)
-        before, after = _compiled_parts() if self.compiled else (_before_attention, _after_attention)
-        x, query, key, value = before(self, q_x, cls_only)
-        return after(self, x, self.attn.scaled_dot_product_attention(query, key, value))
+        normed = self.ln_1(q_x)
+        x, query = (q_x[:, :1], normed[:, :1]) if cls_only else (q_x, normed)
+        update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
+        x, normed = (_compiled(_add_and_normalize) if self.compiled else _add_and_normalize)(x, update, self.ln_2)
+        return x + self.ls_2(self.mlp(normed))
 
 
-def _before_attention(block: LeanBlock, x: Tensor, cls_only: bool) -> tuple[Tensor, ...]:
-    normed = block.ln_1(x)
-    if cls_only:
-        return x[:, :1], *block.attn.project(normed[:, :1], normed)
-    return x, *block.attn.project(normed, normed)
-
-
-def _after_attention(block: LeanBlock, x: Tensor, output: Tensor) -> Tensor:
-    x = x + block.ls_1(block.attn.merge(output))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+def _add_and_normalize(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    x = x + update
+    return x, norm(x)
 
 
 @cache
-def _compiled_parts() -> tuple[Callable, Callable]:
-    return torch.compile(_before_attention), torch.compile(_after_attention)
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function)
 
 
 class LeanAttention(nn.MultiheadAttention):
-    """Self-attention without transposing or copying its (B, L, C) input, and with no say in which attention function is called."""
+    """Attention of (B, T, C) queries to (B, L, C) tokens without transposing or copying them.
+
+    Attributes:
+        scaled_dot_product_attention (Callable): What is called with q, k, v; a recorder replaces it.
+    """
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *args, need_weights: bool = True, attn_mask: Tensor | None = None,
                 **kwargs) -> tuple[Tensor, None]:
-        if need_weights or attn_mask is not None or args or kwargs or not query is key is value or query.dim() != 3:
+        if need_weights or attn_mask is not None or args or kwargs or key is not value or query.dim() != 3:
             return super().forward(query, key, value, *args, need_weights=need_weights, attn_mask=attn_mask, **kwargs)
         return self.merge(self.scaled_dot_product_attention(*self.project(query, key))), None
 
@@ -151,10 +151,19 @@ class LeanAttention(nn.MultiheadAttention):
 
 
 class LeanQuickGELU(QuickGELU):
-    """x · sigmoid(1.702 x), keeping x alone for the backward pass."""
+    """x · sigmoid(1.702 x), keeping one tensor for the backward pass.
+
+    Attributes:
+        compiled (bool): Run it through ``torch.compile``.
+    """
+    compiled = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return _QuickGELU.apply(x)
+        return _compiled(_quick_gelu)(x) if self.compiled else _QuickGELU.apply(x)
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
 
 
 class _QuickGELU(torch.autograd.Function):
@@ -162,14 +171,14 @@ class _QuickGELU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return F.silu(x * 1.702, inplace=True).mul_(1 / 1.702)
+        scaled = x * 1.702
+        ctx.save_for_backward(scaled)
+        return F.silu(scaled).mul_(1 / 1.702)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
-        x, = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(grad, x * 1.702)
+        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:

@@ -25,8 +25,8 @@ class OpenCLIPBackbone(BaseBackbone):
             ``train()`` is told. Defaults to False.
         grad_checkpointing (bool): Whether activations are computed again in the backward pass to save memory.
             Defaults to False.
-        compile (bool): Whether the blocks run through ``torch.compile`` (their attention does not, so that it can be recorded). All blocks
-            share the code, which is compiled in the first step; it needs torch ≥ 2.5. Defaults to False.
+        compile (bool): Whether what lies between the matrix products of a block runs through ``torch.compile``. For GPUs; on a CPU it is no
+            faster. All blocks share the code, which is compiled in the first step. Needs torch ≥ 2.5. Defaults to False.
         init_cfg (dict, optional): Initialisation config, applied on top of the loaded weights. Defaults to None.
 
     Attributes:

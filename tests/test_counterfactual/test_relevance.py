@@ -7,7 +7,8 @@ from mmpretrain.registry import MODELS
 from naive import explicit_relevance
 
 import mmcfmask  # noqa: F401
-from mmcfmask.counterfactual import patch_grid, relevance_map
+from mmcfmask.counterfactual import AttentionCall, patch_grid, relevance_map
+from mmcfmask.counterfactual import relevance as relevance_module
 from mmcfmask.models.convert import mmpretrain_config, open_clip_to_mmpretrain
 
 
@@ -125,3 +126,18 @@ def test_non_square_grid(batch):
             head=dict(type='CLIPDistillHead', num_classes=5)))
     relevance = relevance_map(model, torch.randn(2, 3, 32, 48), torch.tensor([0, 1]))
     assert relevance.shape == (2, 4, 6)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('queries', [1, 7, 20])
+@pytest.mark.parametrize('chunk', [1, 2 * 3 * 20 * 20, 2**20])
+def test_one_layer_is_its_formula(monkeypatch, dtype, queries, chunk):
+    """In bfloat16 as well, products are not rounded: equal to float64 arithmetic on the same numbers."""
+    monkeypatch.setattr(relevance_module, '_CHUNK', {True: chunk, False: chunk})
+    q, k, v, grad = (torch.randn(5, 20, 3, 8).transpose(1, 2).to(dtype) for _ in range(4))
+    row = torch.rand(5, queries)
+    result = relevance_module._through_layer(row, AttentionCall(q, k, v, None, 0.3), grad)
+    attention = (q.double() @ k.double().transpose(-2, -1) * 0.3).softmax(dim=-1)
+    layer = (attention * (grad.double() @ v.double().transpose(-2, -1))).clamp(min=0).mean(dim=1)[:, :queries]
+    expected = torch.stack([r @ one for r, one in zip(row.double(), layer)])
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)

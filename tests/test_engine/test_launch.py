@@ -111,3 +111,13 @@ def test_loaders_fit_the_machine(monkeypatch):
     cfg = loaders()
     launch.fit_loaders(cfg, 8)
     assert cfg.train_dataloader.num_workers == 2
+
+
+def test_fused_optimizer_only_where_there_is_one(monkeypatch):
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW', fused=True))))
+    launch.fit_optimizer(cfg)
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', fused=True)
+    monkeypatch.setattr(launch, 'can_fuse_optimizer', lambda: False)
+    launch.fit_optimizer(cfg)
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW')
+    launch.fit_optimizer(Config(dict(optim_wrapper=None)))

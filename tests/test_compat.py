@@ -1,0 +1,63 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmcfmask.compat import autocast_dtype, bfloat16_products, can_fuse_optimizer
+
+
+def precisions():
+    return torch.get_float32_matmul_precision(), [getattr(backend.matmul, 'fp32_precision', None)
+                                                  for backend in (torch.backends.cuda, torch.backends.mkldnn)]
+
+
+def test_products_of_bfloat16_numbers_are_exact():
+    a, b = (torch.randn(3, 70, 64).bfloat16() for _ in range(2))
+    before = precisions()
+    with bfloat16_products():
+        product = torch.bmm(a.float(), b.float().mT)
+    assert precisions() == before
+    exact = torch.bmm(a.double(), b.double().mT)
+    assert product.dtype == torch.float32
+    assert ((product - exact).norm() / exact.norm()).item() < 1e-6  # bfloat16 results would be off by 2e-3
+
+
+def test_precision_is_restored_after_an_error():
+    before = precisions()
+    with pytest.raises(RuntimeError), bfloat16_products():
+        raise RuntimeError
+    assert precisions() == before
+
+
+def test_autocast_dtype():
+    assert autocast_dtype('cpu') is None
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert autocast_dtype('cpu') == torch.bfloat16 and autocast_dtype('cuda') is None
+        with torch.autocast('cpu', enabled=False):
+            assert autocast_dtype('cpu') is None
+
+
+def test_fused_optimizer_is_known(monkeypatch):
+    assert can_fuse_optimizer()  # torch >= 2.4, which the tests run on
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError('`fused=True` requires all the params to be floating point Tensors of supported devices')
+
+    monkeypatch.setattr(torch.optim, 'AdamW', refuse)
+    assert not can_fuse_optimizer()
+
+
+def test_memory_of_freed_tensors_is_kept():
+    """Page faults of making the same large tensor again, in a process of its own since there is no way back."""
+    code = ('import resource, sys, torch\n'
+            'from mmcfmask.compat import keep_freed_memory\n'
+            'if sys.argv[1] == "keep": keep_freed_memory()\n'
+            'make = lambda: torch.zeros(3_000_000, 8)\n'
+            'make()\n'
+            'before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n'
+            'make()\n'
+            'print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n')
+    faults = [int(subprocess.run([sys.executable, '-c', code, mode], capture_output=True, text=True, check=True).stdout)
+              for mode in ('keep', 'as it is')]
+    assert faults[0] * 10 < faults[1] or faults[1] < 100, faults  # the latter where the C library is not glibc

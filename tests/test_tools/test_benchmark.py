@@ -1,0 +1,115 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from naive import explicit_features as oracle_features
+from open_clip.transformer import VisionTransformer
+
+ROOT = Path(__file__).parents[2]
+SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('benchmark', ROOT / 'tools' / 'benchmark.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize('mask, fill', [('object', 'single'), ('context', 'single'), ('object', 'multi')])
+@pytest.mark.parametrize('name', ['tiny-vit', 'tiny-vit-quickgelu'])
+def test_naive_step_has_the_losses_and_gradients_of_the_fast_one(tool, tiny_pretrained, name, mask, fill):
+    model = MODELS.build(
+        dict(
+            type='CounterfactualClassifier',
+            backbone=dict(type='OpenCLIPBackbone', model_name=name, pretrained=tiny_pretrained),
+            head=dict(type='CLIPDistillHead', num_classes=5),
+            teacher=dict(type='OpenCLIPTeacher'),
+            data_preprocessor=dict(mask=mask, fill=fill))).double().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * parameter.std().nan_to_num() * torch.randn_like(parameter))
+    images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 3, 3, 1])
+    results = []
+    for naive in (True, False):
+        torch.manual_seed(7)
+        if naive:
+            losses = tool.naive_losses(model, model.teacher.backbone.visual, images, labels)
+        else:
+            losses = model(images, [DataSample().set_gt_label(int(label)) for label in labels], mode='loss')
+            losses = losses['loss_cls'], losses['loss_distill']
+        sum(losses).backward()
+        results.append((losses, [parameter.grad for parameter in model.parameters()]))
+        model.zero_grad()
+    (losses, grads), (fast_losses, fast_grads) = results
+    assert all(loss > 0 for loss in losses)
+    torch.testing.assert_close(fast_losses, losses, rtol=1e-6, atol=1e-6)
+    for fast, grad in zip(fast_grads, grads):
+        torch.testing.assert_close(fast, grad, rtol=1e-5, atol=1e-5 * float(grad.abs().max()))
+
+
+def test_naive_features_are_those_of_the_explicit_tower(tool, tiny_pretrained):
+    model = MODELS.build(dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained))
+    images = torch.randn(2, 3, 32, 32)
+    attentions, expected = [], []
+    torch.testing.assert_close(tool.explicit_features(model.visual, images, attentions), oracle_features(model.visual, images, expected))
+    torch.testing.assert_close(attentions, expected)
+
+
+def test_operations_of_a_forward_pass(tool, tiny_pretrained):
+    model = MODELS.build(
+        dict(
+            type='CounterfactualClassifier',
+            backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
+            head=dict(type='CLIPDistillHead', num_classes=5)))
+    width, tokens, patches, layers = 32, 17, 16, 3
+    linear = layers * tokens * 12 * width**2  # qkv, output, two layers of the MLP
+    attention = layers * 2 * tokens**2 * width
+    ends = patches * 3 * 8 * 8 * width + width * 16  # patch embedding, projection
+    assert tool.tower_flops(model) == 2 * (linear + attention + ends)
+
+
+def test_published_operations(tool):
+    """ViT-B/16 at 224 pixels: 35.1 billion, without making its weights."""
+    with torch.device('meta'):
+        visual = VisionTransformer(image_size=224, patch_size=16, width=768, layers=12, heads=12, mlp_ratio=4, output_dim=512)
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Module()
+    model.backbone.visual, model.backbone.image_size = visual, (224, 224)
+    assert tool.tower_flops(model) == pytest.approx(35.1e9, rel=2e-3)
+
+
+def test_ratios_are_medians_of_the_rounds(tool):
+    seconds = {'counterfactual': [1., 2., 4.], 'fine-tuning': [.5, 1., 1.], 'naive': [3., 8., 8.]}
+    result = tool.summarize(seconds, rates=[80., 40., 20.], flops=5., batch=1)
+    assert result['ratios'] == {'of the arithmetic bound': 0.5, 'against naive': 3., 'cost over fine-tuning': 2.}
+    assert result['bound_seconds'] == 1. and result['images_per_second']['counterfactual'] == 0.5
+
+
+def test_command(tool, tmp_path, capsys):
+    out = tmp_path / 'a' / 'out.json'
+    result = tool.main(['--config', SHAPES, '--batch', '4', '--steps', '2', '--device', 'cpu', '--amp', '--out', str(out)])
+    assert json.loads(out.read_text()) == result
+    assert set(result['seconds']) == set(result['peak_memory']) == {'counterfactual', 'fine-tuning', 'naive'}
+    assert set(result['ratios']) == {'of the arithmetic bound', 'against naive', 'cost over fine-tuning', 'memory against naive'}
+    assert all(value > 0 for part in ('seconds', 'peak_memory', 'ratios') for value in result[part].values())
+    assert list(result['phases']) == list(tool.PHASES) and all(result['phases'][name] > 0 for name in tool.PHASES if name != 'other')
+    assert result['batch'] == 4 and result['amp'] and len(result['rounds']['seconds']['naive']) == 2
+    shown = capsys.readouterr().out
+    assert 'where the time goes' in shown and 'against naive' in shown
+
+
+def test_real_loader_and_skipping(tool):
+    result = tool.main(['--config', SHAPES, '--loader', '--batch', '4', '--steps', '1', '--device', 'cpu', '--skip', 'naive', 'memory',
+                        '--cfg-options', 'train_dataloader.dataset.size=8'])
+    assert set(result['seconds']) == {'counterfactual', 'fine-tuning'} and not result['peak_memory']
+
+
+def test_config_without_the_step_is_refused(tool):
+    with pytest.raises(SystemExit, match='has no counterfactual training step'):
+        tool.main(['--config', str(ROOT / 'configs' / 'shapes' / 'ft.py'), '--device', 'cpu'])
