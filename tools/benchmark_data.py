@@ -65,7 +65,7 @@ def ways(paths: list[str], cache_dir: str) -> dict[str, Callable[[int], np.ndarr
         return lambda index: transform(dict(img_path=paths[index], sample_idx=index))['img'][..., ::-1]
 
     return {
-        'torchvision (Pillow)': lambda index: np.array(torchvision(Image.open(paths[index]).convert('RGB'))),
+        'torchvision (Pillow)': lambda index: np.asarray(torchvision(Image.open(paths[index]).convert('RGB'))),
         'mmpretrain (OpenCV)': bgr(mmpretrain),
         'the configs (Pillow)': bgr(exact),
         'LoadResizedImage': bgr(fused),
@@ -85,7 +85,7 @@ def measure(paths: list[str], rounds: int) -> dict[str, dict[str, float]]:
             for name, way in candidates.items():
                 start = time.perf_counter()
                 for index in range(len(paths)):
-                    torch.from_numpy(np.ascontiguousarray(way(index))).permute(2, 0, 1).contiguous()
+                    torch.from_numpy(np.array(way(index), order='C')).permute(2, 0, 1).contiguous()
                 seconds[name].append(time.perf_counter() - start)
     reference, *_ = candidates
     result = {}
