@@ -8,7 +8,7 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..counterfactual import FILLS, KINDS, check_value, exact_random_mask, num_kept, patch_mask, refill
+from ..counterfactual import FILLS, KINDS, check_value, check_view, exact_random_mask, num_kept, patch_mask, random_views, refill
 
 PUBLISHED_VALUES = {
     ('random', 'none'): 0.75, ('object', 'none'): 0.3, ('context', 'none'): 0.6,
@@ -44,11 +44,13 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         fill (str): 'none' (patches are hidden), 'single' (replaced from one other image) or 'multi' (from many).
         value (float, optional): Threshold on relevance / max for object and context, probability for random; in [0, 1].
             Defaults to the published value of the pair.
+        views (dict, optional): Turn, zoom and shift the counterfactual images at random: arguments of
+            :func:`mmcfmask.counterfactual.random_views`, ``dict()`` for its defaults. Ours, not published. Needs a fill.
         relevance (str): How relevance is computed: 'attention' (:func:`mmcfmask.counterfactual.attention_relevance`).
         **kwargs: Those of ``ClsDataPreprocessor``; batch augments (mixup, cutmix) excepted.
 
     Raises:
-        ValueError: Unknown mask, fill or relevance, a value outside [0, 1], or batch augments.
+        ValueError: Unknown mask, fill or relevance, a value outside [0, 1], views without a fill, or batch augments.
     """
 
     def __init__(self,
@@ -56,6 +58,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
                  fill: str = 'single',
                  value: float | None = None,
                  relevance: str = 'attention',
+                 views: dict | None = None,
                  **kwargs) -> None:
         if kwargs.get('batch_augments'):
             raise ValueError('batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has no '
@@ -71,10 +74,16 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         if mask is not None:
             value = PUBLISHED_VALUES[mask, fill] if value is None else value
             check_value(mask, value)
+        if views is not None:
+            if mask is None or fill == 'none':
+                raise ValueError(f'views are of refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill "single" or "multi" '
+                                 '(mask="random", value=0. changes no patch), or views=None')
+            check_view(**views)
         self.mask = mask
         self.fill = fill
         self.value = value
         self.relevance = relevance
+        self.views = views
 
     @property
     def needs_relevance(self) -> bool:
@@ -106,4 +115,5 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         mask = patch_mask(relevance, self.mask, self.value, generator)
         if self.fill == 'none':
             return Counterfactual(images, mask, True)
-        return Counterfactual(refill(images, mask, self.fill, generator), mask, False)
+        changed = refill(images, mask, self.fill, generator)
+        return Counterfactual(changed if self.views is None else random_views(changed, **self.views, generator=generator), mask, False)

@@ -4,7 +4,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 import mmcfmask  # noqa: F401
-from mmcfmask.counterfactual import patch_mask, refill
+from mmcfmask.counterfactual import patch_mask, random_views, refill
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES
 
 NORM = dict(mean=[120., 110., 100.], std=[60., 50., 40.], to_rgb=True)
@@ -55,3 +55,19 @@ def test_counterfactual_equals_its_parts(mask, fill):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def test_views_are_of_the_refilled_image():
+    images, relevance = torch.randn(4, 3, 8, 8), torch.rand(4, 2, 2)
+    plain, views = (build(views=arguments) for arguments in (None, dict(rotation=10.)))
+    made = views.counterfactual(images, (2, 2), relevance, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    expected = plain.counterfactual(images, (2, 2), relevance, generator)
+    torch.testing.assert_close(made.images, random_views(expected.images, rotation=10., generator=generator))
+    assert torch.equal(made.mask, expected.mask) and not torch.allclose(made.images, expected.images)
+
+
+@pytest.mark.parametrize('arguments', [dict(mask=None), dict(mask='object', fill='none')])
+def test_views_need_a_fill(arguments):
+    with pytest.raises(ValueError, match='views are of refilled images'):
+        build(views={}, **arguments)

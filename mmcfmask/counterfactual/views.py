@@ -1,0 +1,54 @@
+"""Other views of counterfactual images."""
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def random_views(images: Tensor,
+                 probability: float = 1.,
+                 rotation: float = 30.,
+                 zoom: float = 2.,
+                 shift: float = 0.25,
+                 generator: torch.Generator | None = None) -> Tensor:
+    """Turn, zoom and shift each image at random, bilinear; what lies outside of it is its mirror image.
+
+    An angle, a factor and a place are drawn for every image: uniform in ± ``rotation``, log-uniform in 1/zoom … zoom, uniform in ± ``shift``
+    in each direction.
+
+    Args:
+        images (Tensor): (B, C, H, W), floating point.
+        probability (float): Of each image to be changed at all, in [0, 1].
+        rotation (float): Degrees.
+        zoom (float): At least 1.
+        shift (float): Share of the side, at least 0.
+        generator (torch.Generator, optional): On the device of ``images``.
+
+    Returns:
+        Tensor: (B, C, H, W), of the dtype of ``images``.
+
+    Raises:
+        ValueError: Arguments outside their range.
+    """
+    check_view(probability, rotation, zoom, shift)
+    batch, _, height, width = images.shape
+    changed, turn, factor, right, down = torch.rand(5, batch, device=images.device, generator=generator).unbind()
+    angle = math.radians(rotation) * (2 * turn - 1)
+    scale = zoom**(1 - 2 * factor)  # of the sampling grid: above 1, the object becomes smaller
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    # Coordinates of an image run from -1 to 1; rotation in pixels, whatever the aspect ratio.
+    rows = [torch.stack([cos, -sin * height / width, 2 * shift * (2 * right - 1)], dim=1),
+            torch.stack([sin * width / height, cos, 2 * shift * (2 * down - 1)], dim=1)]
+    theta = torch.where(changed[:, None, None] < probability, torch.stack(rows, dim=1), torch.eye(2, 3, device=images.device))
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode='reflection', align_corners=False).to(images.dtype)
+
+
+def check_view(probability: float = 1., rotation: float = 30., zoom: float = 2., shift: float = 0.25) -> None:
+    """Raise ValueError unless the arguments of :func:`random_views` are in their range."""
+    if not 0 <= probability <= 1 or not 0 <= rotation <= 180 or zoom < 1 or shift < 0:
+        raise ValueError(f'views need probability in [0, 1], rotation in [0, 180], zoom of at least 1 and shift of at least 0, but got '
+                         f'probability={probability}, rotation={rotation}, zoom={zoom}, shift={shift}')

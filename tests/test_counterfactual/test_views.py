@@ -1,0 +1,64 @@
+import math
+
+import pytest
+import torch
+
+from mmcfmask.counterfactual import random_views
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def slow_view(image, angle, scale, right, down):
+    """One channel (H, W), pixel by pixel: turn and zoom about the centre, bilinear, mirrored at the edges of the outer pixels."""
+    height, width = image.shape
+
+    def mirror(value, size):
+        value = abs(value + 0.5) % (2 * size)
+        return min(max(min(value, 2 * size - value) - 0.5, 0), size - 1)
+
+    result = torch.empty_like(image)
+    for row in range(height):
+        for col in range(width):
+            x, y = col + 0.5 - width / 2, row + 0.5 - height / 2
+            from_x = scale * (math.cos(angle) * x - math.sin(angle) * y) + right * width + width / 2 - 0.5
+            from_y = scale * (math.sin(angle) * x + math.cos(angle) * y) + down * height + height / 2 - 0.5
+            from_x, from_y = mirror(from_x, width), mirror(from_y, height)
+            left, top = min(int(from_x), width - 2), min(int(from_y), height - 2)
+            a, b = from_x - left, from_y - top
+            result[row, col] = ((1 - b) * ((1 - a) * image[top, left] + a * image[top, left + 1])
+                                + b * ((1 - a) * image[top + 1, left] + a * image[top + 1, left + 1]))
+    return result
+
+
+@pytest.mark.parametrize('shape', [(9, 9), (8, 14)])
+def test_equals_the_slow_one(shape):
+    images = torch.randn(5, 2, *shape)
+    views = random_views(images, rotation=40., zoom=1.7, shift=0.2, generator=generator(3))
+    _, turn, factor, right, down = torch.rand(5, 5, generator=generator(3))
+    for i in range(5):
+        angle, scale = math.radians(40 * (2 * turn[i] - 1)), 1.7**(1 - 2 * float(factor[i]))
+        for channel in range(2):
+            expected = slow_view(images[i, channel], angle, scale, 0.2 * (2 * right[i] - 1), 0.2 * (2 * down[i] - 1))
+            torch.testing.assert_close(views[i, channel], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_probability():
+    images = torch.randn(400, 1, 4, 4)
+    torch.testing.assert_close(random_views(images, 0.), images)
+    kept = torch.isclose(random_views(images, 0.3, generator=generator()), images, atol=1e-5).flatten(1).all(1).float().mean()
+    assert kept.item() == pytest.approx(0.7, abs=0.07)
+
+
+def test_nothing_to_do_is_the_identity_and_dtypes_are_kept():
+    images = torch.randn(3, 3, 6, 6, dtype=torch.bfloat16)
+    views = random_views(images, rotation=0., zoom=1., shift=0.)
+    assert views.dtype == torch.bfloat16
+    torch.testing.assert_close(views, images)
+
+
+@pytest.mark.parametrize('bad', [dict(probability=1.5), dict(rotation=-1.), dict(zoom=0.5), dict(shift=-0.1)])
+def test_arguments(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        random_views(torch.zeros(2, 3, 4, 4), **bad)
