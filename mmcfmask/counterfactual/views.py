@@ -16,8 +16,8 @@ def random_views(images: Tensor,
                  generator: torch.Generator | None = None) -> Tensor:
     """Turn, zoom and shift each image at random, bilinear; what lies outside of it is its mirror image.
 
-    An angle, a factor and a place are drawn for every image: uniform in ± ``rotation``, log-uniform in 1/zoom … zoom, uniform in ± ``shift``
-    in each direction.
+    Drawn for every image: an angle, uniform in ± ``rotation``; a factor, log-uniform in 1/zoom … zoom; a place, uniform in ± ``shift`` in
+    each direction.
 
     Args:
         images (Tensor): (B, C, H, W), floating point.

@@ -76,8 +76,8 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             check_value(mask, value)
         if views is not None:
             if mask is None or fill == 'none':
-                raise ValueError(f'views are of refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill "single" or "multi" '
-                                 '(mask="random", value=0. changes no patch), or views=None')
+                raise ValueError(f'views are of refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill "single" or '
+                                 '"multi" (mask="random", value=0. changes no patch), or views=None')
             check_view(**views)
         self.mask = mask
         self.fill = fill
