@@ -47,6 +47,32 @@ def random_views(images: Tensor,
     return F.grid_sample(images.float(), grid, padding_mode='reflection', align_corners=False).to(images.dtype)
 
 
+def random_colors(images: Tensor, probability: float = 1., generator: torch.Generator | None = None) -> Tensor:
+    """Mix the channels of each image by a random matrix: x ← M x with M ~ N(0, 1/3), drawn for every image.
+
+    On normalised images (mean 0, variance 1 per channel) the variance stays what it is, in expectation. Negatives, greys and false colours
+    are among the results.
+
+    Args:
+        images (Tensor): (B, 3, H, W), normalised, floating point.
+        probability (float): Of each image to be changed at all, in [0, 1].
+        generator (torch.Generator, optional): On the device of ``images``.
+
+    Returns:
+        Tensor: (B, 3, H, W), of the dtype of ``images``.
+
+    Raises:
+        ValueError: A probability outside [0, 1].
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f'the probability of other colours must lie in [0, 1], but is {probability}')
+    batch, channels = images.shape[:2]
+    changed = torch.rand(batch, 1, 1, device=images.device, generator=generator) < probability
+    mixing = torch.randn(batch, channels, channels, device=images.device, generator=generator) / channels**0.5
+    mixing = torch.where(changed, mixing, torch.eye(channels, device=images.device)).to(images.dtype)
+    return (mixing @ images.flatten(2)).view_as(images)
+
+
 def check_view(probability: float = 1., rotation: float = 30., zoom: float = 2., shift: float = 0.25) -> None:
     """Raise ValueError unless the arguments of :func:`random_views` are in their range."""
     if not 0 <= probability <= 1 or not 0 <= rotation <= 180 or zoom < 1 or shift < 0:

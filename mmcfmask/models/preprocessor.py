@@ -8,7 +8,18 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..counterfactual import FILLS, KINDS, check_value, check_view, exact_random_mask, num_kept, patch_mask, random_views, refill
+from ..counterfactual import (
+    FILLS,
+    KINDS,
+    check_value,
+    check_view,
+    exact_random_mask,
+    num_kept,
+    patch_mask,
+    random_colors,
+    random_views,
+    refill,
+)
 
 PUBLISHED_VALUES = {
     ('random', 'none'): 0.75, ('object', 'none'): 0.3, ('context', 'none'): 0.6,
@@ -46,6 +57,8 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             Defaults to the published value of the pair.
         views (dict, optional): Turn, zoom and shift the counterfactual images at random: arguments of
             :func:`mmcfmask.counterfactual.random_views`, ``dict()`` for its defaults. Ours, not published. Needs a fill.
+        colors (float): Probability that the channels of a counterfactual image are mixed
+            (:func:`mmcfmask.counterfactual.random_colors`). Ours, not published. Needs a fill.
         relevance (str): How relevance is computed: 'attention' (:func:`mmcfmask.counterfactual.attention_relevance`).
         **kwargs: Those of ``ClsDataPreprocessor``; batch augments (mixup, cutmix) excepted.
 
@@ -59,6 +72,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
                  value: float | None = None,
                  relevance: str = 'attention',
                  views: dict | None = None,
+                 colors: float = 0.,
                  **kwargs) -> None:
         if kwargs.get('batch_augments'):
             raise ValueError('batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has no '
@@ -74,16 +88,18 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         if mask is not None:
             value = PUBLISHED_VALUES[mask, fill] if value is None else value
             check_value(mask, value)
-        if views is not None:
-            if mask is None or fill == 'none':
-                raise ValueError(f'views are of refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill "single" or '
-                                 '"multi" (mask="random", value=0. changes no patch), or views=None')
-            check_view(**views)
+        if (views is not None or colors) and (mask is None or fill == 'none'):
+            raise ValueError(f'views and colors change refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill '
+                             '"single" or "multi" (mask="random", value=0. changes no patch), or views=None, colors=0.')
+        check_view(**(views or {}))
+        if not 0 <= colors <= 1:
+            raise ValueError(f'colors={colors} is a probability, in [0, 1]')
         self.mask = mask
         self.fill = fill
         self.value = value
         self.relevance = relevance
         self.views = views
+        self.colors = colors
 
     @property
     def needs_relevance(self) -> bool:
@@ -116,4 +132,8 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         if self.fill == 'none':
             return Counterfactual(images, mask, True)
         changed = refill(images, mask, self.fill, generator)
-        return Counterfactual(changed if self.views is None else random_views(changed, **self.views, generator=generator), mask, False)
+        if self.colors:
+            changed = random_colors(changed, self.colors, generator)
+        if self.views is not None:
+            changed = random_views(changed, **self.views, generator=generator)
+        return Counterfactual(changed, mask, False)

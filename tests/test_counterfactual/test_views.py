@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmcfmask.counterfactual import random_views
+from mmcfmask.counterfactual import random_colors, random_views
 
 
 def generator(seed=0):
@@ -62,3 +62,21 @@ def test_nothing_to_do_is_the_identity_and_dtypes_are_kept():
 def test_arguments(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         random_views(torch.zeros(2, 3, 4, 4), **bad)
+
+
+def test_colors_are_mixed_by_one_matrix_per_image():
+    images = torch.randn(6, 3, 4, 5)
+    mixed = random_colors(images, generator=generator(1))
+    for image, result in zip(images, mixed):
+        matrix = torch.linalg.lstsq(image.flatten(1).T, result.flatten(1).T).solution  # from 20 pixels, 9 numbers
+        torch.testing.assert_close(torch.einsum('chw,cd->dhw', image, matrix), result, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(mixed[0], images[0])
+
+
+def test_colors_keep_the_variance_and_change_their_share():
+    images = torch.randn(2000, 3, 4, 4)
+    assert random_colors(images, generator=generator()).var().item() == pytest.approx(1, abs=0.05)
+    kept = (random_colors(images, 0.3, generator=generator()) == images).flatten(1).all(1).float().mean()
+    assert kept.item() == pytest.approx(0.7, abs=0.05)
+    with pytest.raises(ValueError, match='1.5'):
+        random_colors(images, 1.5)

@@ -4,7 +4,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 import mmcfmask  # noqa: F401
-from mmcfmask.counterfactual import patch_mask, random_views, refill
+from mmcfmask.counterfactual import patch_mask, random_colors, random_views, refill
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES
 
 NORM = dict(mean=[120., 110., 100.], std=[60., 50., 40.], to_rgb=True)
@@ -57,17 +57,25 @@ def test_bad_options(options, message):
         build(**options)
 
 
-def test_views_are_of_the_refilled_image():
+def test_views_and_colors_are_of_the_refilled_image():
     images, relevance = torch.randn(4, 3, 8, 8), torch.rand(4, 2, 2)
-    plain, views = (build(views=arguments) for arguments in (None, dict(rotation=10.)))
-    made = views.counterfactual(images, (2, 2), relevance, torch.Generator().manual_seed(0))
+    plain, changed = build(), build(views=dict(rotation=10.), colors=0.9)
+    made = changed.counterfactual(images, (2, 2), relevance, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    expected = plain.counterfactual(images, (2, 2), relevance, generator)
-    torch.testing.assert_close(made.images, random_views(expected.images, rotation=10., generator=generator))
-    assert torch.equal(made.mask, expected.mask) and not torch.allclose(made.images, expected.images)
+    refilled = plain.counterfactual(images, (2, 2), relevance, generator)
+    expected = random_views(random_colors(refilled.images, 0.9, generator), rotation=10., generator=generator)
+    torch.testing.assert_close(made.images, expected)
+    assert torch.equal(made.mask, refilled.mask) and not torch.allclose(made.images, refilled.images)
 
 
+@pytest.mark.parametrize('option', [dict(views={}), dict(colors=0.5)])
 @pytest.mark.parametrize('arguments', [dict(mask=None), dict(mask='object', fill='none')])
-def test_views_need_a_fill(arguments):
-    with pytest.raises(ValueError, match='views are of refilled images'):
-        build(views={}, **arguments)
+def test_views_and_colors_need_a_fill(arguments, option):
+    with pytest.raises(ValueError, match='change refilled images'):
+        build(**option, **arguments)
+
+
+@pytest.mark.parametrize('option', [dict(views=dict(zoom=0.1)), dict(colors=2.)])
+def test_views_and_colors_out_of_range(option):
+    with pytest.raises(ValueError, match='zoom|colors'):
+        build(**option)
