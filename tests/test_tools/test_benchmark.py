@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from naive import explicit_features as oracle_features
 from open_clip.transformer import VisionTransformer
+from scripts import load_tool
 
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
@@ -15,10 +15,7 @@ SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('benchmark', ROOT / 'tools' / 'benchmark.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('benchmark')
 
 
 @pytest.mark.parametrize('mask, fill', [('object', 'single'), ('context', 'single'), ('object', 'multi')])

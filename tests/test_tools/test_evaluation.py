@@ -1,7 +1,6 @@
 """tools/test.py and tools/wise_ft.py as a user runs them."""
 import csv
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ import torch
 from mmengine.config import Config
 from oracle import config, loader, write_tree
 from processes import free_port
+from scripts import load_tool
 
 from mmcfmask.datasets import MissingSetError
 
@@ -25,9 +25,7 @@ SMALL = [f'test_dataloader.{name}.dataset.size=20' for name in SETS]
 
 def tool(name):
     """main() of a tool, in this process."""
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool(name)
     return lambda *args: module.main([str(arg) for arg in args])
 
 

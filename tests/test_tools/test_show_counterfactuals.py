@@ -1,4 +1,3 @@
-import importlib.util
 import re
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from scripts import load_tool
 
 from mmcfmask.counterfactual import patch_mask, relevance_map
 from mmcfmask.datasets import ShapesDataset
@@ -20,10 +20,7 @@ SMALL = ['--cfg-options', 'model.backbone.pretrained=None', 'model.head.class_we
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('show_counterfactuals', ROOT / 'tools' / 'show_counterfactuals.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('show_counterfactuals')
 
 
 @pytest.fixture

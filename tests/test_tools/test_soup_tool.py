@@ -1,8 +1,8 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_tool
 
 from mmcfmask.engine.launch import build_model, load_config
 
@@ -13,10 +13,7 @@ OPTIONS = ['--cfg-options', 'val_dataloader.dataset.size=30']
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('soup', ROOT / 'tools' / 'soup.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('soup')
 
 
 @pytest.fixture(scope='module')

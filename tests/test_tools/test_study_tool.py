@@ -1,5 +1,4 @@
 """A whole study of small runs, in processes of their own, killed and gone on with."""
-import importlib.util
 import json
 import re
 import signal
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from scripts import load_tool
 
 ROOT = Path(__file__).parents[2]
 STUDY = '''
@@ -41,9 +41,7 @@ methods:
 @pytest.fixture
 def study(tmp_path, monkeypatch, capsys):
     """Runs the tool here; gives what it printed."""
-    spec = importlib.util.spec_from_file_location('study', ROOT / 'tools' / 'study.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool('study')
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
