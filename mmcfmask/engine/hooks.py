@@ -5,7 +5,7 @@ import math
 
 import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import HOOKS
@@ -47,6 +47,35 @@ class StopOnInvalidLossHook(Hook):
             f'the loss is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
             f'{", ".join(f"{name} = {value:g}" for name, value in parts.items())}; {advice}. '
             'A smaller learning rate, or float32 instead of --amp, usually helps.')
+
+
+@HOOKS.register_module()
+class RelativeEMAHook(EMAHook):
+    """mmengine's ``EMAHook`` with a momentum that follows the length of the run: 1 / (``horizon`` · optimizer steps).
+
+    One value then means the same for 26 steps and for 25,000.
+
+    Args:
+        horizon (float): How far back the average reaches, as a share of the run; in (0, 1].
+        **kwargs: Those of ``EMAHook``, except for the momentum.
+
+    Raises:
+        ValueError: A horizon outside (0, 1], or a momentum besides.
+    """
+
+    def __init__(self, horizon: float = 0.2, **kwargs) -> None:
+        if not 0 < horizon <= 1:
+            raise ValueError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
+        if 'momentum' in kwargs:
+            raise ValueError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
+        super().__init__(**kwargs)
+        self.horizon = horizon
+
+    def before_run(self, runner) -> None:
+        """Work out the momentum (``runner.max_iters`` is 0 where nothing is trained) and copy the model."""
+        updates = self.horizon * runner.max_iters / self.ema_cfg.get('interval', 1)
+        self.ema_cfg['momentum'] = 1 / max(updates, 1)
+        super().before_run(runner)
 
 
 @HOOKS.register_module()

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..datasets import FolderDataset
+from .hooks import RelativeEMAHook
 from .loops import choose_shifts, refuse_choice_by_shift
 
 
@@ -94,7 +95,7 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if hook['type'] in ('CheckpointHook', CheckpointHook) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if hook['type'] in ('EMAHook', EMAHook):
+        if hook['type'] in ('EMAHook', 'RelativeEMAHook', EMAHook, RelativeEMAHook):
             hook['interval'] = counts
 
 

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from oracle import RUNS
 
+from mmcfmask.engine.hooks import RelativeEMAHook
 from mmcfmask.engine.launch import build_runner, check_checkpoint, fit_total_batch
 
 ROOT = Path(__file__).parents[2]
@@ -128,8 +129,9 @@ def test_accumulation_equals_the_big_batch(tmp_path, tiny_pretrained):
         torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: f'{name}: {text}')
 
 
-def test_moving_average_is_validated_and_saved(tmp_path, tiny_pretrained, monkeypatch):
-    """What EMAHook averages by hand; the teacher has no part in it."""
+@pytest.mark.parametrize('hook', [dict(type='EMAHook', momentum=0.25), dict(type='RelativeEMAHook', horizon=0.8)])  # 1 / (0.8 · 5 steps)
+def test_moving_average_is_validated_and_saved(hook, tmp_path, tiny_pretrained, monkeypatch):
+    """What the hooks average by hand; the teacher has no part in it."""
     import mmcfmask.engine.loops as loops
     from mmcfmask.models import CounterfactualClassifier
     trajectory, validated = [], []
@@ -146,12 +148,12 @@ def test_moving_average_is_validated_and_saved(tmp_path, tiny_pretrained, monkey
     monkeypatch.setattr(loops.ResumableEpochLoop, 'run_iter', run_iter)
     monkeypatch.setattr(CounterfactualClassifier, 'predict', look)
     cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 1})
-    cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.3))
+    cfg.custom_hooks.append(hook)
     train(cfg)
 
     average = trajectory[0]
     for weight in trajectory[1:]:
-        average = 0.7 * average + 0.3 * weight
+        average = 0.75 * average + 0.25 * weight
     assert len(trajectory) == 5 and (average - trajectory[-1]).abs().max() > 1e-5
     for seen in validated:
         torch.testing.assert_close(seen, average)
@@ -161,6 +163,13 @@ def test_moving_average_is_validated_and_saved(tmp_path, tiny_pretrained, monkey
         torch.testing.assert_close(checkpoint['state_dict']['backbone.visual.proj'], average)
         torch.testing.assert_close(checkpoint['ema_state_dict']['module.backbone.visual.proj'], trajectory[-1])
         assert not any('teacher' in name for part in ('state_dict', 'ema_state_dict') for name in checkpoint[part])
+
+
+@pytest.mark.parametrize('wrong, message', [(dict(horizon=0.), 'above 0 and at most 1'), (dict(horizon=2.), 'above 0 and at most 1'),
+                                            (dict(momentum=0.1), 'leave momentum out')])
+def test_relative_moving_average_says_what_is_wrong(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        RelativeEMAHook(**wrong)
 
 
 def test_nan_loss_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
