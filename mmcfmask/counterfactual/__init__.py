@@ -3,10 +3,10 @@ from .attention import AttentionCall, drop_tokens, mask_keys, record_attention
 from .fills import FILLS, multi_donors, refill, single_donors
 from .masks import KINDS, check_value, exact_random_mask, num_kept, patch_mask
 from .relevance import attention_relevance, patch_grid, relevance_map
-from .views import check_view, random_colors, random_views
+from .views import random_colors, random_views
 
 __all__ = [
-    'AttentionCall', 'FILLS', 'KINDS', 'attention_relevance', 'check_value', 'check_view', 'drop_tokens', 'exact_random_mask', 'mask_keys',
+    'AttentionCall', 'FILLS', 'KINDS', 'attention_relevance', 'check_value', 'drop_tokens', 'exact_random_mask', 'mask_keys',
     'multi_donors', 'num_kept', 'patch_grid', 'patch_mask', 'random_colors', 'random_views', 'record_attention', 'refill',
     'relevance_map', 'single_donors'
 ]

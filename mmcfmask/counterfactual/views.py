@@ -33,7 +33,9 @@ def random_views(images: Tensor,
     Raises:
         ValueError: Arguments outside their range.
     """
-    check_view(probability, rotation, zoom, shift)
+    if not 0 <= probability <= 1 or not 0 <= rotation <= 180 or zoom < 1 or shift < 0:
+        raise ValueError(f'views need probability in [0, 1], rotation in [0, 180], zoom of at least 1 and shift of at least 0, but got '
+                         f'probability={probability}, rotation={rotation}, zoom={zoom}, shift={shift}')
     batch, _, height, width = images.shape
     changed, turn, factor, right, down = torch.rand(5, batch, device=images.device, generator=generator).unbind()
     angle = math.radians(rotation) * (2 * turn - 1)
@@ -65,16 +67,9 @@ def random_colors(images: Tensor, probability: float = 1., generator: torch.Gene
         ValueError: A probability outside [0, 1].
     """
     if not 0 <= probability <= 1:
-        raise ValueError(f'the probability of other colours must lie in [0, 1], but is {probability}')
+        raise ValueError(f'colors={probability} is the probability of other colours, in [0, 1]')
     batch, channels = images.shape[:2]
     changed = torch.rand(batch, 1, 1, device=images.device, generator=generator) < probability
     mixing = torch.randn(batch, channels, channels, device=images.device, generator=generator) / channels**0.5
     mixing = torch.where(changed, mixing, torch.eye(channels, device=images.device)).to(images.dtype)
     return (mixing @ images.flatten(2)).view_as(images)
-
-
-def check_view(probability: float = 1., rotation: float = 30., zoom: float = 2., shift: float = 0.25) -> None:
-    """Raise ValueError unless the arguments of :func:`random_views` are in their range."""
-    if not 0 <= probability <= 1 or not 0 <= rotation <= 180 or zoom < 1 or shift < 0:
-        raise ValueError(f'views need probability in [0, 1], rotation in [0, 180], zoom of at least 1 and shift of at least 0, but got '
-                         f'probability={probability}, rotation={rotation}, zoom={zoom}, shift={shift}')

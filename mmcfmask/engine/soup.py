@@ -7,6 +7,8 @@ from typing import Callable
 import torch
 from torch import Tensor
 
+from ..models.interpolation import check_same_model
+
 State = Mapping[str, Tensor]
 
 
@@ -29,21 +31,13 @@ def uniform_soup(states: Iterable[State]) -> dict[str, Tensor]:
             first = state
             total = {name: value.double() for name, value in state.items() if value.is_floating_point()}
         else:
-            check_same(first, state, number)
+            check_same_model(first, state, f'ingredients 1 and {number + 1} of the soup')
             for name in total:
                 total[name] += state[name]
         number += 1
     if not number:
         raise ValueError('a soup needs at least one model')
     return {name: (total[name] / number).to(value.dtype) if name in total else value.clone() for name, value in first.items()}
-
-
-def check_same(first: State, state: State, index: int) -> None:
-    """Raise a ValueError that names what differs between the first and another ingredient."""
-    different = sorted(first.keys() ^ state.keys()) or [name for name in first if first[name].shape != state[name].shape]
-    if different:
-        raise ValueError(f'ingredient {index + 1} of the soup is not of the model of the first: they differ in {len(different)} tensors, '
-                         f'such as {different[0]}')
 
 
 def greedy_soup(names: Iterable[str], load: Callable[[str], State],

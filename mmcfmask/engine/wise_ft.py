@@ -18,7 +18,7 @@ from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
 from ..evaluation import describe_checkpoint, describe_run, notes_of
-from ..models.interpolation import check_line, interpolate, lerp
+from ..models.interpolation import check_same_model, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
 from .launch import build_model, check_checkpoint
 from .loops import Clock, MultiSetTestLoop
@@ -86,7 +86,7 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.alphas = parse_alphas(alphas)
         super().__init__(runner, *args, **kwargs)
         self.start = start_weights(runner.cfg.model)
-        check_line(self.start, self.model.state_dict())
+        check_same_model(self.start, self.model.state_dict())
         self.by_alpha: dict[float, dict] = {alpha: {} for alpha in self.alphas}
 
     @property

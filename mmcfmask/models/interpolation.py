@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 
-def check_line(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor]) -> None:
+def check_same_model(first: Mapping[str, Tensor], second: Mapping[str, Tensor],
+                     what: str = 'the pre-trained and the fine-tuned weights') -> None:
     """Raise a ValueError, naming a tensor, unless both hold the same tensors in the same shapes."""
-    only = sorted(theta0.keys() ^ theta1.keys())
+    only = sorted(first.keys() ^ second.keys())
     if only:
-        raise ValueError(f'the pre-trained and the fine-tuned weights are not of one model: {len(only)} tensors are in one of them only, '
-                         f'such as {only[0]}')
-    for name, start in theta0.items():
-        if start.shape != theta1[name].shape:
-            raise ValueError(f'the pre-trained and the fine-tuned weights are not of one model: {name} has the shapes {tuple(start.shape)} '
-                             f'and {tuple(theta1[name].shape)}')
+        raise ValueError(f'{what} are not of one model: {len(only)} tensors are in one of them only, such as {only[0]}')
+    for name, value in first.items():
+        if value.shape != second[name].shape:
+            raise ValueError(f'{what} are not of one model: {name} has the shapes {tuple(value.shape)} and {tuple(second[name].shape)}')
 
 
 def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -36,7 +35,7 @@ def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alph
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f'alpha={alpha} must lie in [0, 1]: 0 is the pre-trained model, 1 the fine-tuned one')
-    check_line(theta0, theta1)
+    check_same_model(theta0, theta1)
     return {name: lerp(theta0[name], end, alpha) for name, end in theta1.items()}
 
 

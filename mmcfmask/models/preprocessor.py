@@ -12,7 +12,6 @@ from ..counterfactual import (
     FILLS,
     KINDS,
     check_value,
-    check_view,
     exact_random_mask,
     num_kept,
     patch_mask,
@@ -91,9 +90,8 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         if (views is not None or colors) and (mask is None or fill == 'none'):
             raise ValueError(f'views and colors change refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill '
                              '"single" or "multi" (mask="random", value=0. changes no patch), or views=None, colors=0.')
-        check_view(**(views or {}))
-        if not 0 <= colors <= 1:
-            raise ValueError(f'colors={colors} is a probability, in [0, 1]')
+        for change, arguments in (random_colors, dict(probability=colors)), (random_views, views or {}):
+            change(torch.zeros(1, 3, 1, 1), generator=torch.Generator(), **arguments)  # wrong arguments are an error now, not in training
         self.mask = mask
         self.fill = fill
         self.value = value

@@ -48,7 +48,7 @@ def test_greedy_leaves_out_what_hurts_on_held_out_images(tool, checkpoints, tmp_
 def test_clear_errors(tool, checkpoints, tmp_path, capsys):
     torch.save(dict(state_dict={'other': torch.ones(1)}), tmp_path / 'other.pth')
     out = ['--out', str(tmp_path / 'soup.pth')]
-    with pytest.raises(SystemExit, match='ingredient 2 of the soup is not of the model of the first'):
+    with pytest.raises(SystemExit, match='ingredients 1 and 2 of the soup are not of one model'):
         tool.main([CONFIG, checkpoints['good'], str(tmp_path / 'other.pth'), *out])
     with pytest.raises(SystemExit, match='Unexpected key'):
         tool.main([CONFIG, str(tmp_path / 'other.pth'), '--greedy', *out, *OPTIONS])
