@@ -1,12 +1,14 @@
 """open_clip's vision transformer with its own weights and the same results, without the work that nobody uses."""
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Callable
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,7 +27,8 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
 
     - The last block computes only the class token, since nothing else of it is used (a twelfth of ViT-B's work, but for keys and values).
     - Attention works on (B, L, C) as it comes; ``nn.MultiheadAttention`` transposes and copies.
-    - QuickGELU keeps one tensor for its backward pass instead of three.
+    - QuickGELU keeps one tensor for its backward pass instead of three, and what it gives is computed again there.
+    - LayerNorm under bfloat16 autocast on a CPU reads and writes bfloat16: autocast would have it keep a float32 copy of its input.
     - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16).
     - Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times slower there.
 
@@ -43,6 +46,8 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
         if type(module) is QuickGELU:
             module.__class__ = LeanQuickGELU
             module.compiled = compiled
+        elif type(module) is LayerNorm:
+            module.__class__ = LeanLayerNorm
         elif type(module) is nn.MultiheadAttention and _is_plain_attention(module):
             module.__class__ = LeanAttention
             module.scaled_dot_product_attention = attention
@@ -85,7 +90,7 @@ class LeanTransformer(Transformer):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks:
-            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1])
+            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], not self.grad_checkpointing)
             x = checkpoint(block, *args, use_reentrant=False) if self.grad_checkpointing else block(*args)
         return x
 
@@ -99,14 +104,42 @@ class LeanBlock(ResidualAttentionBlock):
     compiled = False
 
     def forward(self, q_x: Tensor, k_x: Tensor | None = None, v_x: Tensor | None = None, attn_mask: Tensor | None = None,
-                cls_only: bool = False) -> Tensor:
+                cls_only: bool = False, recompute: bool = False) -> Tensor:
         if k_x is not None or v_x is not None or attn_mask is not None:
             return super().forward(q_x, k_x, v_x, attn_mask)
         normed = self.ln_1(q_x)
         x, query = (q_x[:, :1], normed[:, :1]) if cls_only else (q_x, normed)
         update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
         x, normed = (_compiled(_add_and_normalize) if self.compiled else _add_and_normalize)(x, update, self.ln_2)
-        return x + self.ls_2(self.mlp(normed))
+        return x + self.ls_2(self._mlp(normed) if recompute and not self.compiled else self.mlp(normed))
+
+    def _mlp(self, normed: Tensor) -> Tensor:
+        """The MLP, of whose 4 C-wide tensors only the one before the activation is kept, and not the one after it."""
+        hidden = self.mlp.c_fc(normed)
+        active = self.mlp.gelu(hidden)
+        with recomputed(active, partial(self.mlp.gelu, hidden.detach())):
+            return self.mlp.c_proj(active)
+
+
+@contextmanager
+def recomputed(tensor: Tensor, function: Callable[[], Tensor]) -> Iterator[None]:
+    """Operations inside the context that keep ``tensor`` for their backward pass keep ``function`` instead, which gives it again.
+
+    Not inside an activation checkpoint: what ``function`` holds would stay.
+    """
+    here = tensor.data_ptr(), tensor.numel()  # autograd holds on to pack, which must not hold on to the tensor
+
+    def pack(saved: Tensor) -> Tensor | torch.Size:
+        return saved.shape if (saved.data_ptr(), saved.numel()) == here else saved
+
+    def unpack(packed: Tensor | torch.Size) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        with torch.no_grad():
+            return function().view(packed)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 def _add_and_normalize(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -150,6 +183,16 @@ class LeanAttention(nn.MultiheadAttention):
         return tuple(part.transpose(1, 2) for part in x.unflatten(2, (parts, self.num_heads, self.head_dim)).unbind(2))
 
 
+class LeanLayerNorm(LayerNorm):
+    """Under autocast on a CPU, a bfloat16 input is normalised as it is: computed in float32 and rounded at the end, as with autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != 'cpu' or x.dtype != torch.bfloat16:
+            return super().forward(x)
+        with torch.autocast('cpu', enabled=False):
+            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
 class LeanQuickGELU(QuickGELU):
     """x · sigmoid(1.702 x), keeping one tensor for the backward pass.
 
@@ -171,14 +214,14 @@ class _QuickGELU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        scaled = x * 1.702
-        ctx.save_for_backward(scaled)
-        return F.silu(scaled).mul_(1 / 1.702)
+        ctx.save_for_backward(x)
+        return F.silu(x * 1.702, inplace=True).mul_(1 / 1.702)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
-        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors)
+        x, = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad, x * 1.702)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:
