@@ -82,7 +82,7 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.compile:
         cfg.model.backbone.compile = True
     cfg.model.backbone.pretrained = None
-    cfg.model.teacher = dict(type='OpenCLIPTeacher')
+    cfg.model.teacher = dict(type='OpenCLIPTeacher', precision=cfg.model.teacher.get('precision'))
     cfg.model.head.class_weights = None
     if args.batch:
         cfg.train_dataloader.batch_size = args.batch

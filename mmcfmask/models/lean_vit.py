@@ -8,7 +8,7 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -28,7 +28,6 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
     - The last block computes only the class token, since nothing else of it is used (a twelfth of ViT-B's work, but for keys and values).
     - Attention works on (B, L, C) as it comes; ``nn.MultiheadAttention`` transposes and copies.
     - QuickGELU keeps one tensor for its backward pass instead of three, and what it gives is computed again there.
-    - LayerNorm under bfloat16 autocast on a CPU reads and writes bfloat16: autocast would have it keep a float32 copy of its input.
     - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16).
     - Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times slower there.
 
@@ -46,8 +45,6 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
         if type(module) is QuickGELU:
             module.__class__ = LeanQuickGELU
             module.compiled = compiled
-        elif type(module) is LayerNorm:
-            module.__class__ = LeanLayerNorm
         elif type(module) is nn.MultiheadAttention and _is_plain_attention(module):
             module.__class__ = LeanAttention
             module.scaled_dot_product_attention = attention
@@ -181,16 +178,6 @@ class LeanAttention(nn.MultiheadAttention):
         """(B, L, parts · C) as ``parts`` views (B, heads, L, d)."""
         # Unbound before it is transposed: the backward pass then needs one copy, not two.
         return tuple(part.transpose(1, 2) for part in x.unflatten(2, (parts, self.num_heads, self.head_dim)).unbind(2))
-
-
-class LeanLayerNorm(LayerNorm):
-    """Under autocast on a CPU, a bfloat16 input is normalised as it is: computed in float32 and rounded at the end, as with autocast."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != 'cpu' or x.dtype != torch.bfloat16:
-            return super().forward(x)
-        with torch.autocast('cpu', enabled=False):
-            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 class LeanQuickGELU(QuickGELU):
