@@ -4,6 +4,7 @@
     python tools/benchmark.py                                                 # ViT-B/16, made-up images, this machine
     python tools/benchmark.py --model ViT-B-32-quickgelu --batch 16 --amp     # bfloat16
     python tools/benchmark.py --config configs/cfmask_vitl14.py --loader      # any config, with its own images
+    python tools/benchmark.py --evaluation                                    # tools/test.py against the tower alone
 
 Candidates take turns within one process (A B C A B C …), so that a machine which is busy or warms up is so for all of them. Compared are
 
@@ -13,6 +14,9 @@ Candidates take turns within one process (A B C A B C …), so that a machine wh
   open with autograd through every matrix of it, the full L x L relevance recursion;
 - arithmetic: 8 F (clean forward 1, relevance 1, teacher 1, masked forward 1, two backward passes 4) divided by the rate of this
   machine's matrix products in the same precision, where F is one forward pass of the image tower.
+
+``--evaluation`` times the loop of tools/test.py on the in-distribution set (forward pass, predictions, metrics) against the forward pass of
+the tower alone and, with ``--loader``, against reading the images alone.
 """
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -36,18 +41,19 @@ from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import DATASETS, MODELS
 from mmpretrain.structures import DataSample
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import patch_mask, refill
-from mmcfmask.engine.launch import check_fill, fit_loaders, fit_optimizer, load_config
+from mmcfmask.engine.launch import build_runner, check_fill, fit_loaders, fit_optimizer, load_config, prepare_test
 from mmcfmask.models import classifier
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
@@ -59,8 +65,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--config', default=str(Path(__file__).parents[1] / 'configs' / 'cfmask_vitb16.py'), help='config of the step')
     parser.add_argument('--model', help="open_clip name of the tower, instead of the config's")
     parser.add_argument('--loader', action='store_true', help="take the batches from the config's train_dataloader; otherwise noise")
+    parser.add_argument('--evaluation', action='store_true', help='time the test loop instead of the training step')
     parser.add_argument('--batch', type=int, help="images per step, instead of the config's")
-    parser.add_argument('--steps', type=int, default=5, help='timed steps of every candidate (default: 5)')
+    parser.add_argument('--steps', type=int, default=5, help='timed steps of every candidate, or rounds of evaluation (default: 5)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast (the naive step stays in float32)')
     parser.add_argument('--compile', action='store_true', help='torch.compile the blocks of the towers')
@@ -82,7 +89,7 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.compile:
         cfg.model.backbone.compile = True
     cfg.model.backbone.pretrained = None
-    cfg.model.teacher = dict(type='OpenCLIPTeacher')
+    cfg.model.teacher = dict(type='OpenCLIPTeacher', precision=cfg.model.teacher.get('precision'))
     cfg.model.head.class_weights = None
     if args.batch:
         cfg.train_dataloader.batch_size = args.batch
@@ -269,6 +276,86 @@ class MatrixProduct:
         return 2 * self.size**3 * self.repeats / (time.perf_counter() - start)
 
 
+# Evaluation.
+
+
+@DATASETS.register_module()
+class NoiseDataset(Dataset):
+    """Made-up images, (3, H, W) uint8, that cost nothing to read."""
+    metainfo: dict = {}
+
+    def __init__(self, size: int, image_size: tuple[int, int], num_classes: int) -> None:
+        self.size, self.num_classes = size, num_classes
+        self.image = torch.randint(256, (3, *image_size), dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict:
+        return dict(inputs=self.image, data_samples=DataSample(metainfo=dict(sample_idx=index)).set_gt_label(index % self.num_classes))
+
+
+def measure_evaluation(args: argparse.Namespace, work_dir: str, batches: int = 4) -> dict:
+    """Images/s of the test loop, of the tower's forward pass on as many images per batch and, with --loader, of the loader; in turns."""
+    cfg = load_config(args.config, args.cfg_options)
+    prepare_test(cfg, shifts=[], amp=args.amp)
+    if args.model:
+        cfg.model.backbone.model_name = args.model
+    cfg.model.backbone.pretrained = None
+    cfg.model.head.class_weights = None
+    cfg.work_dir, cfg.experiment_name, cfg.log_level, cfg.launcher = work_dir, Path(work_dir).name, 'WARNING', 'none'
+    name = cfg.test_cfg.id_set
+    for part in ('train', 'val'):
+        cfg[f'{part}_cfg'] = cfg[f'{part}_dataloader'] = cfg[f'{part}_evaluator'] = None
+    cfg.optim_wrapper = cfg.param_scheduler = None
+    loader = cfg.test_dataloader[name]
+    if args.batch:
+        loader.batch_size = args.batch
+    if not args.loader:
+        size = MODELS.build(cfg.model.backbone).image_size
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.dataset = dict(
+            type='NoiseDataset', size=batches * loader.batch_size, image_size=size, num_classes=cfg.model.head.num_classes)
+    runner = build_runner(cfg)
+    loop, model = runner.test_loop, runner.model.eval()
+    first = next(iter(loop.loaders[name]))
+    images = model.data_preprocessor(first)['inputs']
+
+    def synchronize() -> None:
+        if images.is_cuda:
+            torch.cuda.synchronize()
+
+    @torch.inference_mode()
+    def bare() -> float:
+        synchronize()
+        start = time.perf_counter()
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=args.amp):
+            for _ in range(batches):
+                model.backbone(images)
+        synchronize()
+        return batches * len(images) / (time.perf_counter() - start)
+
+    def read() -> float:
+        start = time.perf_counter()
+        return sum(len(batch['inputs']) for batch in loop.loaders[name]) / (time.perf_counter() - start)
+
+    def test() -> float:
+        runner.test()
+        return loop.results[name]['speed']['images_per_second']
+
+    ways = {'test loop': test, 'bare forward': bare, **({'loader': read} if args.loader else {})}
+    rates = defaultdict(list)
+    for round_ in track(range(-1, args.steps), 'Timing', transient=True):  # the first one warms up
+        for way, measure in ways.items():
+            rate = measure()
+            if round_ >= 0:
+                rates[way].append(rate)
+    ratios = {f'of the {way}': statistics.median(a / b for a, b in zip(rates['test loop'], rates[way])) for way in list(ways)[1:]}
+    return dict(
+        model=cfg.model.backbone.model_name, batch=loader.batch_size, amp=args.amp, workers=loader.num_workers, machine=machine(args),
+        images=len(loop.loaders[name].dataset), images_per_second={way: statistics.median(rates[way]) for way in ways}, ratios=ratios)
+
+
 # Memory, in a process of its own.
 
 
@@ -352,6 +439,13 @@ def show(result: dict) -> None:
         console.print(table)
 
 
+def write(path: str | None, result: dict) -> None:
+    """As JSON, if there is a path."""
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(result, indent=2) + '\n')
+
+
 def main(argv=None) -> dict:
     args = parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
@@ -360,6 +454,15 @@ def main(argv=None) -> dict:
     if not args.device.startswith('cuda'):
         keep_freed_memory()  # as tools/train.py does; the naive step has the benefit too
     init_default_scope('mmpretrain')
+    if args.evaluation:
+        with tempfile.TemporaryDirectory() as work_dir:
+            result = measure_evaluation(args, work_dir)
+        for name, value in result['images_per_second'].items():
+            print(f'{name}: {value:.2f} images / s')
+        for name, value in result['ratios'].items():
+            print(f'{name}: {value:.3f}')
+        write(args.out, result)
+        return result
     cfg = read_config(args)
     batch = cfg.train_dataloader.batch_size
     if args.memory_of:
@@ -421,9 +524,7 @@ def main(argv=None) -> dict:
     if 'naive' in memory:
         result['ratios']['memory against naive'] = memory['counterfactual'] / memory['naive']
     show(result)
-    if args.out:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(result, indent=2) + '\n')
+    write(args.out, result)
     return result
 
 

@@ -1,6 +1,8 @@
 """open_clip's vision transformer with its own weights and the same results, without the work that nobody uses."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Callable
 
@@ -25,7 +27,7 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
 
     - The last block computes only the class token, since nothing else of it is used (a twelfth of ViT-B's work, but for keys and values).
     - Attention works on (B, L, C) as it comes; ``nn.MultiheadAttention`` transposes and copies.
-    - QuickGELU keeps one tensor for its backward pass instead of three.
+    - QuickGELU keeps one tensor for its backward pass instead of three; what it and the layer norms give is computed again there.
     - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16).
     - Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times slower there.
 
@@ -85,7 +87,7 @@ class LeanTransformer(Transformer):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks:
-            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1])
+            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], not self.grad_checkpointing)
             x = checkpoint(block, *args, use_reentrant=False) if self.grad_checkpointing else block(*args)
         return x
 
@@ -99,14 +101,46 @@ class LeanBlock(ResidualAttentionBlock):
     compiled = False
 
     def forward(self, q_x: Tensor, k_x: Tensor | None = None, v_x: Tensor | None = None, attn_mask: Tensor | None = None,
-                cls_only: bool = False) -> Tensor:
+                cls_only: bool = False, recompute: bool = False) -> Tensor:
         if k_x is not None or v_x is not None or attn_mask is not None:
             return super().forward(q_x, k_x, v_x, attn_mask)
         normed = self.ln_1(q_x)
         x, query = (q_x[:, :1], normed[:, :1]) if cls_only else (q_x, normed)
-        update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
+        keep = recomputed if recompute and not self.compiled else _kept
+        with keep(normed, self.ln_1, q_x):
+            update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
         x, normed = (_compiled(_add_and_normalize) if self.compiled else _add_and_normalize)(x, update, self.ln_2)
-        return x + self.ls_2(self.mlp(normed))
+        with keep(normed, self.ln_2, x):
+            hidden = self.mlp.c_fc(normed)
+        active = self.mlp.gelu(hidden)
+        with keep(active, self.mlp.gelu, hidden):
+            return x + self.ls_2(self.mlp.c_proj(active))
+
+
+@contextmanager
+def recomputed(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Iterator[None]:
+    """Operations inside the context that would keep ``tensor`` for their backward pass keep ``source``, and compute ``function(source)``.
+
+    It pays where ``function`` is cheap and ``source`` is kept anyway. Not inside an activation checkpoint, which is to keep neither.
+    """
+    here = tensor.data_ptr(), tensor.numel()  # autograd holds on to pack, which must not hold on to the tensor
+    source, device, dtype = source.detach(), source.device.type, autocast_dtype(source.device.type)
+
+    def pack(saved: Tensor) -> Tensor | torch.Size:
+        return saved.shape if (saved.data_ptr(), saved.numel()) == here else saved
+
+    def unpack(packed: Tensor | torch.Size) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype is not None):
+            return function(source).view(packed)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def _kept(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> nullcontext:
+    return nullcontext()
 
 
 def _add_and_normalize(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -167,18 +201,21 @@ def _quick_gelu(x: Tensor) -> Tensor:
 
 
 class _QuickGELU(torch.autograd.Function):
-    """x · sigmoid(a x) = silu(a x) / a, and its derivative is that of silu at a x."""
+    """x · sigmoid(a x) = silu(a x) / a, and its derivative is that of silu at a x.
+
+    It is also what softplus, log(1 + exp(a x)) / a, gives in its backward pass for a gradient of x: one pass over memory in place of three.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        scaled = x * 1.702
-        ctx.save_for_backward(scaled)
-        return F.silu(scaled).mul_(1 / 1.702)
+        ctx.save_for_backward(x)
+        return torch.ops.aten.softplus_backward(x, x, 1.702, 40.)  # from 40 on the sigmoid is 1
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
-        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors)
+        x, = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad, x * 1.702)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:

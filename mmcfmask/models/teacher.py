@@ -12,20 +12,28 @@ from torch import Tensor, nn
 from ..compat import autocast_dtype
 from .clip_loading import load_text_tower
 
+PRECISIONS = {None: None, 'bf16': torch.bfloat16}
+
 
 @MODELS.register_module()
 class OpenCLIPTeacher(nn.Module):
     """A frozen image tower with its projection.
 
     Without a ``model_name`` (or with the student's own) it is a copy of the student's start and nothing is loaded twice.
-    Under autocast its weights are rounded for good when it is first called, as autocast would round them in every step, to the same
-    features with less memory and time; unless :attr:`exact` is set.
+    Under autocast, and with ``precision='bf16'``, its weights are rounded for good when it is first called, as autocast would round them
+    in every step, to the same features with less memory and time; unless :attr:`exact` is set.
     It is always in eval mode, needs no gradient, and its owner keeps it out of ``named_modules()``, so it is absent from the
     optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it: it never changes.
 
     Args:
         model_name (str, optional): An open_clip model, if the teacher is not the student's start.
         pretrained (str, optional): Its weights, as in :class:`OpenCLIPBackbone`.
+        precision (str, optional): 'bf16' runs it in bfloat16 autocast also where the student trains in float32, on CPUs and GPUs with
+            bfloat16 units at a fraction of the time; its features, in bfloat16 then, are rounded ones (docs/performance.md has numbers).
+            Defaults to None: as the student.
+
+    Raises:
+        ValueError: An unknown ``precision``, or one of ``model_name`` and ``pretrained`` without the other.
 
     Attributes:
         exact (bool): Keep the weights as they are, because something else than :meth:`forward` reads them. Defaults to False.
@@ -33,14 +41,17 @@ class OpenCLIPTeacher(nn.Module):
     exact = False
     _rounded: torch.dtype | None = None
 
-    def __init__(self, model_name: str | None = None, pretrained: str | None = None) -> None:
+    def __init__(self, model_name: str | None = None, pretrained: str | None = None, precision: str | None = None) -> None:
         super().__init__()
+        if precision not in PRECISIONS:
+            raise ValueError(f"OpenCLIPTeacher has no precision={precision!r}: choose 'bf16', or None to follow the student")
         if pretrained is not None and model_name is None:
             raise ValueError(f'OpenCLIPTeacher got pretrained={pretrained!r} but no model_name')
         if model_name is not None and pretrained is None:
             raise ValueError(f'OpenCLIPTeacher(model_name={model_name!r}) needs pretrained weights: a random teacher teaches nothing')
         self.model_name = model_name
         self.pretrained = pretrained
+        self.precision = precision
 
     def start_from(self, backbone: nn.Module, neck: nn.Module | None = None, head: nn.Module | None = None) -> None:
         """Take the pre-trained weights: copied from the student's start, or loaded if another model was named.
@@ -101,10 +112,10 @@ class OpenCLIPTeacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, D) of ``images`` (B, 3, H, W) before L2 normalisation, usable in a loss."""
         device = images.device.type
-        if self._rounded is None and not self.exact and autocast_dtype(device) is not None:
-            self._round(autocast_dtype(device))
-        rounded = nullcontext() if self._rounded is None else torch.autocast(device, dtype=self._rounded)
-        with torch.inference_mode(), rounded:
+        low = self._rounded or PRECISIONS[self.precision] or autocast_dtype(device)
+        if low is not None and self._rounded is None and not self.exact:
+            self._round(low)
+        with torch.inference_mode(), nullcontext() if low is None else torch.autocast(device, dtype=low):
             feats = self.backbone(images)
             if self.neck is not None:
                 feats = self.neck(feats)

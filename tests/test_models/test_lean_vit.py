@@ -1,6 +1,7 @@
 """The lean tower against the stock one, and its pieces against their formulas."""
 import copy
 import functools
+import weakref
 
 import open_clip
 import pytest
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcfmask.counterfactual import mask_keys, record_attention
 from mmcfmask.models import OpenCLIPBackbone
-from mmcfmask.models.lean_vit import LeanBlock, LeanQuickGELU, LeanTransformer, attention, make_lean
+from mmcfmask.models.lean_vit import LeanBlock, LeanQuickGELU, LeanTransformer, attention, make_lean, recomputed
 
 
 def towers(name='tiny-vit-quickgelu', dtype=torch.float64):
@@ -137,7 +138,7 @@ def test_hidden_patches():
 
 
 def test_quick_gelu_is_its_formula():
-    x = torch.linspace(-9, 9, 1001, dtype=torch.float64, requires_grad=True)
+    x = torch.cat([torch.linspace(-9, 9, 1001), torch.tensor([-1e4, -300, 11.8, 60, 1e4])]).double().requires_grad_()
     grad = torch.randn_like(x)
     y, expected = LeanQuickGELU()(x), x * torch.sigmoid(1.702 * x)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
@@ -153,6 +154,44 @@ def test_quick_gelu_keeps_one_tensor():
         assert len(kept) == 1
         QuickGELU()(x)
     assert len(kept) > 3
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('name', ['tiny-vit', 'tiny-vit-quickgelu'])
+def test_of_the_mlp_one_wide_tensor_is_kept(name, autocast):
+    """2 images of 17 tokens, 128 wide: in all blocks but the last, what comes before the activation and nothing else."""
+    _, lean = towers(name, torch.float32)
+    images = torch.randn(2, 3, 32, 32)
+    wide = {}
+
+    def kept(tensor):
+        if tensor.numel() == 2 * 17 * 128:
+            wide[tensor.data_ptr()] = tensor  # alive, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor), torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        lean(images)
+    assert len(wide) == 2
+
+
+def test_recomputed_tensors_are_freed_and_given_again():
+    layer, x = nn.Linear(6, 4).double(), torch.randn(3, 5, 6, dtype=torch.float64)
+    calls = []
+
+    def function(source):
+        calls.append(1)
+        return source.sin()
+
+    tensor = x.sin()
+    freed = weakref.ref(tensor)
+    with recomputed(tensor, function, x):
+        loss = layer(tensor).square().sum()
+    del tensor
+    assert freed() is None
+    loss.backward()
+    expected = torch.autograd.grad(layer(x.sin()).square().sum(), layer.weight)[0]
+    torch.testing.assert_close(layer.weight.grad, expected)
+    assert len(calls) == 1
 
 
 def plain_attention(q, k, v, visible=None):

@@ -110,3 +110,21 @@ def test_real_loader_and_skipping(tool):
 def test_config_without_the_step_is_refused(tool):
     with pytest.raises(SystemExit, match='has no counterfactual training step'):
         tool.main(['--config', str(ROOT / 'configs' / 'shapes' / 'ft.py'), '--device', 'cpu'])
+
+
+def test_precision_of_the_teacher_is_the_config_s(tool):
+    args = tool.parse_args(['--config', SHAPES, '--cfg-options', 'model.teacher.precision=bf16'])
+    assert tool.read_config(args).model.teacher.precision == 'bf16'
+    assert tool.read_config(tool.parse_args(['--config', SHAPES])).model.teacher.precision is None
+
+
+@pytest.mark.parametrize('loader', [False, True])
+def test_evaluation(tool, tmp_path, capsys, loader):
+    out = tmp_path / 'out.json'
+    result = tool.main(['--config', SHAPES, '--evaluation', '--batch', '4', '--steps', '1', '--device', 'cpu', '--amp', '--out', str(out),
+                        *(['--loader', '--cfg-options', 'test_dataloader.test.dataset.size=8'] if loader else [])])
+    assert json.loads(out.read_text()) == result
+    assert set(result['images_per_second']) == {'test loop', 'bare forward', *(['loader'] if loader else [])}
+    assert set(result['ratios']) == {'of the bare forward', *(['of the loader'] if loader else [])}
+    assert all(value > 0 for part in ('images_per_second', 'ratios') for value in result[part].values())
+    assert result['images'] == (8 if loader else 16) and 'of the bare forward' in capsys.readouterr().out
