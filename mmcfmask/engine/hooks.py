@@ -79,6 +79,40 @@ class RelativeEMAHook(EMAHook):
 
 
 @HOOKS.register_module()
+class DistillWeightHook(Hook):
+    """The weight λ of the distillation goes from ``start`` to ``end``, in place of the head's ``distill_weight``::
+
+        λ(t) = start · (end / start)^t        t: share of the run that is done, 0 at the first step
+
+    It depends on nothing but the iteration, so a resumed run goes on as it would have.
+
+    Args:
+        start, end (float): Above 0.
+
+    Raises:
+        ValueError: A weight that is not above 0, or a model that does not distil.
+    """
+
+    def __init__(self, start: float, end: float) -> None:
+        if start <= 0 or end <= 0:
+            raise ValueError(f'DistillWeightHook(start={start}, end={end}): both must be above 0')
+        self.start = start
+        self.end = end
+
+    def before_train(self, runner) -> None:
+        """Refuse a model without distillation before it is trained for hours."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if getattr(model, 'teacher', None) is None or model.head.distill is None:
+            raise ValueError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is None: '
+                             'leave the hook out of custom_hooks')
+        self.head = model.head
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Set the weight of this step."""
+        self.head.distill_weight = self.start * (self.end / self.start)**(runner.iter / runner.max_iters)
+
+
+@HOOKS.register_module()
 class CheckClassesHook(Hook):
     """Before the first batch: every dataset has the classes of the head, in its order, or says in ``metainfo['label_groups']`` which
     outputs of the head mean them. All sets of a :class:`MultiSetTestLoop` or :class:`MultiSetValLoop` are looked at.

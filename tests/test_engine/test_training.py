@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from oracle import RUNS
 
-from mmcfmask.engine.hooks import RelativeEMAHook
+from mmcfmask.engine.hooks import DistillWeightHook, RelativeEMAHook
 from mmcfmask.engine.launch import build_runner, check_checkpoint, fit_total_batch
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +170,38 @@ def test_moving_average_is_validated_and_saved(hook, tmp_path, tiny_pretrained, 
 def test_relative_moving_average_says_what_is_wrong(wrong, message):
     with pytest.raises(ValueError, match=message):
         RelativeEMAHook(**wrong)
+
+
+def test_distillation_weight_goes_from_start_to_end(tmp_path, tiny_pretrained, monkeypatch):
+    """Equal factors from step to step, and the loss is weighted by them."""
+    from mmcfmask.models import CLIPDistillHead
+    original, seen = CLIPDistillHead.distill_loss, []
+
+    def look(self, student, teacher_features, teacher):
+        loss = original(self, student, teacher_features, teacher)
+        distance = (student - teacher_features).square().mean().clamp(min=1e-12)
+        seen.append((self.distill_weight, (loss['loss_distill'] / distance).item()))
+        return loss
+
+    monkeypatch.setattr(CLIPDistillHead, 'distill_loss', look)
+    cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 2})
+    cfg.custom_hooks.append(dict(type='DistillWeightHook', start=8., end=2.))
+    train(cfg)
+    steps = len(seen)
+    assert steps == 10
+    for step, (weight, measured) in enumerate(seen):
+        assert weight == pytest.approx(8 * 0.25**(step / steps))
+        assert step == 0 or measured == pytest.approx(weight, rel=1e-3)  # at the first step student and teacher are one
+
+
+def test_distillation_weight_says_what_is_wrong(tmp_path, tiny_pretrained):
+    with pytest.raises(ValueError, match='start=0.0, end=1.0.*above 0'):
+        DistillWeightHook(start=0., end=1.)
+    cfg = config(tmp_path, tiny_pretrained)
+    cfg.model.teacher = None
+    cfg.custom_hooks.append(dict(type='DistillWeightHook', start=8., end=2.))
+    with pytest.raises(ValueError, match='leave the hook out of custom_hooks'):
+        train(cfg)
 
 
 def test_nan_loss_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
