@@ -72,9 +72,9 @@ class RelativeEMAHook(EMAHook):
         self.horizon = horizon
 
     def before_run(self, runner) -> None:
-        """Work out the momentum (``runner.max_iters`` is 0 where nothing is trained) and copy the model."""
+        """Work out the momentum and copy the model."""
         updates = self.horizon * runner.max_iters / self.ema_cfg.get('interval', 1)
-        self.ema_cfg['momentum'] = 1 / max(updates, 1)
+        self.ema_cfg['momentum'] = 1 / max(updates, 2)  # max_iters is 0 where nothing is trained, and mmengine wants less than 1
         super().before_run(runner)
 
 
