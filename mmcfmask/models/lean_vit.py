@@ -121,13 +121,15 @@ class LeanBlock(ResidualAttentionBlock):
 def recomputed(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Iterator[None]:
     """Operations inside the context that would keep ``tensor`` for their backward pass keep ``source``, and compute ``function(source)``.
 
-    It pays where ``function`` is cheap and ``source`` is kept anyway. Not inside an activation checkpoint, which is to keep neither.
+    It pays where ``function`` is cheap and ``source`` is kept anyway. Not inside an activation checkpoint, which is to keep neither, and not
+    for second derivatives.
     """
     here = tensor.data_ptr(), tensor.numel()  # autograd holds on to pack, which must not hold on to the tensor
     source, device, dtype = source.detach(), source.device.type, autocast_dtype(source.device.type)
 
     def pack(saved: Tensor) -> Tensor | torch.Size:
-        return saved.shape if (saved.data_ptr(), saved.numel()) == here else saved
+        # Detached: an operation's own output would hold the operation that holds it, for ever.
+        return saved.shape if (saved.data_ptr(), saved.numel()) == here else saved.detach()
 
     def unpack(packed: Tensor | torch.Size) -> Tensor:
         if isinstance(packed, Tensor):
