@@ -121,8 +121,8 @@ class LeanBlock(ResidualAttentionBlock):
 def recomputed(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Iterator[None]:
     """Operations inside the context that would keep ``tensor`` for their backward pass keep ``source``, and compute ``function(source)``.
 
-    It pays where ``function`` is cheap and ``source`` is kept anyway. Not inside an activation checkpoint, which is to keep neither, and not
-    for second derivatives.
+    It pays where ``function`` is cheap and ``source`` is kept anyway. Not inside an activation checkpoint, which is to keep neither, and
+    not for second derivatives.
     """
     here = tensor.data_ptr(), tensor.numel()  # autograd holds on to pack, which must not hold on to the tensor
     source, device, dtype = source.detach(), source.device.type, autocast_dtype(source.device.type)
