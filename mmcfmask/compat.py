@@ -4,10 +4,36 @@ from __future__ import annotations
 import atexit
 import ctypes
 import importlib.util
+import pickle
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def load_yapf(patience: float = 30.) -> None:
+    """Import yapf, which mmengine's configs are laid out with, though another process may be at the same.
+
+    The first import of a new user stores yapf's grammar in a cache folder, and a process that reads the file before it is whole fails
+    (google/yapf#1204): a launcher starts many at once. So it is read again, for ``patience`` seconds. Must come before mmengine is
+    imported. Ends when yapf writes its cache in one go.
+
+    Raises:
+        RuntimeError: The cache stays unreadable.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            import yapf  # noqa: F401
+            return
+        except (EOFError, pickle.UnpicklingError) as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError("yapf's cache is damaged: delete the folder YAPF in the user's cache folder (~/.cache)") from error
+            time.sleep(0.1)
+
+
+load_yapf()
 
 # mmcv-lite has no compiled operators, and says so on every import though nothing here uses them. Before mmcv is imported; ends when
 # mmcv-lite is silent.

@@ -4,6 +4,9 @@ import os
 
 os.environ['HF_HUB_OFFLINE'] = '1'  # a test that reaches for the hub is a mistake; read when huggingface_hub is imported
 
+import mmcfmask  # noqa: F401  before any test imports mmengine (compat.load_yapf)
+
+# isort: split
 import open_clip
 import pytest
 import torch

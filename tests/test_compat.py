@@ -1,10 +1,12 @@
+import builtins
+import pickle
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from mmcfmask.compat import autocast_dtype, bfloat16_products, can_fuse_optimizer
+from mmcfmask.compat import autocast_dtype, bfloat16_products, can_fuse_optimizer, load_yapf
 
 
 def precisions():
@@ -61,3 +63,20 @@ def test_memory_of_freed_tensors_is_kept():
     faults = [int(subprocess.run([sys.executable, '-c', code, mode], capture_output=True, text=True, check=True).stdout)
               for mode in ('keep', 'as it is')]
     assert faults[0] * 10 < faults[1] or faults[1] < 100, faults  # the latter where the C library is not glibc
+
+
+def test_half_written_grammar_of_yapf_is_read_again(monkeypatch):
+    """Another process writes yapf's cache: twice it is empty or cut off, then it is whole."""
+    original, failures = builtins.__import__, [EOFError('Ran out of input'), pickle.UnpicklingError('pickle data was truncated')]
+
+    def read(name, *args, **kwargs):
+        if name == 'yapf' and failures:
+            raise failures.pop()
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', read)
+    load_yapf()
+    assert not failures
+    failures += [EOFError()] * 2
+    with pytest.raises(RuntimeError, match='delete the folder YAPF'):
+        load_yapf(patience=0)

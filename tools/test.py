@@ -14,11 +14,13 @@ import csv
 import json
 from pathlib import Path
 
+import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the components, and mmcfmask:: in _base_
+
+# isort: split
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from rich.console import Console
 
-import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.engine.launch import (
     add_run_arguments,
     apply_run_arguments,

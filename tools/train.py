@@ -2,9 +2,11 @@
 """Train a model: python tools/train.py CONFIG [--work-dir DIR] [--resume [auto|PATH]] [--amp] [--seed N] [--cfg-options …]"""
 import argparse
 
+import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the components, and mmcfmask:: in _base_
+
+# isort: split
 from mmengine.config import Config
 
-import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.engine import launch
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the components, and mmcfmask:: in _base_
+
+# isort: split
 from mmengine.dist import is_main_process
 from rich.console import Console
 
-import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, check_work_dir, load_config, prepare_test
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.visualization import results_table
