@@ -20,14 +20,15 @@ _fused_attention = F.scaled_dot_product_attention
 _CPU_CHUNK = 2**20
 
 
-def make_lean(visual: nn.Module, compiled: bool = False) -> None:
+def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool = True) -> None:
     """Turn the parts of an open_clip tower that are stock into their lean equals, in place.
 
     Weights, their names, hooks and sub-modules stay as they are, and features and gradients are equal up to rounding:
 
     - The last block computes only the class token, since nothing else of it is used (a twelfth of ViT-B's work, but for keys and values).
     - Attention works on (B, L, C) as it comes; ``nn.MultiheadAttention`` transposes and copies.
-    - QuickGELU keeps one tensor for its backward pass instead of three; what it and the layer norms give is computed again there.
+    - QuickGELU keeps one tensor for its backward pass instead of three; what it and the layer norms give is computed again there
+      (with ``recompute``).
     - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16).
     - Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times slower there.
 
@@ -37,6 +38,7 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
         visual (nn.Module): The image tower of an open_clip model.
         compiled (bool): Run what lies between the matrix products of a block through ``torch.compile``. The products stay outside: a
             compiled backward pass always computes the gradients of all its weights, which the relevance map has no use for.
+        recompute (bool): Whether a stock block computes what QuickGELU and the layer norms give again in the backward pass.
 
     Raises:
         ValueError: ``compiled``, but the blocks are not stock.
@@ -58,7 +60,7 @@ def make_lean(visual: nn.Module, compiled: bool = False) -> None:
         visual.transformer.__class__ = LeanTransformer
         for block in visual.transformer.resblocks:
             block.__class__ = LeanBlock
-            block.compiled = compiled
+            block.compiled, block.recompute = compiled, recompute
     elif compiled:
         raise ValueError(f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}')
 
@@ -87,7 +89,7 @@ class LeanTransformer(Transformer):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks:
-            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], not self.grad_checkpointing)
+            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], self.grad_checkpointing)
             x = checkpoint(block, *args, use_reentrant=False) if self.grad_checkpointing else block(*args)
         return x
 
@@ -97,16 +99,18 @@ class LeanBlock(ResidualAttentionBlock):
 
     Attributes:
         compiled (bool): Run the sum and normalisation between attention and MLP through ``torch.compile``.
+        recompute (bool): Compute cheap activations again in the backward pass; compiled code and checkpoints have their own way.
     """
     compiled = False
+    recompute = True
 
     def forward(self, q_x: Tensor, k_x: Tensor | None = None, v_x: Tensor | None = None, attn_mask: Tensor | None = None,
-                cls_only: bool = False, recompute: bool = False) -> Tensor:
+                cls_only: bool = False, checkpointed: bool = False) -> Tensor:
         if k_x is not None or v_x is not None or attn_mask is not None:
             return super().forward(q_x, k_x, v_x, attn_mask)
         normed = self.ln_1(q_x)
         x, query = (q_x[:, :1], normed[:, :1]) if cls_only else (q_x, normed)
-        keep = recomputed if recompute and not self.compiled else _kept
+        keep = recomputed if self.recompute and not (self.compiled or checkpointed) else _kept
         with keep(normed, self.ln_1, q_x):
             update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
         x, normed = (_compiled(_add_and_normalize) if self.compiled else _add_and_normalize)(x, update, self.ln_2)

@@ -174,6 +174,22 @@ def test_of_the_mlp_one_wide_tensor_is_kept(name, autocast):
     assert len(wide) == 2
 
 
+def test_recompute_is_a_choice():
+    """Calls of QuickGELU and the layer norms of every block in the backward pass; the result is the same."""
+    images, results = torch.randn(3, 3, 32, 32, dtype=torch.float64), []
+    for recompute in (True, False):
+        lean, calls = towers()[0], []
+        make_lean(lean, recompute=recompute)
+        for block in lean.transformer.resblocks:
+            for module in (block.ln_1, block.ln_2, block.mlp.gelu):
+                module.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        results.append(features_and_gradients(lean, images))
+        assert len(calls) == 3 * 3 * (2 if recompute else 1)
+    (features, grads), (kept_features, kept_grads) = results
+    assert torch.equal(features, kept_features)
+    assert all(torch.equal(grad, kept_grads[name]) for name, grad in grads.items())
+
+
 def test_recomputed_tensors_are_freed_and_given_again():
     layer, x = nn.Linear(6, 4).double(), torch.randn(3, 5, 6, dtype=torch.float64)
     calls = []
