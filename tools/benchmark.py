@@ -38,6 +38,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -297,6 +298,9 @@ class NoiseDataset(Dataset):
 
 def measure_evaluation(args: argparse.Namespace, work_dir: str, batches: int = 4) -> dict:
     """Images/s of the test loop, of the tower's forward pass on as many images per batch and, with --loader, of the loader; in turns."""
+    if torch.device(args.device).type != get_device():
+        raise SystemExit(f'--evaluation times tools/test.py, which runs on {get_device()!r} here: leave --device out, or hide the GPU with '
+                         'CUDA_VISIBLE_DEVICES=')
     cfg = load_config(args.config, args.cfg_options)
     prepare_test(cfg, shifts=[], amp=args.amp)
     if args.model:

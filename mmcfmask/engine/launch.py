@@ -11,12 +11,11 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import DATASETS, HOOKS, MODELS
 from torch import nn
 
 from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..datasets import FolderDataset
-from .hooks import RelativeEMAHook
 from .loops import choose_shifts, refuse_choice_by_shift
 
 
@@ -95,7 +94,8 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if hook['type'] in ('CheckpointHook', CheckpointHook) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if hook['type'] in ('EMAHook', 'RelativeEMAHook', EMAHook, RelativeEMAHook):
+        hook_class = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
+        if isinstance(hook_class, type) and issubclass(hook_class, EMAHook):
             hook['interval'] = counts
 
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.registry import HOOKS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.engine import launch
+from mmcfmask.engine import RelativeEMAHook, launch
 from mmcfmask.engine.launch import check_checkpoint, check_fill, check_work_dir, fit_total_batch, load_config
 
 CONFIG = """
@@ -13,9 +14,14 @@ optim_wrapper = dict(type='OptimWrapper')
 train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root))
 test_dataloader = dict(a=dict(dataset=dict(data_root=data_root)), b=dict(dataset=dict(data_root='elsewhere')))
 custom_hooks = [dict(type='CheckpointHook', by_epoch=False, interval=1000), dict(type='EMAHook'),
-                dict(type='RelativeEMAHook')]
+                dict(type='RelativeEMAHook'), dict(type='EMAHookOfOnesOwn')]
 pipelines = [[dict(data_root=data_root)]]
 """
+
+
+@HOOKS.register_module()
+class EMAHookOfOnesOwn(RelativeEMAHook):
+    pass
 
 
 def test_accumulation_makes_up_the_total():
@@ -24,7 +30,7 @@ def test_accumulation_makes_up_the_total():
         fit_total_batch(cfg, processes)
         assert cfg.optim_wrapper.accumulative_counts == counts
         assert cfg.custom_hooks[0].interval == interval
-        assert cfg.custom_hooks[1].interval == cfg.custom_hooks[2].interval == counts
+        assert [hook.interval for hook in cfg.custom_hooks[1:]] == [counts] * 3
 
 
 def test_indivisible_total_is_an_error():
