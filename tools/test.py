@@ -18,9 +18,9 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 
 # isort: split
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 from rich.console import Console
 
+from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import (
     add_run_arguments,
     apply_run_arguments,
@@ -75,9 +75,9 @@ def main(argv=None) -> dict:
     runner = build_runner(cfg)
     metrics = runner.test()
     if is_main_process():
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         seed = (checkpoint or {}).get('meta', {}).get('seed')
-        run = describe_run(runner.test_loop, args.config, describe_checkpoint(args.checkpoint), seed, model.data_preprocessor)
+        run = describe_run(runner.test_loop, args.config, describe_checkpoint(args.checkpoint), seed,
+                           unwrapped(runner.model).data_preprocessor)
         accuracies = {name: part['metrics']['top1'] for name, part in run['sets'].items() if 'top1' in part['metrics']}
         id_set = run['id_set'] if run['id_set'] in accuracies else None
         shifts = [name for name in accuracies if name != id_set]

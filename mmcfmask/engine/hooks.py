@@ -9,8 +9,14 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import HOOKS
+from torch import nn
 
 from ..evaluation.accuracy import check_groups
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, where it runs in a wrapper such as DDP's."""
+    return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()
@@ -101,7 +107,7 @@ class DistillWeightHook(Hook):
 
     def before_train(self, runner) -> None:
         """Refuse a model without distillation before it is trained for hours."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if getattr(model, 'teacher', None) is None or model.head.distill is None:
             raise ValueError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is None: '
                              'leave the hook out of custom_hooks')
@@ -140,7 +146,7 @@ class CheckClassesHook(Hook):
             self._check(runner, name, loop.dataloader)
 
     def _check(self, runner, name: str, loader) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         metainfo = getattr(loader.dataset, 'metainfo', None) or {}
         classes, groups = metainfo.get('classes'), metainfo.get('label_groups')
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)

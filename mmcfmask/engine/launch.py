@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, HOOKS, MODELS
 from torch import nn
@@ -92,11 +93,16 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     counts = total // (processes * each)
     cfg.optim_wrapper.accumulative_counts = counts
     for hook in cfg.get('custom_hooks') or []:
-        if hook['type'] in ('CheckpointHook', CheckpointHook) and not hook.get('by_epoch', True):
+        if _is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        hook_class = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
-        if isinstance(hook_class, type) and issubclass(hook_class, EMAHook):
+        if _is_a(EMAHook, hook['type'], HOOKS):
             hook['interval'] = counts
+
+
+def _is_a(base: type, kind: str | type, registry: Registry) -> bool:
+    """Whether the ``type`` of a config, a registered name or a class, is ``base`` or derives from it."""
+    found = registry.get(kind) if isinstance(kind, str) else kind
+    return isinstance(found, type) and issubclass(found, base)
 
 
 def makes_counterfactuals(model: dict) -> bool:
@@ -180,8 +186,7 @@ def prepare_test(cfg: Config,
     names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
     for name in names if skip_broken else ():
         dataset = cfg.test_dataloader[name].dataset
-        kind = DATASETS.get(dataset.type)
-        if not (isinstance(kind, type) and issubclass(kind, FolderDataset)):
+        if not _is_a(FolderDataset, dataset.type, DATASETS):
             raise ValueError(f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset can)')
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint

@@ -13,13 +13,13 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
 from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
+from .hooks import unwrapped
 from .launch import build_model, check_checkpoint
 from .loops import Clock, MultiSetTestLoop
 
@@ -91,8 +91,7 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     @property
     def model(self) -> nn.Module:
-        model = self.runner.model
-        return model.module if is_model_wrapper(model) else model
+        return unwrapped(self.runner.model)
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
         return {

@@ -58,9 +58,10 @@ def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool = True)
         for block in visual.transformer.resblocks)
     if stock:
         visual.transformer.__class__ = LeanTransformer
+        visual.transformer.recompute = recompute
         for block in visual.transformer.resblocks:
             block.__class__ = LeanBlock
-            block.compiled, block.recompute = compiled, recompute
+            block.compiled = compiled
     elif compiled:
         raise ValueError(f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}')
 
@@ -85,11 +86,17 @@ class LeanVisionTransformer(VisionTransformer):
 
 
 class LeanTransformer(Transformer):
-    """Gives the class token alone, (B, 1, C)."""
+    """Gives the class token alone, (B, 1, C).
+
+    Attributes:
+        recompute (bool): Blocks compute cheap activations again in the backward pass, unless they are checkpointed.
+    """
+    recompute = True
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        recompute = self.recompute and not self.grad_checkpointing
         for block in self.resblocks:
-            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], self.grad_checkpointing)
+            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], recompute)
             x = checkpoint(block, *args, use_reentrant=False) if self.grad_checkpointing else block(*args)
         return x
 
@@ -99,18 +106,16 @@ class LeanBlock(ResidualAttentionBlock):
 
     Attributes:
         compiled (bool): Run the sum and normalisation between attention and MLP through ``torch.compile``.
-        recompute (bool): Compute cheap activations again in the backward pass; compiled code and checkpoints have their own way.
     """
     compiled = False
-    recompute = True
 
     def forward(self, q_x: Tensor, k_x: Tensor | None = None, v_x: Tensor | None = None, attn_mask: Tensor | None = None,
-                cls_only: bool = False, checkpointed: bool = False) -> Tensor:
+                cls_only: bool = False, recompute: bool = False) -> Tensor:
         if k_x is not None or v_x is not None or attn_mask is not None:
             return super().forward(q_x, k_x, v_x, attn_mask)
         normed = self.ln_1(q_x)
         x, query = (q_x[:, :1], normed[:, :1]) if cls_only else (q_x, normed)
-        keep = recomputed if self.recompute and not (self.compiled or checkpointed) else _kept
+        keep = recomputed if recompute and not self.compiled else _kept
         with keep(normed, self.ln_1, q_x):
             update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
         x, normed = (_compiled(_add_and_normalize) if self.compiled else _add_and_normalize)(x, update, self.ln_2)
