@@ -16,7 +16,7 @@ Candidates take turns within one process (A B C A B C …), so that a machine wh
   machine's matrix products in the same precision, where F is one forward pass of the image tower.
 
 ``--evaluation`` times the loop of tools/test.py on the in-distribution set (forward pass, predictions, metrics) against the forward pass of
-the tower alone and, with ``--loader``, against reading the images alone.
+the tower alone and, with ``--loader``, against reading the images alone and against the time of both: without a GPU they share the cores.
 """
 from __future__ import annotations
 
@@ -355,6 +355,9 @@ def measure_evaluation(args: argparse.Namespace, work_dir: str, batches: int = 4
             if round_ >= 0:
                 rates[way].append(rate)
     ratios = {f'of the {way}': statistics.median(a / b for a, b in zip(rates['test loop'], rates[way])) for way in list(ways)[1:]}
+    if args.loader:  # what is left to reach where both share the cores
+        ratios['of both in turn'] = statistics.median(
+            tested * (1 / computed + 1 / loaded) for tested, computed, loaded in zip(*(rates[way] for way in ways)))
     return dict(
         model=cfg.model.backbone.model_name, batch=loader.batch_size, amp=args.amp, workers=loader.num_workers, machine=machine(args),
         images=len(loop.loaders[name].dataset), images_per_second={way: statistics.median(rates[way]) for way in ways}, ratios=ratios)

@@ -1,14 +1,17 @@
 """Evaluation on several sets, with a model whose answers are known, and during training on the built-in benchmark."""
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 from oracle import RUNS, config, loader, write_tree
+from torch.utils.data import DataLoader, Dataset
 
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.engine.launch import build_runner, check_selection, fit_total_batch, load_config
@@ -94,6 +97,26 @@ def test_independent_of_batch_size_and_workers(trees, tmp_path):
         for part in loaders.values():
             part.update(settings, persistent_workers='num_workers' in settings)
         assert run(config(loaders, tmp_path / name))[0] == whole
+
+
+class Priority(Dataset):
+    """Of the process that reads it."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return os.nice(0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU leaves the cores to the workers')
+def test_workers_give_way_to_the_forward_pass(trees, tmp_path):
+    own = dict(type='default_collate')  # any registered function
+    loaders = {'id': loader(trees / 'subset', 7, SUBSET), 'many': {**loader(trees / 'many', 7, MANY), 'worker_init_fn': own}}
+    loaders = build_runner(Config(config(loaders, tmp_path))).test_loop.loaders
+    priority, = DataLoader(Priority(), None, num_workers=1, worker_init_fn=loaders['id'].worker_init_fn)
+    assert priority == 19 and os.nice(0) < 19
+    assert loaders['many'].worker_init_fn.func is default_collate
 
 
 def test_own_metrics_of_a_set(trees, tmp_path):

@@ -125,6 +125,9 @@ def test_evaluation(tool, tmp_path, capsys, loader):
                         *(['--loader', '--cfg-options', 'test_dataloader.test.dataset.size=8'] if loader else [])])
     assert json.loads(out.read_text()) == result
     assert set(result['images_per_second']) == {'test loop', 'bare forward', *(['loader'] if loader else [])}
-    assert set(result['ratios']) == {'of the bare forward', *(['of the loader'] if loader else [])}
+    assert set(result['ratios']) == {'of the bare forward', *(['of the loader', 'of both in turn'] if loader else [])}
     assert all(value > 0 for part in ('images_per_second', 'ratios') for value in result[part].values())
+    if loader:  # one round: its rates are the medians
+        tested, computed, loaded = result['images_per_second'].values()
+        assert result['ratios']['of both in turn'] == pytest.approx((1 / computed + 1 / loaded) / (1 / tested))
     assert result['images'] == (8 if loader else 16) and 'of the bare forward' in capsys.readouterr().out
