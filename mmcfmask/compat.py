@@ -4,12 +4,16 @@ from __future__ import annotations
 import atexit
 import ctypes
 import importlib.util
+import os
 import pickle
+import re
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 
 def load_yapf(patience: float = 30.) -> None:
@@ -47,7 +51,7 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import init_dist
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmpretrain.registry import HOOKS, MODELS
 from torch import nn
@@ -197,7 +201,8 @@ def start_process_group_without_gpu(launcher: str) -> bool:
     if launcher == 'pytorch':
         torch.distributed.init_process_group('gloo')
     else:
-        init_dist(launcher, backend='gloo')
+        with mock.patch('torch.cuda.set_device'):
+            init_dist(launcher, backend='gloo')
     # Its threads must end before the interpreter does, or a finished run may still abort ("terminate called without an active exception").
     atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
     return True
@@ -205,12 +210,26 @@ def start_process_group_without_gpu(launcher: str) -> bool:
 
 @HOOKS.register_module()
 class PlainCheckpointHook(Hook):
-    """Keep checkpoints loadable by ``torch.load(weights_only=True)``, the default since torch 2.6.
+    """Keep checkpoints loadable by ``torch.load(weights_only=True)``, the default since torch 2.6, and no more of them than asked for.
 
     mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails. They are
-    saved as tensors and plain numbers here and rebuilt on load. Ends when mmengine saves plain checkpoints.
+    saved as tensors and plain numbers here and rebuilt on load. Ends when mmengine saves plain checkpoints. And all its checkpoint hooks
+    note which files they keep under one key, so that each takes those of another for its own after a resume: here each finds its own in
+    the folder. Ends when mmengine has a key for each.
     """
-    priority = 'VERY_LOW'
+    priority = 'LOWEST'  # after all CheckpointHooks
+
+    def before_train(self, runner) -> None:
+        """Let every checkpoint hook know its own files."""
+        if not runner.iter:  # not resumed: what lies there is another run's
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts > 0:
+                name = re.compile(re.escape(hook.filename_tmpl).replace(r'\{\}', r'(\d+)'))
+                found = map(name.fullmatch, os.listdir(hook.out_dir) if os.path.isdir(hook.out_dir) else ())
+                steps = sorted(int(match[1]) for match in found if match)
+                done = runner.epoch if hook.by_epoch else runner.iter
+                hook.keep_ckpt_ids = deque((step for step in steps if step <= done), hook.max_keep_ckpts)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Replace objects by plain data, in place."""

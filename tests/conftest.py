@@ -22,6 +22,7 @@ def tiny_towers(tmp_path_factory):
     """Registers 'tiny-vit' and 'tiny-vit-quickgelu' with open_clip."""
     folder = tmp_path_factory.mktemp('configs')
     for name, config in {'tiny-vit': TINY, 'tiny-vit-quickgelu': dict(TINY, quick_gelu=True), 'tiny-vit-wide': dict(TINY, embed_dim=24),
+                         'tiny-vit-fine': dict(TINY, vision_cfg=dict(TINY['vision_cfg'], patch_size=4)),
                          'tiny-vit-224': dict(TINY, vision_cfg=dict(TINY['vision_cfg'], image_size=224, patch_size=32))}.items():
         (folder / f'{name}.json').write_text(json.dumps(config))
     open_clip.add_model_config(folder)

@@ -10,7 +10,7 @@ from mmcfmask.compat import autocast_dtype, bfloat16_products, can_fuse_optimize
 
 
 def precisions():
-    return torch.get_float32_matmul_precision(), [getattr(backend.matmul, 'fp32_precision', None)
+    return torch.get_float32_matmul_precision(), [getattr(getattr(backend, 'matmul', None), 'fp32_precision', None)
                                                   for backend in (torch.backends.cuda, torch.backends.mkldnn)]
 
 

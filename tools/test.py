@@ -25,6 +25,7 @@ from mmcfmask.engine.launch import (
     add_run_arguments,
     apply_run_arguments,
     build_runner,
+    check_fits,
     check_work_dir,
     forget_pretrained,
     load_config,
@@ -73,6 +74,8 @@ def main(argv=None) -> dict:
     if checkpoint:
         forget_pretrained(cfg.model)
     runner = build_runner(cfg)
+    if checkpoint:
+        check_fits(unwrapped(runner.model), checkpoint, args.checkpoint)
     metrics = runner.test()
     if is_main_process():
         seed = (checkpoint or {}).get('meta', {}).get('seed')

@@ -18,7 +18,16 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.dist import is_main_process
 from rich.console import Console
 
-from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, check_work_dir, load_config, prepare_test
+from mmcfmask.engine.hooks import unwrapped
+from mmcfmask.engine.launch import (
+    add_run_arguments,
+    apply_run_arguments,
+    build_runner,
+    check_fits,
+    check_work_dir,
+    load_config,
+    prepare_test,
+)
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.visualization import results_table
 
@@ -56,6 +65,7 @@ def main(argv=None) -> dict:
         raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=args.alphas)
     runner = build_runner(cfg)
+    check_fits(unwrapped(runner.model), checkpoint, args.checkpoint)
     metrics = runner.test()
     if is_main_process():
         seed = checkpoint.get('meta', {}).get('seed')

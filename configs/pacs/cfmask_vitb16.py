@@ -3,4 +3,4 @@ total_batch_size = 32
 model = dict(
     head=dict(distill='feature', distill_weight=30.),
     teacher=dict(type='OpenCLIPTeacher'),
-    data_preprocessor=dict(mask='object', fill='single', value=0.3))
+    data_preprocessor=dict(mask='object', fill='single'))

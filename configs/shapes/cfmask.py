@@ -7,4 +7,4 @@ default_hooks = dict(logger=dict(interval=10))
 model = dict(
     head=dict(distill='feature', distill_weight=30.),
     teacher=dict(type='OpenCLIPTeacher'),
-    data_preprocessor=dict(mask='object', fill='single', value=0.3))
+    data_preprocessor=dict(mask='object', fill='single'))

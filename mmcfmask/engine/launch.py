@@ -17,6 +17,8 @@ from torch import nn
 
 from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..datasets import FolderDataset
+from ..models import OpenCLIPBackbone
+from ..models.clip_loading import check_state_dict
 from .loops import choose_shifts, refuse_choice_by_shift
 
 
@@ -69,7 +71,7 @@ def world_size(launcher: str) -> int:
     """Number of processes of this job, before any process group exists."""
     if launcher == 'none':
         return 1
-    return int(os.environ.get('SLURM_NTASKS' if launcher == 'slurm' else 'WORLD_SIZE', 1))
+    return int(os.environ.get(dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE').get(launcher, 'WORLD_SIZE'), 1))
 
 
 def fit_total_batch(cfg: Config, processes: int) -> None:
@@ -246,10 +248,14 @@ def forget_training(model: dict) -> None:
 def forget_pretrained(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
     forget_training(model)
-    for part, settings in (('head', ('class_weights', )), ('backbone', ('pretrained', 'init_cfg')), ('neck', ('init_cfg', ))):
-        for setting in settings:
-            if model.get(part) and model[part].get(setting):
-                model[part][setting] = None
+    for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
+        if model.get(part) and model[part].get(setting):
+            model[part][setting] = None
+    if model.get('backbone') and model.backbone.get('pretrained'):
+        if _is_a(OpenCLIPBackbone, model.backbone.type, MODELS):
+            model.backbone.load = False  # `pretrained` still decides the activation
+        else:
+            model.backbone.pretrained = None
 
 
 def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = None) -> nn.Module:
@@ -273,13 +279,18 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
         if not ours:  # ours has its weights from construction
             model.init_weights()
         return model
-    try:
-        missing = model.load_state_dict(checkpoint['state_dict'], strict=False).missing_keys
-    except RuntimeError as error:
-        raise ValueError(f'{name} does not fit the model of the config: {str(error).splitlines()[1].strip()}') from None
-    if missing:
-        raise ValueError(f'{name} does not fit the model of the config: it lacks {len(missing)} tensors, such as {missing[0]}')
+    check_fits(model, checkpoint, name)
+    model.load_state_dict(checkpoint['state_dict'], strict=False)
     return model
+
+
+def check_fits(model: nn.Module, checkpoint: dict, name: str) -> None:
+    """Raise a ValueError that names the tensors that a checkpoint lacks, or has in another shape or besides those of ``model``.
+
+    mmengine would leave what does not fit at random, and log it. What losses of the training have left (``auxiliary``) is no error.
+    """
+    weights = {key: value for key, value in checkpoint['state_dict'].items() if not key.startswith('auxiliary.')}
+    check_state_dict(model, weights, where=f'{name} does not fit the model of the config')
 
 
 def fit_loaders(cfg: Config, processes: int = 1) -> None:

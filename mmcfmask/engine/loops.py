@@ -47,6 +47,21 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         if not isinstance(self.dataloader.sampler, ResumableSampler):
             raise TypeError('ResumableEpochLoop needs train_dataloader.sampler.type="ResumableSampler"')
 
+    def run(self):
+        """Train. A resumed run must have epochs of as many batches as before.
+
+        Raises:
+            ValueError: It has another number of images, images per batch or processes.
+        """
+        before = self.runner.message_hub.runtime_info  # of the checkpoint, until mmengine's hook overwrites it
+        if self._iter and {'max_iters', 'max_epochs'} <= before.keys():
+            length = before['max_iters'] // before['max_epochs']
+            if length != len(self.dataloader):
+                raise ValueError(f'the run to resume had {length} batches per epoch and process, this one has {len(self.dataloader)}: '
+                                 'resume with the same images, train_dataloader.batch_size and number of processes, or start another run '
+                                 'from its weights with --cfg-options load_from=…')
+        return super().run()
+
     def run_epoch(self) -> None:
         """Iterate one epoch, or what is left of it."""
         done = self._iter - self._epoch * len(self.dataloader)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.dist import barrier, is_main_process
+from mmengine.hooks import EMAHook, Hook
 from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
@@ -86,12 +86,16 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.alphas = parse_alphas(alphas)
         super().__init__(runner, *args, **kwargs)
         self.start = start_weights(runner.cfg.model)
-        check_same_model(self.start, self.model.state_dict())
+        check_same_model(self.start, self._model_weights())
         self.by_alpha: dict[float, dict] = {alpha: {} for alpha in self.alphas}
 
     @property
     def model(self) -> nn.Module:
         return unwrapped(self.runner.model)
+
+    def _model_weights(self) -> dict[str, Tensor]:
+        """The model's own tensors, without those of losses that only training has."""
+        return {name: value for name, value in self.model.state_dict().items() if not name.startswith('auxiliary.')}
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
         return {
@@ -100,7 +104,7 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     def run(self) -> dict[str, float]:
         """Evaluate every set at every α; returns all metrics."""
-        self.weights = self.model.state_dict()  # the model's own tensors, written to in place
+        self.weights = self._model_weights()  # written to in place
         self.end = {name: value.clone() for name, value in self.weights.items()}
         self.start = {name: value.to(self.end[name].device) for name, value in self.start.items()}
         try:
@@ -270,12 +274,15 @@ class WiSEFTHook(Hook):
 
     def after_train(self, runner) -> None:
         """Evaluate and write."""
+        barrier()  # the main process may still write the checkpoint
         info = runner.message_hub.runtime_info
         best = [value for key, value in info.items() if key.startswith('best_ckpt')] if self.checkpoint == 'best' else []
         path = best[0] if best else None
         last = {name: value.clone() for name, value in self.loop.model.state_dict().items()}
         if path is not None:
             self.loop.model.load_state_dict(check_checkpoint(path)['state_dict'])
+        elif average := next((hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)), None):
+            self.loop.model.load_state_dict(average.module.state_dict())  # as in the last checkpoint
         runner.logger.info(f'WiSE-FT of {path or "the last weights"} at α = {", ".join(f"{alpha:g}" for alpha in self.alphas)}')
         with _test_loop(runner, self.loop):
             self.loop.run()

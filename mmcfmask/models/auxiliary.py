@@ -183,6 +183,9 @@ class TextLoss(AuxiliaryLoss):
 
     def start(self, classifier: nn.Module) -> None:
         super().start(classifier)
+        if self.needs_teacher and not classifier.teacher.is_start:
+            raise ValueError(f'{type(self).__name__} compares features with texts of one model, but the teacher is another one than the '
+                             'student: leave out its model_name')
         self.scale = getattr(classifier.backbone, 'logit_scale', 100.)
         try:
             self.start_text(classifier, *text_source(classifier, self.model_name, self.pretrained))

@@ -36,10 +36,11 @@ class CounterfactualClassifier(ImageClassifier):
         teacher (dict, optional): :class:`OpenCLIPTeacher`. None: plain fine-tuning, no counterfactuals.
         auxiliary (list[dict], optional): Other methods' losses, added to those above: modules of :mod:`mmcfmask.models.auxiliary`.
         data_preprocessor (dict): :class:`CAMRefillDataPreprocessor`.
-        **kwargs: Those of ``ImageClassifier``.
+        **kwargs: Those of ``ImageClassifier``, but ``pretrained`` and ``init_cfg``: they would act after the teacher was copied.
 
     Raises:
-        ValueError: Teacher and student of different feature width, wrong number of class embeddings, …
+        ValueError: Teacher and student of different feature width, wrong number of class embeddings, an image normalisation that is not
+            that of the weights, …
     """
 
     def __init__(self,
@@ -50,6 +51,10 @@ class CounterfactualClassifier(ImageClassifier):
                  data_preprocessor: dict | None = None,
                  auxiliary: list[dict] | None = None,
                  **kwargs) -> None:
+        for key in {'pretrained', 'init_cfg'} & kwargs.keys():
+            if kwargs[key] is not None:
+                raise ValueError(f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher was '
+                                 'copied from the start: use model.backbone.pretrained or model.backbone.init_cfg')
         backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
         neck = MODELS.build(neck) if isinstance(neck, dict) else neck
         width = backbone.embed_dims if neck is None else neck.out_channels
@@ -60,9 +65,11 @@ class CounterfactualClassifier(ImageClassifier):
         if not isinstance(self.data_preprocessor, CAMRefillDataPreprocessor):
             raise ValueError('CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
                              f'{data_preprocessor["type"]!r}')
+        check_normalisation(self.backbone, self.data_preprocessor)
         self._set_teacher(None)
         self.auxiliary = nn.ModuleList()
         self._load_start(teacher)
+        self._check_hiding()
         for module in map(MODELS.build, auxiliary or ()):
             module.start(self)
             self.auxiliary.append(module)
@@ -87,7 +94,22 @@ class CounterfactualClassifier(ImageClassifier):
             if width != self.head.in_channels:
                 raise ValueError(f'the teacher {teacher.model_name!r} gives features of width {width}, '
                                  f'but the student gives width {self.head.in_channels}: choose towers of the same embedding width')
+            if self.head.distill == 'logits' and not teacher.is_start:
+                raise ValueError(f"distill='logits' compares class probabilities, but the teacher {teacher.model_name!r} has no class "
+                                 "embeddings of its own: use distill='feature', or the student's own start as teacher")
             self._set_teacher(teacher)
+
+    def _check_hiding(self) -> None:
+        """Without a fill, both towers must be able not to see the same patches."""
+        if self.teacher is None or self.data_preprocessor.mask is None or self.data_preprocessor.fill != 'none':
+            return
+        grids = [getattr(tower, 'patch_size', None) for tower in (self.backbone, self.teacher.backbone)]
+        if None not in grids and grids[0] != grids[1]:
+            raise ValueError(f'fill="none" hides patches from student and teacher, but the teacher {self.teacher.model_name!r} has patches '
+                             f'of {grids[1]} pixels and the student of {grids[0]}: use fill="single" or "multi"')
+        if getattr(self.backbone, 'grad_checkpointing', False) and self.data_preprocessor.needs_relevance:
+            raise ValueError('fill="none" hides patches in the attention of the forward pass, and backbone.grad_checkpointing=True would '
+                             'compute it again without: use fill="single" or "multi", or grad_checkpointing=False')
 
     def _set_teacher(self, teacher: OpenCLIPTeacher | None) -> None:
         # Past nn.Module's registration: not a sub-module, so not in parameters(), state_dict(), EMA or DDP.
@@ -153,6 +175,19 @@ class CounterfactualClassifier(ImageClassifier):
         with hide_patches(self.teacher.backbone, changed):
             teacher = self.teacher(changed.images)
         return {**losses, **self.head.distill_loss(student, teacher, self.teacher)}
+
+
+def check_normalisation(backbone: nn.Module, preprocessor: CAMRefillDataPreprocessor) -> None:
+    """Raise a ValueError, with what to write, unless images are normalised as the weights of ``backbone`` want, where that is known."""
+    if not preprocessor._enable_normalize:  # mmpretrain's: neither mean nor std was given
+        return
+    for key in 'mean', 'std':
+        wanted = getattr(backbone, key, None)
+        got = getattr(preprocessor, key).flatten().cpu()
+        if wanted is not None and (got - torch.tensor(wanted) * 255).abs().max() > 0.5:
+            wanted = [round(value * 255, 2) for value in wanted]
+            raise ValueError(f'model.data_preprocessor.{key} is {[round(value, 2) for value in got.tolist()]}, but the weights '
+                             f'{backbone.pretrained or backbone.model_name!r} were trained with {key}={wanted}')
 
 
 @contextmanager

@@ -52,11 +52,12 @@ class ImageTower(NamedTuple):
     """None for towers without a patch embedding (convolutional ones)."""
     logit_scale: float
     """Factor of the cosine similarities, exponent taken. 100 where the weights do not say."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    """None where ``pretrained`` does not tell: a path, or no weights."""
 
 
-def load_image_tower(model_name: str, pretrained: str | None = None) -> ImageTower:
+def load_image_tower(model_name: str, pretrained: str | None = None, load: bool = True) -> ImageTower:
     """Build the image tower of an open_clip model in float32 on the CPU and load its weights.
 
     Args:
@@ -67,6 +68,7 @@ def load_image_tower(model_name: str, pretrained: str | None = None) -> ImageTow
             the whole model or of the image tower alone (keys ``visual.*``), in float32 or half precision, possibly under
             ``'state_dict'``, in any format that open_clip reads. OpenAI's weights need QuickGELU: their tags switch it on
             by themselves; with a path, use one of the ``-quickgelu`` model names.
+        load: False leaves the weights random; a tag still decides the activation.
 
     Raises:
         ValueError: Unknown model name or tag (near names are listed), or weights that do not fit the tower (the keys are
@@ -80,11 +82,12 @@ def load_image_tower(model_name: str, pretrained: str | None = None) -> ImageTow
         model = _create_from_schema(model_name)
         return _image_tower(model_name, model, model.visual.preprocess_cfg, float(model.logit_scale.detach().exp()))
 
-    path = resolve_pretrained(model_name, pretrained)
+    path = resolve_pretrained(model_name, pretrained) if load else None
     # Only the image tower is kept, so the text tower is built as small as it gets.
     text_cfg = dict(context_length=8, vocab_size=8, width=64, heads=1, layers=1)
     model = _create_model(model_name, pretrained, text_cfg=text_cfg)
-    preprocess = merge_preprocess_dict(model.visual.preprocess_cfg, open_clip.get_pretrained_cfg(model_name, pretrained or ''))
+    tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
+    preprocess = merge_preprocess_dict(model.visual.preprocess_cfg, tag) if tag else {}
     if path is None:
         return _image_tower(model_name, model, preprocess, float(model.logit_scale.detach().exp()))
 
@@ -256,8 +259,8 @@ def _image_tower(model_name: str, model: nn.Module, preprocess: dict, logit_scal
         image_size=tuple(to_2tuple(visual.image_size)),
         patch_size=None if patch_size is None else tuple(to_2tuple(patch_size)),
         logit_scale=logit_scale,
-        mean=tuple(preprocess['mean']),
-        std=tuple(preprocess['std']))
+        mean=tuple(preprocess['mean']) if preprocess else None,
+        std=tuple(preprocess['std']) if preprocess else None)
 
 
 def _resize_pos_embed(state_dict: dict[str, torch.Tensor], model: nn.Module, path: Path) -> None:

@@ -21,6 +21,8 @@ class OpenCLIPBackbone(BaseBackbone):
         model_name (str): Name of an open_clip model, e.g. ``'ViT-B-16-quickgelu'``.
         pretrained (str, optional): Tag, path or ``'shapes'``, see :func:`mmcfmask.models.clip_loading.load_image_tower`.
             Defaults to None: random weights.
+        load (bool): Whether the weights named by ``pretrained`` are loaded. False leaves them random, for a checkpoint to replace; the
+            tag still decides the activation. Defaults to True.
         frozen (bool): Whether the tower is kept as it is (linear probing): no gradients, and eval mode whatever
             ``train()`` is told. Defaults to False.
         grad_checkpointing (bool): Whether activations are computed again in the backward pass to save memory.
@@ -37,7 +39,8 @@ class OpenCLIPBackbone(BaseBackbone):
         image_size (tuple[int, int]): Height and width of the input.
         patch_size (tuple[int, int] | None): None for convolutional towers.
         logit_scale (float): Factor of the cosine similarities of the pre-trained model (about 100).
-        mean, std (tuple[float, float, float]): Normalisation of RGB images in 0-1 that the weights were trained with.
+        mean, std (tuple[float, float, float] | None): Normalisation of RGB images in 0-1 that the weights were trained with. None where
+            ``pretrained`` does not tell: a path, or no weights.
 
     Raises:
         ValueError: Unknown name or tag, weights that do not fit, or ``compile`` for a tower that is no plain ViT.
@@ -49,14 +52,15 @@ class OpenCLIPBackbone(BaseBackbone):
         torch.Size([2, 512])
     """
 
-    def __init__(self, model_name: str, pretrained: str | None = None, frozen: bool = False,
+    def __init__(self, model_name: str, pretrained: str | None = None, load: bool = True, frozen: bool = False,
                  grad_checkpointing: bool = False, compile: bool = False, recompute: bool = True,
                  init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        tower = load_image_tower(model_name, pretrained)
+        tower = load_image_tower(model_name, pretrained, load)
         self.model_name = model_name
         self.pretrained = pretrained
         self.frozen = frozen
+        self.grad_checkpointing = grad_checkpointing
         self.visual = tower.visual
         self.embed_dims = tower.embed_dim
         self.image_size = tower.image_size

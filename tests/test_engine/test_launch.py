@@ -120,6 +120,15 @@ def test_loaders_fit_the_machine(monkeypatch):
     assert cfg.train_dataloader.num_workers == 2
 
 
+def test_processes_of_every_launcher(monkeypatch):
+    for name in ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    assert [launch.world_size(name) for name in ('none', 'pytorch', 'slurm', 'mpi')] == [1, 1, 1, 1]
+    for number, name in enumerate(('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'), start=2):
+        monkeypatch.setenv(name, str(number))
+    assert [launch.world_size(name) for name in ('none', 'pytorch', 'slurm', 'mpi')] == [1, 2, 3, 4]
+
+
 def test_fused_optimizer_only_where_there_is_one(monkeypatch):
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW', fused=True))))
     launch.fit_optimizer(cfg)

@@ -104,7 +104,7 @@ def test_a_picture_of_every_variant(tmp_path):
         '{mask}': dict(config='cfmask', cfg_options={key + 'value': None}, sweep={key + 'mask': ['random', 'context']})}
     planned = study(tmp_path, methods, pictures=True)
     pictures = [job.product.name for job in planned.jobs if job.product.suffix == '.png']
-    assert pictures == ['counterfactuals_object_single_0.3.png', 'counterfactuals_random_single.png', 'counterfactuals_context_single.png']
+    assert pictures == ['counterfactuals_object_single.png', 'counterfactuals_random_single.png', 'counterfactuals_context_single.png']
     one = study(tmp_path, {'CFMask': 'cfmask'}, pictures=True)
     assert one.jobs[-1].product == tmp_path / 'shapes' / 'counterfactuals.png'
 

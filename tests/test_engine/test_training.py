@@ -96,6 +96,31 @@ def test_resume_in_the_middle_of_an_epoch_goes_on_as_if_nothing_had_happened(tmp
     assert all(torch.equal(got[name], value) for name, value in expected.items())
 
 
+def test_resume_needs_epochs_of_the_same_length(tmp_path, tiny_pretrained):
+    train(config(tmp_path, tiny_pretrained))
+    for size, batches in ((4, 10), (16, 2)):
+        cfg = config(tmp_path, tiny_pretrained, resume=True, total_batch_size=size,
+                     **{'train_dataloader.batch_size': size, 'train_cfg.max_epochs': 4})
+        with pytest.raises(ValueError, match=f'had 5 batches per epoch and process, this one has {batches}: resume with the same'):
+            train(cfg)
+
+
+def test_old_checkpoints_are_deleted_after_a_resume_too(tmp_path, tiny_pretrained):
+    """Two checkpoint hooks, each with its own two files; those of an earlier run are not touched."""
+
+    def run(epochs, **options):
+        cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': epochs, 'default_hooks.checkpoint.max_keep_ckpts': 2, **options})
+        cfg.custom_hooks.append(dict(type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2, filename_tmpl='resume_{}.pth',
+                                     save_last=False))
+        train(cfg)
+        return sorted(path.name for path in tmp_path.glob('*_*.pth') if 'best' not in path.name)
+
+    (tmp_path / 'epoch_99.pth').touch()
+    assert run(3) == ['epoch_2.pth', 'epoch_3.pth', 'epoch_99.pth', 'resume_12.pth', 'resume_14.pth']
+    assert run(4, resume=True) == ['epoch_3.pth', 'epoch_4.pth', 'epoch_99.pth', 'resume_18.pth', 'resume_20.pth']
+    assert run(5, resume=True) == ['epoch_4.pth', 'epoch_5.pth', 'epoch_99.pth', 'resume_22.pth', 'resume_24.pth']
+
+
 def test_checkpoint_is_plain_and_without_teacher(tmp_path, tiny_pretrained):
     cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 1})
     model = train(cfg)

@@ -164,6 +164,36 @@ def test_hook(config, tmp_path):
     assert all(torch.equal(value, last[name]) for name, value in runner.model.state_dict().items())
 
 
+def test_hook_takes_the_moving_average(config, tmp_path):
+    """As the checkpoint of the last epoch does."""
+    cfg = config(val_dataloader=None, val_cfg=None, val_evaluator=None)
+    cfg.default_hooks.checkpoint.save_best = None
+    cfg.custom_hooks += [dict(type='EMAHook', momentum=0.1), dict(type='WiSEFTHook', alphas=[1], save=1)]
+    fit_total_batch(cfg, 1)
+    build_runner(cfg).train()
+    saved = check_checkpoint(str(tmp_path / 'run' / 'epoch_1.pth'))
+    end = check_checkpoint(str(tmp_path / 'run' / 'wise_ft' / 'wise_ft_1.pth'))['state_dict']
+    assert end.keys() == saved['state_dict'].keys()
+    assert all(torch.equal(value, saved['state_dict'][name]) for name, value in end.items())
+    assert not torch.equal(end['head.fc.weight'], saved['ema_state_dict']['module.head.fc.weight'])
+
+
+def test_hook_after_flyp(config, tmp_path):
+    """The text tower, which only training has, is not on the line."""
+    cfg = config('flyp')
+    prompts = dict(type='text', classnames=[f'thing {n}' for n in range(10)], templates=['a {}'])
+    cfg.model.head.class_weights = prompts
+    cfg.custom_hooks.append(dict(type='WiSEFTHook', alphas=[0, 1], save=1))
+    fit_total_batch(cfg, 1)
+    build_runner(cfg).train()
+    best, = (tmp_path / 'run').glob('best_*.pth')
+    best = check_checkpoint(str(best))['state_dict']
+    end = check_checkpoint(str(tmp_path / 'run' / 'wise_ft' / 'wise_ft_1.pth'))['state_dict']
+    assert any(name.startswith('auxiliary.') for name in best)
+    assert end.keys() == {name for name in best if not name.startswith('auxiliary.')}
+    assert all(torch.equal(value, best[name]) for name, value in end.items())
+
+
 def test_hook_says_what_is_wrong_before_training(config):
     cfg = config()
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None

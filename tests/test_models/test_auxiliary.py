@@ -339,17 +339,18 @@ def test_teacher_is_missing(tiny_pretrained, name):
         build(tiny_pretrained, dict(type=name), teacher=False)
 
 
-def test_l2sp_needs_its_own_start(tiny_pretrained, tmp_path):
+@pytest.mark.parametrize('auxiliary', [dict(type='L2SP'), dict(type='CARFT', classnames=['a', 'b', 'c']), dict(type='LipsumFT')])
+def test_teacher_must_be_the_start(tiny_pretrained, tmp_path, auxiliary):
     other = tmp_path / 'other.pt'
     torch.save(torch.load(tiny_pretrained, weights_only=True), other)
-    with pytest.raises(ValueError, match='the teacher is another model: leave out its model_name'):
+    with pytest.raises(ValueError, match='the teacher is another .*: leave out its model_name'):
         MODELS.build(
             dict(
                 type='CounterfactualClassifier',
                 backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
                 head=dict(type='CLIPDistillHead', num_classes=3),
                 teacher=dict(type='OpenCLIPTeacher', model_name='tiny-vit', pretrained=str(other)),
-                auxiliary=[dict(type='L2SP')]))
+                auxiliary=[auxiliary]))
 
 
 def test_texts_of_a_tower_without_a_name(tiny_pretrained, batch):

@@ -1,6 +1,7 @@
 import copy
 import gc
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ def build(pretrained, teacher=True, head=None, preprocessor=None, **backbone):
             type='CounterfactualClassifier',
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained, **backbone),
             head=dict(type='CLIPDistillHead', num_classes=5, **(head or {})),
-            teacher=dict(type='OpenCLIPTeacher') if teacher else None,
+            teacher=dict(type='OpenCLIPTeacher') if teacher is True else teacher or None,
             data_preprocessor=preprocessor))
     return model.train()
 
@@ -251,3 +252,51 @@ def test_bad_input(tiny_pretrained, batch):
         build(tiny_pretrained, preprocessor=dict(type='ClsDataPreprocessor'))
     with pytest.raises(ValueError, match='at least 2 images'):
         build(tiny_pretrained)(batch[0][:1], batch[1][:1], mode='loss')
+    model = dict(
+        type='CounterfactualClassifier',
+        backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
+        head=dict(type='CLIPDistillHead', num_classes=5))
+    for late in (dict(pretrained=tiny_pretrained), dict(init_cfg=dict(type='Pretrained', checkpoint=tiny_pretrained))):
+        with pytest.raises(ValueError, match='after the teacher was copied from the start: use model.backbone.pretrained'):
+            MODELS.build({**model, **late})
+
+
+def test_teacher_that_is_another_model(tiny_pretrained, tmp_path):
+    other = open_clip.create_model('tiny-vit-fine')
+    torch.save(other.state_dict(), tmp_path / 'fine.pt')
+    teacher = dict(type='OpenCLIPTeacher', model_name='tiny-vit-fine', pretrained=str(tmp_path / 'fine.pt'))
+    assert build(tiny_pretrained, teacher).teacher.backbone.patch_size == (4, 4)
+    with pytest.raises(ValueError, match="'tiny-vit-fine' has no class embeddings of its own"):
+        build(tiny_pretrained, teacher, head=dict(distill='logits'))
+    for mask in MASKS:
+        with pytest.raises(ValueError, match=r'patches of \(4, 4\) pixels and the student of \(8, 8\): use fill="single"'):
+            build(tiny_pretrained, teacher, preprocessor=dict(mask=mask, fill='none'))
+
+
+def test_hidden_patches_and_activation_checkpoints(tiny_pretrained, batch):
+    """Where patches are hidden in the attention, a recomputed forward pass would see them."""
+    for mask in ('object', 'context'):
+        with pytest.raises(ValueError, match='grad_checkpointing=True would compute it again without'):
+            build(tiny_pretrained, preprocessor=dict(mask=mask, fill='none'), grad_checkpointing=True)
+    gradients = []
+    for checkpointing in (False, True):  # random ones are dropped before the first block
+        model = build(tiny_pretrained, preprocessor=dict(mask='random', fill='none'), grad_checkpointing=checkpointing)
+        move_away(model)
+        torch.manual_seed(4)
+        sum(model(*batch[:2], mode='loss').values()).backward()
+        gradients.append(model.backbone.visual.conv1.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_normalisation_of_the_weights(tiny_pretrained, monkeypatch):
+    tags = dict(half=dict(hf_hub='org/repo/', mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, 'tiny-vit', tags)
+    monkeypatch.setattr(open_clip, 'download_pretrained', lambda cfg: tiny_pretrained)
+    right = dict(mean=[127.5] * 3, std=[63.75] * 3)
+    build('half', preprocessor=right)
+    build('half')  # normalised in the pipeline
+    with pytest.raises(ValueError, match=r"std is \[1.0, .*'half' were trained with std=\[63.75, 63.75, 63.75\]"):
+        build('half', preprocessor=dict(right, std=[1.] * 3))
+    with pytest.raises(ValueError, match=r'preprocessor.mean is \[122.77, 116.75, 104.09\].*mean=\[127.5'):
+        build('half', preprocessor=dict(mean=[122.7709, 116.746, 104.0937], std=right['std']))
+    build(tiny_pretrained, preprocessor=dict(right, std=[1.] * 3))  # a path does not tell

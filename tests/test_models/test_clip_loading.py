@@ -32,7 +32,7 @@ def test_random_weights():
     tower = load_image_tower('tiny-vit')
     assert (tower.embed_dim, tower.image_size, tower.patch_size) == (16, (32, 32), (8, 8))
     assert tower.logit_scale == pytest.approx(1 / 0.07)  # what open_clip starts training with
-    assert tower.mean == open_clip.OPENAI_DATASET_MEAN and tower.std == open_clip.OPENAI_DATASET_STD
+    assert tower.mean is None and tower.std is None
 
 
 def test_every_form_of_checkpoint(tmp_path, tiny_pretrained, reference, images):
@@ -119,6 +119,13 @@ def test_tag_decides_activation_and_normalisation(tmp_path, monkeypatch, tiny_pr
     quick = open_clip.create_model('tiny-vit-quickgelu', pretrained=tiny_pretrained)
     with torch.no_grad():
         torch.testing.assert_close(tower.visual.eval()(images), quick.eval().encode_image(images), rtol=0, atol=0)
+
+    # Also where a checkpoint brings the weights, and nothing is read.
+    monkeypatch.setattr(open_clip, 'download_pretrained', lambda cfg: pytest.fail('downloads'))
+    unloaded = load_image_tower('tiny-vit', 'quick', load=False)
+    unloaded.visual.load_state_dict(tower.visual.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(unloaded.visual.eval()(images), quick.encode_image(images), rtol=0, atol=0)
 
 
 def test_position_embedding_is_resized_as_open_clip_does(tmp_path, reference, images):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 from oracle import config, loader, write_tree
 from processes import free_port
 from scripts import load_tool
@@ -157,6 +158,24 @@ def test_what_is_wrong_is_found_before_the_test(write, tmp_path):
             command('configs/shapes/ft.py', tmp_path / 'seven.pth', '--work-dir', tmp_path)
         with pytest.raises(SystemExit, match="there is no checkpoint .*gone.pth"):
             command('configs/shapes/ft.py', tmp_path / 'gone.pth', '--work-dir', tmp_path)
+
+
+def test_checkpoint_of_another_tower(tmp_path):
+    """mmengine would log what does not fit and test random weights."""
+    cfg = Config.fromfile('configs/shapes/zeroshot.py')
+    weights = MODELS.build(cfg.model).state_dict()
+    wrong = {
+        '1 missing: backbone.visual.conv1.weight': {key: value for key, value in weights.items() if 'conv1' not in key},
+        '1 unexpected: backbone.visual.more': {**weights, 'backbone.visual.more': torch.zeros(1)},
+        'backbone.visual.proj .* instead of': {**weights, 'backbone.visual.proj': torch.zeros(2, 2)},
+    }
+    for message, state_dict in wrong.items():
+        torch.save(dict(state_dict=state_dict), tmp_path / 'other.pth')
+        for command in (evaluate, wise_ft):
+            with pytest.raises(ValueError, match=f'other.pth does not fit the model of the config: .*{message}'):
+                command('configs/shapes/ft.py', tmp_path / 'other.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
+    torch.save(dict(state_dict={**weights, 'auxiliary.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
+    evaluate('configs/shapes/ft.py', tmp_path / 'flyp.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
 
 
 def test_alphas_out_of_range(tmp_path, capfd):
