@@ -1,10 +1,12 @@
 import builtins
+import os
 import pickle
 import subprocess
 import sys
 
 import pytest
 import torch
+from processes import free_port
 
 from mmcfmask.compat import autocast_dtype, bfloat16_products, can_fuse_optimizer, load_yapf
 
@@ -63,6 +65,22 @@ def test_memory_of_freed_tensors_is_kept():
     faults = [int(subprocess.run([sys.executable, '-c', code, mode], capture_output=True, text=True, check=True).stdout)
               for mode in ('keep', 'as it is')]
     assert faults[0] * 10 < faults[1] or faults[1] < 100, faults  # the latter where the C library is not glibc
+
+
+@pytest.mark.parametrize('launcher, environment', [
+    ('slurm', dict(SLURM_NTASKS='1', SLURM_PROCID='0', SLURM_LOCALID='0', SLURM_NODELIST='here')),
+    ('mpi', dict(OMPI_COMM_WORLD_SIZE='1', OMPI_COMM_WORLD_RANK='0', OMPI_COMM_WORLD_LOCAL_RANK='0')),
+])
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the group is for machines without a GPU')
+def test_launchers_without_a_gpu(launcher, environment):
+    """In a process of its own, which the group would outlive otherwise."""
+    code = ('from mmcfmask.compat import start_process_group_without_gpu\n'
+            'import torch\n'
+            f'assert start_process_group_without_gpu({launcher!r})\n'
+            'print(torch.distributed.get_backend(), torch.distributed.get_world_size())\n')
+    env = {**os.environ, **environment, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port()}
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert done.stdout == 'gloo 1\n', done.stderr[-2000:]
 
 
 def test_half_written_grammar_of_yapf_is_read_again(monkeypatch):
