@@ -101,13 +101,14 @@ class CounterfactualClassifier(ImageClassifier):
 
     def _check_hiding(self) -> None:
         """Without a fill, both towers must be able not to see the same patches."""
-        if self.teacher is None or self.data_preprocessor.mask is None or self.data_preprocessor.fill != 'none':
+        settings = self.data_preprocessor
+        if None in (self.teacher, self.head.distill, settings.mask) or settings.fill != 'none':
             return
         grids = [getattr(tower, 'patch_size', None) for tower in (self.backbone, self.teacher.backbone)]
         if None not in grids and grids[0] != grids[1]:
             raise ValueError(f'fill="none" hides patches from student and teacher, but the teacher {self.teacher.model_name!r} has patches '
                              f'of {grids[1]} pixels and the student of {grids[0]}: use fill="single" or "multi"')
-        if getattr(self.backbone, 'grad_checkpointing', False) and self.data_preprocessor.needs_relevance:
+        if getattr(self.backbone, 'grad_checkpointing', False) and settings.needs_relevance:
             raise ValueError('fill="none" hides patches in the attention of the forward pass, and backbone.grad_checkpointing=True would '
                              'compute it again without: use fill="single" or "multi", or grad_checkpointing=False')
 
