@@ -31,11 +31,20 @@ def load_config(path: str, options: dict) -> Config:
         FileNotFoundError: There is no such file.
     """
     cfg = Config.fromfile(path)
+    _strip_delete(cfg)
     old_root = cfg.get('data_root')
     cfg.merge_from_dict(options)
     if 'data_root' in options:
         _replace(cfg, 'data_root', old_root, options['data_root'])
     return cfg
+
+
+def _strip_delete(node) -> None:
+    """Drop the ``_delete_`` that mmengine leaves in dicts inside a dict that has one itself."""
+    if isinstance(node, (dict, Config)):
+        node.pop('_delete_', None)
+    for value in node.values() if isinstance(node, (dict, Config)) else node if isinstance(node, (list, tuple)) else ():
+        _strip_delete(value)
 
 
 def _replace(node, key: str, old, new) -> None:

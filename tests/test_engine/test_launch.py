@@ -51,6 +51,13 @@ def test_data_root_reaches_every_dataset(tmp_path):
     assert cfg.total_batch_size == 8
 
 
+def test_delete_inside_delete(tmp_path):
+    (tmp_path / 'base.py').write_text("test_dataloader = dict(a=dict(x=1))")
+    (tmp_path / "own.py").write_text("_base_ = 'base.py'\ntest_dataloader = dict(\n"
+                                     "    _delete_=True, b=dict(dataset=dict(_delete_=True, y=[dict(_delete_=True)])))")
+    assert load_config(str(tmp_path / 'own.py'), {}).test_dataloader == dict(b=dict(dataset=dict(y=[{}])))
+
+
 def test_work_dir_must_be_writable(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(OSError, match='cannot write to the work dir .*file/run'):
