@@ -122,6 +122,9 @@ class AuxiliaryLoss(nn.Module):
         """
         if self.needs_teacher and classifier.teacher is None:
             raise ValueError(f"{type(self).__name__} compares with the frozen start: set model.teacher=dict(type='OpenCLIPTeacher')")
+        if self.needs_teacher and not classifier.teacher.is_start:
+            raise ValueError(f'{type(self).__name__} compares with the frozen start, but the teacher is another model: '
+                             'leave out its model_name')
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Losses by name (``loss_…``), to be added to the others."""
@@ -154,11 +157,6 @@ class L2SP(AuxiliaryLoss):
         self.beta = beta
         self.head = head
 
-    def start(self, classifier: nn.Module) -> None:
-        super().start(classifier)
-        if not classifier.teacher.is_start:
-            raise ValueError('L2SP holds weights to their own start, but the teacher is another model: leave out its model_name')
-
     def forward(self, step: Step) -> dict[str, Tensor]:
         model, teacher = step.classifier, step.classifier.teacher
         pairs = [(model.backbone, teacher.backbone)] + ([(model.neck, teacher.neck)] if model.neck is not None else [])
@@ -183,9 +181,6 @@ class TextLoss(AuxiliaryLoss):
 
     def start(self, classifier: nn.Module) -> None:
         super().start(classifier)
-        if self.needs_teacher and not classifier.teacher.is_start:
-            raise ValueError(f'{type(self).__name__} compares features with texts of one model, but the teacher is another one than the '
-                             'student: leave out its model_name')
         self.scale = getattr(classifier.backbone, 'logit_scale', 100.)
         try:
             self.start_text(classifier, *text_source(classifier, self.model_name, self.pretrained))
