@@ -168,6 +168,17 @@ def allow_config_inheritance() -> None:
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
+def base_configs(path: str) -> Iterator[Config]:
+    """The configs that a config file inherits from, and those that they inherit from.
+
+    mmengine 0.10 has no public name for them. Ends when it has.
+    """
+    for base in Config._get_base_files(path):
+        base, _ = Config._get_cfg_path(base, path)
+        yield Config.fromfile(base)
+        yield from base_configs(base)
+
+
 def register_clip_projection() -> None:
     """Make mmpretrain's ``CLIPProjection`` neck available without the optional dependencies of its multimodal models.
 
@@ -215,21 +226,34 @@ class PlainCheckpointHook(Hook):
     mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails. They are
     saved as tensors and plain numbers here and rebuilt on load. Ends when mmengine saves plain checkpoints. And all its checkpoint hooks
     note which files they keep under one key, so that each takes those of another for its own after a resume: here each finds its own in
-    the folder. Ends when mmengine has a key for each.
+    the folder, and deletes no best checkpoint outside of it. Ends when mmengine has a key for each.
     """
     priority = 'LOWEST'  # after all CheckpointHooks
 
     def before_train(self, runner) -> None:
-        """Let every checkpoint hook know its own files."""
+        """Let every checkpoint hook know its own files, and delete no other run's best one."""
         if not runner.iter:  # not resumed: what lies there is another run's
             return
         for hook in runner.hooks:
+            self._leave_others_best(hook)
             if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts > 0:
                 name = re.compile(re.escape(hook.filename_tmpl).replace(r'\{\}', r'(\d+)'))
                 found = map(name.fullmatch, os.listdir(hook.out_dir) if os.path.isdir(hook.out_dir) else ())
                 steps = sorted(int(match[1]) for match in found if match)
                 done = runner.epoch if hook.by_epoch else runner.iter
                 hook.keep_ckpt_ids = deque((step for step in steps if step <= done), hook.max_keep_ckpts)
+
+    @staticmethod
+    def _leave_others_best(hook: Hook) -> None:
+        """Resumed from another work dir, the best score counts, but its file is not this run's to delete."""
+
+        def ours(path: str | None) -> str | None:
+            return path if path and Path(path).parent.resolve() == Path(hook.out_dir).resolve() else None
+
+        if getattr(hook, 'best_ckpt_path', None):
+            hook.best_ckpt_path = ours(hook.best_ckpt_path)
+        for key, path in getattr(hook, 'best_ckpt_path_dict', {}).items():
+            hook.best_ckpt_path_dict[key] = ours(path)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Replace objects by plain data, in place."""

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import inspect
 import os
 import pickle
 from pathlib import Path
@@ -15,28 +17,51 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, HOOKS, MODELS
 from torch import nn
 
-from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
+from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..datasets import FolderDataset
 from ..models import OpenCLIPBackbone
-from ..models.clip_loading import check_state_dict
+from ..models.clip_loading import check_state_dict, near_names
 from .loops import choose_shifts, refuse_choice_by_shift
+
+
+# What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
+READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}
 
 
 def load_config(path: str, options: dict) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
-    A top-level ``data_root`` in the options replaces the config's own in every dataset that uses it, so that one option moves all.
+    A variable, such as ``data_root`` or ``pipeline``, that a config or the options change is changed where the config it was inherited
+    from used it: in every dataset whose own value is still that of the variable.
 
     Raises:
         FileNotFoundError: There is no such file.
+        ValueError: An option that is neither read by anything nor a variable that something uses; near names are listed.
     """
     cfg = Config.fromfile(path)
     _strip_delete(cfg)
-    old_root = cfg.get('data_root')
+    spread_variables(cfg, *base_configs(path))
+    before = copy.deepcopy(cfg)
     cfg.merge_from_dict(options)
-    if 'data_root' in options:
-        _replace(cfg, 'data_root', old_root, options['data_root'])
+    used = spread_variables(cfg, before)
+    for name in dict.fromkeys(key.partition('.')[0] for key in options):
+        if name not in READ_KEYS and name not in before:
+            raise ValueError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, [*READ_KEYS, *before])}')
+        if name not in READ_KEYS and cfg[name] != before[name] and name not in used:
+            raise ValueError(f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it')
     return cfg
+
+
+def spread_variables(cfg: Config, *before: Config) -> set[str]:
+    """Change copies of variables in ``cfg``, in place, from their values in ``before`` to those in ``cfg``; the names of those used.
+
+    A copy of a dict or a list is what equals it; of any other value, what equals it and has its name.
+    """
+    changed = [(name, old) for earlier in before for name, old in earlier.items()
+               if name not in READ_KEYS and name in cfg and cfg[name] != old]
+    # Dicts may hold copies of lists, and both of other values: an outer one is found as long as what it holds is unchanged.
+    changed.sort(key=lambda item: [isinstance(item[1], kind) for kind in (dict, list)], reverse=True)
+    return {name for name, old in changed if _replace(cfg, name, old, cfg[name])}
 
 
 def _strip_delete(node) -> None:
@@ -47,17 +72,16 @@ def _strip_delete(node) -> None:
         _strip_delete(value)
 
 
-def _replace(node, key: str, old, new) -> None:
-    """Set ``key`` to ``new`` in every dict below ``node`` where it is ``old``."""
-    if isinstance(node, (dict, Config)):
-        for name, value in node.items():
-            if name == key and value == old:
-                node[name] = new
-            else:
-                _replace(value, key, old, new)
-    elif isinstance(node, list):
-        for value in node:
-            _replace(value, key, old, new)
+def _replace(node, name: str, old, new) -> bool:
+    """Change the copies of a variable below ``node``; whether there are any. See :func:`spread_variables`."""
+    found = False
+    for key, value in list(node.items() if isinstance(node, (dict, Config)) else enumerate(node)):
+        if value == old and (isinstance(old, (dict, list)) or key == name):
+            node[key] = copy.deepcopy(new)
+            found = True
+        elif isinstance(value, (dict, list)):
+            found = _replace(value, name, old, new) or found
+    return found
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'where logs go', amp: str = 'bfloat16 autocast') -> None:

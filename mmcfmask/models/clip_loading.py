@@ -169,7 +169,7 @@ def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:
         raise FileNotFoundError(f'pretrained={pretrained!r}: there is no such file (looked for {path.absolute()}).')
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     listed = ', '.join(map(repr, tags)) if tags else 'none, so give the path of a checkpoint'
-    raise ValueError(f'Unknown pretrained tag {pretrained!r} for {model_name!r}.{_near(pretrained, tags)} '
+    raise ValueError(f'Unknown pretrained tag {pretrained!r} for {model_name!r}.{near_names(pretrained, tags)} '
                      f'Tags of this model: {listed}.')
 
 
@@ -178,7 +178,7 @@ def check_model_name(model_name: str) -> None:
     schema, _ = parse_model_name(model_name)
     if schema is None and open_clip.get_model_config(model_name) is None:
         names = open_clip.list_models()
-        raise ValueError(f'Unknown open_clip model {model_name!r}.{_near(model_name, names) or " Models: " + ", ".join(names)}')
+        raise ValueError(f'Unknown open_clip model {model_name!r}.{near_names(model_name, names) or " Models: " + ", ".join(names)}')
 
 
 def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor]:
@@ -295,7 +295,8 @@ def _or_explain_download(load: Callable, model_name: str, pretrained: str | None
             f'{", or ".join(sources)}; or pass pretrained=\'/path/to/file\' for a file elsewhere.') from error
 
 
-def _near(name: str, names: list[str]) -> str:
+def near_names(name: str, names: list[str]) -> str:
+    """' Did you mean …?' with the names that are near, if any."""
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     return f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
 

@@ -51,6 +51,49 @@ def test_data_root_reaches_every_dataset(tmp_path):
     assert cfg.total_batch_size == 8
 
 
+VARIABLES = """
+data_root = 'data/x/'
+pipeline = [dict(type='Resize', data_root=data_root), dict(type='Pack')]
+images = dict(data_root=data_root, pipeline=pipeline, part=1)
+train_dataloader = dict(dataset=images)
+test_dataloader = dict(a=dict(dataset=dict(data_root=data_root, pipeline=pipeline)), b=dict(dataset=dict(data_root='y', pipeline=[])))
+loader = dict(batch_size=2)
+"""
+
+
+def test_variable_changed_in_a_child_is_changed_where_it_was_used(tmp_path):
+    (tmp_path / 'base.py').write_text(VARIABLES)
+    (tmp_path / 'middle.py').write_text("_base_ = './base.py'\nimages = dict(part=2)")
+    (tmp_path / 'child.py').write_text("_base_ = ['middle.py']\ndata_root = '/mine'\npipeline = [dict(type='Mine')]")
+    train, test = (load_config(str(tmp_path / 'child.py'), {})[f'{part}_dataloader'] for part in ('train', 'test'))
+    mine = dict(data_root='/mine', pipeline=[dict(type='Mine')])
+    assert train.dataset == dict(**mine, part=2)
+    assert test.a.dataset == mine and test.b.dataset == dict(data_root='y', pipeline=[])
+
+
+def test_variable_changed_by_an_option(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(VARIABLES)
+    cfg = load_config(str(path), {'images.part': 3, 'pipeline.1.type': 'Keep', 'data_root': '/mine'})
+    pipeline = [dict(type='Resize', data_root='/mine'), dict(type='Keep')]
+    assert cfg.train_dataloader.dataset == dict(data_root='/mine', pipeline=pipeline, part=3)
+    assert cfg.test_dataloader.a.dataset == dict(data_root='/mine', pipeline=pipeline)
+    assert cfg.test_dataloader.b.dataset == dict(data_root='y', pipeline=[])
+    with pytest.raises(ValueError, match="nothing in .*config.py uses 'loader' as it stands"):
+        load_config(str(path), {'loader.batch_size': 3})
+
+
+def test_option_that_nothing_reads(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(VARIABLES)
+    for wrong, right in (('optim_wraper.optimizer.lr', 'optim_wrapper'), ('total_batchsize', 'total_batch_size'), ('dataroot', 'data_root')):
+        name = wrong.partition('.')[0]
+        with pytest.raises(ValueError, match=f"config.py has no '{name}', and nothing would read it. Did you mean .*'{right}'"):
+            load_config(str(path), {wrong: 1})
+    cfg = load_config(str(path), {'cache_dir': 'fast', 'work_dir': 'here', 'total_batch_size': 4})  # may be absent
+    assert (cfg.cache_dir, cfg.work_dir, cfg.total_batch_size) == ('fast', 'here', 4)
+
+
 def test_delete_inside_delete(tmp_path):
     (tmp_path / 'base.py').write_text("test_dataloader = dict(a=dict(x=1))")
     (tmp_path / "own.py").write_text("_base_ = 'base.py'\ntest_dataloader = dict(\n"

@@ -121,6 +121,18 @@ def test_old_checkpoints_are_deleted_after_a_resume_too(tmp_path, tiny_pretraine
     assert run(5, resume=True) == ['epoch_4.pth', 'epoch_5.pth', 'epoch_99.pth', 'resume_22.pth', 'resume_24.pth']
 
 
+def test_resume_from_another_work_dir_deletes_nothing_there(tmp_path, tiny_pretrained):
+    train(config(tmp_path / 'first', tiny_pretrained))
+    best, = (tmp_path / 'first').glob('best_*.pth')
+    state = torch.load(tmp_path / 'first' / 'epoch_2.pth', weights_only=True)
+    state['message_hub']['runtime_info']['best_score'] = -1.  # will be beaten
+    torch.save(state, tmp_path / 'resumed.pth')
+    cfg = config(tmp_path / 'second', tiny_pretrained, resume=True, load_from=str(tmp_path / 'resumed.pth'),
+                 **{'train_cfg.max_epochs': 3})
+    train(cfg)
+    assert best.is_file() and len(list((tmp_path / 'second').glob('best_*.pth'))) == 1
+
+
 def test_checkpoint_is_plain_and_without_teacher(tmp_path, tiny_pretrained):
     cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 1})
     model = train(cfg)
