@@ -44,7 +44,7 @@ def main(argv=None) -> None:
     args = parse_args(argv)
     try:
         study = Study(args.methods, args.out, seeds=args.seeds, overrides=parse_options(args.cfg_options), amp=args.amp, keep='all')
-        check_work_dir(args.out)
+        check_work_dir(args.out, 'folder', '--out')
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
     run_or_exit(study, Console())

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.launch import build_runner, check_checkpoint, check_work_dir, forget_pretrained, load_config
+from mmcfmask.engine.launch import build_runner, check_checkpoint, check_out, forget_pretrained, load_config
 from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
 
 
@@ -56,18 +56,20 @@ def held_out_accuracy(cfg: Config, work_dir: str):
 
 def main(argv=None) -> None:
     args = parse_args(argv)
-    out = Path(args.out)
-    check_work_dir(str(out.parent))
-    cfg = load_config(args.config, args.cfg_options)
+    try:
+        check_out(args.out)
+        cfg = load_config(args.config, args.cfg_options)
+        metas = [check_checkpoint(path).get('meta', {}) for path in args.checkpoints]
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'{error}') from None
     forget_pretrained(cfg.model)
-    metas = [check_checkpoint(path).get('meta', {}) for path in args.checkpoints]
 
     def load(path: str):
         return check_checkpoint(path)['state_dict']
 
     try:
         if args.greedy:
-            evaluate = held_out_accuracy(cfg, args.work_dir or str(out.parent))
+            evaluate = held_out_accuracy(cfg, args.work_dir or str(Path(args.out).parent))
             soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate)
             table = Table('Model', 'Held-out accuracy', 'In the soup')
             for path, accuracy in sorted(alone.items(), key=lambda item: -item[1]):
@@ -81,8 +83,8 @@ def main(argv=None) -> None:
     meta = dict(soup='greedy' if args.greedy else 'uniform', ingredients=list(chosen))
     if 'dataset_meta' in metas[0]:
         meta['dataset_meta'] = metas[0]['dataset_meta']
-    save_soup(str(out), soup, meta)
-    Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {out}', highlight=False)
+    save_soup(args.out, soup, meta)
+    Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {args.out}', highlight=False)
 
 
 if __name__ == '__main__':

@@ -52,7 +52,7 @@ def main(argv=None) -> None:
         study = Study(**{
             **study, 'out': args.out or study['out'], 'amp': args.amp or study.get('amp', False), 'only': args.only,
             'overrides': parse_options(args.cfg_options)})
-        check_work_dir(str(study.out))
+        check_work_dir(str(study.out), 'folder', '--out')
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.study}: {error}') from None
     if args.list:

@@ -26,6 +26,7 @@ from mmcfmask.engine.launch import (
     apply_run_arguments,
     build_runner,
     check_fits,
+    check_out,
     check_work_dir,
     forget_pretrained,
     load_config,
@@ -60,15 +61,16 @@ def write_predictions(folder: Path, results: dict) -> None:
 
 def main(argv=None) -> dict:
     args = parse_args(argv)
-    cfg = load_config(args.config, args.cfg_options)
-    apply_run_arguments(cfg, args)
-    check_work_dir(cfg.work_dir)
-    for path, option in ((args.out and str(Path(args.out).parent), '--out'), (args.predictions, '--predictions')):
-        if path:
-            check_work_dir(path, 'folder', option)
     try:
+        cfg = load_config(args.config, args.cfg_options)
+        apply_run_arguments(cfg, args)
+        check_work_dir(cfg.work_dir)
+        if args.out:
+            check_out(args.out)
+        if args.predictions:
+            check_work_dir(args.predictions, 'folder', '--predictions')
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
-    except (ValueError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.keep_predictions = args.predictions is not None
     if checkpoint:

@@ -6,8 +6,10 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 
 # isort: split
 from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
 from mmcfmask.engine import launch
+from mmcfmask.engine.hooks import unwrapped
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -40,16 +42,27 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 def main(argv=None) -> None:
     args = parse_args(argv)
-    cfg = merge_args(launch.load_config(args.config, args.cfg_options), args)
-    if cfg.get('train_cfg') is None:
-        raise SystemExit(f'{args.config} has nothing to train (it has no train_cfg): use tools/test.py')
-    launch.check_work_dir(cfg.work_dir)
-    launch.check_fill(cfg)
-    launch.check_selection(cfg)
-    launch.fit_total_batch(cfg, launch.world_size(args.launcher))
-    if cfg.get('load_from'):
-        launch.check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))
-    launch.build_runner(cfg).train()
+    try:
+        cfg = merge_args(launch.load_config(args.config, args.cfg_options), args)
+        if cfg.get('train_cfg') is None:
+            raise ValueError('there is nothing to train (no train_cfg): use tools/test.py')
+        launch.check_work_dir(cfg.work_dir)
+        launch.check_fill(cfg)
+        launch.check_selection(cfg)
+        launch.fit_total_batch(cfg, launch.world_size(args.launcher))
+        resume = cfg.get('resume', False)
+        start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if resume else None)
+        if start:
+            checkpoint = launch.check_checkpoint(start, resume)
+            if resume:
+                launch.check_same_run(cfg, checkpoint, start)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'{args.config}: {error}') from None
+    runner = launch.build_runner(cfg)
+    if start:
+        launch.check_fits(unwrapped(runner.model), checkpoint, start)
+        del checkpoint
+    runner.train()
 
 
 if __name__ == '__main__':

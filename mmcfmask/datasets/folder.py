@@ -30,8 +30,8 @@ class FolderDataset(BaseDataset):
     only, not on the order of the file system.
 
     ``metainfo['label_groups']`` says which logits of a model's head mean each class: None (the head has the same classes in the same
-    order), or a tuple with a tuple of ints per class. Published sets have ``metainfo['protocol']``, a dict with ``images`` (None with a
-    hold-out), ``num_classes`` and ``source``.
+    order), or a tuple with a tuple of ints per class. ``metainfo['folders']`` holds the folder names where their order makes the labels.
+    Published sets have ``metainfo['protocol']``, a dict with ``images`` (None with a hold-out), ``num_classes`` and ``source``.
 
     Args:
         data_root (str): Folder of the data set.
@@ -118,6 +118,8 @@ class FolderDataset(BaseDataset):
         present = list_class_folders(root)
         folders = self.folders or present
         check_folders(folders, present, root, self.other_folders)
+        if self.folders is None:
+            self._metainfo['folders'] = tuple(folders)
         if self._metainfo.get('classes') is None:
             self._metainfo['classes'] = tuple(folders)
         if len(self._metainfo['classes']) != len(folders):

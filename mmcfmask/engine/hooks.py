@@ -10,6 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..evaluation.accuracy import check_groups
 
@@ -124,26 +125,40 @@ class CheckClassesHook(Hook):
     outputs of the head mean them. All sets of a :class:`MultiSetTestLoop` or :class:`MultiSetValLoop` are looked at.
 
     Raises:
-        ValueError: Another number of classes, groups that do not fit, or the names of the head's prompts in another order than the
-            dataset's labels.
+        ValueError: Another number of classes, groups that do not fit, the names of the head's prompts in another order than the
+            dataset's labels, or two sets labelled by the order of their folders that have folders of other names.
     """
 
     def before_train(self, runner) -> None:
         """Check the training and the validation sets."""
-        self._check(runner, 'train_dataloader', runner.train_dataloader)
-        if runner.val_loop is not None:
-            self._check_all(runner, 'val_dataloader', runner.val_loop)
+        self._check_all(runner, {'train_dataloader': runner.train_dataloader, **self._loaders('val_dataloader', runner.val_loop)})
 
     def before_test(self, runner) -> None:
         """Check the test sets."""
-        self._check_all(runner, 'test_dataloader', runner.test_loop)
+        self._check_all(runner, self._loaders('test_dataloader', runner.test_loop))
 
-    def _check_all(self, runner, name: str, loop) -> None:
+    @staticmethod
+    def _loaders(name: str, loop) -> dict[str, DataLoader]:
+        if loop is None:
+            return {}
         if hasattr(loop, 'loaders'):
-            for part, loader in loop.loaders.items():
-                self._check(runner, f'{name}[{part!r}]', loader)
-        else:
-            self._check(runner, name, loop.dataloader)
+            return {f'{name}[{part!r}]': loader for part, loader in loop.loaders.items()}
+        return {name: loop.dataloader}
+
+    def _check_all(self, runner, loaders: dict[str, DataLoader]) -> None:
+        first = None  # set whose labels are the order of its folders, and these
+        for name, loader in loaders.items():
+            self._check(runner, name, loader)
+            metainfo = getattr(loader.dataset, 'metainfo', None) or {}
+            folders = metainfo.get('folders')
+            if folders is None or metainfo.get('label_groups') is not None:
+                continue
+            first = first or (name, folders)
+            for label, (ours, theirs) in enumerate(zip(folders, first[1])):
+                if ours != theirs:
+                    raise ValueError(f'class {label} is the folder {ours!r} in the dataset of {name}, but {theirs!r} in that of {first[0]}: '
+                                     'its images would be taken for another class. Say which folder is which class by a '
+                                     "FolderShiftDataset with folder_map, or name the folders in the order of the labels (folders=[…])")
 
     def _check(self, runner, name: str, loader) -> None:
         model = unwrapped(runner.model)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import copy
 import inspect
 import os
@@ -14,14 +15,15 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import Registry
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS, HOOKS, MODELS
+from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 
 from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..datasets import FolderDataset
+from ..evaluation import ShiftAccuracy
 from ..models import OpenCLIPBackbone
 from ..models.clip_loading import check_state_dict, near_names
-from .loops import choose_shifts, refuse_choice_by_shift
+from .loops import choose_shifts, metrics_of, refuse_choice_by_shift
 
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
@@ -38,6 +40,8 @@ def load_config(path: str, options: dict) -> Config:
         FileNotFoundError: There is no such file.
         ValueError: An option that is neither read by anything nor a variable that something uses; near names are listed.
     """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'there is no config {path!r}')
     cfg = Config.fromfile(path)
     _strip_delete(cfg)
     spread_variables(cfg, *base_configs(path))
@@ -168,20 +172,55 @@ def check_selection(cfg: Config) -> None:
     """Nothing of a training may be chosen by a distribution shift.
 
     Raises:
-        ValueError: A ``save_best`` or ``monitor`` names a shift or their average, or the validation set is one of the shifts of the test.
+        ValueError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, the validation set is one of
+            the shifts of the test, or images are both trained on and held out.
     """
     loader, loop = cfg.get('val_dataloader'), cfg.get('val_cfg') or {}
     if not loader:
         return
+    held_out = loader.get(loop['id_set'], {}) if loop.get('id_set') else loader
+    if held_out.get('dataset'):
+        _check_hold_out(cfg, held_out)
     if loop.get('id_set'):
         parts = [cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('param_scheduler')]
         refuse_choice_by_shift(parts, loop.id_set, list(loader))
+    _check_save_best(cfg, loop.get('id_set'))
+    if loop.get('id_set'):
         return
     id_set = (cfg.get('test_cfg') or {}).get('id_set')
     for name, test in (cfg.get('test_dataloader') or {}).items() if id_set else ():
         if name != id_set and _images_of(loader) == _images_of(test):
             raise ValueError(f'val_dataloader reads the same images as the shift {name!r} of test_dataloader: a checkpoint chosen by them '
                              'is fitted to that shift. Validate on images held out of the training set')
+
+
+def _check_save_best(cfg: Config, id_set: str | None) -> None:
+    """The metric that chooses the checkpoint must be one that the validation gives, as far as its metrics are known here."""
+    chosen, evaluator = _value(cfg, 'default_hooks.checkpoint.save_best'), cfg.get('val_evaluator')
+    metrics = metrics_of(id_set, evaluator, 'val') if id_set else evaluator if isinstance(evaluator, list) else [evaluator]
+    if not isinstance(chosen, str) or chosen == 'auto' or not all(
+            metric and _is_a(ShiftAccuracy, metric['type'], METRICS) for metric in metrics):
+        return
+    known = [f'{id_set or metric.get("prefix") or ShiftAccuracy.default_prefix}/{name}' for metric in metrics for name in ShiftAccuracy.NAMES]
+    if chosen not in known:
+        raise ValueError(f'default_hooks.checkpoint.save_best={chosen!r}: the validation gives no such metric, but {", ".join(known)}')
+
+
+def _check_hold_out(cfg: Config, held_out: dict) -> None:
+    """Two parts of one folder are apart only if they are split in the same way."""
+    there = _images_of(held_out)
+    for key in ('train_dataloader', 'model.head.class_weights'):
+        part = _value(cfg, key) or {}
+        if not part.get('dataset'):
+            continue
+        here = _images_of(part)
+        holdout, other = (dict(images.get('holdout') or {}) for images in (here, there))
+        if any(here.get(place) != there.get(place) for place in ('type', 'data_root', 'split_dir', 'domain', 'split')):
+            continue  # other images
+        if other.pop('part', None) == 'held_out' and (holdout.pop('part', None) != 'train' or holdout != other):
+            raise ValueError(f'{key}.dataset has holdout={here.get("holdout")}, but the validation set, of the same folder, '
+                             f'{there["holdout"]}: images that choose the checkpoint would be trained on. Give both the same size (or '
+                             "fraction) and seed, and part='train' and part='held_out'")
 
 
 def _images_of(loader: dict) -> dict:
@@ -247,6 +286,13 @@ def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-
         raise type(error)(f'cannot write to the {what} {work_dir!r} ({error.strerror}): choose another with {option}') from None
 
 
+def check_out(path: str, option: str = '--out') -> None:
+    """Raise PermissionError, NotADirectoryError or IsADirectoryError, with the path, unless a file can be written to ``path``."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(f'{option} {path!r} is a folder: give the name of a file')
+    check_work_dir(os.path.dirname(path) or '.', 'folder', option)
+
+
 def check_checkpoint(path: str, resume: bool = False) -> dict:
     """Load a checkpoint's tensors without copying them, or say what is wrong with it.
 
@@ -269,6 +315,50 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
         raise ValueError(f'{path!r} holds weights but no training state, so training cannot resume from it; '
                          'to start from these weights use --cfg-options load_from=…')
     return checkpoint
+
+
+# What a resumed run cannot change: it goes on with the optimizer, the schedule and the weights of the checkpoint.
+SAME_IN_A_RESUMED_RUN = ('train_cfg.max_epochs', 'total_batch_size', 'optim_wrapper.optimizer', 'optim_wrapper.clip_grad', 'param_scheduler',
+                         'model.backbone.model_name', 'model.head', 'model.teacher', 'model.auxiliary', 'model.data_preprocessor')
+# But for: where files are, what torch computes the same numbers with, and what the checkpoint has the outcome of.
+FREE_IN_A_RESUMED_RUN = ('pretrained', 'cache_dir', 'fused', 'class_weights')
+
+
+def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
+    """Raise a ValueError where ``cfg`` would not go on with the training that wrote a checkpoint, but silently mix two.
+
+    The state of the optimizer and of the schedule comes from the checkpoint, so that another learning rate or number of epochs would have
+    no effect or a wrong one, and another method would be half of each.
+    """
+    before, now = (config_values(text) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
+    for key in SAME_IN_A_RESUMED_RUN:
+        old, new = _value(before, key), _value(now, key)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):  # name the part that differs
+                part = next(part for part in [*old, *new] if old.get(part) != new.get(part))
+                key, old, new = f'{key}.{part}', old.get(part), new.get(part)
+            raise ValueError(f'{name} was trained with {key} = {old}, but now it is {new}: resume with the same config, or start another run '
+                             f'from these weights with --cfg-options load_from={name}')
+
+
+def config_values(text: str) -> dict:
+    """The values in the text of a config, as a checkpoint keeps it, without :data:`FREE_IN_A_RESUMED_RUN`. Nothing is executed."""
+
+    def value(node: ast.expr):
+        if isinstance(node, ast.Call):  # dict(key=value)
+            return {keyword.arg: value(keyword.value) for keyword in node.keywords if keyword.arg not in FREE_IN_A_RESUMED_RUN}
+        if isinstance(node, (ast.List, ast.Tuple)):
+            return [value(item) for item in node.elts]
+        return ast.unparse(node) if isinstance(node, ast.Dict) else ast.literal_eval(node)
+
+    return {line.targets[0].id: value(line.value) for line in ast.parse(text).body if isinstance(line, ast.Assign)}
+
+
+def _value(values: dict, key: str):
+    """What a dotted key names, None where there is no such thing."""
+    for part in key.split('.'):
+        values = (values or {}).get(part)
+    return values
 
 
 def forget_training(model: dict) -> None:
@@ -320,10 +410,11 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
 def check_fits(model: nn.Module, checkpoint: dict, name: str) -> None:
     """Raise a ValueError that names the tensors that a checkpoint lacks, or has in another shape or besides those of ``model``.
 
-    mmengine would leave what does not fit at random, and log it. What losses of the training have left (``auxiliary``) is no error.
+    mmengine would leave what does not fit at random, and log it. What losses of the training have (``auxiliary``) does not count.
     """
-    weights = {key: value for key, value in checkpoint['state_dict'].items() if not key.startswith('auxiliary.')}
-    check_state_dict(model, weights, where=f'{name} does not fit the model of the config')
+    expected, found = ({key: value for key, value in weights.items() if not key.startswith('auxiliary.')}
+                       for weights in (model.state_dict(), checkpoint['state_dict']))
+    check_state_dict(expected, found, where=f'{name} does not fit the model of the config')
 
 
 def fit_loaders(cfg: Config, processes: int = 1) -> None:

@@ -51,6 +51,7 @@ class ShiftAccuracy(BaseMetric):
         FloatingPointError: Logits that are not finite, with the image.
     """
     default_prefix = 'accuracy'
+    NAMES = ('top1', 'top5', 'mean_per_class', 'nll', 'ece')
 
     def __init__(self, keep_predictions: bool = False, prefix: str | None = None) -> None:
         super().__init__(prefix=prefix)

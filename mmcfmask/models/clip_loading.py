@@ -99,7 +99,7 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
         raise ValueError(f'{path} holds no image tower: none of its keys starts with "visual.".')
     _resize_pos_embed(state_dict, model, path)
     weights = {key[len('visual.'):]: value for key, value in state_dict.items()}
-    check_state_dict(model.visual, weights, where=f'{path} does not fit the image tower of {model_name!r}')
+    check_state_dict(model.visual.state_dict(), weights, where=f'{path} does not fit the image tower of {model_name!r}')
     model.visual.load_state_dict(weights)
     return _image_tower(model_name, model, preprocess, 100.0 if logit_scale is None else float(logit_scale.float().exp()))
 
@@ -216,9 +216,8 @@ def is_torchscript(path: str | Path) -> bool:
         return any(name.endswith('/constants.pkl') for name in archive.namelist())
 
 
-def check_state_dict(module: nn.Module, state_dict: dict[str, torch.Tensor], where: str) -> None:
+def check_state_dict(expected: dict[str, torch.Tensor], state_dict: dict[str, torch.Tensor], where: str) -> None:
     """Raise a ValueError that names missing, unexpected and mis-shaped keys; ``where`` begins the message."""
-    expected = module.state_dict()
     wrong = dict(
         missing=[key for key in expected if key not in state_dict],
         unexpected=[key for key in state_dict if key not in expected])

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
-from oracle import RUNS, config, loader, write_tree
+from oracle import RUNS, config, loader, save_image, write_tree
 from torch.utils.data import DataLoader, Dataset
 
 from mmcfmask.datasets import MissingSetError
@@ -74,6 +74,25 @@ def test_set_of_other_classes_without_groups_is_refused(trees, tmp_path):
     loaders['shift'] = loader(trees / 'subset', 7, (*SUBSET[:19], (1000, )))
     with pytest.raises(ValueError, match=r"test_dataloader\['shift'\] does not fit .* names the outputs 1000, but the head has 1000"):
         run(config(loaders, tmp_path))
+
+
+def test_sets_of_other_folders_are_refused(tmp_path):
+    """As many folders, but labels are their order: 'ant' would be scored as the class of 'bee'."""
+
+    def tree(*names, **settings):
+        for index, name in enumerate(names):
+            save_image(tmp_path / '-'.join(names) / name / '0.png', index)
+        return loader(tmp_path / '-'.join(names), **settings)
+
+    def test(**shift):
+        return run(config(dict(id=tree('bee', 'cat'), shift=tree('ant', 'bee', **shift)), tmp_path / 'run', dict(num_classes=2)))
+
+    with pytest.raises(ValueError, match=r"class 0 is the folder 'ant' in the dataset of test_dataloader\['shift'\], but 'bee' in that of "
+                       r"test_dataloader\['id'\]: .*FolderShiftDataset"):
+        test()
+    with pytest.raises(ValueError, match="class 0 is the folder 'ant'"):
+        test(classes=['bee', 'cat'])  # names to show change nothing
+    test(folders=['bee', 'ant'])
 
 
 def test_metrics_and_ood_average(trees, tmp_path):
