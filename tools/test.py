@@ -31,6 +31,7 @@ from mmcfmask.engine.launch import (
     forget_pretrained,
     load_config,
     prepare_test,
+    warn_of_random_start,
 )
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.visualization import results_table
@@ -78,6 +79,8 @@ def main(argv=None) -> dict:
     runner = build_runner(cfg)
     if checkpoint:
         check_fits(unwrapped(runner.model), checkpoint, args.checkpoint)
+    else:
+        warn_of_random_start(cfg)
     metrics = runner.test()
     if is_main_process():
         seed = (checkpoint or {}).get('meta', {}).get('seed')

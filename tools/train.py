@@ -62,6 +62,8 @@ def main(argv=None) -> None:
     if start:
         launch.check_fits(unwrapped(runner.model), checkpoint, start)
         del checkpoint
+    else:
+        launch.warn_of_random_start(cfg)
     runner.train()
 
 

@@ -156,8 +156,8 @@ class CheckClassesHook(Hook):
             first = first or (name, folders)
             for label, (ours, theirs) in enumerate(zip(folders, first[1])):
                 if ours != theirs:
-                    raise ValueError(f'class {label} is the folder {ours!r} in the dataset of {name}, but {theirs!r} in that of {first[0]}: '
-                                     'its images would be taken for another class. Say which folder is which class by a '
+                    raise ValueError(f'class {label} is the folder {ours!r} in the dataset of {name}, but {theirs!r} in that of '
+                                     f'{first[0]}: its images would be taken for another class. Say which folder is which class by a '
                                      "FolderShiftDataset with folder_map, or name the folders in the order of the labels (folders=[…])")
 
     def _check(self, runner, name: str, loader) -> None:

@@ -5,6 +5,7 @@ import argparse
 import ast
 import copy
 import inspect
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS
@@ -24,7 +26,6 @@ from ..evaluation import ShiftAccuracy
 from ..models import OpenCLIPBackbone
 from ..models.clip_loading import check_state_dict, near_names
 from .loops import choose_shifts, metrics_of, refuse_choice_by_shift
-
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}
@@ -201,7 +202,8 @@ def _check_save_best(cfg: Config, id_set: str | None) -> None:
     if not isinstance(chosen, str) or chosen == 'auto' or not all(
             metric and _is_a(ShiftAccuracy, metric['type'], METRICS) for metric in metrics):
         return
-    known = [f'{id_set or metric.get("prefix") or ShiftAccuracy.default_prefix}/{name}' for metric in metrics for name in ShiftAccuracy.NAMES]
+    prefixes = [id_set or metric.get('prefix') or ShiftAccuracy.default_prefix for metric in metrics]
+    known = [f'{prefix}/{name}' for prefix in prefixes for name in ShiftAccuracy.NAMES]
     if chosen not in known:
         raise ValueError(f'default_hooks.checkpoint.save_best={chosen!r}: the validation gives no such metric, but {", ".join(known)}')
 
@@ -318,8 +320,8 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
 
 
 # What a resumed run cannot change: it goes on with the optimizer, the schedule and the weights of the checkpoint.
-SAME_IN_A_RESUMED_RUN = ('train_cfg.max_epochs', 'total_batch_size', 'optim_wrapper.optimizer', 'optim_wrapper.clip_grad', 'param_scheduler',
-                         'model.backbone.model_name', 'model.head', 'model.teacher', 'model.auxiliary', 'model.data_preprocessor')
+SAME_IN_A_RESUMED_RUN = ('train_cfg.max_epochs', 'total_batch_size', 'optim_wrapper.optimizer', 'optim_wrapper.clip_grad',
+                         'param_scheduler', 'model.backbone.model_name', 'model.head', 'model.teacher', 'model.auxiliary', 'model.data_preprocessor')
 # But for: where files are, what torch computes the same numbers with, and what the checkpoint has the outcome of.
 FREE_IN_A_RESUMED_RUN = ('pretrained', 'cache_dir', 'fused', 'class_weights')
 
@@ -337,8 +339,8 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
             if isinstance(old, dict) and isinstance(new, dict):  # name the part that differs
                 part = next(part for part in [*old, *new] if old.get(part) != new.get(part))
                 key, old, new = f'{key}.{part}', old.get(part), new.get(part)
-            raise ValueError(f'{name} was trained with {key} = {old}, but now it is {new}: resume with the same config, or start another run '
-                             f'from these weights with --cfg-options load_from={name}')
+            raise ValueError(f'{name} was trained with {key} = {old}, but now it is {new}: resume with the same config, or start another '
+                             f'run from these weights with --cfg-options load_from={name}')
 
 
 def config_values(text: str) -> dict:
@@ -415,6 +417,14 @@ def check_fits(model: nn.Module, checkpoint: dict, name: str) -> None:
     expected, found = ({key: value for key, value in weights.items() if not key.startswith('auxiliary.')}
                        for weights in (model.state_dict(), checkpoint['state_dict']))
     check_state_dict(expected, found, where=f'{name} does not fit the model of the config')
+
+
+def warn_of_random_start(cfg: Config) -> None:
+    """Log a warning for an image tower that no weights are named for."""
+    tower = cfg.model.get('backbone') or {}
+    if tower.get('model_name') and tower.get('pretrained') is None and ':' not in tower.model_name and not tower.get('init_cfg'):
+        print_log(f'{tower.model_name} starts from random weights, since model.backbone.pretrained is not set: there is no robustness that '
+                  "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
 
 
 def fit_loaders(cfg: Config, processes: int = 1) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.measure import Measurement
 
 from .. import __version__
+from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 from .jobs import Job, JobError, Step, run_jobs
@@ -29,6 +30,8 @@ from .launch import load_config, makes_counterfactuals
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
 STUDY_KEYS = ('out', 'seeds', 'amp', 'keep', 'pictures', 'cfg_options', 'datasets', 'methods')
 DATASET_KEYS = ('config', 'cfg_options')
+STUDY_TYPES = dict(out=str, seeds=list, amp=bool, keep=str, pictures=bool, cfg_options=dict, datasets=dict, methods=dict)
+WORDS = {str: 'a text', list: 'a list, such as [0, 1, 2]', bool: 'true or false', dict: 'a mapping, name: value'}
 METHOD_KEYS = ('config', 'cfg_options', 'seeds', 'datasets', 'sweep', 'wise_ft', 'alpha', 'soup', 'greedy')
 SOURCES = ('config', 'wise_ft', 'soup')
 
@@ -73,8 +76,13 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
         ValueError: Unknown or contradicting keys.
     """
     where = f'methods[{name!r}]'
-    entry = dict(config=entry) if isinstance(entry, str) else dict(entry or {})
+    if not isinstance(entry, (str, Mapping)):
+        raise ValueError(f'{where} must be a config or a mapping, but is {entry!r}')
+    entry = dict(config=entry) if isinstance(entry, str) else dict(entry)
     check_keys(entry, METHOD_KEYS, where)
+    for key, kind in (('cfg_options', Mapping), ('sweep', Mapping), ('seeds', (list, tuple)), ('datasets', (list, tuple))):
+        if entry.get(key) is not None and not isinstance(entry[key], kind):
+            raise ValueError(f'{where}: {key} must be {WORDS[dict if kind is Mapping else list]}, but is {entry[key]!r}')
     sweep = entry.pop('sweep', None) or {}
     if not all(isinstance(values, (list, tuple)) and values for values in sweep.values()):
         raise ValueError(f'{where}: sweep takes a list of values for every key')
@@ -88,6 +96,8 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
         full = re.sub(r'\{(\w+)\}', lambda match, short=short: str(short.get(match[1], match[0])), name)
         appended = [f'{key}={value}' for key, value in short.items() if f'{{{key}}}' not in name]
         method = Method(' '.join([full, *appended]), **{**fields, 'cfg_options': options})
+        if isinstance(method.alpha, bool) or not isinstance(method.alpha, (int, float)) or not 0 <= method.alpha <= 1:
+            raise ValueError(f'{where}: alpha must lie between 0 (pre-trained) and 1 (fine-tuned), but is {method.alpha!r}')
         given = [source for source in SOURCES if getattr(method, source) is not None]
         if len(given) != 1:
             raise ValueError(f'{where} must have one of {", ".join(SOURCES)}, but has {" and ".join(given) or "none"}')
@@ -95,6 +105,13 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
             raise ValueError(f'{where} is derived from {method.source!r}, whose cfg_options count: it can have none of its own')
         methods.append(method)
     return methods
+
+
+def check_number(value: Any, where: str) -> None:
+    """Raise a ValueError for a text that looks like a number: YAML 1.1 reads 1e-4 as a text, and 1.0e-4 as a number."""
+    if isinstance(value, str) and re.fullmatch(r'[+-]?\d+[eE][+-]?\d+', value):
+        mantissa, _, exponent = value.lower().partition('e')
+        raise ValueError(f'{where} is the text {value!r}, not a number, by the rules of YAML: write {mantissa}.0e{exponent}')
 
 
 def check_keys(mapping: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -117,8 +134,13 @@ def load_study(path: str) -> dict[str, Any]:
     except Exception as error:  # readers of four formats
         raise ValueError(f'{path} cannot be read: {error}') from error
     check_keys(study, STUDY_KEYS, path)
+    for key, kind in STUDY_TYPES.items():
+        if study.get(key) is not None and not isinstance(study[key], kind):
+            raise ValueError(f'{path}: {key} must be {WORDS[kind]}, but is {study[key]!r}')
     if not study.get('methods'):
         raise ValueError(f'{path} has no methods')
+    if not all(type(seed) is int for seed in study.get('seeds') or ()):
+        raise ValueError(f'{path}: seeds must be whole numbers, but are {study["seeds"]!r}')
     return {'out': str(Path('work_dirs') / Path(path).stem), **study}
 
 
@@ -235,6 +257,8 @@ class Study:
         if not Path(path).is_file():
             raise FileNotFoundError(f'methods[{method.name!r}]: there is no config {path!r}')
         options = {**self.cfg_options, **(entry.get('cfg_options') or {}), **method.cfg_options, **self.overrides}
+        for key, value in options.items():
+            check_number(value, f'methods[{method.name!r}]: {key}')
         try:
             cfg = load_config(path, applicable(path, options))
         except Exception as error:  # a config is a program, and options may not fit it
@@ -442,10 +466,26 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
 
 def fingerprint(cfg: Config, seed: int | None, amp: bool, derivation: Sequence[Any] = (), sources: Sequence[str] = ()) -> str:
     """What determines a result: it is kept as long as this stays the same."""
-    weights = cfg.model.backbone.get('pretrained')
-    weights = Path(weights).stat().st_size if weights and Path(weights).is_file() else weights
-    text = json.dumps([cfg.to_dict(), weights, seed, amp, list(derivation), list(sources), __version__], sort_keys=True, default=str)
+    files = [content_hash(path, path.stat().st_mtime_ns) for path in files_of(cfg.model)]
+    text = json.dumps([cfg.to_dict(), files, seed, amp, list(derivation), list(sources), __version__], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def files_of(model: Any) -> Iterator[Path]:
+    """Files that a model config names: weights, teachers, embeddings, class names."""
+    if isinstance(model, str):
+        path = Path(model).expanduser()
+        if len(model) < 4096 and path.is_file():
+            yield path
+    elif isinstance(model, (dict, list, tuple)):
+        for value in model.values() if isinstance(model, dict) else model:
+            yield from files_of(value)
+
+
+@cache
+def content_hash(path: Path, modified: int) -> str:
+    """SHA-256 of a file, read once as long as ``modified`` stays the same."""
+    return describe_checkpoint(str(path))['sha256']
 
 
 def checkpoint_to_test(folder: Path) -> Path:

@@ -91,6 +91,9 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
     if path is None:
         return _image_tower(model_name, model, preprocess, float(model.logit_scale.detach().exp()))
 
+    if is_torchscript(path) and f'{model_name}-quickgelu' in open_clip.list_models():  # the form of OpenAI's releases
+        print_log(f"{path} has the form of OpenAI's weights, which were trained with QuickGELU, but {model_name!r} has GELU and loses "
+                  f'accuracy with them: use model_name={model_name + "-quickgelu"!r}.', 'current', level=logging.WARNING)
     state_dict = read_state_dict(path, model_name)
     state_dict = convert_state_dict(model, state_dict)
     logit_scale = state_dict.get('logit_scale')

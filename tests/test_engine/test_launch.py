@@ -95,7 +95,8 @@ def test_variable_changed_by_an_option(tmp_path):
 def test_option_that_nothing_reads(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(VARIABLES)
-    for wrong, right in (('optim_wraper.optimizer.lr', 'optim_wrapper'), ('total_batchsize', 'total_batch_size'), ('dataroot', 'data_root')):
+    mistakes = {'optim_wraper.optimizer.lr': 'optim_wrapper', 'total_batchsize': 'total_batch_size', 'dataroot': 'data_root'}
+    for wrong, right in mistakes.items():
         name = wrong.partition('.')[0]
         with pytest.raises(ValueError, match=f"config.py has no '{name}', and nothing would read it. Did you mean .*'{right}'"):
             load_config(str(path), {wrong: 1})
@@ -129,7 +130,8 @@ def test_out_must_be_a_file_that_can_be_written(tmp_path):
 
 RECIPE = dict(
     train_cfg=dict(max_epochs=10), total_batch_size=512, param_scheduler=dict(type='OneCycle', pct_start=0.02),
-    optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), fused=True), clip_grad=dict(max_norm=1.)),
+    optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), fused=True),
+                       clip_grad=dict(max_norm=1.)),
     model=dict(backbone=dict(model_name='ViT-B-16', pretrained='a.pt'), teacher=dict(type='OpenCLIPTeacher'), auxiliary=[dict(type='L2SP')],
                head=dict(distill_weight=30., class_weights=dict(type='text')), data_preprocessor=dict(mask='object', mean=[1., -2.])))
 
@@ -175,7 +177,7 @@ def test_images_that_choose_may_not_be_trained_on():
     check_selection(selection(dict(fraction=0.2, seed=0, part='train'), held_out))
     check_selection(selection(None, None))  # two whole folders
     for train in (None, dict(fraction=0.2, seed=1, part='train'), dict(fraction=0.1, seed=0, part='train'), held_out):
-        with pytest.raises(ValueError, match='train_dataloader.dataset has holdout=.*: images that choose the checkpoint would be trained on'):
+        with pytest.raises(ValueError, match='train_dataloader.dataset has holdout=.*: images that choose the checkpoint would'):
             check_selection(selection(train, held_out))
     cfg = selection(None, held_out)
     cfg.train_dataloader.dataset.data_root = 'others'
@@ -234,6 +236,17 @@ def test_fill_needs_two_images_in_every_batch():
     cfg.model = {**model, 'head': dict(distill='logits')}
     with pytest.raises(ValueError, match='raise it to at least 2'):
         check_fill(cfg)
+
+
+def test_random_start_is_named(monkeypatch):
+    said = []
+    monkeypatch.setattr(launch, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    for tower in (dict(model_name='ViT-B-16', pretrained='openai'), dict(model_name='hf-hub:org/clip'), dict(type='VisionTransformer'),
+                  dict(model_name='ViT-B-16', init_cfg=dict(type='Pretrained', checkpoint='x'))):
+        launch.warn_of_random_start(Config(dict(model=dict(backbone=tower))))
+    assert not said
+    launch.warn_of_random_start(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
+    assert len(said) == 1 and 'ViT-B-16 starts from random weights' in said[0]
 
 
 def test_loaders_fit_the_machine(monkeypatch):

@@ -81,6 +81,16 @@ def test_options_reach_the_configs_and_decide_what_is_kept(tmp_path):
     assert derived[0] != derived[1]
 
 
+def test_results_are_not_kept_when_a_file_changes(tmp_path):
+    weights = tmp_path / 'weights.pt'
+
+    def key(content):
+        weights.write_text(content)
+        return study(tmp_path, {'FT': 'ft'}, overrides={'model.backbone.pretrained': str(weights)}).jobs[0].key
+
+    assert key('aaaa') != key('bbbb') and key('aaaa') == key('aaaa')
+
+
 def test_data_sets_have_their_configs_options_and_methods(tmp_path):
     sets = {'one': dict(config=SHAPES['shapes'], cfg_options={'train_cfg.max_epochs': 3}), 'two': SHAPES['shapes']}
     planned = study(tmp_path, {'FT': 'ft', 'LP': dict(config='lp', datasets=['two']), 'W': dict(wise_ft='LP')}, datasets=sets)
@@ -115,6 +125,11 @@ def test_a_picture_of_every_variant(tmp_path):
     ({'FT': dict(config='ft', soup='FT')}, 'but has config and soup'),
     ({'FT': dict(config='ft', sweep={'a.b': 3})}, 'sweep takes a list of values'),
     ({'FT': dict(config='ft', sweep={'alpa': [3]})}, "sweep has no 'alpa'"),
+    ({'FT': ['ft']}, r"methods\['FT'\] must be a config or a mapping, but is \['ft'\]"),
+    ({'FT': dict(config='ft', seeds=3)}, r'seeds must be a list, such as \[0, 1, 2\], but is 3'),
+    ({'FT': 'ft', 'W': dict(wise_ft='FT', alpha=5)}, r'alpha must lie between 0 \(pre-trained\) and 1 \(fine-tuned\), but is 5'),
+    ({'FT': dict(config='ft', cfg_options={'optim_wrapper.optimizer.lr': '1e-4'})}, "is the text '1e-4', not a number, .*: write 1.0e-4"),
+    ({'FT': dict(config='ft', cfg_options={'optim_wraper.optimizer.lr': 1.})}, "has no 'optim_wraper', .* Did you mean 'optim_wrapper'"),
     ({'W': dict(wise_ft='FT')}, "derived from 'FT', which is none of W"),
     ({'FT': 'ft', 'W': dict(wise_ft='FT'), 'S': dict(soup='W')}, "derived from 'W', which is derived itself"),
     ({'FT': 'ft', 'W': dict(wise_ft='FT', cfg_options={'a.b': 1})}, 'whose cfg_options count'),
@@ -135,7 +150,10 @@ def test_mistakes_in_a_study_file(tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no study'):
         load_study(str(path))
     for text, message in [('method: {FT: ft}', "my.yaml has no 'method': it can have out, seeds"), ('seeds: [0]', 'has no methods'),
-                          ('methods: {FT: [', 'my.yaml cannot be read')]:
+                          ('methods: {FT: [', 'my.yaml cannot be read'),
+                          ('methods: [ft]', r"methods must be a mapping, .*: value, but is \['ft'\]"),
+                          ('methods: {FT: ft}\nseeds: 3', r'my.yaml: seeds must be a list, such as \[0, 1, 2\], but is 3'),
+                          ('methods: {FT: ft}\nseeds: [a]', r"seeds must be whole numbers, but are \['a'\]")]:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             load_study(str(path))

@@ -54,7 +54,7 @@ def test_every_form_of_checkpoint(tmp_path, tiny_pretrained, reference, images):
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_torchscript_archive(tmp_path, images):
+def test_torchscript_archive(tmp_path, images, monkeypatch):
     """OpenAI's releases: a TorchScript model with three buffers that are no weights."""
     model = open_clip.create_model('tiny-vit').eval()
 
@@ -79,6 +79,13 @@ def test_torchscript_archive(tmp_path, images):
     tokens = tokenizer(['a star'])
     with torch.no_grad():
         torch.testing.assert_close(text_model.encode_text(tokens), model.encode_text(tokens), rtol=1e-5, atol=1e-5)
+
+    said = []
+    monkeypatch.setattr(clip_loading, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    load_image_tower('tiny-vit-quickgelu', str(tmp_path / 'release.pt'))
+    assert not said
+    load_image_tower('tiny-vit', str(tmp_path / 'release.pt'))
+    assert len(said) == 1 and "use model_name='tiny-vit-quickgelu'" in said[0]
 
 
 def test_only_tensors_are_unpickled(tmp_path):
