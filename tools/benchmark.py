@@ -54,7 +54,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import patch_mask, refill
-from mmcfmask.engine.launch import build_runner, check_fill, fit_loaders, fit_optimizer, load_config, prepare_test
+from mmcfmask.engine.launch import build_runner, check_fill, check_out, fit_loaders, fit_optimizer, load_config, prepare_test
 from mmcfmask.models import classifier
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
@@ -455,6 +455,8 @@ def write(path: str | None, result: dict) -> None:
 
 def main(argv=None) -> dict:
     args = parse_args(argv)
+    if args.out:
+        check_out(args.out)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -31,6 +31,7 @@ from torchvision.transforms import v2
 
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask.datasets.cache import CachedTransforms
+from mmcfmask.engine.launch import check_out
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
@@ -102,6 +103,8 @@ def measure(paths: list[str], rounds: int) -> dict[str, dict[str, float]]:
 
 def main(argv=None) -> dict:
     args = parse_args(argv)
+    if args.out:
+        check_out(args.out)
     init_default_scope('mmpretrain')
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -24,7 +24,7 @@ from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, patch_grid, relevance_map
-from mmcfmask.engine.launch import build_model, check_checkpoint, load_config
+from mmcfmask.engine.launch import build_model, check_checkpoint, check_out, load_config
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
@@ -194,6 +194,10 @@ def parse_labels(labels: list[str], names: list[str], num: int) -> list[int]:
 
 def main(argv=None) -> None:
     args = parse_args(argv)
+    try:
+        check_out(args.out)
+    except OSError as error:
+        raise SystemExit(f'{error}') from None
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)

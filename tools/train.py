@@ -49,6 +49,7 @@ def main(argv=None) -> None:
         launch.check_work_dir(cfg.work_dir)
         launch.check_fill(cfg)
         launch.check_selection(cfg)
+        launch.check_training_data(cfg)
         launch.fit_total_batch(cfg, launch.world_size(args.launcher))
         resume = cfg.get('resume', False)
         start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if resume else None)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +118,13 @@ class CachedTransforms:
     def _create(self, about: dict) -> None:
         """Make the file, all zeros, unless it is there; beside it a text file that says what it holds."""
         size = self.start + int(np.prod(self.shape))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+        except OSError as error:
+            raise type(error)(f'CachedDataset: cannot write to cache_dir {str(self.path.parent)!r} ({error.strerror}): choose another, '
+                              'or none') from None
         with FileLock(f'{self.path}.lock'):
             there = self.path.stat() if self.path.exists() else None
             if there is not None and there.st_size == size:

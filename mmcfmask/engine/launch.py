@@ -21,7 +21,7 @@ from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 
 from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
-from ..datasets import FolderDataset
+from ..datasets import FolderDataset, MissingSetError
 from ..evaluation import ShiftAccuracy
 from ..models import OpenCLIPBackbone
 from ..models.clip_loading import check_state_dict, near_names
@@ -167,6 +167,28 @@ def check_fill(cfg: Config) -> None:
     if not loader.get('drop_last'):
         raise ValueError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but the last batch '
                          'of an epoch may hold a single one: set train_dataloader.drop_last=True')
+
+
+def check_training_data(cfg: Config) -> None:
+    """Find what is wrong with the settings and folders of data sets before a model is built, which can take minutes.
+
+    Raises:
+        MissingSetError, ValueError: With the key of the data set.
+    """
+    val = cfg.get('val_dataloader') or {}
+    loaders = dict(train_dataloader=cfg.get('train_dataloader'), **{'model.head.class_weights': _value(cfg, 'model.head.class_weights')})
+    loaders.update({'val_dataloader': val} if 'dataset' in val else {f'val_dataloader.{name}': loader for name, loader in val.items()})
+    for key, loader in loaders.items():
+        dataset = (loader or {}).get('dataset')
+        if not dataset or not _is_a(FolderDataset, dataset.type, DATASETS):
+            continue
+        try:
+            folder = Path(DATASETS.build(dict(dataset, pipeline=[], lazy_init=True)).img_prefix)
+        except (OSError, ValueError) as error:
+            raise type(error)(f'{key}.dataset: {error}') from None
+        if not folder.is_dir():
+            raise MissingSetError(f'{key}.dataset: there is no folder {folder.absolute()}: set its data_root (of all: '
+                                  '--cfg-options data_root=…), and split_dir or domain')
 
 
 def check_selection(cfg: Config) -> None:
@@ -321,7 +343,8 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
 
 # What a resumed run cannot change: it goes on with the optimizer, the schedule and the weights of the checkpoint.
 SAME_IN_A_RESUMED_RUN = ('train_cfg.max_epochs', 'total_batch_size', 'optim_wrapper.optimizer', 'optim_wrapper.clip_grad',
-                         'param_scheduler', 'model.backbone.model_name', 'model.head', 'model.teacher', 'model.auxiliary', 'model.data_preprocessor')
+                         'param_scheduler', 'model.backbone.model_name', 'model.head', 'model.teacher', 'model.auxiliary',
+                         'model.data_preprocessor')
 # But for: where files are, what torch computes the same numbers with, and what the checkpoint has the outcome of.
 FREE_IN_A_RESUMED_RUN = ('pretrained', 'cache_dir', 'fused', 'class_weights')
 

@@ -165,6 +165,12 @@ def test_a_full_disk_ends_the_storing_only(root, monkeypatch, caplog):
     assert not dataset.cache.writable
 
 
+def test_folder_that_cannot_be_written(root):
+    (root.parent / 'file').touch()
+    with pytest.raises(OSError, match="CachedDataset: cannot write to cache_dir '.*file/cache' .*: choose another, or none"):
+        cached(root, 'file/cache')
+
+
 def test_too_little_room_is_an_error_at_once(root, monkeypatch):
     monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(OSError, match=r'6 images take .* has room for 10 bytes: choose another cache_dir'):

@@ -4,6 +4,7 @@ from mmengine.config import Config
 from mmpretrain.registry import HOOKS
 
 import mmcfmask  # noqa: F401
+from mmcfmask.datasets import MissingSetError
 from mmcfmask.engine import RelativeEMAHook, launch
 from mmcfmask.engine.launch import (
     check_checkpoint,
@@ -11,6 +12,7 @@ from mmcfmask.engine.launch import (
     check_out,
     check_same_run,
     check_selection,
+    check_training_data,
     check_work_dir,
     fit_total_batch,
     load_config,
@@ -185,6 +187,20 @@ def test_images_that_choose_may_not_be_trained_on():
     cfg.model = dict(head=dict(class_weights=dict(type='prototype', dataset=dict(cfg.val_dataloader.dataset, holdout=None))))
     with pytest.raises(ValueError, match='model.head.class_weights.dataset has holdout=None'):
         check_selection(cfg)
+
+
+def test_training_data_is_looked_for_before_the_model(tmp_path):
+    (tmp_path / 'photo').mkdir()
+    good, bad = dict(type='PACSDataset', data_root=str(tmp_path)), dict(type='PACSDataset', data_root=str(tmp_path), domain='photos')
+    gone = dict(good, domain='sketch')
+    check_training_data(Config(dict(train_dataloader=dict(dataset=good), val_dataloader=None, model=dict(head=dict()))))
+    for key, cfg in {'train_dataloader': dict(train_dataloader=dict(dataset=bad)), 'val_dataloader': dict(val_dataloader=dict(dataset=bad)),
+                     'val_dataloader.mine': dict(val_dataloader=dict(mine=dict(dataset=bad))),
+                     'model.head.class_weights': dict(model=dict(head=dict(class_weights=dict(type='prototype', dataset=bad))))}.items():
+        with pytest.raises(ValueError, match=f"^{key}.dataset: PACSDataset: unknown domain 'photos'"):
+            check_training_data(Config(cfg))
+    with pytest.raises(MissingSetError, match='train_dataloader.dataset: there is no folder .*sketch: set its data_root'):
+        check_training_data(Config(dict(train_dataloader=dict(dataset=gone))))
 
 
 def test_metric_that_chooses_must_exist():
