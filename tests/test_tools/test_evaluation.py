@@ -150,7 +150,7 @@ def test_broken_images(write, tmp_path, capfd):
 
 def test_what_is_wrong_is_found_before_the_test(write, tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(OSError, match='cannot write to the folder .*choose another with --out'):
+    with pytest.raises(SystemExit, match='cannot write to the folder .*choose another with --out'):
         evaluate(write('oracle', 7), '--out', tmp_path / 'file' / 'metrics.json')
     torch.save(dict(state_dict={'head.fc.weight': torch.zeros(7, 128)}), tmp_path / 'seven.pth')
     for command in (evaluate, wise_ft):
