@@ -51,7 +51,8 @@ def load_config(path: str, options: dict) -> Config:
     used = spread_variables(cfg, before)
     for name in dict.fromkeys(key.partition('.')[0] for key in options):
         if name not in READ_KEYS and name not in before:
-            raise ValueError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, [*READ_KEYS, *before])}')
+            known = {*READ_KEYS, *before, *(f'{key}.{name}' for key, value in before.items() if isinstance(value, dict) and name in value)}
+            raise ValueError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, sorted(known))}')
         if name not in READ_KEYS and cfg[name] != before[name] and name not in used:
             raise ValueError(f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it')
     return cfg

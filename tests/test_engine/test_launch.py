@@ -97,7 +97,8 @@ def test_variable_changed_by_an_option(tmp_path):
 def test_option_that_nothing_reads(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(VARIABLES)
-    mistakes = {'optim_wraper.optimizer.lr': 'optim_wrapper', 'total_batchsize': 'total_batch_size', 'dataroot': 'data_root'}
+    mistakes = {'optim_wraper.optimizer.lr': 'optim_wrapper', 'total_batchsize': 'total_batch_size', 'dataroot': 'data_root',
+                'batch_size': 'loader.batch_size'}
     for wrong, right in mistakes.items():
         name = wrong.partition('.')[0]
         with pytest.raises(ValueError, match=f"config.py has no '{name}', and nothing would read it. Did you mean .*'{right}'"):
