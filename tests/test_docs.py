@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmpretrain.registry import HOOKS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.engine.launch import check_selection
+from mmcfmask.engine.checks import check_selection
 from mmcfmask.engine.loops import choose_shifts, metrics_of
 
 BLOCKS = re.findall(r'```python\n(_base_.*?)```', (Path(__file__).parents[1] / 'docs' / 'evaluation.md').read_text(), re.DOTALL)

@@ -2,30 +2,25 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import copy
 import inspect
-import logging
 import os
-import pickle
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
-from mmengine.logging import print_log
-from mmengine.registry import Registry
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmpretrain.registry import DATASETS, HOOKS, MODELS
 from torch import nn
 
 from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
-from ..datasets import FolderDataset, MissingSetError
-from ..evaluation import ShiftAccuracy
+from ..datasets import FolderDataset
 from ..models import OpenCLIPBackbone
-from ..models.clip_loading import check_state_dict, near_names
-from .loops import choose_shifts, metrics_of, refuse_choice_by_shift
+from ..models.clip_loading import near_names
+from .checks import check_checkpoint, check_fits, is_a
+from .loops import choose_shifts
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}
@@ -134,123 +129,10 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     counts = total // (processes * each)
     cfg.optim_wrapper.accumulative_counts = counts
     for hook in cfg.get('custom_hooks') or []:
-        if _is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
+        if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if _is_a(EMAHook, hook['type'], HOOKS):
+        if is_a(EMAHook, hook['type'], HOOKS):
             hook['interval'] = counts
-
-
-def _is_a(base: type, kind: str | type, registry: Registry) -> bool:
-    """Whether the ``type`` of a config, a registered name or a class, is ``base`` or derives from it."""
-    found = registry.get(kind) if isinstance(kind, str) else kind
-    return isinstance(found, type) and issubclass(found, base)
-
-
-def makes_counterfactuals(model: dict) -> bool:
-    """Whether a model config trains on counterfactual images."""
-    return bool(model.get('teacher')) and (model.get('head') or {}).get('distill', 'feature') is not None and (
-        (model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
-
-
-def check_fill(cfg: Config) -> None:
-    """A fill needs at least two images in every batch of a process, the last one of an epoch included.
-
-    Raises:
-        ValueError: Names the keys to change.
-    """
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    if not makes_counterfactuals(cfg.model) or preprocessor.get('fill', 'single') == 'none':
-        return
-    loader = cfg.train_dataloader
-    if loader.batch_size < 2:
-        raise ValueError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but '
-                         f'train_dataloader.batch_size={loader.batch_size}: raise it to at least 2, or use fill="none"')
-    if not loader.get('drop_last'):
-        raise ValueError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but the last batch '
-                         'of an epoch may hold a single one: set train_dataloader.drop_last=True')
-
-
-def check_training_data(cfg: Config) -> None:
-    """Find what is wrong with the settings and folders of data sets before a model is built, which can take minutes.
-
-    Raises:
-        MissingSetError, ValueError: With the key of the data set.
-    """
-    val = cfg.get('val_dataloader') or {}
-    loaders = dict(train_dataloader=cfg.get('train_dataloader'), **{'model.head.class_weights': _value(cfg, 'model.head.class_weights')})
-    loaders.update({'val_dataloader': val} if 'dataset' in val else {f'val_dataloader.{name}': loader for name, loader in val.items()})
-    for key, loader in loaders.items():
-        dataset = (loader or {}).get('dataset')
-        if not dataset or not _is_a(FolderDataset, dataset.type, DATASETS):
-            continue
-        try:
-            folder = Path(DATASETS.build(dict(dataset, pipeline=[], lazy_init=True)).img_prefix)
-        except (OSError, ValueError) as error:
-            raise type(error)(f'{key}.dataset: {error}') from None
-        if not folder.is_dir():
-            raise MissingSetError(f'{key}.dataset: there is no folder {folder.absolute()}: set its data_root (of all: '
-                                  '--cfg-options data_root=…), and split_dir or domain')
-
-
-def check_selection(cfg: Config) -> None:
-    """Nothing of a training may be chosen by a distribution shift.
-
-    Raises:
-        ValueError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, the validation set is one of
-            the shifts of the test, or images are both trained on and held out.
-    """
-    loader, loop = cfg.get('val_dataloader'), cfg.get('val_cfg') or {}
-    if not loader:
-        return
-    held_out = loader.get(loop['id_set'], {}) if loop.get('id_set') else loader
-    if held_out.get('dataset'):
-        _check_hold_out(cfg, held_out)
-    if loop.get('id_set'):
-        parts = [cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('param_scheduler')]
-        refuse_choice_by_shift(parts, loop.id_set, list(loader))
-    _check_save_best(cfg, loop.get('id_set'))
-    if loop.get('id_set'):
-        return
-    id_set = (cfg.get('test_cfg') or {}).get('id_set')
-    for name, test in (cfg.get('test_dataloader') or {}).items() if id_set else ():
-        if name != id_set and _images_of(loader) == _images_of(test):
-            raise ValueError(f'val_dataloader reads the same images as the shift {name!r} of test_dataloader: a checkpoint chosen by them '
-                             'is fitted to that shift. Validate on images held out of the training set')
-
-
-def _check_save_best(cfg: Config, id_set: str | None) -> None:
-    """The metric that chooses the checkpoint must be one that the validation gives, as far as its metrics are known here."""
-    chosen, evaluator = _value(cfg, 'default_hooks.checkpoint.save_best'), cfg.get('val_evaluator')
-    metrics = metrics_of(id_set, evaluator, 'val') if id_set else evaluator if isinstance(evaluator, list) else [evaluator]
-    if not isinstance(chosen, str) or chosen == 'auto' or not all(
-            metric and _is_a(ShiftAccuracy, metric['type'], METRICS) for metric in metrics):
-        return
-    prefixes = [id_set or metric.get('prefix') or ShiftAccuracy.default_prefix for metric in metrics]
-    known = [f'{prefix}/{name}' for prefix in prefixes for name in ShiftAccuracy.NAMES]
-    if chosen not in known:
-        raise ValueError(f'default_hooks.checkpoint.save_best={chosen!r}: the validation gives no such metric, but {", ".join(known)}')
-
-
-def _check_hold_out(cfg: Config, held_out: dict) -> None:
-    """Two parts of one folder are apart only if they are split in the same way."""
-    there = _images_of(held_out)
-    for key in ('train_dataloader', 'model.head.class_weights'):
-        part = _value(cfg, key) or {}
-        if not part.get('dataset'):
-            continue
-        here = _images_of(part)
-        holdout, other = (dict(images.get('holdout') or {}) for images in (here, there))
-        if any(here.get(place) != there.get(place) for place in ('type', 'data_root', 'split_dir', 'domain', 'split')):
-            continue  # other images
-        if other.pop('part', None) == 'held_out' and (holdout.pop('part', None) != 'train' or holdout != other):
-            raise ValueError(f'{key}.dataset has holdout={here.get("holdout")}, but the validation set, of the same folder, '
-                             f'{there["holdout"]}: images that choose the checkpoint would be trained on. Give both the same size (or '
-                             "fraction) and seed, and part='train' and part='held_out'")
-
-
-def _images_of(loader: dict) -> dict:
-    """What decides which images a loader reads."""
-    return {key: value for key, value in loader['dataset'].items() if key not in ('pipeline', 'test_mode', 'lazy_init', 'serialize_data')}
 
 
 def prepare_test(cfg: Config,
@@ -285,7 +167,7 @@ def prepare_test(cfg: Config,
     names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
     for name in names if skip_broken else ():
         dataset = cfg.test_dataloader[name].dataset
-        if not _is_a(FolderDataset, dataset.type, DATASETS):
+        if not is_a(FolderDataset, dataset.type, DATASETS):
             raise ValueError(f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset can)')
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
@@ -298,93 +180,6 @@ def prepare_test(cfg: Config,
     if weight is not None and num_classes is not None and len(weight) != num_classes:
         raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
     return loaded
-
-
-def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-dir') -> None:
-    """Raise PermissionError or NotADirectoryError, with the path, unless results can be written to ``work_dir``."""
-    try:
-        os.makedirs(work_dir, exist_ok=True)
-        probe = Path(work_dir) / f'.writable-{os.getpid()}'
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise type(error)(f'cannot write to the {what} {work_dir!r} ({error.strerror}): choose another with {option}') from None
-
-
-def check_out(path: str, option: str = '--out') -> None:
-    """Raise PermissionError, NotADirectoryError or IsADirectoryError, with the path, unless a file can be written to ``path``."""
-    if os.path.isdir(path):
-        raise IsADirectoryError(f'{option} {path!r} is a folder: give the name of a file')
-    check_work_dir(os.path.dirname(path) or '.', 'folder', option)
-
-
-def check_checkpoint(path: str, resume: bool = False) -> dict:
-    """Load a checkpoint's tensors without copying them, or say what is wrong with it.
-
-    Args:
-        path (str): A local file.
-        resume (bool): It must hold the state of a training run, not only weights.
-
-    Raises:
-        FileNotFoundError, ValueError: With the path.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'there is no checkpoint {path!r}')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({str(error).splitlines()[0]})') from None
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
-        raise ValueError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')
-    if resume and not {'meta', 'optimizer', 'message_hub'} <= set(checkpoint):
-        raise ValueError(f'{path!r} holds weights but no training state, so training cannot resume from it; '
-                         'to start from these weights use --cfg-options load_from=…')
-    return checkpoint
-
-
-# What a resumed run cannot change: it goes on with the optimizer, the schedule and the weights of the checkpoint.
-SAME_IN_A_RESUMED_RUN = ('train_cfg.max_epochs', 'total_batch_size', 'optim_wrapper.optimizer', 'optim_wrapper.clip_grad',
-                         'param_scheduler', 'model.backbone.model_name', 'model.head', 'model.teacher', 'model.auxiliary',
-                         'model.data_preprocessor')
-# But for: where files are, what torch computes the same numbers with, and what the checkpoint has the outcome of.
-FREE_IN_A_RESUMED_RUN = ('pretrained', 'cache_dir', 'fused', 'class_weights')
-
-
-def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
-    """Raise a ValueError where ``cfg`` would not go on with the training that wrote a checkpoint, but silently mix two.
-
-    The state of the optimizer and of the schedule comes from the checkpoint, so that another learning rate or number of epochs would have
-    no effect or a wrong one, and another method would be half of each.
-    """
-    before, now = (config_values(text) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
-    for key in SAME_IN_A_RESUMED_RUN:
-        old, new = _value(before, key), _value(now, key)
-        if old != new:
-            if isinstance(old, dict) and isinstance(new, dict):  # name the part that differs
-                part = next(part for part in [*old, *new] if old.get(part) != new.get(part))
-                key, old, new = f'{key}.{part}', old.get(part), new.get(part)
-            raise ValueError(f'{name} was trained with {key} = {old}, but now it is {new}: resume with the same config, or start another '
-                             f'run from these weights with --cfg-options load_from={name}')
-
-
-def config_values(text: str) -> dict:
-    """The values in the text of a config, as a checkpoint keeps it, without :data:`FREE_IN_A_RESUMED_RUN`. Nothing is executed."""
-
-    def value(node: ast.expr):
-        if isinstance(node, ast.Call):  # dict(key=value)
-            return {keyword.arg: value(keyword.value) for keyword in node.keywords if keyword.arg not in FREE_IN_A_RESUMED_RUN}
-        if isinstance(node, (ast.List, ast.Tuple)):
-            return [value(item) for item in node.elts]
-        return ast.unparse(node) if isinstance(node, ast.Dict) else ast.literal_eval(node)
-
-    return {line.targets[0].id: value(line.value) for line in ast.parse(text).body if isinstance(line, ast.Assign)}
-
-
-def _value(values: dict, key: str):
-    """What a dotted key names, None where there is no such thing."""
-    for part in key.split('.'):
-        values = (values or {}).get(part)
-    return values
 
 
 def forget_training(model: dict) -> None:
@@ -401,7 +196,7 @@ def forget_pretrained(model: dict) -> None:
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None
     if model.get('backbone') and model.backbone.get('pretrained'):
-        if _is_a(OpenCLIPBackbone, model.backbone.type, MODELS):
+        if is_a(OpenCLIPBackbone, model.backbone.type, MODELS):
             model.backbone.load = False  # `pretrained` still decides the activation
         else:
             model.backbone.pretrained = None
@@ -431,24 +226,6 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
     check_fits(model, checkpoint, name)
     model.load_state_dict(checkpoint['state_dict'], strict=False)
     return model
-
-
-def check_fits(model: nn.Module, checkpoint: dict, name: str) -> None:
-    """Raise a ValueError that names the tensors that a checkpoint lacks, or has in another shape or besides those of ``model``.
-
-    mmengine would leave what does not fit at random, and log it. What losses of the training have (``auxiliary``) does not count.
-    """
-    expected, found = ({key: value for key, value in weights.items() if not key.startswith('auxiliary.')}
-                       for weights in (model.state_dict(), checkpoint['state_dict']))
-    check_state_dict(expected, found, where=f'{name} does not fit the model of the config')
-
-
-def warn_of_random_start(cfg: Config) -> None:
-    """Log a warning for an image tower that no weights are named for."""
-    tower = cfg.model.get('backbone') or {}
-    if tower.get('model_name') and tower.get('pretrained') is None and ':' not in tower.model_name and not tower.get('init_cfg'):
-        print_log(f'{tower.model_name} starts from random weights, since model.backbone.pretrained is not set: there is no robustness that '
-                  "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
 
 
 def fit_loaders(cfg: Config, processes: int = 1) -> None:

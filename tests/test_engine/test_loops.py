@@ -14,7 +14,8 @@ from oracle import RUNS, config, loader, save_image, write_tree
 from torch.utils.data import DataLoader, Dataset
 
 from mmcfmask.datasets import MissingSetError
-from mmcfmask.engine.launch import build_runner, check_selection, fit_total_batch, load_config
+from mmcfmask.engine.checks import check_selection
+from mmcfmask.engine.launch import build_runner, fit_total_batch, load_config
 from mmcfmask.engine.loops import SetSequence, choose_shifts, refuse_choice_by_shift
 
 ROOT = Path(__file__).parents[2]

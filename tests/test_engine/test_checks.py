@@ -1,0 +1,167 @@
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmcfmask.datasets import MissingSetError
+from mmcfmask.engine import checks
+from mmcfmask.engine.checks import (
+    check_checkpoint,
+    check_fill,
+    check_out,
+    check_same_run,
+    check_selection,
+    check_training_data,
+    check_work_dir,
+)
+
+
+def test_work_dir_must_be_writable(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='cannot write to the work dir .*file/run'):
+        check_work_dir(str(tmp_path / 'file' / 'run'))
+    check_work_dir(str(tmp_path / 'new' / 'run'))
+    assert list((tmp_path / 'new' / 'run').iterdir()) == []
+
+
+def test_out_must_be_a_file_that_can_be_written(tmp_path):
+    with pytest.raises(IsADirectoryError, match="--out '.*' is a folder: give the name of a file"):
+        check_out(str(tmp_path))
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='cannot write to the folder .*file.* choose another with --out'):
+        check_out(str(tmp_path / 'file' / 'metrics.json'))
+    check_out(str(tmp_path / 'new' / 'metrics.json'))
+
+
+RECIPE = dict(
+    train_cfg=dict(max_epochs=10), total_batch_size=512, param_scheduler=dict(type='OneCycle', pct_start=0.02),
+    optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), fused=True),
+                       clip_grad=dict(max_norm=1.)),
+    model=dict(backbone=dict(model_name='ViT-B-16', pretrained='a.pt'), teacher=dict(type='OpenCLIPTeacher'), auxiliary=[dict(type='L2SP')],
+               head=dict(distill_weight=30., class_weights=dict(type='text')), data_preprocessor=dict(mask='object', mean=[1., -2.])))
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'train_cfg.max_epochs': 20}, 'train_cfg.max_epochs = 10, but now it is 20: resume with the same config, or start another run'),
+    ({'optim_wrapper.optimizer.lr': 1e-5}, 'optim_wrapper.optimizer.lr = 3e-05, but now it is 1e-05'),
+    ({'total_batch_size': 256}, 'total_batch_size = 512, but now it is 256'),
+    ({'param_scheduler.pct_start': 0.1}, 'param_scheduler.pct_start = 0.02, but now it is 0.1'),
+    ({'model.teacher': None}, 'model.teacher = {.*}, but now it is None'),
+    ({'model.head.cls_weight': 0.}, 'model.head.cls_weight = None, but now it is 0.0'),
+    ({'model.auxiliary': [dict(type='FLYP')]}, 'model.auxiliary = .*L2SP.*, but now it is .*FLYP'),
+    ({'model.backbone.model_name': 'ViT-B-32'}, 'model.backbone.model_name = ViT-B-16, but now it is ViT-B-32'),
+    ({'model.data_preprocessor.mask': 'context'}, 'model.data_preprocessor.mask = object, but now it is context'),
+])
+def test_resume_needs_the_same_recipe(change, message):
+    checkpoint = dict(meta=dict(cfg=Config(RECIPE).pretty_text))
+    cfg = Config(RECIPE)
+    cfg.merge_from_dict(change)
+    with pytest.raises(ValueError, match=f'run.pth was trained with {message}'):
+        check_same_run(cfg, checkpoint, 'run.pth')
+
+
+def test_what_may_differ_in_a_resumed_run():
+    checkpoint = dict(meta=dict(cfg=Config(RECIPE).pretty_text))
+    cfg = Config(RECIPE)
+    cfg.merge_from_dict({'model.backbone.pretrained': 'moved/a.pt', 'model.head.class_weights': None, 'optim_wrapper.type': 'Autocast',
+                         'work_dir': 'elsewhere', 'train_cfg.val_interval': 2, 'optim_wrapper.accumulative_counts': 4})
+    del cfg.optim_wrapper.optimizer['fused']
+    check_same_run(cfg, checkpoint, 'run.pth')
+
+
+def selection(train, held_out, save_best='accuracy/top1', val_cfg=None, **more):
+    images = dict(type='FolderDataset', data_root='data', split_dir='train', pipeline=[])
+    return Config(dict(
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', save_best=save_best)), val_evaluator=dict(type='ShiftAccuracy'), **more,
+        val_cfg=val_cfg or {}, train_dataloader=dict(dataset=dict(images, holdout=train)),
+        val_dataloader=dict(dataset=dict(images, holdout=held_out))))
+
+
+def test_images_that_choose_may_not_be_trained_on():
+    held_out = dict(fraction=0.2, seed=0, part='held_out')
+    check_selection(selection(dict(fraction=0.2, seed=0, part='train'), held_out))
+    check_selection(selection(None, None))  # two whole folders
+    for train in (None, dict(fraction=0.2, seed=1, part='train'), dict(fraction=0.1, seed=0, part='train'), held_out):
+        with pytest.raises(ValueError, match='train_dataloader.dataset has holdout=.*: images that choose the checkpoint would'):
+            check_selection(selection(train, held_out))
+    cfg = selection(None, held_out)
+    cfg.train_dataloader.dataset.data_root = 'others'
+    check_selection(cfg)
+    cfg.model = dict(head=dict(class_weights=dict(type='prototype', dataset=dict(cfg.val_dataloader.dataset, holdout=None))))
+    with pytest.raises(ValueError, match='model.head.class_weights.dataset has holdout=None'):
+        check_selection(cfg)
+
+
+def test_training_data_is_looked_for_before_the_model(tmp_path):
+    (tmp_path / 'photo').mkdir()
+    good, bad = dict(type='PACSDataset', data_root=str(tmp_path)), dict(type='PACSDataset', data_root=str(tmp_path), domain='photos')
+    gone = dict(good, domain='sketch')
+    check_training_data(Config(dict(train_dataloader=dict(dataset=good), val_dataloader=None, model=dict(head=dict()))))
+    for key, cfg in {'train_dataloader': dict(train_dataloader=dict(dataset=bad)), 'val_dataloader': dict(val_dataloader=dict(dataset=bad)),
+                     'val_dataloader.mine': dict(val_dataloader=dict(mine=dict(dataset=bad))),
+                     'model.head.class_weights': dict(model=dict(head=dict(class_weights=dict(type='prototype', dataset=bad))))}.items():
+        with pytest.raises(ValueError, match=f"^{key}.dataset: PACSDataset: unknown domain 'photos'"):
+            check_training_data(Config(cfg))
+    with pytest.raises(MissingSetError, match='train_dataloader.dataset: there is no folder .*sketch: set its data_root'):
+        check_training_data(Config(dict(train_dataloader=dict(dataset=gone))))
+
+
+def test_metric_that_chooses_must_exist():
+    for right in ('accuracy/top1', 'accuracy/nll', 'auto', None):
+        check_selection(selection(None, None, right))
+    for wrong in ('accuracy/top-1', 'sketch/top1'):
+        with pytest.raises(ValueError, match=f"save_best='{wrong}': the validation gives no such metric, but accuracy/top1, accuracy/top5"):
+            check_selection(selection(None, None, wrong))
+    cfg = selection(None, None, 'mine/top-1', dict(type='MultiSetValLoop', id_set='mine'))
+    cfg.val_dataloader = dict(mine=cfg.val_dataloader)
+    with pytest.raises(ValueError, match='no such metric, but mine/top1'):
+        check_selection(cfg)
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no checkpoint .*gone.pth'):
+        check_checkpoint(str(tmp_path / 'gone.pth'))
+    (tmp_path / 'text.pth').write_text('not a checkpoint')
+    with pytest.raises(ValueError, match='text.pth.* is not a checkpoint that torch can load'):
+        check_checkpoint(str(tmp_path / 'text.pth'))
+    torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='no "state_dict"'):
+        check_checkpoint(str(tmp_path / 'other.pth'))
+    torch.save({'state_dict': {}}, tmp_path / 'weights.pth')
+    assert check_checkpoint(str(tmp_path / 'weights.pth')) == {'state_dict': {}}
+    with pytest.raises(ValueError, match='holds weights but no training state'):
+        check_checkpoint(str(tmp_path / 'weights.pth'), resume=True)
+    whole = (tmp_path / 'weights.pth').read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(ValueError, match='cut.pth'):
+        check_checkpoint(str(tmp_path / 'cut.pth'))
+
+
+def test_fill_needs_two_images_in_every_batch():
+    model = dict(teacher=dict(type='OpenCLIPTeacher'), data_preprocessor=dict(fill='multi'))
+    cfg = Config(dict(model=model, train_dataloader=dict(batch_size=4, drop_last=True)))
+    check_fill(cfg)
+    cfg.train_dataloader.drop_last = False
+    with pytest.raises(ValueError, match='set train_dataloader.drop_last=True'):
+        check_fill(cfg)
+    cfg.train_dataloader.batch_size = 1
+    with pytest.raises(ValueError, match="fill='multi' takes patches from other images .*batch_size=1: raise it to at least 2"):
+        check_fill(cfg)
+    cfg.model.data_preprocessor.fill = 'none'
+    check_fill(cfg)
+    for change in (dict(teacher=None), dict(head=dict(distill=None)), dict(data_preprocessor=dict(mask=None))):  # no counterfactuals
+        cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), **change}
+        check_fill(cfg)
+    cfg.model = {**model, 'head': dict(distill='logits')}
+    with pytest.raises(ValueError, match='raise it to at least 2'):
+        check_fill(cfg)
+
+
+def test_random_start_is_named(monkeypatch):
+    said = []
+    monkeypatch.setattr(checks, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    for tower in (dict(model_name='ViT-B-16', pretrained='openai'), dict(model_name='hf-hub:org/clip'), dict(type='VisionTransformer'),
+                  dict(model_name='ViT-B-16', init_cfg=dict(type='Pretrained', checkpoint='x'))):
+        checks.warn_of_random_start(Config(dict(model=dict(backbone=tower))))
+    assert not said
+    checks.warn_of_random_start(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
+    assert len(said) == 1 and 'ViT-B-16 starts from random weights' in said[0]
