@@ -7,8 +7,8 @@ from mmengine.config import Config
 from mmpretrain.registry import HOOKS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.engine.checks import check_selection
 from mmcfmask.engine.loops import choose_shifts, metrics_of
+from mmcfmask.engine.preflight import check_selection
 
 BLOCKS = re.findall(r'```python\n(_base_.*?)```', (Path(__file__).parents[1] / 'docs' / 'evaluation.md').read_text(), re.DOTALL)
 

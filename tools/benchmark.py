@@ -54,8 +54,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import patch_mask, refill
-from mmcfmask.engine.checks import check_fill, check_out
 from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
+from mmcfmask.engine.preflight import check_fill, check_out
 from mmcfmask.models import classifier
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')

@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask.datasets.cache import CachedTransforms
-from mmcfmask.engine.checks import check_out
+from mmcfmask.engine.preflight import check_out
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 

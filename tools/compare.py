@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmcfmask.engine.checks import check_work_dir
+from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, parse_options, run_or_exit
 
 ROOT = Path(__file__).resolve().parents[1]

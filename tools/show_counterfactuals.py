@@ -24,8 +24,8 @@ from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, patch_grid, relevance_map
-from mmcfmask.engine.checks import check_checkpoint, check_out
 from mmcfmask.engine.launch import build_model, load_config
+from mmcfmask.engine.preflight import check_checkpoint, check_out
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.engine.checks import check_checkpoint, check_out
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
+from mmcfmask.engine.preflight import check_checkpoint, check_out
 from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
 
 

@@ -15,7 +15,7 @@ import argparse
 
 from rich.console import Console
 
-from mmcfmask.engine.checks import check_work_dir
+from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, load_study, parse_options, run_or_exit
 
 

@@ -8,7 +8,7 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from mmcfmask.engine import checks, launch
+from mmcfmask.engine import launch, preflight
 from mmcfmask.engine.hooks import unwrapped
 
 
@@ -46,25 +46,25 @@ def main(argv=None) -> None:
         cfg = merge_args(launch.load_config(args.config, args.cfg_options), args)
         if cfg.get('train_cfg') is None:
             raise ValueError('there is nothing to train (no train_cfg): use tools/test.py')
-        checks.check_work_dir(cfg.work_dir)
-        checks.check_fill(cfg)
-        checks.check_selection(cfg)
-        checks.check_training_data(cfg)
+        preflight.check_work_dir(cfg.work_dir)
+        preflight.check_fill(cfg)
+        preflight.check_selection(cfg)
+        preflight.check_training_data(cfg)
         launch.fit_total_batch(cfg, launch.world_size(args.launcher))
         resume = cfg.get('resume', False)
         start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if resume else None)
         if start:
-            checkpoint = checks.check_checkpoint(start, resume)
+            checkpoint = preflight.check_checkpoint(start, resume)
             if resume:
-                checks.check_same_run(cfg, checkpoint, start)
+                preflight.check_same_run(cfg, checkpoint, start)
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.config}: {error}') from None
     runner = launch.build_runner(cfg)
     if start:
-        checks.check_fits(unwrapped(runner.model), checkpoint, start)
+        preflight.check_fits(unwrapped(runner.model), checkpoint, start)
         del checkpoint
     else:
-        checks.warn_of_random_start(cfg)
+        preflight.warn_of_random_start(cfg)
     runner.train()
 
 

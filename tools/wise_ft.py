@@ -18,9 +18,9 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.dist import is_main_process
 from rich.console import Console
 
-from mmcfmask.engine.checks import check_fits, check_work_dir
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, load_config, prepare_test
+from mmcfmask.engine.preflight import check_fits, check_work_dir
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.visualization import results_table
 

@@ -19,8 +19,8 @@ from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_
 from ..datasets import FolderDataset
 from ..models import OpenCLIPBackbone
 from ..models.clip_loading import near_names
-from .checks import check_checkpoint, check_fits, is_a
 from .loops import choose_shifts
+from .preflight import check_checkpoint, check_fits, is_a
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}

@@ -24,9 +24,9 @@ from .. import __version__
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
-from .checks import makes_counterfactuals
 from .jobs import Job, JobError, Step, run_jobs
 from .launch import load_config
+from .preflight import makes_counterfactuals
 
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
 STUDY_KEYS = ('out', 'seeds', 'amp', 'keep', 'pictures', 'cfg_options', 'datasets', 'methods')

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
-from .checks import check_checkpoint
 from .hooks import unwrapped
 from .launch import build_model
 from .loops import Clock, MultiSetTestLoop
+from .preflight import check_checkpoint
 
 DEFAULT_ALPHA = 0.5
 """What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""

@@ -14,9 +14,9 @@ from oracle import RUNS, config, loader, save_image, write_tree
 from torch.utils.data import DataLoader, Dataset
 
 from mmcfmask.datasets import MissingSetError
-from mmcfmask.engine.checks import check_selection
 from mmcfmask.engine.launch import build_runner, fit_total_batch, load_config
 from mmcfmask.engine.loops import SetSequence, choose_shifts, refuse_choice_by_shift
+from mmcfmask.engine.preflight import check_selection
 
 ROOT = Path(__file__).parents[2]
 SUBSET = tuple((index, ) for index in range(3, 1000, 50))  # 20 classes of 1000, as ImageNet-R and -A are 200

@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config
 from oracle import RUNS
 
-from mmcfmask.engine.checks import check_checkpoint
 from mmcfmask.engine.hooks import DistillWeightHook, RelativeEMAHook
 from mmcfmask.engine.launch import build_runner, fit_total_batch
+from mmcfmask.engine.preflight import check_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 from oracle import RUNS
 
-from mmcfmask.engine.checks import check_checkpoint
 from mmcfmask.engine.launch import build_runner, fit_total_batch, forget_pretrained, load_config
+from mmcfmask.engine.preflight import check_checkpoint
 from mmcfmask.engine.wise_ft import parse_alphas, save_interpolated, start_weights, write_results
 
 ROOT = Path(__file__).parents[2]

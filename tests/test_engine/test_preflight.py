@@ -3,8 +3,8 @@ import torch
 from mmengine.config import Config
 
 from mmcfmask.datasets import MissingSetError
-from mmcfmask.engine import checks
-from mmcfmask.engine.checks import (
+from mmcfmask.engine import preflight
+from mmcfmask.engine.preflight import (
     check_checkpoint,
     check_fill,
     check_out,
@@ -158,10 +158,10 @@ def test_fill_needs_two_images_in_every_batch():
 
 def test_random_start_is_named(monkeypatch):
     said = []
-    monkeypatch.setattr(checks, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    monkeypatch.setattr(preflight, 'print_log', lambda text, *args, **kwargs: said.append(text))
     for tower in (dict(model_name='ViT-B-16', pretrained='openai'), dict(model_name='hf-hub:org/clip'), dict(type='VisionTransformer'),
                   dict(model_name='ViT-B-16', init_cfg=dict(type='Pretrained', checkpoint='x'))):
-        checks.warn_of_random_start(Config(dict(model=dict(backbone=tower))))
+        preflight.warn_of_random_start(Config(dict(model=dict(backbone=tower))))
     assert not said
-    checks.warn_of_random_start(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
+    preflight.warn_of_random_start(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
     assert len(said) == 1 and 'ViT-B-16 starts from random weights' in said[0]

@@ -1,4 +1,4 @@
-"""What is wrong with a config, a checkpoint or an output, found before anything slow begins."""
+"""Before a run: what is wrong with a config, a checkpoint or an output, found before anything slow begins."""
 from __future__ import annotations
 
 import ast
