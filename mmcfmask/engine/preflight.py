@@ -210,12 +210,13 @@ def _check_hold_out(cfg: Config, held_out: dict) -> None:
         if not part.get('dataset'):
             continue
         here = _images_of(part)
-        holdout, other = (dict(images.get('holdout') or {}) for images in (here, there))
-        if any(here.get(place) != there.get(place) for place in ('type', 'data_root', 'split_dir', 'domain', 'split')):
+        if not is_a(FolderDataset, here['type'], DATASETS) or any(
+                here.get(place) != there.get(place) for place in ('type', 'data_root', 'split_dir', 'domain')):
             continue  # other images
-        if other.pop('part', None) == 'held_out' and (holdout.pop('part', None) != 'train' or holdout != other):
+        ours, theirs = ({'seed': 0, **(images.get('holdout') or {})} for images in (here, there))
+        if {ours.pop('part', None), theirs.pop('part', None)} != {'train', 'held_out'} or ours != theirs:
             raise ValueError(f'{key}.dataset has holdout={here.get("holdout")}, but the validation set, of the same folder, '
-                             f'{there["holdout"]}: images that choose the checkpoint would be trained on. Give both the same size (or '
+                             f'{there.get("holdout")}: images that choose the checkpoint would be trained on. Give both the same size (or '
                              "fraction) and seed, and part='train' and part='held_out'")
 
 

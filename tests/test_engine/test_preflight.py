@@ -68,7 +68,10 @@ def test_what_may_differ_in_a_resumed_run():
     check_same_run(cfg, checkpoint, 'run.pth')
 
 
-def selection(train, held_out, save_best='accuracy/top1', val_cfg=None, **more):
+TRAIN, HELD_OUT = (dict(fraction=0.2, seed=0, part=part) for part in ('train', 'held_out'))
+
+
+def selection(train=TRAIN, held_out=HELD_OUT, save_best='accuracy/top1', val_cfg=None, **more):
     images = dict(type='FolderDataset', data_root='data', split_dir='train', pipeline=[])
     return Config(dict(
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', save_best=save_best)), val_evaluator=dict(type='ShiftAccuracy'), **more,
@@ -77,13 +80,14 @@ def selection(train, held_out, save_best='accuracy/top1', val_cfg=None, **more):
 
 
 def test_images_that_choose_may_not_be_trained_on():
-    held_out = dict(fraction=0.2, seed=0, part='held_out')
-    check_selection(selection(dict(fraction=0.2, seed=0, part='train'), held_out))
-    check_selection(selection(None, None))  # two whole folders
-    for train in (None, dict(fraction=0.2, seed=1, part='train'), dict(fraction=0.1, seed=0, part='train'), held_out):
+    check_selection(selection())
+    check_selection(selection(TRAIN, dict(fraction=0.2, part='held_out')))  # 0 is the default seed
+    for train in (None, dict(TRAIN, seed=1), dict(TRAIN, fraction=0.1), HELD_OUT):
         with pytest.raises(ValueError, match='train_dataloader.dataset has holdout=.*: images that choose the checkpoint would'):
-            check_selection(selection(train, held_out))
-    cfg = selection(None, held_out)
+            check_selection(selection(train))
+    with pytest.raises(ValueError, match='has holdout=None, but the validation set, of the same folder, None'):
+        check_selection(selection(None, None))
+    cfg = selection(None)
     cfg.train_dataloader.dataset.data_root = 'others'
     check_selection(cfg)
     cfg.model = dict(head=dict(class_weights=dict(type='prototype', dataset=dict(cfg.val_dataloader.dataset, holdout=None))))
@@ -107,11 +111,11 @@ def test_training_data_is_looked_for_before_the_model(tmp_path):
 
 def test_metric_that_chooses_must_exist():
     for right in ('accuracy/top1', 'accuracy/nll', 'auto', None):
-        check_selection(selection(None, None, right))
+        check_selection(selection(save_best=right))
     for wrong in ('accuracy/top-1', 'sketch/top1'):
         with pytest.raises(ValueError, match=f"save_best='{wrong}': the validation gives no such metric, but accuracy/top1, accuracy/top5"):
-            check_selection(selection(None, None, wrong))
-    cfg = selection(None, None, 'mine/top-1', dict(type='MultiSetValLoop', id_set='mine'))
+            check_selection(selection(save_best=wrong))
+    cfg = selection(save_best='mine/top-1', val_cfg=dict(type='MultiSetValLoop', id_set='mine'))
     cfg.val_dataloader = dict(mine=cfg.val_dataloader)
     with pytest.raises(ValueError, match='no such metric, but mine/top1'):
         check_selection(cfg)
