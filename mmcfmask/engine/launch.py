@@ -30,7 +30,7 @@ def load_config(path: str, options: dict) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
     A variable, such as ``data_root`` or ``pipeline``, that a config or the options change is changed where the config it was inherited
-    from used it: in every dataset whose own value is still that of the variable.
+    from used it: in every dataset whose own value is still that of the variable. A linear probe of the training images stays one of them.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -40,9 +40,12 @@ def load_config(path: str, options: dict) -> Config:
         raise FileNotFoundError(f'there is no config {path!r}')
     cfg = Config.fromfile(path)
     _strip_delete(cfg)
-    spread_variables(cfg, *base_configs(path))
+    bases = list(base_configs(path))
+    keep_probed_images(cfg, *bases)
+    spread_variables(cfg, *bases)
     before = copy.deepcopy(cfg)
     cfg.merge_from_dict(options)
+    keep_probed_images(cfg, before)
     used = spread_variables(cfg, before)
     for name in dict.fromkeys(key.partition('.')[0] for key in options):
         if name not in READ_KEYS and name not in before:
@@ -63,6 +66,18 @@ def spread_variables(cfg: Config, *before: Config) -> set[str]:
     # Dicts may hold copies of lists, and both of other values: an outer one is found as long as what it holds is unchanged.
     changed.sort(key=lambda item: [isinstance(item[1], kind) for kind in (dict, list)], reverse=True)
     return {name for name, old in changed if _replace(cfg, name, old, cfg[name])}
+
+
+def keep_probed_images(cfg: Config, *before: Config) -> None:
+    """Let a linear probe be fitted on the training images of ``cfg``, in place, if it was on those of ``before``; and its strength chosen
+    on the validation images likewise."""
+    probe = ((cfg.get('model') or {}).get('head') or {}).get('class_weights') or {}
+    if probe.get('type') != 'linear_probe':
+        return
+    for part, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
+        now, *earlier = ((config.get(loader) or {}).get('dataset') for config in (cfg, *before))
+        if now and probe.get(part) and probe[part] in earlier:
+            probe[part] = copy.deepcopy(now)
 
 
 def _strip_delete(node) -> None:

@@ -83,6 +83,33 @@ def test_variable_changed_by_an_option(tmp_path):
         load_config(str(path), {'loader.batch_size': 3})
 
 
+def test_linear_probe_follows_the_training_images(tmp_path):
+    (tmp_path / 'base.py').write_text(VARIABLES + "val_dataloader = dict(dataset=dict(images, part='held out'))")
+    (tmp_path / 'empty.py').write_text('')
+    (tmp_path / 'lpft.py').write_text(
+        "_base_ = ['./base.py', './empty.py']\nmodel = dict(head=dict(class_weights=dict(type='linear_probe', dataset={{_base_.train_dataloader.dataset}}, "
+        "held_out={{_base_.val_dataloader.dataset}})))")
+    (tmp_path / 'child.py').write_text(
+        "_base_ = './lpft.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='Mine'))\ndata_root = '/mine'")
+
+    def probe(name, **options):
+        cfg = load_config(str(tmp_path / name), {key.replace('__', '.'): value for key, value in options.items()})
+        return cfg, cfg.model.head.class_weights
+
+    cfg, weights = probe('child.py')
+    assert weights.dataset == cfg.train_dataloader.dataset == dict(type='Mine')
+    assert weights.held_out == cfg.val_dataloader.dataset and weights.held_out.data_root == '/mine'
+    cfg, weights = probe('lpft.py', train_dataloader__dataset__per_class=60, val_dataloader__dataset__part=9, data_root='/mine')
+    assert weights.dataset == cfg.train_dataloader.dataset and (weights.dataset.per_class, weights.dataset.data_root) == (60, '/mine')
+    assert weights.held_out == cfg.val_dataloader.dataset and weights.held_out.part == 9
+    cfg, weights = probe('lpft.py', train_dataloader__dataset__part=3, model__head__class_weights__dataset__part=4)  # its own is kept
+    assert weights.dataset.part == 4
+    cfg, weights = probe('lpft.py', train_dataloader__dataset__part=3, model__head__class_weights__type='prototype')
+    assert weights.dataset.part == 1
+    (tmp_path / 'own.py').write_text((tmp_path / 'lpft.py').read_text().replace("held_out={{_base_.val_dataloader.dataset}}", ''))
+    assert 'held_out' not in probe('own.py')[1]
+
+
 def test_option_that_nothing_reads(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(VARIABLES)
