@@ -200,7 +200,7 @@ class Steps:
     def run(self, name: str, data: dict) -> None:
         """One step of a candidate."""
         wrapper = self.wrappers[name]
-        self.model._set_teacher(None if name == 'fine-tuning' else self.teacher)
+        self.model._set_frozen(teacher=None if name == 'fine-tuning' else self.teacher)
         if name == 'naive':
             data = self.model.data_preprocessor(data, training=True)
             labels = torch.cat([sample.gt_label for sample in data['data_samples']])

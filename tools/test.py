@@ -21,7 +21,7 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 
 from mmcfmask.engine.hooks import unwrapped
-from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, forget_pretrained, load_config, prepare_test
+from mmcfmask.engine.launch import add_gate, add_run_arguments, apply_run_arguments, build_runner, forget_pretrained, load_config, prepare_test
 from mmcfmask.engine.preflight import check_fits, check_out, check_work_dir, warn_of_random_start
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.visualization import results_table
@@ -33,6 +33,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one CLIP is tested zero-shot')
     parser.add_argument('--shifts', nargs='*', metavar='NAME', help='test on these shifts besides the in-distribution set; one whose data '
                         'is not there is an error (default: those of the config, without what is not there)')
+    parser.add_argument('--gate', action='store_true', help='let the pre-trained model answer for images that are not like the training '
+                        'images of the class that the fine-tuned one sees in them (model.gate)')
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
     parser.add_argument('--out', metavar='FILE.json', help='write metrics and protocol to this file')
     parser.add_argument('--predictions', metavar='DIR', help='write the prediction for every image to DIR/<set>.csv')
@@ -60,11 +62,13 @@ def main(argv=None) -> dict:
             check_out(args.out)
         if args.predictions:
             check_work_dir(args.predictions, 'folder', '--predictions')
+        if args.gate:
+            add_gate(cfg)
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.keep_predictions = args.predictions is not None
-    if checkpoint:
+    if checkpoint and not cfg.model.get('gate'):
         forget_pretrained(cfg.model)
     runner = build_runner(cfg)
     if checkpoint:

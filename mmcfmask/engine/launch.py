@@ -17,7 +17,7 @@ from torch import nn
 
 from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..datasets import FolderDataset
-from ..models import OpenCLIPBackbone
+from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from .loops import choose_shifts
 from .preflight import check_checkpoint, check_fits, is_a
@@ -30,7 +30,8 @@ def load_config(path: str, options: dict) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
     A variable, such as ``data_root`` or ``pipeline``, that a config or the options change is changed where the config it was inherited
-    from used it: in every dataset whose own value is still that of the variable. A linear probe of the training images stays one of them.
+    from used it: in every dataset whose own value is still that of the variable. A linear probe or a gate of the training images stays
+    one of them.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -41,11 +42,11 @@ def load_config(path: str, options: dict) -> Config:
     cfg = Config.fromfile(path)
     _strip_delete(cfg)
     bases = list(base_configs(path))
-    keep_probed_images(cfg, *bases)
+    keep_training_images(cfg, *bases)
     spread_variables(cfg, *bases)
     before = copy.deepcopy(cfg)
     cfg.merge_from_dict(options)
-    keep_probed_images(cfg, before)
+    keep_training_images(cfg, before)
     used = spread_variables(cfg, before)
     for name in dict.fromkeys(key.partition('.')[0] for key in options):
         if name not in READ_KEYS and name not in before:
@@ -68,16 +69,16 @@ def spread_variables(cfg: Config, *before: Config) -> set[str]:
     return {name for name, old in changed if _replace(cfg, name, old, cfg[name])}
 
 
-def keep_probed_images(cfg: Config, *before: Config) -> None:
-    """Let a linear probe be fitted on the training images of ``cfg``, in place, if it was on those of ``before``; and its strength chosen
-    on the validation images likewise."""
-    probe = ((cfg.get('model') or {}).get('head') or {}).get('class_weights') or {}
-    if probe.get('type') != 'linear_probe':
-        return
-    for part, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
-        now, *earlier = ((config.get(loader) or {}).get('dataset') for config in (cfg, *before))
-        if now and probe.get(part) and probe[part] in earlier:
-            probe[part] = copy.deepcopy(now)
+def keep_training_images(cfg: Config, *before: Config) -> None:
+    """Let a linear probe and a gate be made of the training images of ``cfg``, in place, if they were of those of ``before``; and of the
+    validation images likewise."""
+    model = cfg.get('model') or {}
+    start = (model.get('head') or {}).get('class_weights') or {}
+    for part in (start if start.get('type') == 'linear_probe' else {}, model.get('gate') or {}):
+        for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
+            now, *earlier = ((config.get(loader) or {}).get('dataset') for config in (cfg, *before))
+            if now and part.get(images) and part[images] in earlier:
+                part[images] = copy.deepcopy(now)
 
 
 def _strip_delete(node) -> None:
@@ -197,6 +198,23 @@ def prepare_test(cfg: Config,
     return loaded
 
 
+def add_gate(cfg: Config) -> None:
+    """Give the model of ``cfg`` a :class:`mmcfmask.models.ConformalGate` of its training and validation images, in place, if it has none.
+
+    Raises:
+        ValueError: The model cannot have one, or the config has no such images.
+    """
+    if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
+        raise ValueError(f'a gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
+    images = {part: (cfg.get(loader) or {}).get('dataset') for part, loader in
+              dict(dataset='train_dataloader', held_out='val_dataloader').items()}
+    if not cfg.model.get('gate'):
+        if None in images.values():
+            raise ValueError('a gate is made of the training and of the validation images: the config needs train_dataloader.dataset and '
+                             'val_dataloader.dataset, or model.gate=dict(dataset=…, held_out=…)')
+        cfg.model.gate = dict(**copy.deepcopy(images), num_workers=cfg.train_dataloader.get('num_workers', 0))
+
+
 def forget_training(model: dict) -> None:
     """Edit a model config in place so that it holds nothing that is of use in training alone."""
     for part in ('teacher', 'auxiliary'):
@@ -207,6 +225,8 @@ def forget_training(model: dict) -> None:
 def forget_pretrained(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
     forget_training(model)
+    if model.get('gate'):
+        model.gate = None  # it is made of the start
     for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None

@@ -33,8 +33,8 @@ STUDY_KEYS = ('out', 'seeds', 'amp', 'keep', 'pictures', 'cfg_options', 'dataset
 DATASET_KEYS = ('config', 'cfg_options')
 STUDY_TYPES = dict(out=str, seeds=list, amp=bool, keep=str, pictures=bool, cfg_options=dict, datasets=dict, methods=dict)
 WORDS = {str: 'a text', list: 'a list, such as [0, 1, 2]', bool: 'true or false', dict: 'a mapping, name: value'}
-METHOD_KEYS = ('config', 'cfg_options', 'seeds', 'datasets', 'sweep', 'wise_ft', 'alpha', 'soup', 'greedy')
-SOURCES = ('config', 'wise_ft', 'soup')
+METHOD_KEYS = ('config', 'cfg_options', 'seeds', 'datasets', 'sweep', 'wise_ft', 'alpha', 'gate', 'soup', 'greedy')
+SOURCES = ('config', 'wise_ft', 'gate', 'soup')
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Method:
         name (str): As in tables.
         config (str, optional): Of a method that is trained, or tested as it comes.
         wise_ft (str, optional): Or: the method whose runs are interpolated with their start.
+        gate (str, optional): Or: the method whose runs are tested with a gate.
         soup (str, optional): Or: the method whose runs, over all seeds, are averaged.
         alpha (float): Where on the line, for ``wise_ft``.
         greedy (bool): For ``soup``.
@@ -54,6 +55,7 @@ class Method:
     name: str
     config: str | None = None
     wise_ft: str | None = None
+    gate: str | None = None
     soup: str | None = None
     alpha: float = 0.5
     greedy: bool = False
@@ -64,7 +66,7 @@ class Method:
     @property
     def source(self) -> str | None:
         """The method it is derived from."""
-        return self.wise_ft or self.soup
+        return self.wise_ft or self.gate or self.soup
 
 
 def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
@@ -237,7 +239,7 @@ class Study:
         self.configs[dataset, method.name] = cfg
         config = self.out / dataset / slug(method.source or method.name) / 'config.py'
         kind = 'derived' if method.source else 'trained' if cfg.get('train_cfg') else 'tested'
-        derivation = [method.wise_ft, method.alpha, method.soup, method.greedy]
+        derivation = [method.wise_ft, method.alpha, method.soup, method.greedy, *([method.gate] if method.gate else [])]
         self.runs[dataset, method.name] = {
             seed: Job(
                 label=' '.join(filter(None, [dataset, method.name, '' if seed is None else f'(seed {seed})'])),
@@ -278,8 +280,8 @@ class Study:
 
         found = folder / 'test.json'  # becomes the product once it is whole
 
-        def test(*checkpoint: Path, share: float) -> Step:
-            return Step('testing on', tool('test.py', config, *checkpoint, '--out', found, *shared), folder / 'test.log', share)
+        def test(*arguments: str | Path, share: float) -> Step:
+            return Step('testing on', tool('test.py', config, *arguments, '--out', found, *shared), folder / 'test.log', share)
 
         if method.wise_ft:
             alpha, line = f'{method.alpha:g}', folder / 'wise_ft'
@@ -289,6 +291,8 @@ class Study:
                 (line / 'metrics.json').replace(found)
             else:
                 yield test(line / f'wise_ft_{alpha}.pth', share=0.2)
+        elif method.gate:
+            yield test(checkpoint_to_test(job.needs[0].product.parent), '--gate', share=1.)
         elif method.soup:
             soup, ingredients = folder / 'soup.pth', [checkpoint_to_test(need.product.parent) for need in job.needs]
             yield Step('averaging', tool('soup.py', config, *ingredients, '--out', soup, *(['--greedy'] if method.greedy else [])),

@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -347,25 +346,32 @@ def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict 
         held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
         held_out['holdout'] = {**dataset['holdout'], 'part': 'held_out'}
     parts = [(cfg, DATASETS.build(cfg)) for cfg in (dataset, held_out)]
-    every = [range(len(part)) for _, part in parts]
-    keys = [_images_key('features', classifier, cfg, part, indices) for (cfg, part), indices in zip(parts, every)]
-    labels = [labels_of(part, indices) for (_, part), indices in zip(parts, every)]
+    keys = [_images_key('features', classifier, cfg, part, range(len(part))) for cfg, part in parts]
+    labels = [labels_of(part, range(len(part))) for _, part in parts]
     classes = num_classes(parts[0][1], labels[0].tolist())
-
-    def features(part: Dataset) -> Tensor:
-        with _ready(classifier):
-            return image_features(classifier.extract_feat, classifier.data_preprocessor, part, range(len(part)), batch_size, num_workers)
 
     def compute() -> Tensor:
         device = _device()
         (x, y), (held_out_x, held_out_y) = (
-            (cached(key, partial(features, part), cache_dir).to(device), target.to(device))
-            for key, (_, part), target in zip(keys, parts, labels))
+            (cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir).to(device), target.to(device))
+            for (cfg, part), target in zip(parts, labels))
         probe = fit_linear_probe(x, y, held_out_x, held_out_y, classes, strengths)
         print_log(f'Linear probe: C = {probe.strength:.3g} is best on the held-out images ({probe.accuracy:.2f} %).', 'current')
         return torch.cat([probe.weight, probe.bias[:, None]], dim=1).cpu()
 
     return cached(dict(type='linear_probe', features=keys, strengths=strengths), compute, cache_dir)
+
+
+def cached_features(classifier: nn.Module, cfg: dict, dataset: Dataset, batch_size: int = 64, num_workers: int = 0,
+                    cache_dir: str | None = None) -> Tensor:
+    """L2-normalised features (N, D), float32 on the CPU, of all images of ``dataset``, built from ``cfg``; read once for given weights."""
+    indices = range(len(dataset))
+
+    def compute() -> Tensor:
+        with _ready(classifier):
+            return image_features(classifier.extract_feat, classifier.data_preprocessor, dataset, indices, batch_size, num_workers)
+
+    return cached(_images_key('features', classifier, cfg, dataset, indices), compute, cache_dir)
 
 
 def _images_key(kind: str, classifier: nn.Module, cfg: dict, dataset: Dataset, indices: Iterable[int]) -> dict:

@@ -36,6 +36,8 @@ class CounterfactualClassifier(ImageClassifier):
         teacher (dict, optional): :class:`OpenCLIPTeacher`. None: plain fine-tuning, no counterfactuals.
         auxiliary (list[dict], optional): Other methods' losses, added to those above: modules of :mod:`mmcfmask.models.auxiliary`.
         data_preprocessor (dict): :class:`CAMRefillDataPreprocessor`.
+        gate (dict, optional): The arguments of :class:`ConformalGate`, which gives the start's predictions for images unlike those of the
+            training. None: all predictions are those of the fine-tuned model.
         **kwargs: Those of ``ImageClassifier``, but ``pretrained`` and ``init_cfg``: they would act after the teacher was copied.
 
     Raises:
@@ -50,6 +52,7 @@ class CounterfactualClassifier(ImageClassifier):
                  teacher: dict | None = None,
                  data_preprocessor: dict | None = None,
                  auxiliary: list[dict] | None = None,
+                 gate: dict | None = None,
                  **kwargs) -> None:
         for key in {'pretrained', 'init_cfg'} & kwargs.keys():
             if kwargs[key] is not None:
@@ -66,9 +69,13 @@ class CounterfactualClassifier(ImageClassifier):
             raise ValueError('CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
                              f'{data_preprocessor["type"]!r}')
         check_normalisation(self.backbone, self.data_preprocessor)
-        self._set_teacher(None)
+        self._set_frozen(teacher=None, gate=None)
         self.auxiliary = nn.ModuleList()
         self._load_start(teacher)
+        if gate is not None:
+            gate = MODELS.build({'type': 'ConformalGate', **gate})
+            gate.start_from(self)
+            self._set_frozen(gate=gate)
         self._check_hiding()
         for module in map(MODELS.build, auxiliary or ()):
             module.start(self)
@@ -97,7 +104,7 @@ class CounterfactualClassifier(ImageClassifier):
             if self.head.distill == 'logits' and not teacher.is_start:
                 raise ValueError(f"distill='logits' compares class probabilities, but the teacher {teacher.model_name!r} has no class "
                                  "embeddings of its own: use distill='feature', or the student's own start as teacher")
-            self._set_teacher(teacher)
+            self._set_frozen(teacher=teacher)
 
     def _check_hiding(self) -> None:
         """Without a fill, both towers must be able not to see the same patches."""
@@ -112,13 +119,15 @@ class CounterfactualClassifier(ImageClassifier):
             raise ValueError('fill="none" hides patches in the attention of the forward pass, and backbone.grad_checkpointing=True would '
                              'compute it again without: use fill="single" or "multi", or grad_checkpointing=False')
 
-    def _set_teacher(self, teacher: OpenCLIPTeacher | None) -> None:
-        # Past nn.Module's registration: not a sub-module, so not in parameters(), state_dict(), EMA or DDP.
-        object.__setattr__(self, 'teacher', teacher)
+    def _set_frozen(self, **modules: nn.Module | None) -> None:
+        # Past nn.Module's registration: not sub-modules, so not in parameters(), state_dict(), EMA or DDP.
+        for name, module in modules.items():
+            object.__setattr__(self, name, module)
 
     def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
-        if self.teacher is not None:
-            self.teacher._apply(fn, *args, **kwargs)  # follows .to(), .cuda(), .half()
+        for module in (self.teacher, self.gate):
+            if module is not None:
+                module._apply(fn, *args, **kwargs)  # follows .to(), .cuda(), .half()
         return super()._apply(fn, *args, **kwargs)
 
     def train(self, mode: bool = True) -> CounterfactualClassifier:
@@ -141,6 +150,13 @@ class CounterfactualClassifier(ImageClassifier):
             for name in [name for name in state_dict if name.startswith(f'{prefix}auxiliary.')]:
                 del state_dict[name]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs) -> list:
+        """As ``ImageClassifier.predict``; with a gate, its scores are what the predictions are made of."""
+        if self.gate is None:
+            return super().predict(inputs, data_samples, **kwargs)
+        logits = self.head(self.extract_feat(inputs))
+        return self.head._get_predictions(self.gate(inputs, logits), data_samples)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_cls``, with a teacher ``loss_distill``, and those of the auxiliary modules.

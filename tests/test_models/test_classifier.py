@@ -113,7 +113,7 @@ def test_mmpretrain_tower_takes_the_same_step(tiny_pretrained, batch):
         theirs.load_state_dict(state, strict=False)
         teacher = MODELS.build(dict(type='OpenCLIPTeacher'))
         teacher.start_from(theirs.backbone, theirs.neck)
-        theirs._set_teacher(teacher)
+        theirs._set_frozen(teacher=teacher)
         move_away(ours)
         theirs.load_state_dict(open_clip_to_mmpretrain(ours.backbone.visual.state_dict()), strict=False)
         theirs.head.load_state_dict(ours.head.state_dict())

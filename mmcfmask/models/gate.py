@@ -1,0 +1,128 @@
+"""The fine-tuned model answers for images like those it was trained on, its start for all others."""
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.registry import DATASETS, MODELS
+from torch import Tensor, nn
+
+from .class_weights import cached_features, class_name, labels_of, num_classes
+from .teacher import OpenCLIPTeacher
+
+
+def class_similarity(features: Tensor, classes: Tensor, bank: Tensor, bank_labels: Tensor, neighbours: int) -> Tensor:
+    """Cosine similarity of each image to the k-th most similar training image of the class it is taken for.
+
+    Args:
+        features (Tensor): (B, D), L2-normalised.
+        classes (Tensor): (B,) int64, the class that each is taken for.
+        bank (Tensor): (N, D), L2-normalised features of training images.
+        bank_labels (Tensor): (N,) int64.
+        neighbours (int): k, at most the number of training images of any class.
+
+    Returns:
+        Tensor: (B,) float32, in [-1, 1].
+    """
+    similarity = features.float() @ bank.T
+    similarity = similarity.masked_fill(classes[:, None] != bank_labels, -torch.inf)
+    return similarity.topk(neighbours, dim=1).values[:, -1]
+
+
+def conformal_threshold(held_out: Tensor, level: float) -> float:
+    """What an image's similarity must exceed for its conformal p-value to be above ``level``::
+
+        p(x) = (1 + #{held-out images at most as similar as x}) / (n + 1)
+
+    An image drawn as the held-out ones were falls at or below it with probability ``level`` at most (Bates et al., "Testing for Outliers
+    with Conformal p-values", Annals of Statistics 2023, section 1.2).
+
+    Args:
+        held_out (Tensor): (n,) similarities of the held-out images to their own class.
+        level (float): In (0, 1).
+
+    Raises:
+        ValueError: Fewer than 1 / level - 1 held-out images, too few for any p-value to be as low as ``level``.
+    """
+    rejected = math.floor(level * (len(held_out) + 1) + 1e-9)  # p ≤ level where fewer than this many are as low
+    if rejected < 1:
+        raise ValueError(f'level={level:g} needs at least {math.ceil(1 / level) - 1} held-out images, but there are {len(held_out)}')
+    return held_out.sort().values[rejected - 1].item()
+
+
+@MODELS.register_module()
+class ConformalGate(nn.Module):
+    """A choice between the fine-tuned model and its start, made for every image::
+
+        scores(x) = fine-tuned logits   if x is like the training images of the class that the fine-tuned model sees in it
+                    start logits        otherwise
+
+    Fine-tuning helps on images like those it saw and costs robustness on others; what an image is like is measured by the start, whose
+    features were never fitted to the training images: by :func:`class_similarity`, against the :func:`conformal_threshold` of held-out
+    images. No shift has a part in it. Ours, not published; it is near to the weights that Zhu et al., "Robust Fine-tuning of Zero-shot
+    Models via Variance Reduction" (NeurIPS 2024) give the two models by the distance to what the start gets wrong. Costs a second forward
+    pass.
+
+    Its owner keeps it out of ``named_modules()``, as the teacher: it is not part of checkpoints, whose start it therefore needs.
+
+    Args:
+        dataset (dict): The training images, an mmpretrain dataset with the pipeline of a test.
+        held_out (dict): Images of the same distribution, none of them trained on.
+        neighbours (int): k.
+        level (float): Share of held-out images that the start may answer for, in (0, 1).
+        batch_size, num_workers (int): Of reading the images, once.
+        cache_dir (str, optional): As in :func:`mmcfmask.models.class_weights.build_class_weights`.
+
+    Raises:
+        ValueError: A class with fewer than ``neighbours`` images, too few held-out images for ``level``, or arguments outside their range.
+    """
+
+    def __init__(self, dataset: dict, held_out: dict, neighbours: int = 5, level: float = 0.02, batch_size: int = 64, num_workers: int = 0,
+                 cache_dir: str | None = None) -> None:
+        super().__init__()
+        if neighbours < 1 or not 0 < level < 1:
+            raise ValueError(f'a gate needs neighbours of at least 1 and a level in (0, 1), but got neighbours={neighbours}, level={level:g}')
+        if dataset == held_out:
+            raise ValueError('the gate has the same dataset and held_out: the held-out images must be others than the training images')
+        self.dataset = dataset
+        self.held_out = held_out
+        self.neighbours = neighbours
+        self.level = level
+        self.reading = dict(batch_size=batch_size, num_workers=num_workers, cache_dir=cache_dir)
+
+    def start_from(self, classifier: nn.Module) -> None:
+        """Keep a copy of a classifier that holds its pre-trained weights, and what it makes of the training and the held-out images."""
+        self.start = OpenCLIPTeacher()
+        self.start.start_from(classifier.backbone, classifier.neck, classifier.head)
+        (bank, labels), (held_out, held_out_labels) = (self._read(classifier, cfg) for cfg in (self.dataset, self.held_out))
+        self.threshold = conformal_threshold(class_similarity(held_out, held_out_labels, bank, labels, self.neighbours), self.level)
+        self.register_buffer('bank', bank)
+        self.register_buffer('bank_labels', labels)
+
+    def _read(self, classifier: nn.Module, cfg: dict) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and labels (N,) of a dataset."""
+        dataset = DATASETS.build(cfg)
+        labels = labels_of(dataset, range(len(dataset)))
+        if cfg is self.dataset:
+            counts = torch.bincount(labels, minlength=num_classes(dataset, labels.tolist())).tolist()
+            short = [f'{class_name(dataset, label)} ({count})' for label, count in enumerate(counts) if count < self.neighbours]
+            if short:
+                raise ValueError(f'gate.neighbours={self.neighbours}, but these {len(short)} classes have fewer images in gate.dataset: '
+                                 f'{", ".join(short[:10])}')
+        return cached_features(classifier, cfg, dataset, **self.reading), labels
+
+    def train(self, mode: bool = True) -> ConformalGate:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def __deepcopy__(self, memo: dict) -> ConformalGate:
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Scores (B, C) of ``images`` (B, 3, H, W), where the fine-tuned model gives ``logits`` (B, C)."""
+        features = self.start(images)
+        similarity = class_similarity(F.normalize(features.float(), dim=-1), logits.argmax(dim=1), self.bank, self.bank_labels,
+                                      self.neighbours)
+        return torch.where((similarity > self.threshold)[:, None], logits, self.start.logits(features).to(logits.dtype))
