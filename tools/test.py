@@ -21,7 +21,15 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 
 from mmcfmask.engine.hooks import unwrapped
-from mmcfmask.engine.launch import add_gate, add_run_arguments, apply_run_arguments, build_runner, forget_pretrained, load_config, prepare_test
+from mmcfmask.engine.launch import (
+    add_gate,
+    add_run_arguments,
+    apply_run_arguments,
+    build_runner,
+    forget_pretrained,
+    load_config,
+    prepare_test,
+)
 from mmcfmask.engine.preflight import check_fits, check_out, check_work_dir, warn_of_random_start
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.visualization import results_table

@@ -199,20 +199,25 @@ def prepare_test(cfg: Config,
 
 
 def add_gate(cfg: Config) -> None:
-    """Give the model of ``cfg`` a :class:`mmcfmask.models.ConformalGate` of its training and validation images, in place, if it has none.
+    """Give the model of ``cfg`` a :class:`mmcfmask.models.ConformalGate` of its training and validation images, in place, with what
+    ``cfg.model.gate`` says already.
 
     Raises:
         ValueError: The model cannot have one, or the config has no such images.
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
         raise ValueError(f'a gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
-    images = {part: (cfg.get(loader) or {}).get('dataset') for part, loader in
-              dict(dataset='train_dataloader', held_out='val_dataloader').items()}
-    if not cfg.model.get('gate'):
-        if None in images.values():
-            raise ValueError('a gate is made of the training and of the validation images: the config needs train_dataloader.dataset and '
-                             'val_dataloader.dataset, or model.gate=dict(dataset=…, held_out=…)')
-        cfg.model.gate = dict(**copy.deepcopy(images), num_workers=cfg.train_dataloader.get('num_workers', 0))
+    gate = dict(cfg.model.get('gate') or {})
+    for part, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
+        if 'type' in (gate.get(part) or {}):
+            continue
+        images = cfg.get(loader) or {}
+        if 'dataset' not in images:
+            raise ValueError(f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: use one '
+                             f'that has, or set model.gate.{part}')
+        gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
+        gate.setdefault('num_workers', images.get('num_workers', 0))
+    cfg.model.gate = gate
 
 
 def forget_training(model: dict) -> None:

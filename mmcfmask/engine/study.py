@@ -239,7 +239,7 @@ class Study:
         self.configs[dataset, method.name] = cfg
         config = self.out / dataset / slug(method.source or method.name) / 'config.py'
         kind = 'derived' if method.source else 'trained' if cfg.get('train_cfg') else 'tested'
-        derivation = [method.wise_ft, method.alpha, method.soup, method.greedy, *([method.gate] if method.gate else [])]
+        derivation = [method.wise_ft, method.alpha, method.soup, method.greedy, method.gate]
         self.runs[dataset, method.name] = {
             seed: Job(
                 label=' '.join(filter(None, [dataset, method.name, '' if seed is None else f'(seed {seed})'])),
@@ -274,8 +274,7 @@ class Study:
 
     def _steps(self, method: Method, cfg: Config, config: Path, seed: int | None, job: Job) -> Iterator[Step]:
         folder = job.product.parent
-        config.parent.mkdir(parents=True, exist_ok=True)
-        cfg.dump(config)
+        write_config(cfg, config)
         shared = ['--work-dir', str(folder), *(['--amp'] if self.amp else [])]
 
         found = folder / 'test.json'  # becomes the product once it is whole
@@ -346,8 +345,7 @@ class Study:
 
     @staticmethod
     def _picture_steps(cfg: Config, config: Path, job: Job) -> Iterator[Step]:
-        config.parent.mkdir(parents=True, exist_ok=True)
-        cfg.dump(config)
+        write_config(cfg, config)
         yield Step('drawing', tool('show_counterfactuals.py', config, '--split', 'train', '--num', 8, '--out', job.product),
                    job.product.with_suffix('.log'))
 
@@ -491,6 +489,14 @@ def files_of(model: Any) -> Iterator[Path]:
 def content_hash(path: Path, modified: int) -> str:
     """SHA-256 of a file, read once as long as ``modified`` stays the same."""
     return describe_checkpoint(str(path))['sha256']
+
+
+def write_config(cfg: Config, path: Path) -> None:
+    """Write a config whole: another job may be reading the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part')
+    part.write_text(cfg.pretty_text, encoding='utf-8')
+    part.replace(path)
 
 
 def checkpoint_to_test(folder: Path) -> Path:

@@ -31,6 +31,7 @@ class ShiftAccuracy(BaseMetric):
     ``mean_per_class``      Percent: mean over the classes that have images.
     ``nll``                 Mean negative log-likelihood of the label, in nats.
     ``ece``                 Expected calibration error in percent, 15 bins of equal width.
+    ``by_start``            Percent of images that the pre-trained model answered, where samples say so: of a model with a gate.
     ======================  =========================================================================================
 
     Of every data sample it takes ``gt_label`` (the class within the set; several: any of them is right) and ``pred_logits`` (float, (C,)).
@@ -83,6 +84,7 @@ class ShiftAccuracy(BaseMetric):
             confidence=certainty,
             hit=hit.astype(bool),
             **(dict(path=_objects(map(_name, data_samples))) if self.keep_predictions else {}),
+            **(dict(by_start=np.array([sample['by_start'] for sample in data_samples])) if 'by_start' in data_samples[0] else {}),
             **self._extra(data_samples)))
 
     def _extra(self, data_samples: Sequence[dict]) -> dict[str, np.ndarray]:
@@ -168,6 +170,8 @@ class ShiftAccuracy(BaseMetric):
         metrics['mean_per_class'] = sum(accuracy for accuracy, _ in per_class.values()) / len(per_class)
         metrics['nll'] = results['nll'].mean()
         metrics['ece'] = expected_calibration_error(bins)
+        if 'by_start' in results:
+            metrics['by_start'] = 100 * results['by_start'].mean()
         return metrics
 
     def _check_complete(self, index: np.ndarray, size: int) -> None:

@@ -14,7 +14,6 @@ from ..counterfactual import attention_relevance, drop_tokens, mask_keys, patch_
 from .auxiliary import Step
 from .class_weights import build_class_weights
 from .preprocessor import CAMRefillDataPreprocessor, Counterfactual
-from .teacher import OpenCLIPTeacher
 
 
 @MODELS.register_module()
@@ -152,11 +151,15 @@ class CounterfactualClassifier(ImageClassifier):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs) -> list:
-        """As ``ImageClassifier.predict``; with a gate, its scores are what the predictions are made of."""
+        """As ``ImageClassifier.predict``; with a gate, its scores are what the predictions are made of, and ``by_start`` (bool) says whose
+        they are."""
         if self.gate is None:
             return super().predict(inputs, data_samples, **kwargs)
-        logits = self.head(self.extract_feat(inputs))
-        return self.head._get_predictions(self.gate(inputs, logits), data_samples)
+        scores, by_start = self.gate(inputs, self.head(self.extract_feat(inputs)))
+        data_samples = self.head._get_predictions(scores, data_samples)
+        for sample, started in zip(data_samples, by_start.tolist()):
+            sample.set_field(started, 'by_start', dtype=bool)
+        return data_samples
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_cls``, with a teacher ``loss_distill``, and those of the auxiliary modules.

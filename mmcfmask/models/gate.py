@@ -31,11 +31,11 @@ def class_similarity(features: Tensor, classes: Tensor, bank: Tensor, bank_label
 
 
 def conformal_threshold(held_out: Tensor, level: float) -> float:
-    """What an image's similarity must exceed for its conformal p-value to be above ``level``::
+    """What an image's similarity must reach for its conformal p-value to be above ``level``::
 
         p(x) = (1 + #{held-out images at most as similar as x}) / (n + 1)
 
-    An image drawn as the held-out ones were falls at or below it with probability ``level`` at most (Bates et al., "Testing for Outliers
+    An image drawn as the held-out ones were falls below it with probability ``level`` at most (Bates et al., "Testing for Outliers
     with Conformal p-values", Annals of Statistics 2023, section 1.2).
 
     Args:
@@ -45,7 +45,7 @@ def conformal_threshold(held_out: Tensor, level: float) -> float:
     Raises:
         ValueError: Fewer than 1 / level - 1 held-out images, too few for any p-value to be as low as ``level``.
     """
-    rejected = math.floor(level * (len(held_out) + 1) + 1e-9)  # p ≤ level where fewer than this many are as low
+    rejected = math.floor(level * (len(held_out) + 1) + 1e-9)  # p ≤ level where fewer held-out images than this are as low
     if rejected < 1:
         raise ValueError(f'level={level:g} needs at least {math.ceil(1 / level) - 1} held-out images, but there are {len(held_out)}')
     return held_out.sort().values[rejected - 1].item()
@@ -82,7 +82,8 @@ class ConformalGate(nn.Module):
                  cache_dir: str | None = None) -> None:
         super().__init__()
         if neighbours < 1 or not 0 < level < 1:
-            raise ValueError(f'a gate needs neighbours of at least 1 and a level in (0, 1), but got neighbours={neighbours}, level={level:g}')
+            raise ValueError(f'a gate needs neighbours of at least 1 and a level in (0, 1), but got neighbours={neighbours}, '
+                             f'level={level:g}')
         if dataset == held_out:
             raise ValueError('the gate has the same dataset and held_out: the held-out images must be others than the training images')
         self.dataset = dataset
@@ -120,9 +121,11 @@ class ConformalGate(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Scores (B, C) of ``images`` (B, 3, H, W), where the fine-tuned model gives ``logits`` (B, C)."""
+    def forward(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, C) of ``images`` (B, 3, H, W), where the fine-tuned model gives ``logits`` (B, C); and bool (B,), True where they are
+        those of the start."""
         features = self.start(images)
         similarity = class_similarity(F.normalize(features.float(), dim=-1), logits.argmax(dim=1), self.bank, self.bank_labels,
                                       self.neighbours)
-        return torch.where((similarity > self.threshold)[:, None], logits, self.start.logits(features).to(logits.dtype))
+        by_start = similarity < self.threshold
+        return torch.where(by_start[:, None], self.start.logits(features).to(logits.dtype), logits), by_start

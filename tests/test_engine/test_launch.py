@@ -5,7 +5,7 @@ from mmpretrain.registry import HOOKS
 
 import mmcfmask  # noqa: F401
 from mmcfmask.engine import RelativeEMAHook, launch
-from mmcfmask.engine.launch import fit_total_batch, load_config
+from mmcfmask.engine.launch import add_gate, fit_total_batch, forget_pretrained, load_config
 
 CONFIG = """
 data_root = 'data/x/'
@@ -87,8 +87,8 @@ def test_linear_probe_follows_the_training_images(tmp_path):
     (tmp_path / 'base.py').write_text(VARIABLES + "val_dataloader = dict(dataset=dict(images, part='held out'))")
     (tmp_path / 'empty.py').write_text('')
     (tmp_path / 'lpft.py').write_text(
-        "_base_ = ['./base.py', './empty.py']\nmodel = dict(head=dict(class_weights=dict(type='linear_probe', dataset={{_base_.train_dataloader.dataset}}, "
-        "held_out={{_base_.val_dataloader.dataset}})))")
+        "_base_ = ['./base.py', './empty.py']\nmodel = dict(head=dict(class_weights=dict(type='linear_probe', "
+        "dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}})))")
     (tmp_path / 'child.py').write_text(
         "_base_ = './lpft.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='Mine'))\ndata_root = '/mine'")
 
@@ -108,6 +108,30 @@ def test_linear_probe_follows_the_training_images(tmp_path):
     assert weights.dataset.part == 1
     (tmp_path / 'own.py').write_text((tmp_path / 'lpft.py').read_text().replace("held_out={{_base_.val_dataloader.dataset}}", ''))
     assert 'held_out' not in probe('own.py')[1]
+
+
+def test_gate_of_the_training_and_validation_images():
+    path = 'configs/shapes/cfmask.py'
+    cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
+    add_gate(cfg)
+    assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=3)
+    cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='Mine')})
+    add_gate(cfg)
+    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='Mine'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0)
+    forget_pretrained(cfg.model)
+    assert cfg.model.gate is None
+    with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
+        add_gate(load_config('configs/shapes/zeroshot.py', {}))
+    with pytest.raises(ValueError, match="a gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
+        add_gate(load_config(path, {'model.type': 'ImageClassifier'}))
+
+
+def test_gate_follows_the_training_images(tmp_path):
+    (tmp_path / 'base.py').write_text(VARIABLES + "val_dataloader = dict(dataset=dict(images, part='held out'))")
+    (tmp_path / 'gate.py').write_text("_base_ = './base.py'\nmodel = dict(gate=dict(dataset={{_base_.train_dataloader.dataset}}, "
+                                      "held_out={{_base_.val_dataloader.dataset}}))")
+    cfg = load_config(str(tmp_path / 'gate.py'), {'train_dataloader.dataset.part': 7, 'val_dataloader.dataset.part': 8})
+    assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset)
 
 
 def test_option_that_nothing_reads(tmp_path):

@@ -48,15 +48,16 @@ def test_sweep_gives_every_combination():
 def test_runs_seeds_and_folders(tmp_path):
     methods = {
         'FT + WiSE-FT': dict(wise_ft='FT'), 'Zero-shot': 'zeroshot', 'FT': 'ft', 'FD': dict(config='fd', seeds=[7]),
-        'Soup': dict(soup='FT', greedy=True)}
+        'Soup': dict(soup='FT', greedy=True), 'FT + gate': dict(gate='FT', seeds=[1])}
     planned = study(tmp_path, methods, seeds=[0, 1])
     assert labels(planned) == [
         'shapes FT + WiSE-FT (seed 0)', 'shapes FT + WiSE-FT (seed 1)', 'shapes Zero-shot', 'shapes FT (seed 0)', 'shapes FT (seed 1)',
-        'shapes FD (seed 7)', 'shapes Soup']
+        'shapes FD (seed 7)', 'shapes Soup', 'shapes FT + gate (seed 1)']
     runs = {job.label: job for job in planned.jobs}
     assert runs['shapes FT (seed 1)'].product == tmp_path / 'shapes' / 'ft' / 'seed1' / 'metrics.json'
     assert runs['shapes Zero-shot'].product == tmp_path / 'shapes' / 'zero-shot' / 'start' / 'metrics.json'
     assert runs['shapes FT + WiSE-FT (seed 1)'].needs == [runs['shapes FT (seed 1)']]
+    assert runs['shapes FT + gate (seed 1)'].needs == [runs['shapes FT (seed 1)']]
     assert runs['shapes Soup'].needs == [runs['shapes FT (seed 0)'], runs['shapes FT (seed 1)']]
     assert len({job.key for job in planned.jobs}) == len(planned.jobs)
 
@@ -121,7 +122,7 @@ def test_a_picture_of_every_variant(tmp_path):
 
 @pytest.mark.parametrize('methods, message', [
     ({'FT': dict(config='ft', cfg_option={})}, r"methods\['FT'\] has no 'cfg_option': it can have config, cfg_options"),
-    ({'FT': {}}, 'must have one of config, wise_ft, soup, but has none'),
+    ({'FT': {}}, 'must have one of config, wise_ft, gate, soup, but has none'),
     ({'FT': dict(config='ft', soup='FT')}, 'but has config and soup'),
     ({'FT': dict(config='ft', sweep={'a.b': 3})}, 'sweep takes a list of values'),
     ({'FT': dict(config='ft', sweep={'alpa': [3]})}, "sweep has no 'alpa'"),

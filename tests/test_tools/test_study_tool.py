@@ -18,10 +18,10 @@ datasets:
   shapes:
     config: configs/shapes/{config}.py
     cfg_options:
-      train_dataloader.dataset.size: 48
+      train_dataloader.dataset.size: 56
       train_dataloader.batch_size: 8
       total_batch_size: 8
-      val_dataloader.dataset.size: 10
+      val_dataloader.dataset.size: 50
       train_cfg.max_epochs: 2
       default_hooks.logger.interval: 1
       test_dataloader.test.dataset.size: 20
@@ -35,6 +35,7 @@ methods:
   FT: {config: ft, seeds: [0, 1]}
   FT soup: {soup: FT}
   FT + WiSE-FT: {wise_ft: FT, seeds: [0]}
+  FT + gate: {gate: FT, seeds: [0]}
 '''
 
 
@@ -74,7 +75,7 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     metrics = (seed0 / 'metrics.json').read_text()
     assert not (seed1 / 'metrics.json').exists()
 
-    assert [line.split()[0] for line in study('--list').splitlines()] == ['to', 'to', 'finished', 'begun', 'to', 'to']
+    assert [line.split()[0] for line in study('--list').splitlines()] == ['to', 'to', 'finished', 'begun', 'to', 'to', 'to']
     with pytest.raises(SystemExit) as stopped:
         study('--jobs', '2')
     shown = capsys.readouterr().out
@@ -85,14 +86,18 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     assert 'shapes Broken (seed 0): failed: fine-tuning failed, see' in shown and 'there is no such file' in shown
     assert 'shapes Broken soup: it needs shapes Broken (seed 0), which failed' in shown and '2 failed:' in shown
     results = json.loads((tmp_path / 'out' / 'shapes' / 'results.json').read_text())
-    assert {name: method['seeds'] for name, method in results['methods'].items()} == {'FT': 2, 'FT soup': 1, 'FT + WiSE-FT': 1}
+    assert {name: method['seeds'] for name, method in results['methods'].items()} == {
+        'FT': 2, 'FT soup': 1, 'FT + WiSE-FT': 1, 'FT + gate': 1}
+    gated, plain = (json.loads((seed0.parents[1] / name / 'seed0' / 'metrics.json').read_text()) for name in ('ft_+_gate', 'ft'))
+    assert 0 <= gated['metrics']['test/by_start'] < 50 < gated['metrics']['sketch/by_start'] and 'test/by_start' not in plain['metrics']
+    assert gated['checkpoint'] == plain['checkpoint'] and gated['method'] == 'FT + gate'
     signed = json.loads((seed1 / 'metrics.json').read_text())
     assert (signed['method'], signed['seed']) == ('FT', 1)
     # Of a finished run the tested checkpoint is left, and its config.
     assert [path.name[:5] for path in seed1.glob('*.pth')] == ['best_'] and (seed0.parent / 'config.py').is_file()
 
     again = study('--only', 'FT*')
-    assert again.count('kept from') == 4 and 'FT soup' in again and 'fine-tuning' not in again
+    assert again.count('kept from') == 5 and 'FT soup' in again and 'fine-tuning' not in again
 
 
 @pytest.mark.parametrize('args, message', [
