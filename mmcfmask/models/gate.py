@@ -60,9 +60,10 @@ class ConformalGate(nn.Module):
 
     Fine-tuning helps on images like those it saw and costs robustness on others; what an image is like is measured by the start, whose
     features were never fitted to the training images: by :func:`class_similarity`, against the :func:`conformal_threshold` of held-out
-    images. No shift has a part in it. Ours, not published; it is near to the weights that Zhu et al., "Robust Fine-tuning of Zero-shot
-    Models via Variance Reduction" (NeurIPS 2024) give the two models by the distance to what the start gets wrong. Costs a second forward
-    pass.
+    images. No shift has a part in it. Costs a second forward pass, in float32 under autocast too.
+
+    Ours, not published; it is near to the weights that Zhu et al., "Robust Fine-tuning of Zero-shot Models via Variance Reduction" (NeurIPS
+    2024) give the two models by the distance to what the start gets wrong.
 
     Its owner keeps it out of ``named_modules()``, as the teacher: it is not part of checkpoints, whose start it therefore needs.
 
@@ -124,7 +125,8 @@ class ConformalGate(nn.Module):
     def forward(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, C) of ``images`` (B, 3, H, W), where the fine-tuned model gives ``logits`` (B, C); and bool (B,), True where they are
         those of the start."""
-        features = self.start(images)
+        with torch.autocast(images.device.type, enabled=False):  # as the bank and the threshold
+            features = self.start(images)
         similarity = class_similarity(F.normalize(features.float(), dim=-1), logits.argmax(dim=1), self.bank, self.bank_labels,
                                       self.neighbours)
         by_start = similarity < self.threshold
