@@ -36,6 +36,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         name, _, config = method.partition('=')
         if not name or not Path(config).is_file():
             parser.error(f'{method!r} is not NAME=CONFIG with an existing config file')
+    names = [method.partition('=')[0] for method in args.methods]
+    if len(set(names)) < len(names):
+        parser.error(f'two methods are named {next(name for name in names if names.count(name) > 1)!r}')
     args.methods = dict(method.split('=', 1) for method in args.methods) or SHAPES
     return args
 

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.counterfactual import patch_mask, relevance_map
+from mmcfmask.counterfactual import check_value, patch_mask, relevance_map
 from mmcfmask.engine.launch import build_model, load_config
 from mmcfmask.engine.preflight import check_checkpoint
 from mmcfmask.evaluation import best_iou, mask_iou, pointing_hits
@@ -35,10 +35,14 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main(argv=None) -> dict:
     args = parse_args(argv)
-    cfg = load_config(args.config, args.cfg_options)
-    init_default_scope('mmpretrain')
-    checkpoint = check_checkpoint(args.checkpoint) if args.checkpoint else None
-    model = build_model(cfg.model, checkpoint, args.checkpoint)
+    try:
+        check_value('object', args.value)
+        cfg = load_config(args.config, args.cfg_options)
+        init_default_scope('mmpretrain')
+        checkpoint = check_checkpoint(args.checkpoint) if args.checkpoint else None
+        model = build_model(cfg.model, checkpoint, args.checkpoint)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'{error}') from None
 
     table = Table('set', 'images', 'IoU', 'highest possible', 'pointing game (%)', title=args.checkpoint or 'before fine-tuning')
     results = {}

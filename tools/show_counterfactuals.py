@@ -25,7 +25,7 @@ from rich.console import Console
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, patch_grid, relevance_map
 from mmcfmask.engine.launch import build_model, load_config
-from mmcfmask.engine.preflight import check_checkpoint, check_out
+from mmcfmask.engine.preflight import check_checkpoint, check_out, makes_counterfactuals
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
@@ -202,6 +202,9 @@ def main(argv=None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)
+    settings = cfg.model.get('data_preprocessor') or {}
+    changes = {} if fill == 'none' else {name: settings[name] for name in ('views', 'colors') if settings.get(name)}
+    trains_on_them = makes_counterfactuals(cfg.model)
     files = find_files(args.images, args.num)
     if args.split and args.split not in named_sets(cfg):
         raise SystemExit(f'unknown --split {args.split!r}: the config has {", ".join(named_sets(cfg)) or "no data sets"}')
@@ -246,9 +249,9 @@ def main(argv=None) -> None:
         mean, std = (getattr(model.data_preprocessor, key, None) for key in ('mean', 'std'))
         return ((images if mean is None else images * std + mean) / 255).clamp(0, 1)
 
-    def counterfactual(mask, fill, value):
+    def counterfactual(mask, fill, value, **changes):
         generator = torch.Generator(inputs.device).manual_seed(args.seed)
-        changed = CAMRefillDataPreprocessor(mask=mask, fill=fill, value=value).counterfactual(
+        changed = CAMRefillDataPreprocessor(mask=mask, fill=fill, value=value, **changes).counterfactual(
             inputs, patch_grid(model.backbone, inputs), relevance, generator)
         images = display(changed.images)
         return hide_patches(images, changed.mask) if changed.hidden else images, changed.mask
@@ -258,11 +261,12 @@ def main(argv=None) -> None:
         figure = variants_panel(display(inputs), relevance, variants, texts)
         what = 'nine masks x fills with their published values'
     else:
-        images, patches = counterfactual(mask, fill, value)
+        images, patches = counterfactual(mask, fill, value, **changes)
         stages = ('Image', 'Relevance', 'Mask', 'Hidden' if fill == 'none' else 'Counterfactual')
         figure = counterfactual_panel(display(inputs), relevance, patches, images, texts, gt_masks, args.layout, stages)
         share = patches.float().mean().item()
         what = f'{mask} mask, {fill} fill, value {value:g}: {share:.0%} of the patches taken out'
+        what += ''.join(f', other {name}' for name in changes) + ('' if trains_on_them else '; the config itself trains on none')
     written = save_figure(figure, args.out, pdf=args.pdf)
     Console(soft_wrap=True).print(f'{len(items)} images, {what}. Picture: {", ".join(map(str, written))}', highlight=False)
 

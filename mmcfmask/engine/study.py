@@ -79,6 +79,8 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
         ValueError: Unknown or contradicting keys.
     """
     where = f'methods[{name!r}]'
+    if not isinstance(name, str):
+        raise ValueError(f'{where}: the name must be a text, in quotes if it looks like a number')
     if not isinstance(entry, (str, Mapping)):
         raise ValueError(f'{where} must be a config or a mapping, but is {entry!r}')
     entry = dict(config=entry) if isinstance(entry, str) else dict(entry)
@@ -99,6 +101,10 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
         full = re.sub(r'\{(\w+)\}', lambda match, short=short: str(short.get(match[1], match[0])), name)
         appended = [f'{key}={value}' for key, value in short.items() if f'{{{key}}}' not in name]
         method = Method(' '.join([full, *appended]), **{**fields, 'cfg_options': options})
+        for key in SOURCES:
+            if not isinstance(getattr(method, key), (str, type(None))):
+                raise ValueError(f'{where}: {key} must be {WORDS[str]}, but is {getattr(method, key)!r}')
+        check_seeds(method.seeds, where)
         if isinstance(method.alpha, bool) or not isinstance(method.alpha, (int, float)) or not 0 <= method.alpha <= 1:
             raise ValueError(f'{where}: alpha must lie between 0 (pre-trained) and 1 (fine-tuned), but is {method.alpha!r}')
         given = [source for source in SOURCES if getattr(method, source) is not None]
@@ -110,11 +116,19 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
     return methods
 
 
+def check_seeds(seeds: Sequence[Any] | None, where: str) -> None:
+    """Raise a ValueError unless all are whole numbers."""
+    if not all(type(seed) is int for seed in seeds or ()):
+        raise ValueError(f'{where}: seeds must be whole numbers, but are {seeds!r}')
+
+
 def check_number(value: Any, where: str) -> None:
-    """Raise a ValueError for a text that looks like a number: YAML 1.1 reads 1e-4 as a text, and 1.0e-4 as a number."""
-    if isinstance(value, str) and re.fullmatch(r'[+-]?\d+[eE][+-]?\d+', value):
+    """Raise a ValueError for a text that looks like a number: YAML 1.1 reads 1e-4 and 1.5e3 as texts, 1.0e-4 and 1.5e+3 as numbers."""
+    if isinstance(value, str) and re.fullmatch(r'[+-]?\d+(\.\d*)?[eE][+-]?\d+', value):
         mantissa, _, exponent = value.lower().partition('e')
-        raise ValueError(f'{where} is the text {value!r}, not a number, by the rules of YAML: write {mantissa}.0e{exponent}')
+        mantissa = mantissa if '.' in mantissa else f'{mantissa}.0'
+        exponent = exponent if exponent[0] in '+-' else f'+{exponent}'
+        raise ValueError(f'{where} is the text {value!r}, not a number, by the rules of YAML: write {mantissa}e{exponent}')
 
 
 def check_keys(mapping: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -142,8 +156,7 @@ def load_study(path: str) -> dict[str, Any]:
             raise ValueError(f'{path}: {key} must be {WORDS[kind]}, but is {study[key]!r}')
     if not study.get('methods'):
         raise ValueError(f'{path} has no methods')
-    if not all(type(seed) is int for seed in study.get('seeds') or ()):
-        raise ValueError(f'{path}: seeds must be whole numbers, but are {study["seeds"]!r}')
+    check_seeds(study.get('seeds'), path)
     return {'out': str(Path('work_dirs') / Path(path).stem), **study}
 
 
@@ -161,7 +174,8 @@ class Study:
         amp (bool): bfloat16 autocast.
         keep (str): 'best': of a finished run only the checkpoint that was tested is kept. 'all': the last epochs too.
         pictures (bool): Whether counterfactual images of every variant are drawn.
-        only (list[str], optional): Patterns of names; other methods are left out, unless one of these is derived from them.
+        only (list[str], optional): Patterns of names; other methods are not run, unless one of these is derived from them. What is finished
+            of them stays in the results.
 
     Raises:
         ValueError, FileNotFoundError: What is wrong with an entry or a config, before anything runs.
@@ -187,6 +201,9 @@ class Study:
         self.amp = amp
         self.keep = keep
         self.pictures = pictures
+        for name, entry in (datasets or {}).items():
+            if not isinstance(name, str) or not isinstance(entry, (str, Mapping)):
+                raise ValueError(f'datasets[{name!r}] must be a name and a config or a mapping, but is {entry!r}')
         self.datasets = {
             name: dict(config=entry) if isinstance(entry, str) else dict(entry)
             for name, entry in (datasets or {'': '{config}'}).items()
@@ -197,8 +214,7 @@ class Study:
                 raise ValueError(f'datasets[{name!r}] needs config, a path with {{config}} in it')
         self.methods = [method for name, entry in methods.items() for method in expand_method(name, entry)]
         check_methods(self.methods, list(self.datasets))
-        if only:
-            self.methods = select_methods(self.methods, only)
+        self.chosen = {method.name for method in (select_methods(self.methods, only) if only else self.methods)}
         self.configs: dict[tuple[str, str], Config] = {}
         self.runs: dict[tuple[str, str], dict[int | None, Job]] = {}
         pairs = [(dataset, method) for dataset in self.datasets for method in self.methods
@@ -215,7 +231,7 @@ class Study:
     @property
     def jobs(self) -> list[Job]:
         """Everything to be run: per data set and method, then the pictures."""
-        runs = [job for of_method in self.runs.values() for job in of_method.values()]
+        runs = [job for (_, name), of_method in self.runs.items() if name in self.chosen for job in of_method.values()]
         return runs + (self._pictures() if self.pictures else [])
 
     # plan ------------------------------------------------------------------------------------------------------------------
@@ -230,7 +246,12 @@ class Study:
             cfg, parents = self.configs[dataset, method.source], self.runs[dataset, method.source]
             if None in parents:
                 raise ValueError(f'methods[{method.name!r}]: {method.source!r} is not trained, so nothing can be derived from it')
-            needs = {seed: [parents[seed]] for seed in seeds if seed in parents}
+            seeds = list(parents) if method.seeds is None else list(method.seeds)
+            lacking = [seed for seed in seeds if seed not in parents]
+            if lacking:
+                raise ValueError(f'methods[{method.name!r}]: {method.source!r} has no run with seed {lacking[0]}, but with '
+                                 f'{", ".join(map(str, parents))}')
+            needs = {seed: [parents[seed]] for seed in seeds}
             if method.soup:
                 needs = {None: [need for of_seed in needs.values() for need in of_seed]}
         else:
@@ -326,9 +347,10 @@ class Study:
             variants: dict[str, str] = {}
             for of_dataset, name in self.runs:
                 model = self.configs[of_dataset, name].model
-                if of_dataset == dataset and not self.method(name).source and makes_counterfactuals(model):
+                if of_dataset == dataset and name in self.chosen and not self.method(name).source and makes_counterfactuals(model):
                     settings = {'mask': 'object', 'fill': 'single', 'value': None, **(model.get('data_preprocessor') or {})}
                     parts = [settings['mask'], settings['fill']] + ([f'{settings["value"]:g}'] if settings['value'] is not None else [])
+                    parts += [name for name in ('views', 'colors') if settings.get(name)]
                     variants.setdefault('_'.join(parts), name)
             for variant, name in variants.items():
                 picture = self.out / dataset / ('counterfactuals.png' if len(variants) == 1 else f'counterfactuals_{variant}.png')
@@ -382,7 +404,12 @@ class Study:
             finished = self.finished(dataset)
             if not finished:
                 continue
-            results = metric_of(finished, 'top1')
+            try:
+                results = metric_of(finished, 'top1')
+            except ValueError as error:  # a set was added between two runs
+                console.print(f'{dataset}: no table: {error}'.removeprefix(': '), style='bold red', highlight=False, markup=False)
+                console.print('Delete the metrics.json without it, and the same command tests that run again.', highlight=False)
+                continue
             marks = {name: problems_of(runs) for name, runs in finished.items()}
             folder, id_set = self.out / dataset, self.id_set(dataset)
             tested = {name for runs in results.values() for name in runs[0]}

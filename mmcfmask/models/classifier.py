@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from typing import Any, Callable
 
 import torch
@@ -178,12 +179,12 @@ class CounterfactualClassifier(ImageClassifier):
         labels = torch.cat([sample.gt_label for sample in data_samples])
         step = Step(self, inputs, labels, feats[-1], logits)
         for module in self.auxiliary:
-            losses.update(module(step))
+            add_losses(losses, module(step))
 
         if not distilled:
             return losses
         if not masked:
-            return {**losses, **self.head.distill_loss(step.features, step.teacher_features, self.teacher)}
+            return add_losses(losses, self.head.distill_loss(step.features, step.teacher_features, self.teacher))
         grid = patch_grid(self.backbone, inputs)
         relevance = None
         if listening:
@@ -194,7 +195,15 @@ class CounterfactualClassifier(ImageClassifier):
             student = self.extract_feat(changed.images)[-1]
         with hide_patches(self.teacher.backbone, changed):
             teacher = self.teacher(changed.images)
-        return {**losses, **self.head.distill_loss(student, teacher, self.teacher)}
+        return add_losses(losses, self.head.distill_loss(student, teacher, self.teacher))
+
+
+def add_losses(losses: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add ``more`` to ``losses``, in place; a second one of a name, as of two modules of one type, becomes ``<name>_2``."""
+    for name, loss in more.items():
+        number = next(number for number in count(1) if (name if number == 1 else f'{name}_{number}') not in losses)
+        losses[name if number == 1 else f'{name}_{number}'] = loss
+    return losses
 
 
 def check_normalisation(backbone: nn.Module, preprocessor: CAMRefillDataPreprocessor) -> None:
