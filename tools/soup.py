@@ -37,10 +37,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def held_out_accuracy(cfg: Config, work_dir: str):
-    """A function of weights: their accuracy on ``val_dataloader``, by the metric that chooses checkpoints."""
+    """A function of weights: how good they are on ``val_dataloader``, by the metric that chooses checkpoints; of one that is the better the
+    less it is, the negative."""
     if cfg.get('val_dataloader') is None:
         raise SystemExit('--greedy needs held-out images, but the config has no val_dataloader')
-    key = cfg.default_hooks.checkpoint.save_best
+    checkpoint = cfg.default_hooks.checkpoint
+    key, sign = checkpoint.get('save_best'), -1 if checkpoint.get('rule') == 'less' else 1
     cfg.merge_from_dict(dict(launcher='none', work_dir=work_dir, log_level='WARNING', load_from=None, resume=False))
     cfg.default_hooks.checkpoint = None
     for part in ('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'test_cfg', 'test_dataloader', 'test_evaluator'):
@@ -50,7 +52,9 @@ def held_out_accuracy(cfg: Config, work_dir: str):
     def evaluate(state) -> float:
         # Of a checkpoint the weights of auxiliary losses are left out; anything else that does not fit is an error.
         runner.model.load_state_dict(state)
-        return float(runner.val()[key])
+        metrics = runner.val()
+        chosen = next(iter(metrics)) if key in (None, 'auto') else key  # mmengine's 'auto': the first
+        return sign * float(metrics[chosen])
 
     return evaluate
 

@@ -56,6 +56,8 @@ def main(argv=None) -> None:
         if start:
             checkpoint = preflight.check_checkpoint(start, resume)
             if resume:
+                if args.seed is None and cfg.get('randomness') and 'seed' in checkpoint['meta']:
+                    cfg.randomness.seed = checkpoint['meta']['seed']  # that of the run, which its --seed may have set
                 preflight.check_same_run(cfg, checkpoint, start)
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.config}: {error}') from None

@@ -5,6 +5,7 @@ import argparse
 import copy
 import inspect
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ def load_config(path: str, options: dict) -> Config:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'there is no config {path!r}')
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     _strip_delete(cfg)
     bases = list(base_configs(path))
     keep_training_images(cfg, *bases)
@@ -55,6 +56,13 @@ def load_config(path: str, options: dict) -> Config:
         if name not in READ_KEYS and cfg[name] != before[name] and name not in used:
             raise ValueError(f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it')
     return cfg
+
+
+def read_config(path: str) -> Config:
+    """``Config.fromfile``; modules of ``custom_imports`` are also found in the current folder, as by ``python -m``."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return Config.fromfile(path)
 
 
 def spread_variables(cfg: Config, *before: Config) -> set[str]:

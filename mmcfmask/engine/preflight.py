@@ -9,14 +9,16 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import Registry
-from mmpretrain.registry import DATASETS, METRICS
+from mmpretrain.registry import DATASETS, HOOKS, METRICS
 from torch import nn
 
 from ..datasets import FolderDataset, MissingSetError
 from ..evaluation import ShiftAccuracy
 from ..models.clip_loading import check_state_dict
+from .hooks import DistillWeightHook
 from .loops import metrics_of, refuse_choice_by_shift
 
 
@@ -73,9 +75,9 @@ def check_fits(model: nn.Module, checkpoint: dict, name: str) -> None:
 
 
 # What a resumed run cannot change: it goes on with the optimizer, the schedule and the weights of the checkpoint.
-SAME_IN_A_RESUMED_RUN = ('train_cfg.max_epochs', 'total_batch_size', 'optim_wrapper.optimizer', 'optim_wrapper.clip_grad',
-                         'param_scheduler', 'model.backbone.model_name', 'model.head', 'model.teacher', 'model.auxiliary',
-                         'model.data_preprocessor')
+SAME_IN_A_RESUMED_RUN = ('randomness.seed', 'custom_hooks', 'train_cfg.max_epochs', 'total_batch_size', 'optim_wrapper.optimizer',
+                         'optim_wrapper.clip_grad', 'param_scheduler', 'model.backbone.model_name', 'model.head', 'model.teacher',
+                         'model.auxiliary', 'model.data_preprocessor')
 # But for: where files are, what torch computes the same numbers with, and what the checkpoint has the outcome of.
 FREE_IN_A_RESUMED_RUN = ('pretrained', 'cache_dir', 'fused', 'class_weights')
 
@@ -87,6 +89,10 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
     no effect or a wrong one, and another method would be half of each.
     """
     before, now = (config_values(text) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
+    for values in (before, now):  # of the hooks, those that change what is trained or saved
+        values['custom_hooks'] = [
+            {key: value for key, value in hook.items() if key not in ('interval', 'priority')}
+            for hook in values.get('custom_hooks') or () if is_a((EMAHook, DistillWeightHook), hook['type'], HOOKS)]
     for key in SAME_IN_A_RESUMED_RUN:
         old, new = _value(before, key), _value(now, key)
         if old != new:
@@ -233,7 +239,7 @@ def warn_of_random_start(cfg: Config) -> None:
                   "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
 
 
-def is_a(base: type, kind: str | type, registry: Registry) -> bool:
-    """Whether the ``type`` of a config, a registered name or a class, is ``base`` or derives from it."""
+def is_a(base: type | tuple[type, ...], kind: str | type, registry: Registry) -> bool:
+    """Whether the ``type`` of a config, a registered name or a class, is ``base``, or one of them, or derives from it."""
     found = registry.get(kind) if isinstance(kind, str) else kind
     return isinstance(found, type) and issubclass(found, base)

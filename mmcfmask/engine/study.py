@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.measure import Measurement
@@ -25,7 +26,7 @@ from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 from .jobs import Job, JobError, Step, run_jobs
-from .launch import load_config
+from .launch import load_config, read_config
 from .preflight import makes_counterfactuals
 
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
@@ -138,6 +139,18 @@ def check_keys(mapping: Mapping[str, Any], known: Sequence[str], where: str) -> 
         raise ValueError(f'{where} has no {unknown[0]!r}: it can have {", ".join(known)}')
 
 
+def check_twice(node: yaml.Node | None) -> None:
+    """Raise a ValueError for a key that stands twice in a mapping: YAML would keep the last one without a word."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    lines: dict[str, int] = {}
+    for key, value in pairs:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise ValueError(f'{key.value!r} stands twice in it, at lines {lines[key.value]} and {line}')
+        lines[key.value] = line
+        check_twice(value)
+
+
 def load_study(path: str) -> dict[str, Any]:
     """Read a study file (YAML, JSON, or Python as a config), whose output goes to ``work_dirs/<its name>`` if it says nothing else.
 
@@ -147,6 +160,8 @@ def load_study(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f'there is no study {path!r}')
     try:
+        if Path(path).suffix in ('.yaml', '.yml'):
+            check_twice(yaml.compose(Path(path).read_text(encoding='utf-8')))
         study = Config.fromfile(path, format_python_code=False).to_dict()
     except Exception as error:  # readers of four formats
         raise ValueError(f'{path} cannot be read: {error}') from error
@@ -483,7 +498,7 @@ def tool(name: str, *args: Any) -> list[str]:
 
 def applicable(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options without those for sections that the config sets to None: a zero-shot config has no training to change."""
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     return {key: value for key, value in options.items() if cfg.get(key.partition('.')[0], '') is not None}
 
 

@@ -33,6 +33,7 @@ def test_out_must_be_a_file_that_can_be_written(tmp_path):
 
 
 RECIPE = dict(
+    randomness=dict(seed=0), custom_hooks=[dict(type='RelativeEMAHook', horizon=0.2), dict(type='IterationSeedHook')],
     train_cfg=dict(max_epochs=10), total_batch_size=512, param_scheduler=dict(type='OneCycle', pct_start=0.02),
     optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), fused=True),
                        clip_grad=dict(max_norm=1.)),
@@ -43,6 +44,10 @@ RECIPE = dict(
 @pytest.mark.parametrize('change, message', [
     ({'train_cfg.max_epochs': 20}, 'train_cfg.max_epochs = 10, but now it is 20: resume with the same config, or start another run'),
     ({'optim_wrapper.optimizer.lr': 1e-5}, 'optim_wrapper.optimizer.lr = 3e-05, but now it is 1e-05'),
+    ({'randomness.seed': 1}, 'randomness.seed = 0, but now it is 1'),
+    ({'custom_hooks': []}, r"custom_hooks = \[\{.*'RelativeEMAHook'\}\], but now it is \[\]"),
+    ({'custom_hooks.0.horizon': 0.5}, "custom_hooks = .*0.2.*, but now it is .*'horizon': 0.5"),
+    ({'custom_hooks': [*RECIPE['custom_hooks'], dict(type='DistillWeightHook', start=9., end=1.)]}, 'custom_hooks = .* is .*DistillWeight'),
     ({'total_batch_size': 256}, 'total_batch_size = 512, but now it is 256'),
     ({'param_scheduler.pct_start': 0.1}, 'param_scheduler.pct_start = 0.02, but now it is 0.1'),
     ({'model.teacher': None}, 'model.teacher = {.*}, but now it is None'),
@@ -63,6 +68,7 @@ def test_what_may_differ_in_a_resumed_run():
     checkpoint = dict(meta=dict(cfg=Config(RECIPE).pretty_text))
     cfg = Config(RECIPE)
     cfg.merge_from_dict({'model.backbone.pretrained': 'moved/a.pt', 'model.head.class_weights': None, 'optim_wrapper.type': 'Autocast',
+                         'custom_hooks': [dict(type='RelativeEMAHook', horizon=0.2, interval=4), dict(type='WiSEFTHook')],
                          'work_dir': 'elsewhere', 'train_cfg.val_interval': 2, 'optim_wrapper.accumulative_counts': 4})
     del cfg.optim_wrapper.optimizer['fused']
     check_same_run(cfg, checkpoint, 'run.pth')

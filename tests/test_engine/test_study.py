@@ -107,6 +107,39 @@ def test_only(tmp_path):
         study(tmp_path, methods, only=['FA*'])
 
 
+def test_derived_methods_follow_the_seeds_of_their_source(tmp_path):
+    methods = {'FT': dict(config='ft', seeds=[1, 2]), 'W': dict(wise_ft='FT'), 'S': dict(soup='FT'), 'G': dict(gate='FT', seeds=[2])}
+    planned = study(tmp_path, methods, seeds=[0])
+    assert labels(planned) == ['shapes FT (seed 1)', 'shapes FT (seed 2)', 'shapes W (seed 1)', 'shapes W (seed 2)', 'shapes S',
+                               'shapes G (seed 2)']
+    assert [need.label for need in planned.jobs[4].needs] == ['shapes FT (seed 1)', 'shapes FT (seed 2)']
+    with pytest.raises(ValueError, match=r"methods\['G'\]: 'FT' has no run with seed 0, but with 1, 2"):
+        study(tmp_path, {**methods, 'G': dict(gate='FT', seeds=[0])})
+
+
+def test_a_partial_run_keeps_the_results_of_the_rest(tmp_path):
+    methods = {'FT': 'ft', 'FD': 'fd'}
+    for job in study(tmp_path, methods).jobs:
+        job.product.parent.mkdir(parents=True)
+        write(job.product, test=90., v2=80.)
+        job.key_file.write_text(job.key)
+    partial = study(tmp_path, methods, only=['FD'])
+    assert labels(partial) == ['shapes FD (seed 0)']
+    partial.gather(Console(quiet=True))
+    assert '| FT |' in (tmp_path / 'shapes' / 'results.md').read_text()
+
+
+def test_sets_that_differ_between_seeds(tmp_path, capsys):
+    planned = study(tmp_path, {'FT': 'ft'}, seeds=[0, 1])
+    for job, sets in zip(planned.jobs, (dict(test=90., v2=80.), dict(test=90., v2=80., a=10.))):
+        job.product.parent.mkdir(parents=True)
+        write(job.product, **sets)
+        job.key_file.write_text(job.key)
+    planned.gather(Console(width=200))
+    shown = capsys.readouterr().out
+    assert 'shapes: no table:' in shown and 'Delete the metrics.json without it' in shown
+
+
 def test_a_picture_of_every_variant(tmp_path):
     key = 'model.data_preprocessor.'
     methods = {
@@ -122,6 +155,10 @@ def test_a_picture_of_every_variant(tmp_path):
 
 @pytest.mark.parametrize('methods, message', [
     ({'FT': dict(config='ft', cfg_option={})}, r"methods\['FT'\] has no 'cfg_option': it can have config, cfg_options"),
+    ({1: 'ft'}, r'methods\[1\]: the name must be a text'),
+    ({'W': dict(wise_ft=['FT'])}, "wise_ft must be a text, but is \\['FT'\\]"),
+    ({'FT': dict(config=3)}, 'config must be a text, but is 3'),
+    ({'FT': dict(config='ft', seeds=[0, 1.5])}, r'seeds must be whole numbers, but are \[0, 1.5\]'),
     ({'FT': {}}, 'must have one of config, wise_ft, gate, soup, but has none'),
     ({'FT': dict(config='ft', soup='FT')}, 'but has config and soup'),
     ({'FT': dict(config='ft', sweep={'a.b': 3})}, 'sweep takes a list of values'),
@@ -129,6 +166,7 @@ def test_a_picture_of_every_variant(tmp_path):
     ({'FT': ['ft']}, r"methods\['FT'\] must be a config or a mapping, but is \['ft'\]"),
     ({'FT': dict(config='ft', seeds=3)}, r'seeds must be a list, such as \[0, 1, 2\], but is 3'),
     ({'FT': 'ft', 'W': dict(wise_ft='FT', alpha=5)}, r'alpha must lie between 0 \(pre-trained\) and 1 \(fine-tuned\), but is 5'),
+    ({'FT': dict(config='ft', cfg_options={'optim_wrapper.optimizer.lr': '1.5e3'})}, "is the text '1.5e3', .*: write 1.5e\\+3"),
     ({'FT': dict(config='ft', cfg_options={'optim_wrapper.optimizer.lr': '1e-4'})}, "is the text '1e-4', not a number, .*: write 1.0e-4"),
     ({'FT': dict(config='ft', cfg_options={'optim_wraper.optimizer.lr': 1.})}, "has no 'optim_wraper', .* Did you mean 'optim_wrapper'"),
     ({'W': dict(wise_ft='FT')}, "derived from 'FT', which is none of W"),
@@ -152,6 +190,7 @@ def test_mistakes_in_a_study_file(tmp_path):
         load_study(str(path))
     for text, message in [('method: {FT: ft}', "my.yaml has no 'method': it can have out, seeds"), ('seeds: [0]', 'has no methods'),
                           ('methods: {FT: [', 'my.yaml cannot be read'),
+                          ('methods:\n  FT: ft\n  FT: fd', "my.yaml cannot be read: 'FT' stands twice in it, at lines 2 and 3"),
                           ('methods: [ft]', r"methods must be a mapping, .*: value, but is \['ft'\]"),
                           ('methods: {FT: ft}\nseeds: 3', r'my.yaml: seeds must be a list, such as \[0, 1, 2\], but is 3'),
                           ('methods: {FT: ft}\nseeds: [a]', r"seeds must be whole numbers, but are \['a'\]")]:

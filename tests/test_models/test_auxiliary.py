@@ -178,6 +178,14 @@ def test_with_counterfactuals_beside(tiny_pretrained, batch):
     assert set(losses) == {'loss_cls', 'loss_carft', 'loss_distill'}
 
 
+def test_two_of_one_type_add_up(tiny_pretrained, batch):
+    settings = dict(type='CARFT', templates=['a {}.', '{} in the rain']), dict(type='CARFT', templates=['{}', 'a sketch of the {}.'])
+    first, second = (move_away(build(tiny_pretrained, cfg))(*batch, mode='loss')['loss_carft'] for cfg in settings)
+    both = move_away(build(tiny_pretrained, *settings))(*batch, mode='loss')
+    assert first != second and set(both) == {'loss_cls', 'loss_carft', 'loss_carft_2'}
+    torch.testing.assert_close([both['loss_carft'], both['loss_carft_2']], [first, second])
+
+
 # FLYP ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import free_port
+from scripts import load_tool
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -69,6 +70,17 @@ def test_mask_quality(tmp_path):
     shown = run(sys.executable, 'tools/mask_quality.py', 'configs/shapes/cfmask.py', '--cfg-options', *TEST_ONLY,
                 'train_dataloader.dataset.size=30')
     assert 'pointing game' in shown and shown.count('30') >= 6
+
+
+def test_mistakes_in_arguments(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    quality, compare = load_tool('mask_quality'), load_tool('compare')
+    for arguments, message in ([str(tmp_path / 'no.pth')], 'no.pth'), (['--value', '2'], 'object.*2'):
+        with pytest.raises(SystemExit, match=message):
+            quality.main(['configs/shapes/cfmask.py', *arguments])
+    with pytest.raises(SystemExit):
+        compare.main(['FT=configs/shapes/ft.py', 'FT=configs/shapes/fd.py'])
+    assert "two methods are named 'FT'" in capsys.readouterr().err
 
 
 def test_errors_come_before_anything_is_loaded(tmp_path):

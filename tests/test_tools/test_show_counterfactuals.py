@@ -92,6 +92,18 @@ def test_seed_decides_random_masks_and_donors(show, photos):
     assert torch.equal(first[0], second[0]) and not torch.equal(first[2], second[2])  # the same images, other masks
 
 
+def test_other_views_and_colours_are_shown(show, capsys):
+    arguments = ('--split', 'train', '--num', 4)
+    plain = show(*arguments)
+    assert 'other' not in capsys.readouterr().out
+    plus = show(*arguments, config=SHAPES.replace('cfmask.py', 'cfmask_plus.py'))
+    assert ', other views, other colors' in capsys.readouterr().out
+    assert torch.equal(plain[2], plus[2]) and not torch.equal(plain[3], plus[3])  # the same patches, other pictures
+    assert torch.equal(show(*arguments, '--all')[2][1].images, show(*arguments, '--all', config=SHAPES)[2][1].images)
+    show(*arguments, config=SHAPES.replace('cfmask.py', 'fd.py'))
+    assert 'the config itself trains on none' in capsys.readouterr().out
+
+
 def test_all_nine_variants_with_published_values(show, capsys):
     variants = show('--split', 'train', '--num', 2, '--all')[2]
     assert [v[:3] for v in variants] == [

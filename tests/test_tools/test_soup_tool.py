@@ -45,6 +45,13 @@ def test_greedy_leaves_out_what_hurts_on_held_out_images(tool, checkpoints, tmp_
     assert 'greedy soup of 2 models' in capsys.readouterr().out and not list(tmp_path.glob('best*'))
 
 
+@pytest.mark.parametrize('choice', [['save_best=auto'], ['save_best=None'], ['save_best=accuracy/nll', 'rule=less']])
+def test_greedy_by_the_metric_of_the_config(tool, checkpoints, tmp_path, choice):
+    options = [f'default_hooks.checkpoint.{option}' for option in choice]
+    tool.main([CONFIG, checkpoints['broken'], checkpoints['good'], '--out', str(tmp_path / 'soup.pth'), '--greedy', *OPTIONS, *options])
+    assert torch.load(tmp_path / 'soup.pth', weights_only=True)['meta']['ingredients'] == [checkpoints['good']]
+
+
 def test_clear_errors(tool, checkpoints, tmp_path, capsys):
     torch.save(dict(state_dict={'other': torch.ones(1)}), tmp_path / 'other.pth')
     out = ['--out', str(tmp_path / 'soup.pth')]
