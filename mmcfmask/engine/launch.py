@@ -21,7 +21,7 @@ from ..datasets import FolderDataset
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from .loops import choose_shifts
-from .preflight import check_checkpoint, check_fits, is_a
+from .preflight import check_arguments, check_checkpoint, check_fits, is_a
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}
@@ -36,7 +36,8 @@ def load_config(path: str, options: dict) -> Config:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: An option that is neither read by anything nor a variable that something uses; near names are listed.
+        ValueError: An option that is neither read by anything nor a variable that something uses, or a setting that a part of the model
+            does not take; near names are listed.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'there is no config {path!r}')
@@ -55,6 +56,7 @@ def load_config(path: str, options: dict) -> Config:
             raise ValueError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, sorted(known))}')
         if name not in READ_KEYS and cfg[name] != before[name] and name not in used:
             raise ValueError(f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it')
+    check_arguments(cfg.get('model') or {})
     return cfg
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import logging
 import os
 import pickle
@@ -12,12 +13,13 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import Registry
-from mmpretrain.registry import DATASETS, HOOKS, METRICS
+from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 
 from ..datasets import FolderDataset, MissingSetError
 from ..evaluation import ShiftAccuracy
-from ..models.clip_loading import check_state_dict
+from ..models import CounterfactualClassifier
+from ..models.clip_loading import check_state_dict, near_names
 from .hooks import DistillWeightHook
 from .loops import metrics_of, refuse_choice_by_shift
 
@@ -145,6 +147,26 @@ def makes_counterfactuals(model: dict) -> bool:
     """Whether a model config trains on counterfactual images."""
     return bool(model.get('teacher')) and (model.get('head') or {}).get('distill', 'feature') is not None and (
         (model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
+
+
+def check_arguments(model: dict) -> None:
+    """Raise a ValueError, with near names, for a setting that a part of a model does not take: it would fail when the model is built,
+    which in a study can be hours later."""
+    for name in ('backbone', 'neck', 'head', 'teacher', 'data_preprocessor', 'gate'):
+        part, default = model.get(name) or {}, dict(data_preprocessor='CAMRefillDataPreprocessor', gate='ConformalGate').get(name)
+        kind = part.get('type', default if is_a(CounterfactualClassifier, model.get('type'), MODELS) else None)
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        if not isinstance(kind, type):
+            continue
+        known = {'type', '_scope_'}
+        for base in kind.__mro__:  # what **kwargs pass on is that of the next class
+            parameters = inspect.signature(base.__init__).parameters
+            known |= parameters.keys()
+            if '__init__' in vars(base) and all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+        for key in part:
+            if key not in known:
+                raise ValueError(f'model.{name}: {kind.__name__} has no {key!r}.{near_names(key, sorted(known - {"self", "kwargs"}))}')
 
 
 def check_training_data(cfg: Config) -> None:

@@ -4,7 +4,9 @@ from mmengine.config import Config
 
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.engine import preflight
+from mmcfmask.engine.launch import load_config
 from mmcfmask.engine.preflight import (
+    check_arguments,
     check_checkpoint,
     check_fill,
     check_out,
@@ -72,6 +74,18 @@ def test_what_may_differ_in_a_resumed_run():
                          'work_dir': 'elsewhere', 'train_cfg.val_interval': 2, 'optim_wrapper.accumulative_counts': 4})
     del cfg.optim_wrapper.optimizer['fused']
     check_same_run(cfg, checkpoint, 'run.pth')
+
+
+@pytest.mark.parametrize('part, setting, near', [
+    ('head', 'distil_weight', 'CLIPDistillHead has no .*distill_weight'), ('backbone', 'modelname', 'OpenCLIPBackbone has no .*model_name'),
+    ('data_preprocessor', 'maks', 'CAMRefillDataPreprocessor has no .*mask'), ('data_preprocessor', 'to_rbg', '.* has no .*to_rgb'),
+    ('teacher', 'precison', 'OpenCLIPTeacher has no .*precision'), ('gate', 'levels', 'ConformalGate has no .*level'),
+])
+def test_settings_that_a_part_does_not_take(part, setting, near):
+    model = load_config('configs/shapes/cfmask.py', {}).model  # which has none
+    model[part] = {**(model.get(part) or {}), setting: 1}
+    with pytest.raises(ValueError, match=f'model.{part}: {near}'):
+        check_arguments(model)
 
 
 TRAIN, HELD_OUT = (dict(fraction=0.2, seed=0, part=part) for part in ('train', 'held_out'))
