@@ -226,7 +226,7 @@ def add_gate(cfg: Config) -> None:
             raise ValueError(f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: use one '
                              f'that has, or set model.gate.{part}')
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
-        gate.setdefault('num_workers', images.get('num_workers', 0))
+        gate.setdefault('num_workers', min(images.get('num_workers', 0), os.cpu_count() or 1))
     cfg.model.gate = gate
 
 

@@ -110,11 +110,12 @@ def test_linear_probe_follows_the_training_images(tmp_path):
     assert 'held_out' not in probe('own.py')[1]
 
 
-def test_gate_of_the_training_and_validation_images():
+def test_gate_of_the_training_and_validation_images(monkeypatch):
+    monkeypatch.setattr(launch.os, 'cpu_count', lambda: 2)
     path = 'configs/shapes/cfmask.py'
     cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
     add_gate(cfg)
-    assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=3)
+    assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2)
     cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='Mine')})
     add_gate(cfg)
     assert cfg.model.gate == dict(level=0.1, dataset=dict(type='Mine'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0)
