@@ -365,7 +365,7 @@ class Study:
                 if of_dataset == dataset and name in self.chosen and not self.method(name).source and makes_counterfactuals(model):
                     settings = {'mask': 'object', 'fill': 'single', 'value': None, **(model.get('data_preprocessor') or {})}
                     parts = [settings['mask'], settings['fill']] + ([f'{settings["value"]:g}'] if settings['value'] is not None else [])
-                    parts += [name for name in ('views', 'colors') if settings.get(name)]
+                    parts += [change for change in ('views', 'colors') if settings.get(change)]
                     variants.setdefault('_'.join(parts), name)
             for variant, name in variants.items():
                 picture = self.out / dataset / ('counterfactuals.png' if len(variants) == 1 else f'counterfactuals_{variant}.png')
