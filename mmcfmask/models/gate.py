@@ -23,11 +23,14 @@ def class_similarity(features: Tensor, classes: Tensor, bank: Tensor, bank_label
         neighbours (int): k, at most the number of training images of any class.
 
     Returns:
-        Tensor: (B,) float32, in [-1, 1].
+        Tensor: (B,), of the dtype of ``bank``, in [-1, 1].
     """
-    similarity = features.float() @ bank.T
-    similarity = similarity.masked_fill(classes[:, None] != bank_labels, -torch.inf)
-    return similarity.topk(neighbours, dim=1).values[:, -1]
+    similarity = bank.new_empty(len(features))
+    for label in classes.unique():  # by class: all images with all training images would not fit for ImageNet
+        rows = classes == label
+        members = features[rows].to(bank.dtype) @ bank[bank_labels == label].T
+        similarity[rows] = members.topk(neighbours, dim=1).values[:, -1]
+    return similarity
 
 
 def conformal_threshold(held_out: Tensor, level: float) -> float:
@@ -127,7 +130,6 @@ class ConformalGate(nn.Module):
         those of the start."""
         with torch.autocast(images.device.type, enabled=False):  # as the bank and the threshold
             features = self.start(images)
-        similarity = class_similarity(F.normalize(features.float(), dim=-1), logits.argmax(dim=1), self.bank, self.bank_labels,
-                                      self.neighbours)
+            similarity = class_similarity(F.normalize(features, dim=-1), logits.argmax(dim=1), self.bank, self.bank_labels, self.neighbours)
         by_start = similarity < self.threshold
         return torch.where(by_start[:, None], self.start.logits(features).to(logits.dtype), logits), by_start
