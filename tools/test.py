@@ -24,6 +24,7 @@ from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import (
     add_gate,
     add_run_arguments,
+    add_second_look,
     apply_run_arguments,
     build_runner,
     forget_pretrained,
@@ -43,6 +44,8 @@ def parse_args(argv=None) -> argparse.Namespace:
                         'is not there is an error (default: those of the config, without what is not there)')
     parser.add_argument('--gate', action='store_true', help='let the pre-trained model answer for images that are not like the training '
                         'images of the class that the fine-tuned one sees in them (model.gate)')
+    parser.add_argument('--second-look', nargs='?', const=0.9, type=float, metavar='SIDE', help='predict from the mean logits of an image '
+                        'and of the part of it that speaks for the predicted class, SIDE times as large (default: 0.9; model.second_look)')
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
     parser.add_argument('--out', metavar='FILE.json', help='write metrics and protocol to this file')
     parser.add_argument('--predictions', metavar='DIR', help='write the prediction for every image to DIR/<set>.csv')
@@ -72,6 +75,8 @@ def main(argv=None) -> dict:
             check_work_dir(args.predictions, 'folder', '--predictions')
         if args.gate:
             add_gate(cfg)
+        if args.second_look is not None:
+            add_second_look(cfg, args.second_look)
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.config}: {error}') from None
@@ -97,6 +102,8 @@ def main(argv=None) -> dict:
             console.print(results_table({title: accuracies}, id_set, shifts))
             for note in notes_of(run):
                 console.print(note, markup=False, highlight=False, soft_wrap=True)
+        if cfg.model.get('gate') or cfg.model.get('second_look'):
+            run['inference'] = dict(gate=bool(cfg.model.get('gate')), second_look=cfg.model.get('second_look'))
         if args.out:
             Path(args.out).write_text(json.dumps(run, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
         if args.predictions:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -116,10 +117,27 @@ def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         >>> mask = patch_mask(relevance, 'object', 0.3)
         >>> counterfactual = refill(images, mask, 'single')
     """
-    grid = patch_grid(model.backbone, inputs)
+    return logits_and_relevance(model.backbone, model, inputs, labels)[1]
+
+
+def logits_and_relevance(tower: nn.Module, classify: Callable[[Tensor], Tensor], inputs: Tensor,
+                         labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Logits, and the relevance of every patch to a class, with one forward pass.
+
+    Args:
+        tower (nn.Module): The image tower that ``classify`` goes through once.
+        classify (Callable): Makes logits (B, C) of images.
+        inputs (Tensor): (B, 3, H, W), normalised images.
+        labels (Tensor, optional): (B,) int64. None: the class of the highest logit.
+
+    Returns:
+        tuple[Tensor, Tensor]: (B, C) logits, detached, and (B, h, w) as of :func:`attention_relevance`.
+    """
+    grid = patch_grid(tower, inputs)
     with torch.inference_mode(False), torch.enable_grad():
-        with record_attention(model.backbone) as calls:
-            logits = model(inputs.clone() if inputs.is_inference() else inputs)
+        with record_attention(tower) as calls:
+            logits = classify(inputs.clone() if inputs.is_inference() else inputs)
+        labels = logits.argmax(dim=1) if labels is None else labels
         score = logits.gather(1, labels[:, None]).sum()
         # Outside the recording: checkpointed layers run again during the backward pass.
-        return attention_relevance(score, calls, grid)
+        return logits.detach(), attention_relevance(score, calls, grid)

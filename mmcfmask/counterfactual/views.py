@@ -1,4 +1,4 @@
-"""Other views of counterfactual images."""
+"""Other views of images."""
 from __future__ import annotations
 
 import math
@@ -73,3 +73,44 @@ def random_colors(images: Tensor, probability: float = 1., generator: torch.Gene
     mixing = torch.randn(batch, channels, channels, device=images.device, generator=generator) / channels**0.5
     mixing = torch.where(changed, mixing, torch.eye(channels, device=images.device)).to(images.dtype)
     return (mixing @ images.flatten(2)).view_as(images)
+
+
+def relevance_center(relevance: Tensor) -> Tensor:
+    """Where in an image its relevance lies: the mean place of its patches, weighted by the square of their relevance, so that the many
+    patches of little relevance do not pull it to the middle.
+
+    Args:
+        relevance (Tensor): (B, h, w), ≥ 0.
+
+    Returns:
+        Tensor: (B, 2) float32, right and down, in (-1, 1) from edge to edge; (0, 0) where no patch is relevant.
+    """
+    height, width = relevance.shape[1:]
+    weights = relevance.float().square()
+    total = weights.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+    right = (2 * torch.arange(width, device=relevance.device) + 1) / width - 1
+    down = (2 * torch.arange(height, device=relevance.device) + 1) / height - 1
+    return torch.stack([(weights.sum(dim=1) * right).sum(dim=1) / total, (weights.sum(dim=2) * down).sum(dim=1) / total], dim=1)
+
+
+def zoom_in(images: Tensor, center: Tensor, side: float) -> Tensor:
+    """Cut a part of ``side`` times the height and the width out of each image, around ``center`` but inside of it, and bring it to the
+    size of the whole, bilinear.
+
+    Args:
+        images (Tensor): (B, C, H, W), floating point.
+        center (Tensor): (B, 2), right and down, in [-1, 1] from edge to edge.
+        side (float): In (0, 1].
+
+    Returns:
+        Tensor: (B, C, H, W), of the dtype of ``images``.
+
+    Raises:
+        ValueError: ``side`` outside its range.
+    """
+    if not 0 < side <= 1:
+        raise ValueError(f'the side of the part to zoom in to must lie in (0, 1], but is {side:g}')
+    center = center.float().clamp(side - 1, 1 - side)
+    scale = torch.eye(2, device=images.device).mul(side).expand(len(images), 2, 2)
+    grid = F.affine_grid(torch.cat([scale, center[:, :, None]], dim=2), images.shape, align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode='border', align_corners=False).to(images.dtype)

@@ -20,6 +20,7 @@ from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_
 from ..datasets import FolderDataset
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
+from ..models.second_look import check_side
 from .loops import choose_shifts
 from .preflight import check_arguments, check_checkpoint, check_fits, is_a
 
@@ -228,6 +229,18 @@ def add_gate(cfg: Config) -> None:
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
         gate.setdefault('num_workers', min(images.get('num_workers', 0), os.cpu_count() or 1))
     cfg.model.gate = gate
+
+
+def add_second_look(cfg: Config, side: float) -> None:
+    """Let the model of ``cfg`` predict by two looks, in place; see :func:`mmcfmask.models.second_look.look_twice`.
+
+    Raises:
+        ValueError: The model cannot, or ``side`` is out of range.
+    """
+    if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
+        raise ValueError(f'a second look needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
+    check_side(side)
+    cfg.model.second_look = side
 
 
 def forget_training(model: dict) -> None:

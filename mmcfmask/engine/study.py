@@ -34,8 +34,9 @@ STUDY_KEYS = ('out', 'seeds', 'amp', 'keep', 'pictures', 'cfg_options', 'dataset
 DATASET_KEYS = ('config', 'cfg_options')
 STUDY_TYPES = dict(out=str, seeds=list, amp=bool, keep=str, pictures=bool, cfg_options=dict, datasets=dict, methods=dict)
 WORDS = {str: 'a text', list: 'a list, such as [0, 1, 2]', bool: 'true or false', dict: 'a mapping, name: value'}
-METHOD_KEYS = ('config', 'cfg_options', 'seeds', 'datasets', 'sweep', 'wise_ft', 'alpha', 'gate', 'soup', 'greedy')
-SOURCES = ('config', 'wise_ft', 'gate', 'soup')
+METHOD_KEYS = ('config', 'cfg_options', 'seeds', 'datasets', 'sweep', 'wise_ft', 'alpha', 'retest', 'options', 'soup', 'greedy')
+SOURCES = ('config', 'wise_ft', 'retest', 'soup')
+OPTIONS = ('--gate', '--second-look')
 
 
 @dataclass
@@ -46,20 +47,22 @@ class Method:
         name (str): As in tables.
         config (str, optional): Of a method that is trained, or tested as it comes.
         wise_ft (str, optional): Or: the method whose runs are interpolated with their start.
-        gate (str, optional): Or: the method whose runs are tested with a gate.
+        retest (str, optional): Or: the method whose runs are tested again, with ``options``.
         soup (str, optional): Or: the method whose runs, over all seeds, are averaged.
         alpha (float): Where on the line, for ``wise_ft``.
         greedy (bool): For ``soup``.
+        options (list): Of tools/test.py, for ``retest``.
         cfg_options (dict): Overrides of the config.
         seeds, datasets (list, optional): Those of the study, where None.
     """
     name: str
     config: str | None = None
     wise_ft: str | None = None
-    gate: str | None = None
+    retest: str | None = None
     soup: str | None = None
     alpha: float = 0.5
     greedy: bool = False
+    options: list[str] = field(default_factory=list)
     cfg_options: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] | None = None
     datasets: list[str] | None = None
@@ -67,7 +70,7 @@ class Method:
     @property
     def source(self) -> str | None:
         """The method it is derived from."""
-        return self.wise_ft or self.gate or self.soup
+        return self.wise_ft or self.retest or self.soup
 
 
 def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
@@ -86,7 +89,7 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
         raise ValueError(f'{where} must be a config or a mapping, but is {entry!r}')
     entry = dict(config=entry) if isinstance(entry, str) else dict(entry)
     check_keys(entry, METHOD_KEYS, where)
-    for key, kind in (('cfg_options', Mapping), ('sweep', Mapping), ('seeds', (list, tuple)), ('datasets', (list, tuple))):
+    for key, kind in (('cfg_options', Mapping), ('sweep', Mapping), *((key, (list, tuple)) for key in ('seeds', 'datasets', 'options'))):
         if entry.get(key) is not None and not isinstance(entry[key], kind):
             raise ValueError(f'{where}: {key} must be {WORDS[dict if kind is Mapping else list]}, but is {entry[key]!r}')
     sweep = entry.pop('sweep', None) or {}
@@ -101,7 +104,7 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
         short = {key.rpartition('.')[2]: value for key, value in chosen.items()}
         full = re.sub(r'\{(\w+)\}', lambda match, short=short: str(short.get(match[1], match[0])), name)
         appended = [f'{key}={value}' for key, value in short.items() if f'{{{key}}}' not in name]
-        method = Method(' '.join([full, *appended]), **{**fields, 'cfg_options': options})
+        method = Method(' '.join([full, *appended]), **{**fields, 'cfg_options': options, 'options': list(fields.get('options') or ())})
         for key in SOURCES:
             if not isinstance(getattr(method, key), (str, type(None))):
                 raise ValueError(f'{where}: {key} must be {WORDS[str]}, but is {getattr(method, key)!r}')
@@ -111,6 +114,9 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
         given = [source for source in SOURCES if getattr(method, source) is not None]
         if len(given) != 1:
             raise ValueError(f'{where} must have one of {", ".join(SOURCES)}, but has {" and ".join(given) or "none"}')
+        if bool(method.retest) != bool(method.options) or not all(option in OPTIONS for option in method.options):
+            raise ValueError(f'{where}: retest needs options, a list of {" and ".join(OPTIONS)}, and nothing else can have them, '
+                             f'but they are {method.options!r}')
         if method.source and method.cfg_options:
             raise ValueError(f'{where} is derived from {method.source!r}, whose cfg_options count: it can have none of its own')
         methods.append(method)
@@ -259,9 +265,9 @@ class Study:
             if (dataset, method.source) not in self.runs:
                 return
             cfg, parents = self.configs[dataset, method.source], self.runs[dataset, method.source]
-            if None in parents:
+            if None in parents and not method.retest:
                 raise ValueError(f'methods[{method.name!r}]: {method.source!r} is not trained, so nothing can be derived from it')
-            seeds = list(parents) if method.seeds is None else list(method.seeds)
+            seeds = list(parents) if method.seeds is None or None in parents else list(method.seeds)
             lacking = [seed for seed in seeds if seed not in parents]
             if lacking:
                 raise ValueError(f'methods[{method.name!r}]: {method.source!r} has no run with seed {lacking[0]}, but with '
@@ -275,7 +281,7 @@ class Study:
         self.configs[dataset, method.name] = cfg
         config = self.out / dataset / slug(method.source or method.name) / 'config.py'
         kind = 'derived' if method.source else 'trained' if cfg.get('train_cfg') else 'tested'
-        derivation = [method.wise_ft, method.alpha, method.soup, method.greedy, method.gate]
+        derivation = [method.wise_ft, method.alpha, method.soup, method.greedy, method.retest, *method.options]
         self.runs[dataset, method.name] = {
             seed: Job(
                 label=' '.join(filter(None, [dataset, method.name, '' if seed is None else f'(seed {seed})'])),
@@ -326,8 +332,9 @@ class Study:
                 (line / 'metrics.json').replace(found)
             else:
                 yield test(line / f'wise_ft_{alpha}.pth', share=0.2)
-        elif method.gate:
-            yield test(checkpoint_to_test(job.needs[0].product.parent), '--gate', share=1.)
+        elif method.retest:
+            tested = [] if seed is None else [checkpoint_to_test(job.needs[0].product.parent)]
+            yield test(*tested, *method.options, share=1.)
         elif method.soup:
             soup, ingredients = folder / 'soup.pth', [checkpoint_to_test(need.product.parent) for need in job.needs]
             yield Step('averaging', tool('soup.py', config, *ingredients, '--out', soup, *(['--greedy'] if method.greedy else [])),

@@ -15,6 +15,7 @@ from ..counterfactual import attention_relevance, drop_tokens, mask_keys, patch_
 from .auxiliary import Step
 from .class_weights import build_class_weights
 from .preprocessor import CAMRefillDataPreprocessor, Counterfactual
+from .second_look import check_side, look_twice
 
 
 @MODELS.register_module()
@@ -38,6 +39,8 @@ class CounterfactualClassifier(ImageClassifier):
         data_preprocessor (dict): :class:`CAMRefillDataPreprocessor`.
         gate (dict, optional): The arguments of :class:`ConformalGate`, which gives the start's predictions for images unlike those of the
             training. None: all predictions are those of the fine-tuned model.
+        second_look (float, optional): Predictions are made by :func:`mmcfmask.models.second_look.look_twice`, this being the side of the
+            part; also those of the gate's start. None: by one look.
         **kwargs: Those of ``ImageClassifier``, but ``pretrained`` and ``init_cfg``: they would act after the teacher was copied.
 
     Raises:
@@ -53,6 +56,7 @@ class CounterfactualClassifier(ImageClassifier):
                  data_preprocessor: dict | None = None,
                  auxiliary: list[dict] | None = None,
                  gate: dict | None = None,
+                 second_look: float | None = None,
                  **kwargs) -> None:
         for key in {'pretrained', 'init_cfg'} & kwargs.keys():
             if kwargs[key] is not None:
@@ -70,6 +74,10 @@ class CounterfactualClassifier(ImageClassifier):
                              f'{data_preprocessor["type"]!r}')
         check_normalisation(self.backbone, self.data_preprocessor)
         self._set_frozen(teacher=None, gate=None)
+        if second_look is not None:
+            check_side(second_look)
+            patch_grid(self.backbone, torch.empty(1, 3, 224, 224))  # an error without patches
+        self.second_look = second_look
         self.auxiliary = nn.ModuleList()
         self._load_start(teacher)
         if gate is not None:
@@ -152,15 +160,25 @@ class CounterfactualClassifier(ImageClassifier):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs) -> list:
-        """As ``ImageClassifier.predict``; with a gate, its scores are what the predictions are made of, and ``by_start`` (bool) says whose
-        they are."""
-        if self.gate is None:
+        """As ``ImageClassifier.predict``, by one look or two; with a gate, its scores are what the predictions are made of, and
+        ``by_start`` (bool) says whose they are."""
+        if self.gate is None and self.second_look is None:
             return super().predict(inputs, data_samples, **kwargs)
-        scores, by_start = self.gate(inputs, self.head(self.extract_feat(inputs)))
+        if self.second_look is None:
+            scores = self._classify(inputs)
+        else:
+            scores = look_twice(self.backbone, self._classify, inputs, self.second_look)
+        if self.gate is None:
+            return self.head._get_predictions(scores, data_samples)
+        scores, by_start = self.gate(inputs, scores, self.second_look)
         data_samples = self.head._get_predictions(scores, data_samples)
         for sample, started in zip(data_samples, by_start.tolist()):
             sample.set_field(started, 'by_start', dtype=bool)
         return data_samples
+
+    def _classify(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of normalised images."""
+        return self.head(self.extract_feat(images))
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_cls``, with a teacher ``loss_distill``, and those of the auxiliary modules.

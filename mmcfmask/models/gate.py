@@ -9,6 +9,7 @@ from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
 from .class_weights import cached_features, class_name, labels_of, num_classes
+from .second_look import look_twice
 from .teacher import OpenCLIPTeacher
 
 
@@ -125,11 +126,15 @@ class ConformalGate(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, logits: Tensor, second_look: float | None = None) -> tuple[Tensor, Tensor]:
         """Scores (B, C) of ``images`` (B, 3, H, W), where the fine-tuned model gives ``logits`` (B, C); and bool (B,), True where they are
-        those of the start."""
+        those of the start, by :func:`look_twice` with a ``second_look``."""
         with torch.autocast(images.device.type, enabled=False):  # as the bank and the threshold
             features = self.start(images)
             similarity = class_similarity(F.normalize(features, dim=-1), logits.argmax(dim=1), self.bank, self.bank_labels, self.neighbours)
         by_start = similarity < self.threshold
-        return torch.where(by_start[:, None], self.start.logits(features).to(logits.dtype), logits), by_start
+        if second_look is None or not by_start.any():
+            answers = self.start.logits(features[by_start])
+        else:
+            answers = look_twice(self.start.backbone, self.start.classify, images[by_start], second_look)
+        return logits.index_put((by_start, ), answers.to(logits.dtype)), by_start

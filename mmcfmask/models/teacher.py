@@ -116,10 +116,16 @@ class OpenCLIPTeacher(nn.Module):
         if low is not None and self._rounded is None and not self.exact:
             self._round(low)
         with torch.inference_mode(), nullcontext() if low is None else torch.autocast(device, dtype=low):
-            feats = self.backbone(images)
-            if self.neck is not None:
-                feats = self.neck(feats)
+            feats = self._features(images)
         return feats[-1].clone()  # outside inference mode: a normal tensor, which autograd may save
+
+    def _features(self, images: Tensor) -> tuple[Tensor]:
+        feats = self.backbone(images)
+        return feats if self.neck is None else self.neck(feats)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of the start head for images (B, 3, H, W), with a graph where gradients are enabled."""
+        return self.head(self._features(images))
 
     def logits(self, feats: Tensor) -> Tensor:
         """Logits (B, classes) of the start head for features (B, D)."""

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmcfmask.counterfactual import random_colors, random_views
+from mmcfmask.counterfactual import random_colors, random_views, relevance_center, zoom_in
 
 
 def generator(seed=0):
@@ -80,3 +80,37 @@ def test_colors_keep_the_variance_and_change_their_share():
     assert kept.item() == pytest.approx(0.7, abs=0.05)
     with pytest.raises(ValueError, match='1.5'):
         random_colors(images, 1.5)
+
+
+def test_center_of_relevance():
+    relevance = torch.rand(4, 3, 5)
+    relevance[3] = 0
+    for got, one in zip(relevance_center(relevance)[:3], relevance.tolist()):
+        mass = sum(value**2 for row in one for value in row)
+        right = sum(one[i][j]**2 * (j + 0.5) / 5 for i in range(3) for j in range(5)) / mass
+        down = sum(one[i][j]**2 * (i + 0.5) / 3 for i in range(3) for j in range(5)) / mass
+        torch.testing.assert_close(got, torch.tensor([2 * right - 1, 2 * down - 1]))
+    assert relevance_center(relevance)[3].tolist() == [0, 0]
+    alone = torch.zeros(1, 4, 4)
+    alone[0, 3, 0] = 7.
+    assert relevance_center(alone).tolist() == [[-0.75, 0.75]]
+
+
+@pytest.mark.parametrize('shape, side', [((9, 9), 0.6), ((8, 14), 0.75)])
+def test_zoom_equals_the_slow_one(shape, side):
+    images, center = torch.randn(6, 2, *shape), torch.tensor([[0., 0], [0.1, -0.2], [0.9, 0.9], [-1, 0.2], [-0.05, 1], [0.3, 0.]])
+    closer = zoom_in(images, center, side)
+    for image, got, (right, down) in zip(images, closer, center.tolist()):
+        right, down = (max(side - 1, min(1 - side, value)) / 2 for value in (right, down))
+        for channel in range(2):
+            torch.testing.assert_close(got[channel], slow_view(image[channel], 0., side, right, down), rtol=1e-4, atol=1e-4)
+
+
+def test_zoom_of_nothing_is_the_identity_and_dtypes_are_kept():
+    images = torch.randn(2, 3, 6, 6, dtype=torch.bfloat16)
+    closer = zoom_in(images, torch.tensor([[0.5, 1.], [0, 0]]), 1.)
+    assert closer.dtype == torch.bfloat16
+    torch.testing.assert_close(closer, images)
+    for side in (0., 1.1, -1.):
+        with pytest.raises(ValueError, match=r'the side of the part to zoom in to must lie in \(0, 1\]'):
+            zoom_in(images, torch.zeros(2, 2), side)

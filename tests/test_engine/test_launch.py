@@ -5,7 +5,7 @@ from mmpretrain.registry import HOOKS
 
 import mmcfmask  # noqa: F401
 from mmcfmask.engine import RelativeEMAHook, launch
-from mmcfmask.engine.launch import add_gate, fit_total_batch, forget_pretrained, load_config
+from mmcfmask.engine.launch import add_gate, add_second_look, fit_total_batch, forget_pretrained, load_config
 
 CONFIG = """
 data_root = 'data/x/'
@@ -125,6 +125,14 @@ def test_gate_of_the_training_and_validation_images(monkeypatch):
         add_gate(load_config('configs/shapes/zeroshot.py', {}))
     with pytest.raises(ValueError, match="a gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
         add_gate(load_config(path, {'model.type': 'ImageClassifier'}))
+
+
+def test_second_look():
+    cfg = load_config('configs/shapes/cfmask.py', {})
+    add_second_look(cfg, 0.8)
+    assert cfg.model.second_look == 0.8
+    with pytest.raises(ValueError, match="a second look needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
+        add_second_look(load_config('configs/shapes/cfmask.py', {'model.type': 'ImageClassifier'}), 0.8)
 
 
 def test_gate_follows_the_training_images(tmp_path):

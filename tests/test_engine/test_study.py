@@ -48,7 +48,7 @@ def test_sweep_gives_every_combination():
 def test_runs_seeds_and_folders(tmp_path):
     methods = {
         'FT + WiSE-FT': dict(wise_ft='FT'), 'Zero-shot': 'zeroshot', 'FT': 'ft', 'FD': dict(config='fd', seeds=[7]),
-        'Soup': dict(soup='FT', greedy=True), 'FT + gate': dict(gate='FT', seeds=[1])}
+        'Soup': dict(soup='FT', greedy=True), 'FT + gate': dict(retest='FT', options=['--gate'], seeds=[1])}
     planned = study(tmp_path, methods, seeds=[0, 1])
     assert labels(planned) == [
         'shapes FT + WiSE-FT (seed 0)', 'shapes FT + WiSE-FT (seed 1)', 'shapes Zero-shot', 'shapes FT (seed 0)', 'shapes FT (seed 1)',
@@ -108,13 +108,22 @@ def test_only(tmp_path):
 
 
 def test_derived_methods_follow_the_seeds_of_their_source(tmp_path):
-    methods = {'FT': dict(config='ft', seeds=[1, 2]), 'W': dict(wise_ft='FT'), 'S': dict(soup='FT'), 'G': dict(gate='FT', seeds=[2])}
+    methods = {
+        'FT': dict(config='ft', seeds=[1, 2]), 'W': dict(wise_ft='FT'), 'S': dict(soup='FT'),
+        'G': dict(retest='FT', options=['--gate'], seeds=[2])}
     planned = study(tmp_path, methods, seeds=[0])
     assert labels(planned) == ['shapes FT (seed 1)', 'shapes FT (seed 2)', 'shapes W (seed 1)', 'shapes W (seed 2)', 'shapes S',
                                'shapes G (seed 2)']
     assert [need.label for need in planned.jobs[4].needs] == ['shapes FT (seed 1)', 'shapes FT (seed 2)']
     with pytest.raises(ValueError, match=r"methods\['G'\]: 'FT' has no run with seed 0, but with 1, 2"):
-        study(tmp_path, {**methods, 'G': dict(gate='FT', seeds=[0])})
+        study(tmp_path, {**methods, 'G': dict(retest='FT', options=['--gate'], seeds=[0])})
+
+
+def test_what_is_not_trained_can_be_tested_again(tmp_path):
+    planned = study(tmp_path, {'ZS': 'zeroshot', 'ZS twice': dict(retest='ZS', options=['--second-look'])}, seeds=[0, 1])
+    assert labels(planned) == ['shapes ZS', 'shapes ZS twice']
+    step = next(iter(planned.jobs[1].steps(planned.jobs[1])))
+    assert '--second-look' in step.command and not any(str(part).endswith('.pth') for part in step.command)
 
 
 def test_a_partial_run_keeps_the_results_of_the_rest(tmp_path):
@@ -159,7 +168,7 @@ def test_a_picture_of_every_variant(tmp_path):
     ({'W': dict(wise_ft=['FT'])}, "wise_ft must be a text, but is \\['FT'\\]"),
     ({'FT': dict(config=3)}, 'config must be a text, but is 3'),
     ({'FT': dict(config='ft', seeds=[0, 1.5])}, r'seeds must be whole numbers, but are \[0, 1.5\]'),
-    ({'FT': {}}, 'must have one of config, wise_ft, gate, soup, but has none'),
+    ({'FT': {}}, 'must have one of config, wise_ft, retest, soup, but has none'),
     ({'FT': dict(config='ft', soup='FT')}, 'but has config and soup'),
     ({'FT': dict(config='ft', sweep={'a.b': 3})}, 'sweep takes a list of values'),
     ({'FT': dict(config='ft', sweep={'alpa': [3]})}, "sweep has no 'alpa'"),
@@ -172,6 +181,10 @@ def test_a_picture_of_every_variant(tmp_path):
     ({'W': dict(wise_ft='FT')}, "derived from 'FT', which is none of W"),
     ({'FT': 'ft', 'W': dict(wise_ft='FT'), 'S': dict(soup='W')}, "derived from 'W', which is derived itself"),
     ({'FT': 'ft', 'W': dict(wise_ft='FT', cfg_options={'a.b': 1})}, 'whose cfg_options count'),
+    ({'FT': 'ft', 'G': dict(retest='FT')}, r'retest needs options, a list of --gate and --second-look, .* but they are \[\]'),
+    ({'FT': 'ft', 'G': dict(retest='FT', options=['--look'])}, r"but they are \['--look'\]"),
+    ({'FT': 'ft', 'G': dict(wise_ft='FT', options=['--gate'])}, "nothing else can have them"),
+    ({'FT': 'ft', 'G': dict(retest='FT', options='--gate')}, r"options must be a list, such as .*, but is '--gate'"),
     ({'ZS': 'zeroshot', 'W': dict(wise_ft='ZS')}, "'ZS' is not trained, so nothing can be derived"),
     ({'FT': 'ft', 'F{x}': dict(config='fd', sweep={'a.x': ['T']})}, "two methods are named 'FT'"),
     ({'F T': 'ft', 'f_t': 'fd'}, 'two methods would write to .*f_t/seed0'),

@@ -184,6 +184,18 @@ def test_alphas_out_of_range(tmp_path, capfd):
     assert 'alphas must lie in [0, 1]' in capfd.readouterr().err
 
 
+def test_second_look_at_small_objects(tmp_path):
+    one, two, closer = tmp_path / 'one.json', tmp_path / 'two.json', tmp_path / 'closer.json'
+    for out, options in ((one, []), (two, ['--second-look']), (closer, ['--second-look', '0.8'])):
+        evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--out', out, *options, '--cfg-options', *SMALL,
+                 'test_dataloader.a.dataset.size=100')
+    one, two, closer = (json.loads(out.read_text()) for out in (one, two, closer))
+    assert one['metrics']['a/top1'] < two['metrics']['a/top1'] < closer['metrics']['a/top1']
+    assert two['inference'] == dict(gate=False, second_look=0.9) and closer['inference']['second_look'] == 0.8 and 'inference' not in one
+    with pytest.raises(SystemExit, match=r'second_look is the side .* in \(0, 1\), but is 1.5'):
+        evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--second-look', '1.5')
+
+
 def test_wise_ft(tmp_path, capfd):
     """α = 0 is the test without a checkpoint and α = 1 that of the checkpoint, on one process and on two."""
     train('configs/shapes/ft.py', '--work-dir', tmp_path, '--no-validate', '--cfg-options', 'train_dataloader.dataset.size=64',

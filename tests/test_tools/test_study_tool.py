@@ -35,7 +35,7 @@ methods:
   FT: {config: ft, seeds: [0, 1]}
   FT soup: {soup: FT}
   FT + WiSE-FT: {wise_ft: FT, seeds: [0]}
-  FT + gate: {gate: FT, seeds: [0]}
+  FT + gate: {retest: FT, options: [--gate], seeds: [0]}
 '''
 
 
