@@ -4,6 +4,7 @@
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] IMAGES...          # files or folders
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split test       # images of the config's own sets
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split test --all # all nine variants side by side
+    python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split a --second-look  # where tools/test.py --second-look looks
 
 Without a checkpoint the relevance is that of the pre-trained model.
 """
@@ -23,10 +24,11 @@ from PIL import Image
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.counterfactual import FILLS, KINDS, check_value, patch_grid, relevance_map
+from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, patch_grid, relevance_center, relevance_map, zoom_in
 from mmcfmask.engine.launch import build_model, load_config
 from mmcfmask.engine.preflight import check_checkpoint, check_out, makes_counterfactuals
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
+from mmcfmask.models.second_look import SECOND_LOOK, check_side
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
 CHECKPOINT_SUFFIXES = ('.pth', '.pt')
@@ -46,6 +48,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--fill', choices=FILLS, help="what replaces them (default: the config's, else single)")
     parser.add_argument('--value', type=float, help='threshold or probability in [0, 1] (default: published for mask and fill)')
     parser.add_argument('--all', action='store_true', help='show all nine masks x fills with their published values')
+    parser.add_argument('--second-look', nargs='?', const=SECOND_LOOK, type=float, metavar='SIDE', help='show instead which part of each '
+                        f'image tools/test.py --second-look looks at again, SIDE times as large (default: {SECOND_LOOK})')
     parser.add_argument('--layout', choices=['rows', 'columns'], default='rows', help='one image per row or per column')
     parser.add_argument('--out', default='counterfactuals.png', help='the picture (default: %(default)s)')
     parser.add_argument('--pdf', action='store_true', help='write a PDF beside it')
@@ -64,6 +68,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error('--labels is for image files; the images of --split have their labels')
     if args.all and (args.mask or args.fill or args.value is not None or args.layout == 'columns'):
         parser.error('--all shows every mask and fill with its published value: leave out --mask, --fill, --value and --layout')
+    if args.second_look is not None and (args.all or args.mask or args.fill or args.value is not None):
+        parser.error('--second-look takes no patches out: leave out --all, --mask, --fill and --value')
     if args.num < 1:
         parser.error(f'--num must be at least 1, got {args.num}')
     if Path(args.out).suffix.lower() != '.png':
@@ -208,7 +214,12 @@ def main(argv=None) -> None:
     files = find_files(args.images, args.num)
     if args.split and args.split not in named_sets(cfg):
         raise SystemExit(f'unknown --split {args.split!r}: the config has {", ".join(named_sets(cfg)) or "no data sets"}')
-    few = (len(files) if files else args.num) < 2
+    try:
+        if args.second_look is not None:
+            check_side(args.second_look)
+    except ValueError as error:
+        raise SystemExit(f'--second-look: {error}') from None
+    few = args.second_look is None and (len(files) if files else args.num) < 2
     if few and (args.all or fill != 'none'):
         raise SystemExit('a fill takes patches from other images: give at least 2 images, or --fill none')
 
@@ -243,7 +254,8 @@ def main(argv=None) -> None:
     texts = [f'pred. {short[p]}' for p in predicted]
     if labels:
         texts = [short[label] + ('' if label == p else f'\n{text}') for label, p, text in zip(labels, predicted, texts)]
-    relevance = relevance_map(model, inputs, torch.tensor(labels or predicted, device=inputs.device))
+    shown = predicted if args.second_look else labels or predicted
+    relevance = relevance_map(model, inputs, torch.tensor(shown, device=inputs.device))
 
     def display(images):
         mean, std = (getattr(model.data_preprocessor, key, None) for key in ('mean', 'std'))
@@ -260,6 +272,13 @@ def main(argv=None) -> None:
         variants = [Variant(m, f, v, counterfactual(m, f, v)[0]) for m in KINDS for f in FILLS for v in [PUBLISHED_VALUES[m, f]]]
         figure = variants_panel(display(inputs), relevance, variants, texts)
         what = 'nine masks x fills with their published values'
+    elif args.second_look:
+        center = relevance_center(relevance)
+        outside = ~part_of_grid(center, args.second_look, relevance.shape[1:])
+        stages = ('Image', 'Relevance', 'Left out', 'Second look')
+        figure = counterfactual_panel(
+            display(inputs), relevance, outside, display(zoom_in(inputs, center, args.second_look)), texts, gt_masks, args.layout, stages)
+        what = f'second look at {args.second_look:g} of the sides, where the predicted class is relevant'
     else:
         images, patches = counterfactual(mask, fill, value, **changes)
         stages = ('Image', 'Relevance', 'Mask', 'Hidden' if fill == 'none' else 'Counterfactual')

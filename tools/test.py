@@ -33,6 +33,7 @@ from mmcfmask.engine.launch import (
 )
 from mmcfmask.engine.preflight import check_fits, check_out, check_work_dir, warn_of_random_start
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
+from mmcfmask.models.second_look import SECOND_LOOK
 from mmcfmask.visualization import results_table
 
 
@@ -44,8 +45,9 @@ def parse_args(argv=None) -> argparse.Namespace:
                         'is not there is an error (default: those of the config, without what is not there)')
     parser.add_argument('--gate', action='store_true', help='let the pre-trained model answer for images that are not like the training '
                         'images of the class that the fine-tuned one sees in them (model.gate)')
-    parser.add_argument('--second-look', nargs='?', const=0.9, type=float, metavar='SIDE', help='predict from the mean logits of an image '
-                        'and of the part of it that speaks for the predicted class, SIDE times as large (default: 0.9; model.second_look)')
+    parser.add_argument('--second-look', nargs='?', const=SECOND_LOOK, type=float, metavar='SIDE', help='predict from the mean logits of '
+                        'an image and of the part of it that speaks for the predicted class, SIDE times as large (default: '
+                        f'{SECOND_LOOK}; model.second_look)')
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
     parser.add_argument('--out', metavar='FILE.json', help='write metrics and protocol to this file')
     parser.add_argument('--predictions', metavar='DIR', help='write the prediction for every image to DIR/<set>.csv')

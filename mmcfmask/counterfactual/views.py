@@ -88,9 +88,29 @@ def relevance_center(relevance: Tensor) -> Tensor:
     height, width = relevance.shape[1:]
     weights = relevance.float().square()
     total = weights.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
-    right = (2 * torch.arange(width, device=relevance.device) + 1) / width - 1
-    down = (2 * torch.arange(height, device=relevance.device) + 1) / height - 1
+    right, down = _middles(width, relevance), _middles(height, relevance)
     return torch.stack([(weights.sum(dim=1) * right).sum(dim=1) / total, (weights.sum(dim=2) * down).sum(dim=1) / total], dim=1)
+
+
+def part_of_grid(center: Tensor, side: float, grid: tuple[int, int]) -> Tensor:
+    """Which patches have their middle in the part that :func:`zoom_in` cuts out.
+
+    Args:
+        center (Tensor): (B, 2), as there.
+        side (float): As there.
+        grid (tuple[int, int]): Rows and columns of patches.
+
+    Returns:
+        Tensor: (B, h, w) bool.
+    """
+    right, down = center.float().clamp(side - 1, 1 - side).unbind(dim=1)
+    rows, cols = (_middles(num, center) for num in grid)
+    return ((rows - down[:, None]).abs() <= side)[:, :, None] & ((cols - right[:, None]).abs() <= side)[:, None]
+
+
+def _middles(num: int, like: Tensor) -> Tensor:
+    """Middles of ``num`` patches in a row, in (-1, 1) from edge to edge."""
+    return (2 * torch.arange(num, device=like.device) + 1) / num - 1
 
 
 def zoom_in(images: Tensor, center: Tensor, side: float) -> Tensor:

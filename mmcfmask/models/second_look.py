@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from ..counterfactual import logits_and_relevance, relevance_center, zoom_in
 
+SECOND_LOOK = 0.9
+"""Side of the part, as chosen on the held-out images of the built-in benchmark (docs/results.md)."""
+
 
 def check_side(side: float) -> None:
     """Raise a ValueError unless ``side`` is that of a part to zoom in to."""

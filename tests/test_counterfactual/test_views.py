@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmcfmask.counterfactual import random_colors, random_views, relevance_center, zoom_in
+from mmcfmask.counterfactual import part_of_grid, random_colors, random_views, relevance_center, zoom_in
 
 
 def generator(seed=0):
@@ -104,6 +104,18 @@ def test_zoom_equals_the_slow_one(shape, side):
         right, down = (max(side - 1, min(1 - side, value)) / 2 for value in (right, down))
         for channel in range(2):
             torch.testing.assert_close(got[channel], slow_view(image[channel], 0., side, right, down), rtol=1e-4, atol=1e-4)
+
+
+def test_part_of_the_grid_is_what_the_zoom_shows():
+    center = torch.tensor([[0., 0], [0.9, -0.9], [0.3, -0.1]])
+    inside = part_of_grid(center, 0.5, (4, 8))
+    for one, (right, down) in zip(inside, ((0., 0.), (0.5, -0.5), (0.3, -0.1))):
+        for i in range(4):
+            for j in range(8):
+                assert one[i, j] == (abs((i + 0.5) / 2 - 1 - down) <= 0.5 and abs((j + 0.5) / 4 - 1 - right) <= 0.5)
+    numbered = torch.arange(32.).view(1, 1, 4, 8)  # the part shows the patches that are in it, and no others
+    closer = zoom_in(numbered.repeat_interleave(64, 2).repeat_interleave(64, 3), center[:1], 0.5)
+    assert closer[0, 0, 64::128, 64::128].flatten().tolist() == numbered[0][inside[:1]].tolist()
 
 
 def test_zoom_of_nothing_is_the_identity_and_dtypes_are_kept():

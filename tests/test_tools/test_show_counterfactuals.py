@@ -8,7 +8,7 @@ from mmengine.config import Config
 from PIL import Image
 from scripts import load_tool
 
-from mmcfmask.counterfactual import patch_mask, relevance_map
+from mmcfmask.counterfactual import part_of_grid, patch_mask, relevance_center, relevance_map, zoom_in
 from mmcfmask.datasets import ShapesDataset
 
 ROOT = Path(__file__).parents[2]
@@ -209,3 +209,15 @@ def test_wrong_usage(tool, capsys, args, message):
     with pytest.raises(SystemExit):
         tool.main([SHAPES, *args])
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_second_look(show, capsys):
+    images, relevance, outside, closer, texts, *_, stages = show('--split', 'a', '--num', 3, '--second-look', 0.7)
+    assert stages == ('Image', 'Relevance', 'Left out', 'Second look') and 'second look at 0.7 of the sides' in capsys.readouterr().out
+    center = relevance_center(relevance)
+    torch.testing.assert_close(closer, zoom_in(images, center, 0.7), rtol=1e-3, atol=1e-3)
+    assert torch.equal(outside, ~part_of_grid(center, 0.7, (8, 8)))
+    with pytest.raises(SystemExit, match=r'--second-look: .* in \(0, 1\), but is 2.0'):
+        show('--split', 'a', '--second-look', 2)
+    with pytest.raises(SystemExit):
+        show('--split', 'a', '--second-look', '--all')
