@@ -3,12 +3,17 @@ from __future__ import annotations
 
 from typing import Callable
 
+import torch
 from torch import Tensor, nn
 
 from ..counterfactual import logits_and_relevance, relevance_center, zoom_in
 
 SECOND_LOOK = 0.9
 """Side of the part, as chosen on the held-out images of the built-in benchmark (docs/results.md)."""
+
+
+IMAGES_AT_ONCE = 32
+"""Whose activations are kept for the backward pass: a test takes no more memory for larger batches."""
 
 
 def check_side(side: float) -> None:
@@ -35,5 +40,8 @@ def look_twice(tower: nn.Module, classify: Callable[[Tensor], Tensor], images: T
     Returns:
         Tensor: (B, C).
     """
-    logits, relevance = logits_and_relevance(tower, classify, images)
-    return (logits + classify(zoom_in(images, relevance_center(relevance), side))) / 2
+    scores = []
+    for part in images.split(IMAGES_AT_ONCE):
+        logits, relevance = logits_and_relevance(tower, classify, part)
+        scores.append((logits + classify(zoom_in(part, relevance_center(relevance), side))) / 2)
+    return torch.cat(scores)

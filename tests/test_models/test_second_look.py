@@ -7,6 +7,7 @@ from mmpretrain.registry import DATASETS, MODELS
 from mmpretrain.structures import DataSample
 from naive import explicit_relevance
 
+from mmcfmask.models import second_look
 from mmcfmask.models.second_look import look_twice
 
 
@@ -66,7 +67,8 @@ def test_equals_the_slow_one(tiny_pretrained):
         assert int(sample.pred_label) == int(expected.argmax())
 
 
-def test_an_image_is_not_changed_by_others_nor_by_inference_mode(tiny_pretrained):
+def test_an_image_is_not_changed_by_others_nor_by_inference_mode(tiny_pretrained, monkeypatch):
+    monkeypatch.setattr(second_look, 'IMAGES_AT_ONCE', 2)
     model = build(tiny_pretrained)
     images = torch.randn(3, 3, 32, 32)
     both = look_twice(model.backbone, model._classify, images, 0.9)
