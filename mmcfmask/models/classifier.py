@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import count
+from itertools import chain, count
 from typing import Any, Callable
 
 import torch
@@ -165,9 +165,9 @@ class CounterfactualClassifier(ImageClassifier):
         if self.gate is None and self.second_look is None:
             return super().predict(inputs, data_samples, **kwargs)
         if self.second_look is None:
-            scores = self._classify(inputs)
+            scores = self(inputs)
         else:
-            scores = look_twice(self.backbone, self._classify, inputs, self.second_look)
+            scores = look_twice(self.backbone, self, inputs, self.second_look)
         if self.gate is None:
             return self.head._get_predictions(scores, data_samples)
         scores, by_start = self.gate(inputs, scores, self.second_look)
@@ -175,10 +175,6 @@ class CounterfactualClassifier(ImageClassifier):
         for sample, started in zip(data_samples, by_start.tolist()):
             sample.set_field(started, 'by_start', dtype=bool)
         return data_samples
-
-    def _classify(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of normalised images."""
-        return self.head(self.extract_feat(images))
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_cls``, with a teacher ``loss_distill``, and those of the auxiliary modules.
@@ -219,8 +215,8 @@ class CounterfactualClassifier(ImageClassifier):
 def add_losses(losses: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
     """Add ``more`` to ``losses``, in place; a second one of a name, as of two modules of one type, becomes ``<name>_2``."""
     for name, loss in more.items():
-        number = next(number for number in count(1) if (name if number == 1 else f'{name}_{number}') not in losses)
-        losses[name if number == 1 else f'{name}_{number}'] = loss
+        names = chain([name], (f'{name}_{number}' for number in count(2)))
+        losses[next(free for free in names if free not in losses)] = loss
     return losses
 
 

@@ -71,10 +71,10 @@ def test_an_image_is_not_changed_by_others_nor_by_inference_mode(tiny_pretrained
     monkeypatch.setattr(second_look, 'IMAGES_AT_ONCE', 2)
     model = build(tiny_pretrained)
     images = torch.randn(3, 3, 32, 32)
-    both = look_twice(model.backbone, model._classify, images, 0.9)
+    both = look_twice(model.backbone, model, images, 0.9)
     for image, expected in zip(images, both):
         with torch.inference_mode():
-            alone = look_twice(model.backbone, model._classify, image[None].clone(), 0.9)
+            alone = look_twice(model.backbone, model, image[None].clone(), 0.9)
         torch.testing.assert_close(alone[0], expected, rtol=1e-4, atol=1e-4)
     assert all(parameter.grad is None for parameter in model.parameters())
 
