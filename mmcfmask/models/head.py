@@ -50,6 +50,9 @@ class CLIPDistillHead(ClsHead):
         distill_weight (float): λ of the distillation loss. Published: 30 for both.
         temperature (float): T of 'logits'.
         cls_weight (float): Weight of the cross-entropy. 0: it is left out.
+        cls_temperature (float): Divides the logits in the cross-entropy, and nowhere else. At CLIP's logit scale a start that knows the
+            training images has a cross-entropy of almost 0, from which a tower learns only where it errs; a temperature above 1 (Agarwala
+            et al., "Temperature check", arXiv 2010.07344) lets all images count.
         init_cfg (dict, optional): mmengine's.
 
     Raises:
@@ -64,13 +67,14 @@ class CLIPDistillHead(ClsHead):
                  distill_weight: float = 30.,
                  temperature: float = 10.,
                  cls_weight: float = 1.,
+                 cls_temperature: float = 1.,
                  init_cfg: dict | None = None) -> None:
         super().__init__(loss=dict(type='CrossEntropyLoss', loss_weight=cls_weight), init_cfg=init_cfg)
         if distill not in ('feature', 'logits', None):
             raise ValueError(f'unknown distill={distill!r}: choose "feature", "logits" or None')
-        if temperature <= 0 or distill_weight < 0 or cls_weight < 0:
-            raise ValueError(f'temperature must be positive and loss weights not negative, but temperature={temperature}, '
-                             f'distill_weight={distill_weight}, cls_weight={cls_weight}')
+        if temperature <= 0 or cls_temperature <= 0 or distill_weight < 0 or cls_weight < 0:
+            raise ValueError(f'temperatures must be positive and loss weights not negative, but temperature={temperature}, '
+                             f'cls_temperature={cls_temperature}, distill_weight={distill_weight}, cls_weight={cls_weight}')
         if in_channels is None:
             raise ValueError('CLIPDistillHead needs in_channels when it is built outside CounterfactualClassifier')
         self.num_classes = num_classes
@@ -80,6 +84,7 @@ class CLIPDistillHead(ClsHead):
         self.distill_weight = distill_weight
         self.temperature = temperature
         self.cls_weight = cls_weight
+        self.cls_temperature = cls_temperature
         self.fc = nn.Linear(in_channels, num_classes)
 
     def init_class_weights(self, embeddings: Tensor, logit_scale: float, bias: Tensor | None = None) -> None:
@@ -121,10 +126,10 @@ class CLIPDistillHead(ClsHead):
         return self.loss_by_logits(self(feats), data_samples, **kwargs)
 
     def loss_by_logits(self, logits: Tensor, data_samples: list, **kwargs) -> dict[str, Tensor]:
-        """Cross-entropy of logits that are there already, as ``dict(loss_cls=…)``; empty where it has no weight."""
+        """Cross-entropy of logits (B, C) over ``cls_temperature``, as ``dict(loss_cls=…)``; empty where it has no weight."""
         if self.cls_weight == 0:
             return {}
-        losses = self._get_loss(logits, data_samples, **kwargs)
+        losses = self._get_loss(logits / self.cls_temperature, data_samples, **kwargs)
         losses['loss_cls'] = losses.pop('loss')
         return losses
 

@@ -61,6 +61,19 @@ def test_losses_and_weights():
     assert module.distill_loss(a, b, None)['loss_distill'].item() == pytest.approx(7 * ((a - b)**2).mean().item(), rel=1e-5)
 
 
+def test_temperature_of_the_cross_entropy_equals_loop():
+    module = head(cls_temperature=10.)
+    logits, labels = torch.randn(2, 3) * 20, [0, 2]
+    total = 0.
+    for row, label in zip(logits.tolist(), labels):
+        powers = [math.exp(x / 10) for x in row]
+        total -= math.log(powers[label] / sum(powers))
+    samples = [DataSample().set_gt_label(label) for label in labels]
+    assert module.loss_by_logits(logits, samples)['loss_cls'].item() == pytest.approx(total / 2, rel=1e-5)
+    features = (torch.randn(2, 4), )
+    torch.testing.assert_close(torch.stack([sample.pred_logits for sample in module.predict(features)]), module(features))
+
+
 def test_knowledge_distillation_uses_the_start_head():
     from mmcfmask.models.teacher import OpenCLIPTeacher
     module = head(distill='logits', distill_weight=30., temperature=10.)
@@ -77,7 +90,8 @@ def test_knowledge_distillation_uses_the_start_head():
 
 @pytest.mark.parametrize('options, message', [
     (dict(distill='features'), 'unknown distill'),
-    (dict(temperature=0.), 'temperature'),
+    (dict(temperature=0.), 'temperature=0'),
+    (dict(cls_temperature=0.), 'cls_temperature=0'),
     (dict(distill_weight=-1.), 'loss weights'),
 ])
 def test_bad_options(options, message):
