@@ -80,7 +80,7 @@ def test_launchers_without_a_gpu(launcher, environment):
             'print(torch.distributed.get_backend(), torch.distributed.get_world_size())\n')
     env = {**os.environ, **environment, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port()}
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
-    assert done.stdout == 'gloo 1\n', done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1:] == ['gloo 1'], done.stderr[-2000:]  # older torch says more before it
 
 
 def test_half_written_grammar_of_yapf_is_read_again(monkeypatch):

@@ -257,7 +257,7 @@ def find_ground_truth(val: Path) -> Path:
     """
     beside = val.absolute().parent
     places = [val, beside, beside / 'ILSVRC2012_devkit_t12' / 'data', beside / 'ILSVRC2012_devkit_t12', beside / 'devkit' / 'data',
-              *beside.parents[:3]]
+              *list(beside.parents)[:3]]
     for path in (place / name for place in places for name in GROUND_TRUTHS):
         if path.is_file():
             return path
