@@ -306,7 +306,9 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once(tiny_pretrained, mo
         results.append({**losses, 'grad': model.backbone.visual.conv1.weight.grad})
     assert 0 < counts[0] <= 12 and counts[0] == counts[1] == counts[2]
     for name in results[0]:
-        torch.testing.assert_close(results[1][name], results[0][name], rtol=1e-5, atol=1e-4 if name == 'grad' else 1e-5)  # of 0.2
+        # Student and teacher are equal here, so that a part of the gradient (up to 0.2) is their rounding times the weight.
+        bounds = dict(rtol=1.3e-6, atol=1e-4) if name == 'grad' else {}
+        torch.testing.assert_close(results[1][name], results[0][name], **bounds)
 
 
 def test_the_backbone_is_lean(tiny_pretrained):
