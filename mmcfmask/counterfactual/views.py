@@ -45,8 +45,7 @@ def random_views(images: Tensor,
     rows = [torch.stack([cos, -sin * height / width, 2 * shift * (2 * right - 1)], dim=1),
             torch.stack([sin * width / height, cos, 2 * shift * (2 * down - 1)], dim=1)]
     theta = torch.where(changed[:, None, None] < probability, torch.stack(rows, dim=1), torch.eye(2, 3, device=images.device))
-    grid = F.affine_grid(theta, images.shape, align_corners=False)
-    return F.grid_sample(images.float(), grid, padding_mode='reflection', align_corners=False).to(images.dtype)
+    return _sample(images, theta, 'reflection')
 
 
 def random_colors(images: Tensor, probability: float = 1., generator: torch.Generator | None = None) -> Tensor:
@@ -72,7 +71,8 @@ def random_colors(images: Tensor, probability: float = 1., generator: torch.Gene
     changed = torch.rand(batch, 1, 1, device=images.device, generator=generator) < probability
     mixing = torch.randn(batch, channels, channels, device=images.device, generator=generator) / channels**0.5
     mixing = torch.where(changed, mixing, torch.eye(channels, device=images.device)).to(images.dtype)
-    return (mixing @ images.flatten(2)).view_as(images)
+    with torch.autocast(images.device.type, enabled=False):  # the images keep their dtype
+        return (mixing @ images.flatten(2)).view_as(images)
 
 
 def relevance_center(relevance: Tensor) -> Tensor:
@@ -132,5 +132,12 @@ def zoom_in(images: Tensor, center: Tensor, side: float) -> Tensor:
         raise ValueError(f'the side of the part to zoom in to must lie in (0, 1], but is {side:g}')
     center = center.float().clamp(side - 1, 1 - side)
     scale = torch.eye(2, device=images.device).mul(side).expand(len(images), 2, 2)
-    grid = F.affine_grid(torch.cat([scale, center[:, :, None]], dim=2), images.shape, align_corners=False)
-    return F.grid_sample(images.float(), grid, padding_mode='border', align_corners=False).to(images.dtype)
+    return _sample(images, torch.cat([scale, center[:, :, None]], dim=2), 'border')
+
+
+def _sample(images: Tensor, theta: Tensor, outside: str) -> Tensor:
+    """``images`` by the affine maps ``theta`` (B, 2, 3) float32, bilinear; in float32 under autocast too, which would round the places
+    to half a pixel."""
+    with torch.autocast(images.device.type, enabled=False):
+        grid = F.affine_grid(theta, images.shape, align_corners=False)
+        return F.grid_sample(images.float(), grid, padding_mode=outside, align_corners=False).to(images.dtype)

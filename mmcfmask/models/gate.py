@@ -132,9 +132,9 @@ class ConformalGate(nn.Module):
         with torch.autocast(images.device.type, enabled=False):  # as the bank and the threshold
             features = self.start(images)
             similarity = class_similarity(F.normalize(features, dim=-1), logits.argmax(dim=1), self.bank, self.bank_labels, self.neighbours)
-        by_start = similarity < self.threshold
-        if second_look is None or not by_start.any():
-            answers = self.start.logits(features[by_start])
-        else:
-            answers = look_twice(self.start.backbone, self.start.classify, images[by_start], second_look)
+            by_start = similarity < self.threshold
+            if second_look is None or not by_start.any():
+                answers = self.start.logits(features[by_start])
+            else:
+                answers = look_twice(self.start.backbone, self.start.classify, images[by_start], second_look)
         return logits.index_put((by_start, ), answers.to(logits.dtype)), by_start

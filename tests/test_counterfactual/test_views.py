@@ -126,3 +126,16 @@ def test_zoom_of_nothing_is_the_identity_and_dtypes_are_kept():
     for side in (0., 1.1, -1.):
         with pytest.raises(ValueError, match=r'the side of the part to zoom in to must lie in \(0, 1\]'):
             zoom_in(images, torch.zeros(2, 2), side)
+
+
+@pytest.mark.parametrize('change', [
+    lambda images: random_views(images, generator=generator(2)),
+    lambda images: random_colors(images, generator=generator(2)),
+    lambda images: zoom_in(images, torch.tensor([[0.13, -0.07], [0.031, 0.09]]), 0.9),
+])
+def test_autocast_rounds_neither_places_nor_colors(change):
+    images = torch.randn(2, 3, 64, 64)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        rounded = change(images)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, change(images), rtol=0, atol=0)

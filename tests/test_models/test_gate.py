@@ -118,14 +118,15 @@ def test_start_is_not_part_of_the_model(tiny_pretrained):
     assert model.gate.bank.dtype == model.gate.start.backbone.visual.proj.dtype == torch.float64
 
 
-def test_choice_is_the_same_under_autocast(tiny_pretrained):
+@pytest.mark.parametrize('second_look', [None, 0.9])
+def test_choice_is_the_same_under_autocast(second_look, tiny_pretrained):
     model, _ = build(tiny_pretrained)
     data = collated(list(class_weights.DATASETS.build(shapes('test', 30))))
     images = model.data_preprocessor(data)['inputs']
     logits = torch.randn(30, 10)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        rounded = model.gate(images, logits)
-    for low, full in zip(rounded, model.gate(images, logits)):
+        rounded = model.gate(images, logits, second_look)
+    for low, full in zip(rounded, model.gate(images, logits, second_look)):
         assert torch.equal(low, full)
 
 
