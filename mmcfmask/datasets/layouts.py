@@ -104,6 +104,7 @@ def find_set(name: str, data_root: str | Path) -> Path:
     beside = [root.parent] if any((root / folder).is_dir() for folders in SPLITS.values() for folder in folders) else []
     candidates = [path for base in (root, *beside) for path in _named(base, names)]
     others = {_plain(folder) for other in SETS.values() if other is not wanted for folder in other.folders}
+    others |= {_plain(folder) for folders in SPLITS.values() for folder in folders}  # ImageNet's own, of the same WordNet ids
     if _plain(root.name) not in others:
         candidates.insert(0, root)
     for path in candidates:

@@ -36,22 +36,26 @@ class IterationSeedHook(Hook):
 
 @HOOKS.register_module()
 class StopOnInvalidLossHook(Hook):
-    """Stop the run where the loss is no longer a finite number, before a checkpoint of it can be written.
+    """Stop the run where the loss, or the norm of the gradient that was clipped, is no longer a finite number, before a checkpoint of it
+    can be written. (With a loss scaler, which leaves out such steps, the gradient is its concern.)
 
     Raises:
-        FloatingPointError: Names the iteration, the parts of the loss and the last good checkpoint.
+        FloatingPointError: Names the iteration, the parts of the loss, the norm and the last good checkpoint.
     """
     priority = 'VERY_HIGH'
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        """Look at every part of the loss."""
+        """Look at every part of the loss, and at the gradient."""
         parts = {name: float(value.detach()) for name, value in (outputs or {}).items() if 'loss' in name}
+        norms = runner.message_hub.log_scalars.get('train/grad_norm')  # of the optimizer wrapper
+        if norms is not None and getattr(runner.optim_wrapper, 'loss_scaler', None) is None:
+            parts['grad_norm'] = norms.current()
         if all(math.isfinite(value) for value in parts.values()):
             return
         last = find_latest_checkpoint(runner.work_dir)
         advice = f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'
         raise FloatingPointError(
-            f'the loss is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
+            f'the loss or its gradient is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
             f'{", ".join(f"{name} = {value:g}" for name, value in parts.items())}; {advice}. '
             'A smaller learning rate, or float32 instead of --amp, usually helps.')
 

@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS, HOOKS, MODELS
+from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from torch import nn
 
 from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
@@ -21,7 +21,7 @@ from ..datasets import FolderDataset
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
-from .loops import choose_shifts
+from .loops import ResumableSampler, choose_shifts
 from .preflight import check_arguments, check_checkpoint, check_fits, is_a
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
@@ -138,8 +138,9 @@ def world_size(launcher: str) -> int:
 def fit_total_batch(cfg: Config, processes: int) -> None:
     """Make up ``cfg.total_batch_size`` by gradient accumulation: accumulative_counts = total / (processes × batch per process).
 
-    Sets ``cfg.optim_wrapper.accumulative_counts``, rounds iteration-based checkpoint intervals up to a multiple of it, so that no
-    checkpoint falls between two optimizer steps, and makes a moving average of weights count optimizer steps.
+    Sets ``cfg.optim_wrapper.accumulative_counts``, rounds iteration-based checkpoint intervals up to a multiple of it and the batches of
+    an epoch down to one, so that no checkpoint falls between two optimizer steps, and makes a moving average of weights count
+    optimizer steps.
 
     Raises:
         ValueError: The total is not a multiple of what the processes take at once.
@@ -155,11 +156,14 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
                          f'total_batch_size={total} cannot be split over {processes} processes: change one of them')
     counts = total // (processes * each)
     cfg.optim_wrapper.accumulative_counts = counts
+    sampler = cfg.train_dataloader.get('sampler') or {}
+    if counts > 1 and sampler.get('type') and is_a(ResumableSampler, sampler.type, DATA_SAMPLERS):
+        sampler.multiple = counts * each
     for hook in cfg.get('custom_hooks') or []:
         if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
         if is_a(EMAHook, hook['type'], HOOKS):
-            hook['interval'] = counts
+            hook['interval'] = hook.get('interval', 1) * counts
 
 
 def prepare_test(cfg: Config,

@@ -113,7 +113,10 @@ def config_values(text: str) -> dict:
             return {keyword.arg: value(keyword.value) for keyword in node.keywords if keyword.arg not in FREE_IN_A_RESUMED_RUN}
         if isinstance(node, (ast.List, ast.Tuple)):
             return [value(item) for item in node.elts]
-        return ast.unparse(node) if isinstance(node, ast.Dict) else ast.literal_eval(node)
+        try:
+            return ast.unparse(node) if isinstance(node, ast.Dict) else ast.literal_eval(node)
+        except ValueError:  # inf and nan are names
+            return ast.unparse(node)
 
     return {line.targets[0].id: value(line.value) for line in ast.parse(text).body if isinstance(line, ast.Assign)}
 
@@ -185,7 +188,8 @@ def check_training_data(cfg: Config) -> None:
         try:
             folder = Path(DATASETS.build(dict(dataset, pipeline=[], lazy_init=True)).img_prefix)
         except (OSError, ValueError) as error:
-            raise type(error)(f'{key}.dataset: {error}') from None
+            kind = MissingSetError if isinstance(error, MissingSetError) else ValueError
+            raise kind(f'{key}.dataset: {error}') from None
         if not folder.is_dir():
             raise MissingSetError(f'{key}.dataset: there is no folder {folder.absolute()}: set its data_root (of all: '
                                   '--cfg-options data_root=…), and split_dir or domain')

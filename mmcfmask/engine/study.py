@@ -326,6 +326,7 @@ class Study:
 
         if method.wise_ft:
             alpha, line = f'{method.alpha:g}', folder / 'wise_ft'
+            (line / 'metrics.json').unlink(missing_ok=True)  # of another α, from a run that was killed
             yield Step('interpolating', tool('wise_ft.py', config, checkpoint_to_test(job.needs[0].product.parent), '--alphas', alpha,
                                              '--save', alpha, '--out', line, *shared), folder / 'wise_ft.log', 0.8)
             if (line / 'metrics.json').is_file():  # at the default α
@@ -518,19 +519,19 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
 
 def fingerprint(cfg: Config, seed: int | None, amp: bool, derivation: Sequence[Any] = (), sources: Sequence[str] = ()) -> str:
     """What determines a result: it is kept as long as this stays the same."""
-    files = [content_hash(path, path.stat().st_mtime_ns) for path in files_of(cfg.model)]
+    files = [content_hash(path, path.stat().st_mtime_ns) for path in files_of([cfg.model, cfg.get('load_from')])]
     text = json.dumps([cfg.to_dict(), files, seed, amp, list(derivation), list(sources), __version__], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def files_of(model: Any) -> Iterator[Path]:
-    """Files that a model config names: weights, teachers, embeddings, class names."""
-    if isinstance(model, str):
-        path = Path(model).expanduser()
-        if len(model) < 4096 and path.is_file():
+def files_of(part: Any) -> Iterator[Path]:
+    """Files that a part of a config names: weights, teachers, embeddings, class names."""
+    if isinstance(part, str):
+        path = Path(part).expanduser()
+        if len(part) < 4096 and path.is_file():
             yield path
-    elif isinstance(model, (dict, list, tuple)):
-        for value in model.values() if isinstance(model, dict) else model:
+    elif isinstance(part, (dict, list, tuple)):
+        for value in part.values() if isinstance(part, dict) else part:
             yield from files_of(value)
 
 

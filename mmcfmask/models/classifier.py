@@ -123,7 +123,7 @@ class CounterfactualClassifier(ImageClassifier):
         if None not in grids and grids[0] != grids[1]:
             raise ValueError(f'fill="none" hides patches from student and teacher, but the teacher {self.teacher.model_name!r} has patches '
                              f'of {grids[1]} pixels and the student of {grids[0]}: use fill="single" or "multi"')
-        if getattr(self.backbone, 'grad_checkpointing', False) and settings.needs_relevance:
+        if getattr(self.backbone, 'grad_checkpointing', False) and (settings.needs_relevance or after_position(self.backbone) is None):
             raise ValueError('fill="none" hides patches in the attention of the forward pass, and backbone.grad_checkpointing=True would '
                              'compute it again without: use fill="single" or "multi", or grad_checkpointing=False')
 
@@ -240,11 +240,16 @@ def hide_patches(backbone: nn.Module, changed: Counterfactual) -> Iterator[None]
         yield
         return
     hidden = changed.mask.flatten(1)
-    tower = getattr(backbone, 'visual', backbone)
-    after_position = getattr(tower, 'patch_dropout', getattr(tower, 'drop_after_pos', None))
-    if changed.kept is not None and after_position is not None:
-        with drop_tokens(after_position, hidden, changed.kept):
+    module = after_position(backbone)
+    if changed.kept is not None and module is not None:
+        with drop_tokens(module, hidden, changed.kept):
             yield
     else:
         with mask_keys(backbone, hidden):
             yield
+
+
+def after_position(backbone: nn.Module) -> nn.Module | None:
+    """The module that the tokens pass right after the position embedding, where a tower has one."""
+    tower = getattr(backbone, 'visual', backbone)
+    return getattr(tower, 'patch_dropout', getattr(tower, 'drop_after_pos', None))

@@ -49,7 +49,8 @@ class CLIPDistillHead(ClsHead):
             teacher then serves auxiliary losses alone.
         distill_weight (float): λ of the distillation loss. Published: 30 for both.
         temperature (float): T of 'logits'.
-        cls_weight (float): Weight of the cross-entropy. 0: it is left out.
+        cls_weight (float): Weight of the cross-entropy. 0: it is left out, and the classifier stays what it is at the start, unless
+            distill='logits' trains it.
         cls_temperature (float): Divides the logits in the cross-entropy, and nowhere else. At CLIP's logit scale a start that knows the
             training images has a cross-entropy of almost 0, from which a tower learns only where it errs; a temperature above 1 (Agarwala
             et al., "Temperature check", arXiv 2010.07344) lets all images count.
@@ -86,6 +87,7 @@ class CLIPDistillHead(ClsHead):
         self.cls_weight = cls_weight
         self.cls_temperature = cls_temperature
         self.fc = nn.Linear(in_channels, num_classes)
+        self.fc.requires_grad_(cls_weight > 0 or distill == 'logits')
 
     def init_class_weights(self, embeddings: Tensor, logit_scale: float, bias: Tensor | None = None) -> None:
         """Start the classifier as zero-shot: W = logit_scale × embeddings, b = 0, or b = ``bias`` (C,) where one is given.

@@ -62,6 +62,11 @@ def test_no_other_set_is_taken_for_it(tmp_path):
                          ('imagenet-sketch', 'pacs'), ('imagenet-sketch', 'pacs/sketch')):
         with pytest.raises(MissingSetError):
             find_set(name, tmp_path / folder)
+    make(*(tmp_path / 'here' / split / 'n01443537' for split in ('train', 'val')))  # ImageNet's own have the same WordNet ids
+    for name in ('imagenet-r', 'imagenet-sketch'):
+        for split in ('train', 'val'):
+            with pytest.raises(MissingSetError):
+                find_set(name, tmp_path / 'here' / split)
     # Not beside any folder, but only beside ImageNet's: a wrong data_root must not find another copy.
     make(tmp_path / 'other')
     with pytest.raises(MissingSetError):

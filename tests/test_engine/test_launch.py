@@ -14,7 +14,7 @@ optim_wrapper = dict(type='OptimWrapper')
 train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root))
 test_dataloader = dict(a=dict(dataset=dict(data_root=data_root)), b=dict(dataset=dict(data_root='elsewhere')))
 custom_hooks = [dict(type='CheckpointHook', by_epoch=False, interval=1000), dict(type='EMAHook'),
-                dict(type='RelativeEMAHook'), dict(type='EMAHookOfOnesOwn')]
+                dict(type='RelativeEMAHook'), dict(type='EMAHookOfOnesOwn', interval=10)]
 pipelines = [[dict(data_root=data_root)]]
 """
 
@@ -30,7 +30,7 @@ def test_accumulation_makes_up_the_total():
         fit_total_batch(cfg, processes)
         assert cfg.optim_wrapper.accumulative_counts == counts
         assert cfg.custom_hooks[0].interval == interval
-        assert [hook.interval for hook in cfg.custom_hooks[1:]] == [counts] * 3
+        assert [hook.interval for hook in cfg.custom_hooks[1:]] == [counts, counts, 10 * counts]
 
 
 def test_indivisible_total_is_an_error():

@@ -66,6 +66,14 @@ def test_resume_needs_the_same_recipe(change, message):
         check_same_run(cfg, checkpoint, 'run.pth')
 
 
+def test_values_that_are_no_literals():
+    infinite = {**RECIPE, 'optim_wrapper': dict(clip_grad=dict(max_norm=float('inf')), floor=-float('inf'))}
+    checkpoint = dict(meta=dict(cfg=Config(infinite).pretty_text))
+    check_same_run(Config(infinite), checkpoint, 'run.pth')
+    with pytest.raises(ValueError, match='optim_wrapper.clip_grad.max_norm = inf, but now it is 1.0'):
+        check_same_run(Config({**infinite, 'optim_wrapper': dict(clip_grad=dict(max_norm=1.))}), checkpoint, 'run.pth')
+
+
 def test_what_may_differ_in_a_resumed_run():
     checkpoint = dict(meta=dict(cfg=Config(RECIPE).pretty_text))
     cfg = Config(RECIPE)
@@ -125,6 +133,11 @@ def test_training_data_is_looked_for_before_the_model(tmp_path):
                      'model.head.class_weights': dict(model=dict(head=dict(class_weights=dict(type='prototype', dataset=bad))))}.items():
         with pytest.raises(ValueError, match=f"^{key}.dataset: PACSDataset: unknown domain 'photos'"):
             check_training_data(Config(cfg))
+    names = tmp_path / 'names.txt'
+    names.write_bytes('Käfer'.encode('latin-1'))
+    with pytest.raises(ValueError, match="^train_dataloader.dataset: .*utf-8"):
+        check_training_data(Config(dict(train_dataloader=dict(dataset=dict(type='FolderDataset', data_root=str(tmp_path),
+                                                                           classes=str(names))))))
     with pytest.raises(MissingSetError, match='train_dataloader.dataset: there is no folder .*sketch: set its data_root'):
         check_training_data(Config(dict(train_dataloader=dict(dataset=gone))))
 

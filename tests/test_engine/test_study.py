@@ -90,6 +90,9 @@ def test_results_are_not_kept_when_a_file_changes(tmp_path):
         return study(tmp_path, {'FT': 'ft'}, overrides={'model.backbone.pretrained': str(weights)}).jobs[0].key
 
     assert key('aaaa') != key('bbbb') and key('aaaa') == key('aaaa')
+    start = study(tmp_path, {'FT': 'ft'}, overrides={'load_from': str(weights)}).jobs[0].key
+    weights.write_text('cccc')
+    assert study(tmp_path, {'FT': 'ft'}, overrides={'load_from': str(weights)}).jobs[0].key != start
 
 
 def test_data_sets_have_their_configs_options_and_methods(tmp_path):

@@ -97,6 +97,43 @@ def test_resume_in_the_middle_of_an_epoch_goes_on_as_if_nothing_had_happened(tmp
     assert all(torch.equal(got[name], value) for name, value in expected.items())
 
 
+@pytest.mark.parametrize('epoch', [1, 2])
+def test_run_killed_in_a_validation_begins_with_it(tmp_path, tiny_pretrained, monkeypatch, epoch):
+    """The checkpoint of an epoch is saved before its validation, the best one after it."""
+    from mmengine.runner import ValLoop
+    original, validated = ValLoop.run, []
+
+    def killed(self):
+        validated.append(self.runner.epoch)
+        if self.runner.epoch == epoch and validated.count(epoch) == 1:
+            raise Killed
+        original(self)
+
+    monkeypatch.setattr(ValLoop, 'run', killed)
+    with pytest.raises(Killed):
+        train(config(tmp_path, tiny_pretrained))
+    train(config(tmp_path, tiny_pretrained, resume=True))
+    assert validated == {1: [1, 1, 2], 2: [1, 2, 2]}[epoch]
+    assert len(losses(tmp_path)) == 10 and len(list(tmp_path.glob('best_*.pth'))) == 1
+
+
+def test_epochs_end_with_an_optimizer_step(tmp_path, tiny_pretrained):
+    """5 batches, 2 to a step: the last one is left out, so that a run resumed after an epoch goes on as the whole one."""
+    options = {'train_dataloader.batch_size': 8, 'total_batch_size': 16}
+    train(config(tmp_path / 'whole', tiny_pretrained, **options))
+    cut = config(tmp_path / 'cut', tiny_pretrained, **options)
+    cut.custom_hooks.append(dict(type='CheckpointHook', interval=1, filename_tmpl='copy_{}.pth'))
+    train(cut)
+    for name in 'epoch_2.pth', 'copy_2.pth':
+        (tmp_path / 'cut' / name).unlink()
+    train(config(tmp_path / 'cut', tiny_pretrained, resume=True, load_from=str(tmp_path / 'cut' / 'copy_1.pth'), **options))
+    whole, cut = (torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True) for name in ('whole', 'cut'))
+    assert whole['meta']['iter'] == 8 and {int(state['step']) for state in whole['optimizer']['state'].values()} == {4}
+    assert all(torch.equal(cut['state_dict'][name], value) for name, value in whole['state_dict'].items())
+    with pytest.raises(ValueError, match='has 40 images, fewer than one optimizer step of 48 per process: lower total_batch_size'):
+        train(config(tmp_path, tiny_pretrained, total_batch_size=48))
+
+
 def test_resume_needs_epochs_of_the_same_length(tmp_path, tiny_pretrained):
     train(config(tmp_path, tiny_pretrained))
     for size, batches in ((4, 10), (16, 2)):
@@ -258,6 +295,22 @@ def test_nan_loss_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
     assert 'iteration 7 (epoch 2)' in message and 'loss_distill = nan' in message and 'loss_cls = ' in message
     assert str(tmp_path / 'epoch_1.pth') in message
     assert not (tmp_path / 'epoch_2.pth').exists()
+
+
+def test_gradient_that_is_not_finite_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
+    """The loss is finite, but the weights are not any more: they must not become a checkpoint."""
+    original, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def nan_at_fifth(parameters, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:
+            parameters[0].grad.fill_(float('nan'))
+        return original(parameters, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.utils, 'clip_grad_norm_', nan_at_fifth)
+    with pytest.raises(FloatingPointError, match=r'iteration 5 \(epoch 1\): loss.* = .*grad_norm = nan; no checkpoint was saved before'):
+        train(config(tmp_path, tiny_pretrained))
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def test_bfloat16_run(tmp_path, tiny_pretrained):

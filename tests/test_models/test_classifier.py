@@ -12,7 +12,7 @@ from naive import explicit_features, explicit_relevance
 
 import mmcfmask  # noqa: F401
 from mmcfmask.counterfactual import refill
-from mmcfmask.models import OpenCLIPTeacher
+from mmcfmask.models import OpenCLIPTeacher, classifier
 
 MASKS, FILLS = ('object', 'context', 'random'), ('none', 'single', 'multi')
 
@@ -273,7 +273,7 @@ def test_teacher_that_is_another_model(tiny_pretrained, tmp_path):
             build(tiny_pretrained, teacher, preprocessor=dict(mask=mask, fill='none'))
 
 
-def test_hidden_patches_and_activation_checkpoints(tiny_pretrained, batch):
+def test_hidden_patches_and_activation_checkpoints(tiny_pretrained, batch, monkeypatch):
     """Where patches are hidden in the attention, a recomputed forward pass would see them."""
     for mask in ('object', 'context'):
         with pytest.raises(ValueError, match='grad_checkpointing=True would compute it again without'):
@@ -286,6 +286,9 @@ def test_hidden_patches_and_activation_checkpoints(tiny_pretrained, batch):
         sum(model(*batch[:2], mode='loss').values()).backward()
         gradients.append(model.backbone.visual.conv1.weight.grad)
     torch.testing.assert_close(*gradients)
+    monkeypatch.setattr(classifier, 'after_position', lambda backbone: None)  # as in a tower that cannot drop tokens
+    with pytest.raises(ValueError, match='grad_checkpointing=True would compute it again without'):
+        build(tiny_pretrained, preprocessor=dict(mask='random', fill='none'), grad_checkpointing=True)
 
 
 def test_normalisation_of_the_weights(tiny_pretrained, monkeypatch):

@@ -115,3 +115,9 @@ def test_predict_gives_the_logits():
     first, second = module.predict(features, [DataSample(), DataSample().set_gt_label(1)])
     assert torch.equal(torch.stack([first.pred_logits, second.pred_logits]), module(features)) and not second.pred_logits.requires_grad
     assert torch.equal(second.pred_score, second.pred_logits.softmax(dim=0)) and second.pred_label == second.pred_logits.argmax()
+
+
+@pytest.mark.parametrize('options, trained', [(dict(), True), (dict(cls_weight=0.), False), (dict(cls_weight=0., distill='logits'), True)])
+def test_classifier_that_no_loss_sees_is_not_trained(options, trained):
+    """Under DDP every parameter that requires a gradient must get one."""
+    assert {parameter.requires_grad for parameter in head(**options).parameters()} == {trained}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from processes import free_port
 from scripts import load_tool
 
@@ -93,6 +94,20 @@ def test_errors_come_before_anything_is_loaded(tmp_path):
     (tmp_path / 'file').touch()
     assert 'cannot write to the work dir' in train('configs/shapes/cfmask.py', '--work-dir', tmp_path / 'file', fails=True)
     assert 'nothing to train' in train('configs/shapes/zeroshot.py', '--work-dir', tmp_path, fails=True)
+
+
+def test_first_start_with_resume_keeps_the_weights_to_start_from(tmp_path):
+    tool = load_tool('train')
+
+    def merged(*resume):
+        cfg = Config(dict(load_from='start.pth', work_dir=str(tmp_path)))
+        cfg = tool.merge_args(cfg, tool.parse_args(['config.py', *resume]))
+        return cfg.get('resume', False), cfg.load_from
+
+    assert merged() == merged('--resume') == (False, 'start.pth')
+    assert merged('--resume', 'other.pth') == (True, 'other.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    assert merged('--resume') == (True, str(tmp_path / 'epoch_1.pth')) and merged() == (False, 'start.pth')
 
 
 def test_checkpoint_of_other_classes_is_refused(tmp_path):
