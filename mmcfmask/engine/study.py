@@ -507,7 +507,7 @@ def tool(name: str, *args: Any) -> list[str]:
 def applicable(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options without those for sections that the config sets to None: a zero-shot config has no training to change."""
     cfg = read_config(path)
-    return {key: value for key, value in options.items() if cfg.get(key.partition('.')[0], '') is not None}
+    return {key: value for key, value in options.items() if '.' not in key or cfg.get(key.partition('.')[0], '') is not None}
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
