@@ -51,6 +51,7 @@ def main(argv=None) -> None:
         if cfg.get('train_cfg') is None:
             raise ValueError('there is nothing to train (no train_cfg): use tools/test.py')
         preflight.check_work_dir(cfg.work_dir)
+        preflight.check_backbone(cfg.model)
         preflight.check_fill(cfg)
         preflight.check_selection(cfg)
         preflight.check_training_data(cfg)

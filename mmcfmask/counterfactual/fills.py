@@ -41,13 +41,14 @@ def refill(images: Tensor, mask: Tensor, fill: str, generator: torch.Generator |
     """
     if fill not in FILLS[1:]:
         raise ValueError(f'unknown fill {fill!r}: choose from {", ".join(FILLS[1:])}')
-    batch, channels, height, width = images.shape
-    rows, cols = mask.shape[1:]
+    batch, height, width = len(images), *images.shape[-2:]
     if batch < 2:
         raise ValueError('a fill takes patches from other images, so it needs at least 2 images per process, but got a batch of '
-                         f'{batch}: raise the batch size (and set drop_last=True) or use fill="none"')
-    if mask.shape[0] != batch or height % rows or width % cols:
-        raise ValueError(f'a mask of shape {tuple(mask.shape)} does not fit images of shape {tuple(images.shape)}')
+                         f'{batch}: raise the batch size (and set drop_last=True), or hide the patches (fill="none" in a config)')
+    if images.ndim != 4 or mask.ndim != 3 or len(mask) != batch or height % mask.shape[1] or width % mask.shape[2]:
+        raise ValueError(f'a mask of shape {tuple(mask.shape)} does not fit images of shape {tuple(images.shape)}: (B, h, w) and '
+                         '(B, C, H, W) are wanted, with h and w that divide H and W')
+    rows, cols = mask.shape[1:]
     # (B, C, H, W) seen as patches (B, h, w, C, H/h, W/w): no copy.
     patches = images.unflatten(3, (cols, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)
     if fill == 'single':

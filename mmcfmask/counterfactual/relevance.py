@@ -112,11 +112,17 @@ def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Tensor: (B, h, w) float32, ≥ 0, not normalised.
 
+    Raises:
+        TypeError: A model without ``backbone``.
+        ValueError: A tower without attention, or without a class token; see :func:`attention_relevance`.
+
     Example:
         >>> relevance = relevance_map(model, images, labels)
         >>> mask = patch_mask(relevance, 'object', 0.3)
         >>> counterfactual = refill(images, mask, 'single')
     """
+    if not hasattr(model, 'backbone'):
+        raise TypeError(f'relevance_map needs a classifier with a backbone, as those of mmpretrain, but a {type(model).__name__} has none')
     return logits_and_relevance(model.backbone, model, inputs, labels)[1]
 
 

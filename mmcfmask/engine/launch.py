@@ -38,7 +38,7 @@ def load_config(path: str, options: dict) -> Config:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: An option that is neither read by anything nor a variable that something uses, or a setting that a part of the model
-            does not take; near names are listed.
+            does not take, or of the optimizer; near names are listed.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'there is no config {path!r}')
@@ -57,7 +57,7 @@ def load_config(path: str, options: dict) -> Config:
             raise ValueError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, sorted(known))}')
         if name not in READ_KEYS and cfg[name] != before[name] and name not in used:
             raise ValueError(f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it')
-    check_arguments(cfg.get('model') or {})
+    check_arguments(cfg)
     return cfg
 
 
@@ -211,6 +211,29 @@ def prepare_test(cfg: Config,
     if weight is not None and num_classes is not None and len(weight) != num_classes:
         raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
     return loaded
+
+
+def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
+    """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that in distribution.
+
+    Args:
+        path (str): A config file that tests on several sets.
+        checkpoint (str, optional): The weights. None: the pre-trained ones.
+        options (dict, optional): As ``--cfg-options``.
+
+    Raises:
+        FileNotFoundError, ValueError: As of :func:`load_config` and :func:`prepare_test`.
+
+    Example:
+        >>> inferencer = ImageClassificationInferencer(inference_config('configs/cfmask_vitb16.py', 'best.pth'))
+        >>> inferencer('photo.jpg')
+    """
+    cfg = load_config(path, options or {})
+    prepare_test(cfg, checkpoint)
+    if checkpoint is not None and not cfg.model.get('gate'):
+        forget_pretrained(cfg.model)
+    cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
+    return cfg
 
 
 def add_gate(cfg: Config) -> None:

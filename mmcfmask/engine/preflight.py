@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,13 +14,13 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import Registry
-from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 from torch import nn
 
 from ..datasets import FolderDataset, MissingSetError
 from ..evaluation import ShiftAccuracy
-from ..models import CounterfactualClassifier
-from ..models.clip_loading import check_state_dict, near_names
+from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
+from ..models.clip_loading import check_pretrained, check_state_dict, near_names
 from .hooks import DistillWeightHook
 from .loops import metrics_of, refuse_choice_by_shift
 
@@ -152,24 +153,52 @@ def makes_counterfactuals(model: dict) -> bool:
         (model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
 
 
-def check_arguments(model: dict) -> None:
-    """Raise a ValueError, with near names, for a setting that a part of a model does not take: it would fail when the model is built,
-    which in a study can be hours later."""
+def check_arguments(cfg: dict) -> None:
+    """What would fail when a part of a config is built, which in a study can be hours later.
+
+    Raises:
+        ValueError: A setting that a part of the model, the optimizer or a schedule does not take, with near names; or a value that the
+            head or the data preprocessor does not take.
+    """
+    model, schedules = cfg.get('model') or {}, cfg.get('param_scheduler') or []
     for name in ('backbone', 'neck', 'head', 'teacher', 'data_preprocessor', 'gate'):
         part, default = model.get(name) or {}, dict(data_preprocessor='CAMRefillDataPreprocessor', gate='ConformalGate').get(name)
-        kind = part.get('type', default if is_a(CounterfactualClassifier, model.get('type'), MODELS) else None)
-        kind = MODELS.get(kind) if isinstance(kind, str) else kind
-        if not isinstance(kind, type):
-            continue
-        known = {'type', '_scope_'}
-        for base in kind.__mro__:  # what **kwargs pass on is that of the next class
-            parameters = inspect.signature(base.__init__).parameters
-            known |= parameters.keys()
-            if '__init__' in vars(base) and all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values()):
-                break
-        for key in part:
-            if key not in known:
-                raise ValueError(f'model.{name}: {kind.__name__} has no {key!r}.{near_names(key, sorted(known - {"self", "kwargs"}))}')
+        default = default if is_a(CounterfactualClassifier, model.get('type'), MODELS) else None
+        kind = _check_keys(f'model.{name}', part, MODELS, default)
+        if isinstance(kind, type) and issubclass(kind, (CLIPDistillHead, CAMRefillDataPreprocessor)):  # quickly built
+            arguments = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
+            try:
+                kind(**{**({'in_channels': 1} if name == 'head' else {}), **arguments})
+            except (TypeError, ValueError) as error:
+                raise ValueError(f'model.{name}: {error}') from None
+    _check_keys('optim_wrapper.optimizer', (cfg.get('optim_wrapper') or {}).get('optimizer') or {}, OPTIMIZERS)
+    for schedule in [schedules] if isinstance(schedules, dict) else schedules:
+        _check_keys('param_scheduler', schedule, PARAM_SCHEDULERS, known=('convert_to_iter_based', ))
+
+
+def _check_keys(where: str, part: dict, registry: Registry, default: str | None = None, known: Iterable[str] = ()) -> type | None:
+    """Raise a ValueError for a key of ``part`` that its type does not take; the type, where it is a class."""
+    kind = part.get('type', default)
+    kind = registry.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, type):
+        return None
+    known = {'type', '_scope_', *known}
+    for base in kind.__mro__:  # what **kwargs pass on is that of the next class
+        parameters = inspect.signature(base.__init__).parameters
+        known |= parameters.keys()
+        if '__init__' in vars(base) and all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    for key in part:
+        if key not in known:
+            raise ValueError(f'{where}: {kind.__name__} has no {key!r}.{near_names(key, sorted(known - {"self", "args", "kwargs"}))}')
+    return kind
+
+
+def check_backbone(model: dict) -> None:
+    """Raise a ValueError or a FileNotFoundError for an image tower that open_clip has not, or a file of weights that is not there."""
+    tower = model.get('backbone') or {}
+    if tower.get('type') and is_a(OpenCLIPBackbone, tower['type'], MODELS) and tower.get('load', True):
+        check_pretrained(tower.get('model_name'), tower.get('pretrained'))
 
 
 def check_training_data(cfg: Config) -> None:

@@ -149,28 +149,42 @@ def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:
         ValueError: Unknown model name or tag.
         FileNotFoundError: A path that does not exist, or weights that are not here and cannot be downloaded.
     """
-    check_model_name(model_name)
+    check_pretrained(model_name, pretrained)
     if pretrained is None:
         return None
+    if pretrained == 'shapes':
+        return ASSETS / f'{SHAPES_MODEL}.safetensors'
+    if open_clip.is_pretrained_cfg(model_name, pretrained):
+        cfg = open_clip.get_pretrained_cfg(model_name, pretrained)
+        return Path(_or_explain_download(lambda: open_clip.download_pretrained(cfg), model_name, pretrained, cfg))
+    return Path(pretrained).expanduser()
+
+
+def check_pretrained(model_name: str, pretrained: str | None) -> None:
+    """What can be wrong with a name of weights before they are downloaded.
+
+    Raises:
+        ValueError: Unknown model name or tag.
+        FileNotFoundError: A path that does not exist.
+    """
+    check_model_name(model_name)
     if pretrained == 'shapes':
         path = ASSETS / f'{SHAPES_MODEL}.safetensors'
         if model_name != SHAPES_MODEL:
             raise ValueError(f"pretrained='shapes' holds the weights of {SHAPES_MODEL!r}, not of {model_name!r}.")
         if not path.is_file():
             raise FileNotFoundError(f'{path} is missing: it comes with the package; tools/pretrain_shapes_clip.py makes it.')
-        return path
-    if open_clip.is_pretrained_cfg(model_name, pretrained):
-        cfg = open_clip.get_pretrained_cfg(model_name, pretrained)
-        return Path(_or_explain_download(lambda: open_clip.download_pretrained(cfg), model_name, pretrained, cfg))
-
+        return
+    if pretrained is None or open_clip.is_pretrained_cfg(model_name, pretrained):
+        return
     path = Path(pretrained).expanduser()
     if path.is_file():
-        return path
+        return
     if path.is_dir():
         raise FileNotFoundError(f'pretrained={pretrained!r} is a folder: give the path of the checkpoint file in it.')
     if path.suffix in WEIGHT_SUFFIXES or len(path.parts) > 1:
         raise FileNotFoundError(f'pretrained={pretrained!r}: there is no such file (looked for {path.absolute()}).')
-    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    tags = ['shapes'] if model_name == SHAPES_MODEL else open_clip.list_pretrained_tags_by_model(model_name)
     listed = ', '.join(map(repr, tags)) if tags else 'none, so give the path of a checkpoint'
     raise ValueError(f'Unknown pretrained tag {pretrained!r} for {model_name!r}.{near_names(pretrained, tags)} '
                      f'Tags of this model: {listed}.')

@@ -73,3 +73,6 @@ def test_bad_input():
         refill(images, mask, 'triple')
     with pytest.raises(ValueError, match='does not fit'):
         refill(images, torch.ones(6, 5, 4, dtype=torch.bool), 'multi')
+    for wrong in (images[0], mask[0, 0]), (images, mask.flatten(1)):
+        with pytest.raises(ValueError, match=r'\(B, h, w\) and \(B, C, H, W\) are wanted'):
+            refill(*wrong, 'single')

@@ -141,3 +141,8 @@ def test_one_layer_is_its_formula(monkeypatch, dtype, queries, chunk):
     layer = (attention * (grad.double() @ v.double().transpose(-2, -1))).clamp(min=0).mean(dim=1)[:, :queries]
     expected = torch.stack([r @ one for r, one in zip(row.double(), layer)])
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_model_without_a_backbone():
+    with pytest.raises(TypeError, match='a classifier with a backbone, .* but a Linear has none'):
+        relevance_map(torch.nn.Linear(2, 2), torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.int64))

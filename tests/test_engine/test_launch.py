@@ -1,11 +1,13 @@
+import mmcv
 import pytest
 import torch
 from mmengine.config import Config
-from mmpretrain.registry import HOOKS
+from mmpretrain import ImageClassificationInferencer, get_model
+from mmpretrain.registry import DATASETS, HOOKS
 
 import mmcfmask  # noqa: F401
 from mmcfmask.engine import RelativeEMAHook, launch
-from mmcfmask.engine.launch import add_gate, add_second_look, fit_total_batch, forget_pretrained, load_config
+from mmcfmask.engine.launch import add_gate, add_second_look, fit_total_batch, forget_pretrained, inference_config, load_config
 
 CONFIG = """
 data_root = 'data/x/'
@@ -108,6 +110,26 @@ def test_linear_probe_follows_the_training_images(tmp_path):
     assert weights.dataset.part == 1
     (tmp_path / 'own.py').write_text((tmp_path / 'lpft.py').read_text().replace("held_out={{_base_.val_dataloader.dataset}}", ''))
     assert 'held_out' not in probe('own.py')[1]
+
+
+def test_config_for_the_inference_of_mmpretrain(tmp_path):
+    """Its inferencer gives what the classifier gives, of the pre-trained weights and of a checkpoint."""
+    cfg = inference_config('configs/shapes/cfmask.py')
+    dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'size': 20, 'pipeline': []})
+    for index in range(4):
+        mmcv.imwrite(dataset.get_data_info(index)['img'][..., ::-1], str(tmp_path / f'{index}.png'))
+    model = get_model(cfg)
+    assert model.teacher is None
+    with torch.no_grad():
+        model.head.fc.weight.copy_(model.head.fc.weight.roll(1, 0))  # other answers than those of the start
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=dataset.metainfo['classes']))), tmp_path / 'rolled.pth')
+    images = sorted(map(str, tmp_path.glob('*.png')))
+    start, rolled = (ImageClassificationInferencer(inference_config('configs/shapes/cfmask.py', checkpoint))(images)
+                     for checkpoint in (None, str(tmp_path / 'rolled.pth')))
+    labels = [dataset.get_data_info(index)['gt_label'] for index in range(4)]
+    assert sum(result['pred_label'] == label for result, label in zip(start, labels)) >= 3
+    assert [result['pred_label'] for result in rolled] == [(result['pred_label'] + 1) % 10 for result in start]
+    assert [result['pred_class'] for result in rolled] == [dataset.metainfo['classes'][result['pred_label']] for result in rolled]
 
 
 def test_gate_of_the_training_and_validation_images(monkeypatch):

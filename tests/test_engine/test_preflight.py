@@ -7,6 +7,7 @@ from mmcfmask.engine import preflight
 from mmcfmask.engine.launch import load_config
 from mmcfmask.engine.preflight import (
     check_arguments,
+    check_backbone,
     check_checkpoint,
     check_fill,
     check_out,
@@ -90,10 +91,33 @@ def test_what_may_differ_in_a_resumed_run():
     ('teacher', 'precison', 'OpenCLIPTeacher has no .*precision'), ('gate', 'levels', 'ConformalGate has no .*level'),
 ])
 def test_settings_that_a_part_does_not_take(part, setting, near):
-    model = load_config('configs/shapes/cfmask.py', {}).model  # which has none
-    model[part] = {**(model.get(part) or {}), setting: 1}
+    cfg = load_config('configs/shapes/cfmask.py', {})  # which has none
+    cfg.model[part] = {**(cfg.model.get(part) or {}), setting: 1}
     with pytest.raises(ValueError, match=f'model.{part}: {near}'):
-        check_arguments(model)
+        check_arguments(cfg)
+
+
+@pytest.mark.parametrize('option, value, message', [
+    ('optim_wrapper.optimizer.learning_rate', 1e-4, "optim_wrapper.optimizer: AdamW has no 'learning_rate'"),
+    ('optim_wrapper.optimizer.weight_decy', 0.1, "AdamW has no 'weight_decy'.*weight_decay"),
+    ('param_scheduler.pct_strat', 0.1, "param_scheduler: OneCycle has no 'pct_strat'.*pct_start"),
+    ('model.data_preprocessor.mask', 'foreground', "model.data_preprocessor: unknown mask 'foreground': choose from object"),
+    ('model.data_preprocessor.value', 3., 'model.data_preprocessor: the threshold of the object mask must lie in'),
+    ('model.data_preprocessor.views', dict(turn=3), 'model.data_preprocessor: .*turn'),
+    ('model.head.distill', 'feat', "model.head: unknown distill='feat'"),
+])
+def test_settings_that_cannot_be_built(option, value, message):
+    with pytest.raises(ValueError, match=message):
+        load_config('configs/shapes/cfmask.py', {option: value})
+
+
+def test_tower_is_looked_for_before_the_model():
+    for change, message in ((dict(model_name='ViT-B-17'), 'Unknown open_clip model .*ViT-B-16'),
+                            (dict(pretrained='shape'), "Unknown pretrained tag 'shape' .*Did you mean 'shapes'"),
+                            (dict(pretrained='gone.pt'), 'there is no such file')):
+        cfg = load_config('configs/shapes/cfmask.py', {f'model.backbone.{key}': value for key, value in change.items()})
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            check_backbone(cfg.model)
 
 
 TRAIN, HELD_OUT = (dict(fraction=0.2, seed=0, part=part) for part in ('train', 'held_out'))
