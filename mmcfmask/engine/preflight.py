@@ -190,7 +190,8 @@ def _check_keys(where: str, part: dict, registry: Registry, default: str | None 
             break
     for key in part:
         if key not in known:
-            raise ValueError(f'{where}: {kind.__name__} has no {key!r}.{near_names(key, sorted(known - {"self", "args", "kwargs"}))}')
+            taken = sorted(known - {'type', '_scope_', 'self', 'args', 'kwargs', 'params', 'optimizer'})
+            raise ValueError(f'{where}: {kind.__name__} has no {key!r}.{near_names(key, taken) or " It takes " + ", ".join(taken)}')
     return kind
 
 

@@ -98,7 +98,7 @@ def test_settings_that_a_part_does_not_take(part, setting, near):
 
 
 @pytest.mark.parametrize('option, value, message', [
-    ('optim_wrapper.optimizer.learning_rate', 1e-4, "optim_wrapper.optimizer: AdamW has no 'learning_rate'"),
+    ('optim_wrapper.optimizer.learning_rate', 1e-4, "optim_wrapper.optimizer: AdamW has no 'learning_rate'. It takes .*, lr, "),
     ('optim_wrapper.optimizer.weight_decy', 0.1, "AdamW has no 'weight_decy'.*weight_decay"),
     ('param_scheduler.pct_strat', 0.1, "param_scheduler: OneCycle has no 'pct_strat'.*pct_start"),
     ('model.data_preprocessor.mask', 'foreground', "model.data_preprocessor: unknown mask 'foreground': choose from object"),
