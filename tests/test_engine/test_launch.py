@@ -122,14 +122,15 @@ def test_config_for_the_inference_of_mmpretrain(tmp_path):
     assert model.teacher is None
     with torch.no_grad():
         model.head.fc.weight.copy_(model.head.fc.weight.roll(1, 0))  # other answers than those of the start
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=dataset.metainfo['classes']))), tmp_path / 'rolled.pth')
+    classes, checkpoint = dataset.metainfo['classes'], str(tmp_path / 'rolled.pth')
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), checkpoint)
     images = sorted(map(str, tmp_path.glob('*.png')))
-    start, rolled = (ImageClassificationInferencer(inference_config('configs/shapes/cfmask.py', checkpoint))(images)
-                     for checkpoint in (None, str(tmp_path / 'rolled.pth')))
+    start, rolled = (ImageClassificationInferencer(inference_config('configs/shapes/cfmask.py', weights))(images)
+                     for weights in (None, checkpoint))
     labels = [dataset.get_data_info(index)['gt_label'] for index in range(4)]
     assert sum(result['pred_label'] == label for result, label in zip(start, labels)) >= 3
     assert [result['pred_label'] for result in rolled] == [(result['pred_label'] + 1) % 10 for result in start]
-    assert [result['pred_class'] for result in rolled] == [dataset.metainfo['classes'][result['pred_label']] for result in rolled]
+    assert [result['pred_class'] for result in rolled] == [classes[result['pred_label']] for result in rolled]
 
 
 def test_gate_of_the_training_and_validation_images(monkeypatch):
