@@ -135,8 +135,9 @@ class FolderDataset(BaseDataset):
             reason = why_unreadable(path)
             if reason is None:
                 raise  # not the image but a transform
-            raise RuntimeError(f'{path} cannot be read as an image ({reason}). Repair or remove it, or set skip_unreadable=True on '
-                               'the dataset to leave such images out.') from None
+            raise RuntimeError(f'{path} cannot be read as an image ({reason}). Repair or remove it, or leave such images out: with '
+                               '--skip-broken in tools/test.py and tools/wise_ft.py, elsewhere with skip_unreadable=True on the '
+                               'dataset.') from None
 
     def extra_repr(self) -> list[str]:
         """Where the images are and which of them are used."""
