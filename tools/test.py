@@ -29,6 +29,7 @@ from mmcfmask.engine.launch import (
     build_runner,
     forget_pretrained,
     load_config,
+    method_name,
     prepare_test,
 )
 from mmcfmask.engine.preflight import check_fits, check_out, check_work_dir, warn_of_random_start
@@ -55,14 +56,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)  # the checkpoint may stand behind options
 
 
-def write_predictions(folder: Path, results: dict) -> None:
-    """One CSV per set: path, gt, pred, correct (0 or 1), confidence."""
+def write_predictions(folder: Path, results: dict) -> list[Path]:
+    """One CSV per set: path, gt, pred, correct (0 or 1), confidence. Returns their paths."""
+    paths = {name: folder / f'{name}.csv' for name in results}
     for name, result in results.items():
-        with open(folder / f'{name}.csv', 'w', newline='', encoding='utf-8') as file:
+        with open(paths[name], 'w', newline='', encoding='utf-8') as file:
             writer = csv.writer(file)
             writer.writerow(['path', 'gt', 'pred', 'correct', 'confidence'])
             for item in result['details']['predictions']:
                 writer.writerow([item['img_path'], item['gt'], item['pred'], int(item['correct']), f'{item["confidence"]:.6f}'])
+    return list(paths.values())
 
 
 def main(argv=None) -> dict:
@@ -94,22 +97,23 @@ def main(argv=None) -> dict:
     if is_main_process():
         seed = (checkpoint or {}).get('meta', {}).get('seed')
         run = describe_run(runner.test_loop, args.config, describe_checkpoint(args.checkpoint), seed,
-                           unwrapped(runner.model).data_preprocessor)
+                           unwrapped(runner.model).data_preprocessor, method=method_name(args.config, cfg.model))
         accuracies = {name: part['metrics']['top1'] for name, part in run['sets'].items() if 'top1' in part['metrics']}
         id_set = run['id_set'] if run['id_set'] in accuracies else None
         shifts = [name for name in accuracies if name != id_set]
+        console, notes, written = Console(), [], []
         if accuracies:
-            title = args.checkpoint or f'{run["method"]} (no checkpoint)'
-            console = Console()
-            console.print(results_table({title: accuracies}, id_set, shifts))
-            for note in notes_of(run):
-                console.print(note, markup=False, highlight=False, soft_wrap=True)
+            notes += [f'checkpoint: {args.checkpoint or "none"}', *notes_of(run)]
+            console.print(results_table({run['method']: accuracies}, id_set, shifts))
         if cfg.model.get('gate') or cfg.model.get('second_look'):
             run['inference'] = dict(gate=bool(cfg.model.get('gate')), second_look=cfg.model.get('second_look'))
         if args.out:
             Path(args.out).write_text(json.dumps(run, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+            written.append(args.out)
         if args.predictions:
-            write_predictions(Path(args.predictions), runner.test_loop.results)
+            written += write_predictions(Path(args.predictions), runner.test_loop.results)
+        for note in [*notes, *(['written: ' + '  '.join(map(str, written))] if written else [])]:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     return metrics
 
 

@@ -270,6 +270,12 @@ def add_second_look(cfg: Config, side: float) -> None:
     cfg.model.second_look = side
 
 
+def method_name(config: str, model: dict) -> str:
+    """What a test is called in tables and reports: the name of the config, and with what it was tested; the words are those of studies."""
+    ways = [words for part, words in dict(gate='gate', second_look='second look').items() if model.get(part)]
+    return ' + '.join([Path(config).stem, *([' and '.join(ways)] if ways else [])])
+
+
 def forget_training(model: dict) -> None:
     """Edit a model config in place so that it holds nothing that is of use in training alone."""
     for part in ('teacher', 'auxiliary'):

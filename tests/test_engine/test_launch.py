@@ -7,7 +7,15 @@ from mmpretrain.registry import DATASETS, HOOKS
 
 import mmcfmask  # noqa: F401
 from mmcfmask.engine import RelativeEMAHook, launch
-from mmcfmask.engine.launch import add_gate, add_second_look, fit_total_batch, forget_pretrained, inference_config, load_config
+from mmcfmask.engine.launch import (
+    add_gate,
+    add_second_look,
+    fit_total_batch,
+    forget_pretrained,
+    inference_config,
+    load_config,
+    method_name,
+)
 
 CONFIG = """
 data_root = 'data/x/'
@@ -225,3 +233,9 @@ def test_fused_optimizer_only_where_there_is_one(monkeypatch):
     launch.fit_optimizer(cfg)
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW')
     launch.fit_optimizer(Config(dict(optim_wrapper=None)))
+
+
+def test_name_says_with_what_a_method_was_tested():
+    for model, name in ((dict(), 'ft'), (dict(gate=dict(level=0.1)), 'ft + gate'), (dict(gate=None, second_look=0.9), 'ft + second look'),
+                        (dict(gate=dict(level=0.1), second_look=0.9), 'ft + gate and second look')):
+        assert method_name('configs/pacs/ft.py', model) == name

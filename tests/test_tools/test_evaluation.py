@@ -16,6 +16,7 @@ from processes import free_port
 from scripts import load_tool
 
 from mmcfmask.datasets import MissingSetError
+from mmcfmask.evaluation.runs import find_runs, group_runs
 
 ROOT = Path(__file__).parents[2]
 SUBSET = tuple((index, ) for index in range(3, 1000, 50))
@@ -105,7 +106,8 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     assert 'get it from the shop' in result['missing']['gone']
     text = ' '.join(capfd.readouterr().out.split())
     assert 'OOD avg: unweighted mean of many, right.' in text and 'many: incomplete: 18 of 20 images.' in text
-    assert 'gone: missing, not tested. there is no' in text
+    assert 'gone: missing, not tested. there is no' in text and ' oracle ' in text and 'checkpoint: none' in text
+    assert f'written: {tmp_path}/new/metrics.json {tmp_path}/predictions/id.csv {tmp_path}/predictions/many.csv' in text
     with open(tmp_path / 'predictions' / 'many.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ['path', 'gt', 'pred', 'correct', 'confidence'] and len(rows) == 18
@@ -160,7 +162,7 @@ def test_what_is_wrong_is_found_before_the_test(write, tmp_path):
             command('configs/shapes/ft.py', tmp_path / 'gone.pth', '--work-dir', tmp_path)
 
 
-def test_checkpoint_of_another_tower(tmp_path):
+def test_checkpoint_of_another_tower(tmp_path, capfd):
     """mmengine would log what does not fit and test random weights."""
     cfg = Config.fromfile('configs/shapes/zeroshot.py')
     weights = MODELS.build(cfg.model).state_dict()
@@ -176,6 +178,9 @@ def test_checkpoint_of_another_tower(tmp_path):
                 command('configs/shapes/ft.py', tmp_path / 'other.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
     torch.save(dict(state_dict={**weights, 'auxiliary.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
     evaluate('configs/shapes/ft.py', tmp_path / 'flyp.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
+    lines = capfd.readouterr().out.splitlines()
+    assert any(line.strip().startswith('ft ') for line in lines) and f'checkpoint: {tmp_path}/flyp.pth' in lines  # not wrapped
+    assert not any(line.startswith('written:') for line in lines)
 
 
 def test_alphas_out_of_range(tmp_path, capfd):
@@ -184,11 +189,13 @@ def test_alphas_out_of_range(tmp_path, capfd):
     assert 'alphas must lie in [0, 1]' in capfd.readouterr().err
 
 
-def test_second_look_at_small_objects(tmp_path):
+def test_second_look_at_small_objects(tmp_path, capfd):
     one, two, closer = tmp_path / 'one.json', tmp_path / 'two.json', tmp_path / 'closer.json'
     for out, options in ((one, []), (two, ['--second-look']), (closer, ['--second-look', '0.8'])):
         evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--out', out, *options, '--cfg-options', *SMALL,
                  'test_dataloader.a.dataset.size=100')
+    assert ' zeroshot + second look ' in ' '.join(capfd.readouterr().out.split())
+    assert {name: len(runs) for name, runs in group_runs(find_runs([one, two])).items()} == {'zeroshot': 1, 'zeroshot + second look': 1}
     one, two, closer = (json.loads(out.read_text()) for out in (one, two, closer))
     assert one['metrics']['a/top1'] < two['metrics']['a/top1'] < closer['metrics']['a/top1']
     assert two['inference'] == dict(gate=False, second_look=0.9) and closer['inference']['second_look'] == 0.8 and 'inference' not in one
