@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import asdict
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -33,20 +34,25 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def show(reports: list[SetReport], console: Console) -> None:
-    """A table, and below it what is wrong or missing in words."""
-    table = Table('set', 'images', 'published', 'classes', 'read', 'status', 'folder')
-    for column in table.columns[1:5]:
-        column.justify = 'right'
+    """A table, and below it where the sets are and what is wrong or missing, in words. Fits in 80 columns; no name is cut in fewer."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in ('set', 'images', 'published', 'classes', 'read', 'status'):
+        table.add_column(column, justify='left' if column in ('set', 'status') else 'right', no_wrap=True)
+    table.columns[0].min_width = max(len(report.name) for report in reports)
     for report in reports:
         there = report.status != 'missing'
         table.add_row(
             report.name, f'{report.images:,}' if there else '–', f'{report.published_images:,}',
             f'{report.classes} of {report.published_classes}' if there else '–', str(report.decoded) if there else '–',
-            f'[{STYLES[report.status]}]{report.status}[/]', escape(report.folder or ''))
+            f'[{STYLES[report.status]}]{report.status}[/]')
     console.print(table)
+    console.print()
+    lines = {}  # what is said of several sets is said once
     for report in reports:
-        for words in report.words():
-            console.print(f'[bold]{report.name}[/]: {escape(words)}', highlight=False, soft_wrap=True)
+        for words in [*([f'in {report.folder}'] if report.folder else []), *report.words()]:
+            lines.setdefault(words, []).append(report.name)
+    for words, names in lines.items():
+        console.print(f'[bold]{", ".join(names)}[/]: {escape(words)}', highlight=False, soft_wrap=True)
 
 
 def main(argv=None) -> int:
@@ -57,7 +63,8 @@ def main(argv=None) -> int:
             args.data_root,
             args.sets,
             None if args.all else args.sample,
-            watch=lambda items, number, what: track(items, what, number, console=progress, transient=True))
+            watch=lambda items, number, what: track(items, what, number, console=progress, transient=True,
+                                                    disable=not progress.is_terminal))  # it would leave blank lines
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
     if args.json:

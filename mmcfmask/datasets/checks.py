@@ -27,7 +27,7 @@ from .imagenet_shifts import (
     read_ground_truth,
     read_objectnet_mapping,
 )
-from .layouts import SETS, SEVERITIES, find_imagenet, find_set
+from .layouts import SETS, SEVERITIES, WNIDS, find_imagenet, find_set
 
 NUMBERS = tuple(str(label) for label in range(1000))
 FOLDERS = {
@@ -96,6 +96,9 @@ def check_sets(data_root: str | Path, names: Sequence[str] | None = None, sample
                watch: Watch = lambda items, number, what: items) -> list[SetReport]:
     """Check every set that is found under a folder.
 
+    Several sets have class folders of the same names: ``data_root`` itself, where it has not the name of one, is taken for one of them
+    that is not whole only if ``names`` says so.
+
     Args:
         data_root: Folder of all sets, or ImageNet's with the others in or beside it.
         names: Keys of :data:`mmcfmask.datasets.layouts.SETS`. Defaults to all; of ImageNet-V2's other two variants only those there are.
@@ -113,17 +116,21 @@ def check_sets(data_root: str | Path, names: Sequence[str] | None = None, sample
     if unknown:
         raise ValueError(f'unknown set {", ".join(unknown)}: choose from {", ".join(SETS)}')
     reports = [check_set(name, data_root, sample, seed, watch) for name in names or SETS]
+    if not names:
+        here = [report.name for report in reports if report.status != 'complete' and SETS[report.name].signs == WNIDS
+                and report.folder == os.path.abspath(os.path.expanduser(data_root))]
+        reports = [_check_elsewhere(report, sample, seed, watch) if len(here) > 1 and report.name in here else report for report in reports]
     return [report for report in reports if names or report.folder or report.name not in OPTIONAL]
 
 
 def check_set(name: str, data_root: str | Path, sample: int | None = 100, seed: int = 0,
-              watch: Watch = lambda items, number, what: items) -> SetReport:
-    """Check one set; arguments as in :func:`check_sets`."""
+              watch: Watch = lambda items, number, what: items, any_name: bool = True) -> SetReport:
+    """Check one set; arguments as in :func:`check_sets` and :func:`mmcfmask.datasets.layouts.find_set`."""
     published = SETS[name]
     report = SetReport(name, published.title, published.source, published.images, published.num_classes)
     split = {'imagenet': 'val', 'imagenet-train': 'train'}.get(name)
     try:
-        root = find_imagenet(data_root, split) if split else find_set(name, data_root)
+        root = find_imagenet(data_root, split) if split else find_set(name, data_root, any_name)
     except MissingSetError as error:
         report.notes.append(str(error))
         return report
@@ -150,6 +157,16 @@ def check_set(name: str, data_root: str | Path, sample: int | None = 100, seed: 
     if broken:
         report.problems.append(f'{len(broken)} of {len(chosen)} images that were read are broken: {some(broken, 5)}')
     return report
+
+
+def _check_elsewhere(report: SetReport, sample: int | None, seed: int, watch: Watch) -> SetReport:
+    """Check a set again without the folder of ``report``, which may be any of several."""
+    again = check_set(report.name, report.folder, sample, seed, watch, any_name=False)
+    if again.folder is None:
+        known = len(set(sub_folders(Path(report.folder))) & set(IMAGENET_WNIDS))
+        again.notes.insert(0, f'{report.folder} holds {known:,} class folders of ImageNet, but is none of these sets as published: to see '
+                           'what it lacks of one, name that with --sets')
+    return again
 
 
 def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:

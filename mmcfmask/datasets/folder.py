@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -204,8 +205,8 @@ def folder_problems(expected: Sequence[str], present: Sequence[str], other: Sequ
 
 
 def some_with_nearest(names: Sequence[str], known: Sequence[str], limit: int = 10) -> str:
-    """Names, each with the nearest of the known ones where one is near."""
-    near = {name: difflib.get_close_matches(name, known, n=1) for name in names[:limit]}
+    """Names, each with the nearest of the known ones where one is near. A WordNet id is no misspelling of another: it is left alone."""
+    near = {name: difflib.get_close_matches(name, known, n=1) for name in names[:limit] if not re.fullmatch(r'n\d{8}', name)}
     return some([f'{name} (near {near[name][0]})' if near.get(name) else name for name in names], limit)
 
 

@@ -49,7 +49,7 @@ class PublishedSet:
 
 _IMAGENET = 'https://image-net.org/download.php'
 _V2 = 'https://huggingface.co/datasets/vaishaal/ImageNetV2'
-_WNIDS = ('n????????', )
+WNIDS = ('n????????', )
 _NUMBERS = ('[0-9]', '[0-9][0-9]', '[0-9][0-9][0-9]')
 
 SETS = {
@@ -65,11 +65,11 @@ SETS = {
         'ImageNet-V2 (top-images)', 10_000, 1000, _V2,
         ('imagenetv2-top-images-format-val', 'imagenetv2-top-images'), _NUMBERS, also=('imagenet-v2', )),
     'imagenet-r': PublishedSet(
-        'ImageNet-R', 30_000, 200, 'https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar', ('imagenet-r', ), _WNIDS),
+        'ImageNet-R', 30_000, 200, 'https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar', ('imagenet-r', ), WNIDS),
     'imagenet-a': PublishedSet(
-        'ImageNet-A', 7_500, 200, 'https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar', ('imagenet-a', ), _WNIDS),
+        'ImageNet-A', 7_500, 200, 'https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar', ('imagenet-a', ), WNIDS),
     'imagenet-sketch': PublishedSet(
-        'ImageNet-Sketch', 50_889, 1000, 'https://github.com/HaohanWang/ImageNet-Sketch', ('imagenet-sketch', ), _WNIDS, also=('sketch', )),
+        'ImageNet-Sketch', 50_889, 1000, 'https://github.com/HaohanWang/ImageNet-Sketch', ('imagenet-sketch', ), WNIDS, also=('sketch', )),
     'objectnet': PublishedSet(
         'ObjectNet', 18_574, 113, 'https://objectnet.dev', ('objectnet-1.0', 'objectnet', 'objectnet-1.0-beta'),
         ('mappings/*.json', 'folder_to_objectnet_label.json', 'images/alarm_clock', 'alarm_clock')),
@@ -79,7 +79,7 @@ SETS = {
 }
 
 
-def find_set(name: str, data_root: str | Path) -> Path:
+def find_set(name: str, data_root: str | Path, any_name: bool = True) -> Path:
     """The folder of a shift, from one ``data_root`` for all sets or from its own.
 
     Looked at, in this order:
@@ -95,6 +95,7 @@ def find_set(name: str, data_root: str | Path) -> Path:
     Args:
         name: Key of :data:`SETS`, but not ImageNet itself, which :func:`find_imagenet` finds.
         data_root: Folder.
+        any_name: Whether ``data_root`` itself may have a name that is not the set's.
 
     Raises:
         MissingSetError: There is none. Names what was looked for, and where to get it.
@@ -105,7 +106,7 @@ def find_set(name: str, data_root: str | Path) -> Path:
     candidates = [path for base in (root, *beside) for path in _named(base, names)]
     others = {_plain(folder) for other in SETS.values() if other is not wanted for folder in other.folders}
     others |= {_plain(folder) for folders in SPLITS.values() for folder in folders}  # ImageNet's own, of the same WordNet ids
-    if _plain(root.name) not in others:
+    if _plain(root.name) not in others and (any_name or _plain(root.name) in map(_plain, names)):
         candidates.insert(0, root)
     for path in candidates:
         if any(next(path.glob(sign), None) is not None for sign in wanted.signs):

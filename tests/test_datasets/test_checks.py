@@ -79,6 +79,28 @@ def test_wrong_folders(tmp_path, published):
     ]
 
 
+def test_a_folder_of_any_name_is_only_what_it_is_in_whole(tmp_path, published):
+    published('imagenet-r', 20)
+    published('imagenet-a', 25, IMAGENET_WNIDS[:25])
+    root = make(tmp_path / 'renditions')
+    reports = {report.name: report for report in check_sets(root)}
+    r, a, sketch = (reports[name] for name in ('imagenet-r', 'imagenet-a', 'imagenet-sketch'))
+    assert (r.status, a.status, sketch.status) == ('complete', 'missing', 'missing')
+    assert f'{root} holds 20 class folders of ImageNet' in a.words()[0] and SETS['imagenet-a'].source in a.words()[1]
+    shutil.rmtree(root / WNIDS[0])
+    assert {report.status for report in check_sets(root)} == {'missing'}
+    assert check_sets(root, ['imagenet-r'])[0].status == 'wrong'  # as was asked
+    root = root.rename(tmp_path / 'sketch')
+    reports = {report.name: report for report in check_sets(root)}
+    assert reports['imagenet-sketch'].status == 'wrong' and reports['imagenet-a'].status == 'missing'
+
+
+def test_ids_of_other_classes_are_no_misspellings(tmp_path, published):
+    published('imagenet-a', 20)
+    make(tmp_path / 'imagenet-a', IMAGENET_WNIDS[:22])
+    assert check_set('imagenet-a', tmp_path).problems == [f'2 folders are no known classes: {IMAGENET_WNIDS[20]}, {IMAGENET_WNIDS[21]}']
+
+
 def numbered(root, folders, shift=0):
     """Two images in each folder, different everywhere but for their names."""
     for number, folder in enumerate(folders, start=shift):
