@@ -32,7 +32,8 @@ class FolderDataset(BaseDataset):
 
     ``metainfo['label_groups']`` says which logits of a model's head mean each class: None (the head has the same classes in the same
     order), or a tuple with a tuple of ints per class. ``metainfo['folders']`` holds the folder names where their order makes the labels.
-    Published sets have ``metainfo['protocol']``, a dict with ``images`` (None with a hold-out), ``num_classes`` and ``source``.
+    Published sets have ``metainfo['protocol']``, a dict with ``images`` (None with a hold-out), ``num_classes`` and ``source``; where
+    a hold-out is of another number of images than the published one, ``metainfo['notes']`` says so.
 
     Args:
         data_root (str): Folder of the data set.
@@ -53,6 +54,7 @@ class FolderDataset(BaseDataset):
         **kwargs: Those of :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``test_mode``, ``indices``, ...
 
     Attributes:
+        num_listed (int): Number of images before hold-out, ``skip_unreadable`` and subset.
         num_skipped (int): Number of images that ``skip_unreadable`` left out.
 
     Raises:
@@ -82,7 +84,7 @@ class FolderDataset(BaseDataset):
         self.per_class = per_class
         self.subset_seed = subset_seed
         self.skip_unreadable = skip_unreadable
-        self.num_skipped = 0
+        self.num_listed = self.num_skipped = 0
         if self.holdout is not None:
             check_holdout(self.holdout)
         if per_class is not None and per_class < 1:
@@ -92,10 +94,17 @@ class FolderDataset(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """List the images of every class and apply hold-out, check and subset."""
         self._metainfo.setdefault('label_groups', None)
+        self.num_listed = 0
+        items = self.list_items(Path(self.img_prefix))
         protocol = self._metainfo.get('protocol')
-        if protocol and self.holdout is not None:
+        if protocol and self.holdout is not None:  # nothing was published about a part
+            listed, published = self.num_listed, protocol.get('images')
             self._metainfo['protocol'] = dict(protocol, images=None)
-        return self.list_items(Path(self.img_prefix))
+            if published not in (None, listed):
+                note = (f'held out of an incomplete set: {listed:,} of {published:,} images' if listed < published else
+                        f'held out of what is not the published set: {listed:,} images instead of {published:,}')
+                self._metainfo['notes'] = [*self._metainfo.get('notes', ()), note]
+        return items
 
     def list_items(self, root: Path) -> list[dict]:
         """Items of the images below ``root``, ordered by class and name."""
@@ -104,6 +113,7 @@ class FolderDataset(BaseDataset):
         if empty:
             raise ValueError(f'{root}: no images in the {len(empty)} class folders {some(empty)}. Image files end in '
                              f'{", ".join(EXTENSIONS)}, in any case.')
+        self.num_listed += sum(map(len, images.values()))
         if self.holdout is not None:
             images = split_holdout(images, **self.holdout)
         if self.skip_unreadable:

@@ -10,6 +10,7 @@ from timm.data import ImageNetInfo
 
 from mmcfmask.datasets import FolderDataset, ImageNetDataset, PACSDataset
 from mmcfmask.datasets.folder import split_holdout
+from mmcfmask.evaluation import describe_set
 
 LOAD = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='PackInputs')]
 
@@ -265,7 +266,7 @@ def test_imagenet_with_missing_and_unknown_folders(tmp_path, imagenet):
         ImageNetDataset(str(tmp_path))
 
 
-def test_pacs(tmp_path):
+def test_pacs(tmp_path, monkeypatch):
     for domain in PACSDataset.DOMAINS:
         for index, name in enumerate(PACSDataset.METAINFO['classes']):
             for number in range(index + 1):
@@ -278,6 +279,13 @@ def test_pacs(tmp_path):
     assert sum(PACSDataset.IMAGES.values()) == 9991
     part = PACSDataset(str(tmp_path), domain='photo', holdout=dict(fraction=0.5, part='held_out'))
     assert part.metainfo['protocol']['images'] is None  # nothing was published about a hold-out
+    assert part.metainfo['notes'] == ['held out of an incomplete set: 28 of 1,670 images']
+    monkeypatch.setitem(PACSDataset.IMAGES, 'photo', 28)
+    part = PACSDataset(str(tmp_path), domain='photo', holdout=dict(fraction=0.5, part='held_out'))
+    assert 'notes' not in part.metainfo and (part.num_listed, len(part)) == (28, 15)
+    monkeypatch.setitem(PACSDataset.IMAGES, 'photo', 20)
+    part = PACSDataset(str(tmp_path), domain='photo', holdout=dict(fraction=0.5, part='held_out'))
+    assert describe_set(part)['notes'] == ['held out of what is not the published set: 28 images instead of 20']
     with pytest.raises(ValueError, match="unknown domain 'art', choose one of photo, art_painting"):
         PACSDataset(str(tmp_path), domain='art')
     (tmp_path / 'sketch' / 'cow').mkdir()
