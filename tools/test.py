@@ -32,7 +32,7 @@ from mmcfmask.engine.launch import (
     method_name,
     prepare_test,
 )
-from mmcfmask.engine.preflight import check_fits, check_out, check_work_dir, warn_of_random_start
+from mmcfmask.engine.preflight import check_fits, check_out, check_test_data, check_work_dir, warn_of_random_start
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.models.second_look import SECOND_LOOK
 from mmcfmask.visualization import results_table
@@ -83,6 +83,7 @@ def main(argv=None) -> dict:
         if args.second_look is not None:
             add_second_look(cfg, args.second_look)
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
+        check_test_data(cfg)
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.keep_predictions = args.predictions is not None

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, load_config, prepare_test
-from mmcfmask.engine.preflight import check_fits, check_work_dir
+from mmcfmask.engine.preflight import check_fits, check_test_data, check_work_dir
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.visualization import results_table
 
@@ -54,6 +54,7 @@ def main(argv=None) -> dict:
     check_work_dir(str(folder), 'folder', '--out')
     try:
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
+        check_test_data(cfg)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=args.alphas)

@@ -18,11 +18,12 @@ from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIMIZERS, PA
 from torch import nn
 
 from ..datasets import FolderDataset, MissingSetError
+from ..datasets.folder import check_folders, sub_folders
 from ..evaluation import ShiftAccuracy
 from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import check_pretrained, check_state_dict, near_names
 from .hooks import DistillWeightHook
-from .loops import metrics_of, refuse_choice_by_shift
+from .loops import choose_shifts, metrics_of, refuse_choice_by_shift
 
 
 def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-dir') -> None:
@@ -212,17 +213,52 @@ def check_training_data(cfg: Config) -> None:
     loaders = dict(train_dataloader=cfg.get('train_dataloader'), **{'model.head.class_weights': _value(cfg, 'model.head.class_weights')})
     loaders.update({'val_dataloader': val} if 'dataset' in val else {f'val_dataloader.{name}': loader for name, loader in val.items()})
     for key, loader in loaders.items():
-        dataset = (loader or {}).get('dataset')
-        if not dataset or not is_a(FolderDataset, dataset.type, DATASETS):
-            continue
+        _find_folder(f'{key}.dataset', (loader or {}).get('dataset'))
+
+
+def check_test_data(cfg: Config) -> None:
+    """The same for the test sets that would run. One that is not there is no error where it may be left out, but for all of them.
+
+    Raises:
+        MissingSetError, ValueError: With the key of the data set; class folders that are missing or unknown are named.
+    """
+    loop, missing = cfg.test_cfg, {}
+    names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
+    skip = loop.get('skip_missing', False)
+    for name in names:
+        key = f'test_dataloader.{name}.dataset'
         try:
-            folder = Path(DATASETS.build(dict(dataset, pipeline=[], lazy_init=True)).img_prefix)
-        except (OSError, ValueError) as error:
-            kind = MissingSetError if isinstance(error, MissingSetError) else ValueError
-            raise kind(f'{key}.dataset: {error}') from None
-        if not folder.is_dir():
-            raise MissingSetError(f'{key}.dataset: there is no folder {folder.absolute()}: set its data_root (of all: '
-                                  '--cfg-options data_root=…), and split_dir or domain')
+            dataset = _find_folder(key, cfg.test_dataloader[name].dataset)
+        except MissingSetError as error:
+            if not (skip if isinstance(skip, bool) else name in skip):
+                raise
+            missing[name] = str(error)
+            continue
+        folders = () if dataset is None else dataset.folders or ()
+        present = sub_folders(Path(dataset.img_prefix)) if folders else ()
+        if set(folders) & set(present):  # else the images lie flat, or deeper
+            try:
+                check_folders(folders, present, Path(dataset.img_prefix), dataset.other_folders)
+            except ValueError as error:
+                raise ValueError(f'{key}: {error}') from None
+    if len(missing) == len(names):
+        raise MissingSetError('none of the test sets is there:\n' + '\n'.join(missing.values()))
+
+
+def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
+    """Build a data set without its images, and look for its folder; None for one that has no folder."""
+    if not dataset or not is_a(FolderDataset, dataset.type, DATASETS):
+        return None
+    try:
+        built = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
+    except (OSError, ValueError) as error:
+        kind = MissingSetError if isinstance(error, MissingSetError) else ValueError
+        raise kind(f'{key}: {error}') from None
+    folder = Path(built.img_prefix)
+    if not folder.is_dir():
+        raise MissingSetError(f'{key}: there is no folder {folder.absolute()}: set its data_root (of all: --cfg-options data_root=…), and '
+                              'split_dir or domain')
+    return built
 
 
 def check_selection(cfg: Config) -> None:

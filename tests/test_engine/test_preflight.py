@@ -1,8 +1,10 @@
+import shutil
+
 import pytest
 import torch
 from mmengine.config import Config
 
-from mmcfmask.datasets import MissingSetError
+from mmcfmask.datasets import MissingSetError, PACSDataset
 from mmcfmask.engine import preflight
 from mmcfmask.engine.launch import load_config
 from mmcfmask.engine.preflight import (
@@ -13,6 +15,7 @@ from mmcfmask.engine.preflight import (
     check_out,
     check_same_run,
     check_selection,
+    check_test_data,
     check_training_data,
     check_work_dir,
 )
@@ -164,6 +167,39 @@ def test_training_data_is_looked_for_before_the_model(tmp_path):
                                                                            classes=str(names))))))
     with pytest.raises(MissingSetError, match='train_dataloader.dataset: there is no folder .*sketch: set its data_root'):
         check_training_data(Config(dict(train_dataloader=dict(dataset=gone))))
+
+
+def test_test_sets_are_looked_for_before_the_model(tmp_path):
+    photo, sketch = (dict(dataset=dict(type='PACSDataset', data_root=str(tmp_path), domain=domain)) for domain in ('photo', 'sketch'))
+    cfg = Config(dict(test_dataloader=dict(photo=photo, sketch=sketch), test_cfg=dict(id_set='photo')))
+    for domain in ('photo', 'sketch'):
+        for name in PACSDataset.METAINFO['classes']:
+            (tmp_path / domain / name).mkdir(parents=True)
+    check_test_data(cfg)
+    (tmp_path / 'sketch' / 'horse').rmdir()
+    with pytest.raises(ValueError, match='^test_dataloader.sketch.dataset: .*/sketch: 1 of 7 class folders are missing: horse'):
+        check_test_data(cfg)
+    cfg.test_cfg.shifts = []  # it would not run
+    check_test_data(cfg)
+    shutil.rmtree(tmp_path / 'sketch')
+    cfg.test_cfg.shifts = ['sketch']
+    with pytest.raises(MissingSetError, match='^test_dataloader.sketch.dataset: there is no folder .*sketch: set its data_root'):
+        check_test_data(cfg)
+    for skip in (True, ['sketch']):
+        cfg.test_cfg.skip_missing = skip
+        check_test_data(cfg)
+    shutil.rmtree(tmp_path / 'photo')
+    cfg.test_cfg.skip_missing = True
+    with pytest.raises(MissingSetError, match='(?s)none of the test sets is there.*photo.*sketch'):
+        check_test_data(cfg)
+
+
+def test_images_that_lie_flat_or_deeper_are_left_to_the_test(tmp_path):
+    (tmp_path / 'imagenet-c' / 'fog' / '1').mkdir(parents=True)
+    (tmp_path / 'val').mkdir()
+    check_test_data(Config(dict(test_cfg=dict(id_set='val'), test_dataloader=dict(
+        val=dict(dataset=dict(type='ImageNetDataset', data_root=str(tmp_path), split_dir='val')),
+        c=dict(dataset=dict(type='ImageNetCDataset', data_root=str(tmp_path))), shapes=dict(dataset=dict(type='ShapesDataset'))))))
 
 
 def test_metric_that_chooses_must_exist():

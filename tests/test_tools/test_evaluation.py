@@ -15,7 +15,6 @@ from oracle import config, loader, write_tree
 from processes import free_port
 from scripts import load_tool
 
-from mmcfmask.datasets import MissingSetError
 from mmcfmask.evaluation.runs import find_runs, group_runs
 
 ROOT = Path(__file__).parents[2]
@@ -115,15 +114,19 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     assert 100 * sum(row['correct'] == '1' for row in rows) / 18 == pytest.approx(result['metrics']['many/top1'])
 
 
-def test_shifts_by_name(write, tmp_path):
+def test_shifts_by_name(write, tmp_path, monkeypatch):
     path = write('oracle', 7)
     evaluate(path, '--shifts', 'right', '--out', tmp_path / 'metrics.json')
     result = json.loads((tmp_path / 'metrics.json').read_text())
     assert list(result['sets']) == ['id', 'right'] and result['missing'] == {} and result['ood_average']['over'] == ['right']
     with pytest.raises(SystemExit, match="oracle.py: no such shift: 'left'; the shifts of this config are gone, many, right"):
         evaluate(path, '--shifts', 'left')
-    with pytest.raises(MissingSetError, match=r"test_dataloader\['gone'\]: there is no .*get it from the shop"):
-        evaluate(path, '--shifts', 'right', 'gone')
+    for name, arguments in (('test', [str(path)]), ('wise_ft', [str(path), str(tmp_path / 'any.pth')])):
+        module = load_tool(name)
+        monkeypatch.setattr(module, 'build_runner', None)  # no model is built
+        torch.save(dict(state_dict={}), tmp_path / 'any.pth')
+        with pytest.raises(SystemExit, match='test_dataloader.gone.dataset: there is no .*get it from the shop'):
+            module.main([*arguments, '--shifts', 'right', 'gone'])
 
 
 def test_id_set_that_is_missing_is_reported(write, tmp_path, capfd):
