@@ -78,7 +78,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--out', help='write everything that was measured to this JSON file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
     parser.add_argument('--memory-of', choices=CANDIDATES, help=argparse.SUPPRESS)  # in a process of its own
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f'--steps must be at least 1, got {args.steps}')
+    return args
 
 
 def read_config(args: argparse.Namespace) -> Config:

@@ -131,3 +131,10 @@ def test_evaluation(tool, tmp_path, capsys, loader):
         tested, computed, loaded = result['images_per_second'].values()
         assert result['ratios']['of both in turn'] == pytest.approx((1 / computed + 1 / loaded) / (1 / tested))
     assert result['images'] == (8 if loader else 16) and 'of the bare forward' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('steps', ['0', '-1'])
+def test_no_steps_are_refused(tool, capsys, steps):
+    with pytest.raises(SystemExit):
+        tool.parse_args(['--steps', steps])
+    assert f'--steps must be at least 1, got {steps}' in capsys.readouterr().err
