@@ -38,7 +38,8 @@ def wise_ft_curve(points: Mapping[float, tuple[float, float]],
     color, accent = OKABE_ITO[0], OKABE_ITO[1]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(size)
-        axes = figure.add_axes((0.5 / size[0], 0.42 / size[1], 1 - 0.58 / size[0], 1 - 0.48 / size[1]))
+        figure.set_layout_engine('constrained')  # tick labels are as wide as the accuracies lie close
+        axes = figure.add_subplot()
         axes.plot(*pairs.T, '-o', color=color, lw=1.1, ms=3.5, mec='white', mew=0.4, zorder=2)
         if default in alphas:
             axes.plot(*points[default], '*', color=accent, ms=11, mec='white', mew=0.5, zorder=3)
@@ -52,6 +53,8 @@ def wise_ft_curve(points: Mapping[float, tuple[float, float]],
         axes.set_axisbelow(True)
         for side in ('top', 'right'):
             axes.spines[side].set_visible(False)
+        figure.draw_without_rendering()
+        figure.set_layout_engine('none')  # the labels of α are placed in pixels: the axes stay where they are
         for alpha in dict.fromkeys([*([default] if default in alphas else []), alphas[0], alphas[-1]]):
             _label(axes, f'α = {alpha:g}', points[alpha], pairs, accent if alpha == default else color)
         return figure

@@ -45,7 +45,7 @@ def id_ood_scatter(points: Mapping[str, Sequence],
             faint single runs.
         logit: Scale both axes by the logit, on which models trained alike lie on a line (Taori et al., "Measuring
             Robustness to Natural Distribution Shifts in Image Classification", 2020).
-        diagonal: Draw y = x, where a shift would cost nothing; without a line, the axes are extended until it shows.
+        diagonal: Draw y = x, where a shift would cost nothing, as far as it lies within the axes, whose limits the points set.
         xlabel, ylabel: Labels of the axes.
         line: Function from ID to OOD accuracies, both (N,) in percent, drawn as a line: what the ID accuracy predicts, e.g.
             :meth:`mmcfmask.evaluation.effective_robustness.Line.predict`. The axes are extended until it shows.
@@ -74,7 +74,7 @@ def id_ood_scatter(points: Mapping[str, Sequence],
         if logit:
             for set_scale in (axes.set_xscale, axes.set_yscale):
                 set_scale('function', functions=(_logit, _percent))
-        xlim, ylim = _limits(list(runs.values()), logit, diagonal, line)
+        xlim, ylim = _limits(list(runs.values()), logit, line)
         axes.set(xlim=xlim, ylim=ylim, xlabel=xlabel, ylabel=ylabel)
         for axis, limits in ((axes.xaxis, xlim), (axes.yaxis, ylim)):
             axis.set_major_locator(FixedLocator(_logit_ticks(*limits)) if logit else MaxNLocator(7, steps=[1, 2, 5, 10]))
@@ -86,8 +86,9 @@ def id_ood_scatter(points: Mapping[str, Sequence],
             axes.spines[side].set_visible(False)
         if diagonal:
             equal = np.linspace(max(xlim[0], ylim[0]), min(xlim[1], ylim[1]), 100)
-            equal = equal if equal[0] < equal[-1] else []  # not in view
-            axes.plot(equal, equal, ls=(0, (4, 3)), color='0.55', lw=0.8, zorder=1, label='y = x')
+            start, end = axes.transData.transform([(equal[0], equal[0]), (equal[-1], equal[-1])])
+            if equal[0] < equal[-1] and np.hypot(*(end - start)) > 0.4 * figure.dpi:  # the label has room beside it
+                axes.plot(equal, equal, ls=(0, (4, 3)), color='0.55', lw=0.8, zorder=1, label='y = x')
         if line is not None:
             x = np.linspace(*xlim, 400)
             y = np.asarray(line(x), dtype=float)
@@ -135,7 +136,7 @@ def _logit_ticks(low, high):
     return shown
 
 
-def _limits(runs, logit, diagonal, line=None):
+def _limits(runs, logit, line=None):
     """Limits of x and y with room around the points for their labels, and the line in view over all points."""
     forward, inverse = (_logit, _percent) if logit else (np.asarray, np.asarray)
     smallest = 0.5 if logit else 4.0
@@ -149,13 +150,7 @@ def _limits(runs, logit, diagonal, line=None):
             low, high = min(low, seen.min()), max(high, seen.max())
         pad = max(0.14 * (high - low), (smallest - (high - low)) / 2, smallest / 8)
         limits.append([low - pad, high + pad])
-    (x0, x1), (y0, y1) = limits
-    if diagonal and line is None:  # show at least a fifth of the axes' width of it
-        if y1 < x0 + (x1 - x0) / 5:
-            y1 = x0 + (x1 - x0) / 5
-        elif x1 < y0 + (y1 - y0) / 5:
-            x1 = y0 + (y1 - y0) / 5
-    return [tuple(float(np.clip(inverse(v), 0, 100)) for v in pair) for pair in ((x0, x1), (y0, y1))]
+    return [tuple(float(np.clip(inverse(v), 0, 100)) for v in pair) for pair in limits]
 
 
 def _label_line(axes, line, runs, reference=None):
@@ -219,7 +214,8 @@ def _legend_below(axes, runs):
 def _label_points(axes, runs, colors, reference=None) -> bool:
     """Write each method's name beside its point where it covers least: other names, points, error bars, lines, the frame.
 
-    If two names, or a name and a point, cannot but touch, or a name leaves the figure, none is written.
+    If two names, or a name and a point, cannot but touch, or a name leaves the figure, none is written. A thin line leads to a name
+    that is far from its point, or nearer to another.
 
     Returns:
         bool: Whether the names were written.
@@ -228,7 +224,7 @@ def _label_points(axes, runs, colors, reference=None) -> bool:
     scale = axes.figure.dpi / 72  # pixels per point
     frame = axes.get_window_extent(renderer).extents
     to_pixels, to_data = axes.transData.transform, axes.transData.inverted().transform
-    texts, centres, bars, near = [], [], [text.get_window_extent(renderer).extents for text in axes.texts], []
+    texts, centres, bars = [], [], [text.get_window_extent(renderer).extents for text in axes.texts]
     for (method, pairs), color in zip(runs.items(), colors):
         x, y = pairs.mean(axis=0)
         sx, sy = pairs.std(axis=0, ddof=1) if len(pairs) > 1 else (0, 0)
@@ -236,7 +232,8 @@ def _label_points(axes, runs, colors, reference=None) -> bool:
         centres.append((cx, cy))
         r = 2.8 * scale  # of a marker; error bars with their caps are as thick
         bars += [(x0 - r, cy - r, x1 + r, cy + r), (cx - r, y0 - r, cx + r, y1 + r)]
-        near.append((cx - 2 * r, cy - 2 * r, cx + 2 * r, cy + 2 * r))  # other names keep off, not to be taken for its own
+        if len(pairs) > 1:  # single runs, smaller; 0.7 points more for what the white behind a name covers around it
+            bars += [(x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale) for x, y in to_pixels(pairs)]
         texts.append(
             axes.annotate(
                 method, (x, y), xytext=(0, 0), textcoords='offset points', color=color, ha='left', va='bottom',
@@ -253,9 +250,14 @@ def _label_points(axes, runs, colors, reference=None) -> bool:
             corner = centres[i] + offset - sizes[i] * (1 - np.array([np.cos(angle), np.sin(angle)])) / 2
             yield distance, (*corner, *(corner + sizes[i]))
 
+    def astray(i, box):
+        """By how many pixels the box is nearer to the marker of another method than to its own; negative if it is not."""
+        away = np.hypot(*np.maximum(np.maximum(box[:2] - np.array(centres), np.array(centres) - box[2:]), 0).T)
+        return away[i] - np.delete(away, i).min(initial=np.inf)
+
     def cost(i, distance, box, placed):
         covered = sum(_overlap(box, other) for other in [*bars, *placed])
-        covered += sum(_overlap(box, other) for j, other in enumerate(near) if j != i) / 4
+        covered += 2.5 * scale * max(astray(i, box) + 3 * scale, 0)  # not to be taken for the name of another
         outside = sizes[i].prod() - _overlap(box, frame)
         crossing, dotted = (((xy > box[:2]) & (xy < box[2:])).all(axis=1).sum() for xy in (lines, dots))
         # Rounded, so that of equal places the first, to the right, is taken.
@@ -275,9 +277,10 @@ def _label_points(axes, runs, colors, reference=None) -> bool:
         for text in texts:
             text.remove()
         return False
-    for text, (cx, cy), (distance, (x0, y0, x1, y1)) in zip(texts, centres, boxes.values()):
+    for i, (distance, box) in boxes.items():
+        text, (cx, cy), (x0, y0, x1, y1) = texts[i], centres[i], box
         text.set_position(((x0 - cx) / scale, (y0 - cy) / scale))
-        if distance > 10:  # too far to be seen as belonging to its point: a thin line between them
+        if distance > 10 or astray(i, box) > 0:
             end = to_data((min(max(cx, x0), x1), min(max(cy, y0), y1)))
             arrow = dict(arrowstyle='-', color=text.get_color(), lw=0.5, shrinkA=0, shrinkB=3)
             axes.annotate('', text.xy, xytext=end, arrowprops=arrow)

@@ -104,11 +104,11 @@ class Summary(NamedTuple):
         return {method: max(stat.num for stat in row.values()) for method, row in self.rows.items()}
 
     def is_best(self, method: str, column: str, digits: int | None = None) -> bool:
-        """Whether the method has the best mean of the column, to the precision shown."""
+        """Whether the method has the best mean of the column, to the precision shown; a method alone in it has not."""
         digits = self.metric.digits if digits is None else digits
         shown = {m: round(row[column].mean, digits) for m, row in self.rows.items() if column in row}
         best = max if self.metric.higher_is_better else min
-        return method in shown and shown[method] == best(shown.values())
+        return len(shown) > 1 and method in shown and shown[method] == best(shown.values())
 
     def text(self, method: str, column: str, digits: int | None = None) -> str:
         """A cell, with its mark if it has one."""
@@ -239,8 +239,9 @@ def results_table(results: Results,
                   marks: Mapping[str, Mapping[str, str]] | None = None) -> Table:
     """The results for the terminal; arguments and errors as in :func:`summarize`.
 
-    The best mean of each column is bold, ties included; or the row ``highlight`` is, where the best of a column must not be looked for.
-    ``–`` stands for what was not measured. ``notes`` are put under the table, after its own. ``first_column`` heads the rows.
+    The best mean of each column is bold, ties included, if several methods have the column; or the row ``highlight`` is, where the best
+    of a column must not be looked for. ``–`` stands for what was not measured. ``notes`` are put under the table, after its own.
+    ``first_column`` heads the rows.
 
     Returns:
         rich.table.Table: To be printed with ``rich.print`` or a ``rich.console.Console``.

@@ -29,6 +29,13 @@ def test_labels_lie_inside_and_apart():
         assert not any(box.overlaps(other) for other in boxes if other is not box)
 
 
+@pytest.mark.parametrize('points', [POINTS, {0: (94.5, 84.125), 0.5: (96.5, 84.625), 1: (97.5, 83.625)}])  # ticks such as 84.75
+def test_nothing_is_cut_off(points):
+    figure = wise_ft_curve(points)
+    box, page = figure.axes[0].get_tightbbox(figure.canvas.get_renderer()), figure.bbox
+    assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+
+
 def test_few_points(tmp_path):
     assert len(wise_ft_curve({0: (10, 20), 1: (30, 10)}).axes[0].lines) == 1  # without the default no star
     paths = save_figure(wise_ft_curve({0.5: (81.7, 63.0)}), tmp_path / 'one.png', pdf=True)

@@ -35,13 +35,21 @@ def test_every_method_is_drawn_where_it_belongs(logit):
     assert drawn.keys() == PUBLISHED.keys()
     for method, point in PUBLISHED.items():
         assert drawn[method] == pytest.approx(point)
-    assert [line.get_label() for line in axes.lines].count('y = x') == 1
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     assert all(x0 < x < x1 and y0 < y < y1 for x, y in PUBLISHED.values())
-    assert max(x0, y0) < min(x1, y1)  # y = x crosses the axes
-    line = next(line for line in axes.lines if line.get_label() == 'y = x')
-    np.testing.assert_allclose(*line.get_data())
     assert sum(x0 <= t <= x1 for t in axes.get_xticks()) >= 3
+
+
+@pytest.mark.parametrize('logit', [False, True])
+def test_y_equals_x_is_drawn_as_far_as_the_axes_of_the_points_show_it(logit):
+    axes, = id_ood_scatter({'a': (80, 79), 'b': (84, 83)}, logit=logit).axes
+    line, = [line for line in axes.lines if line.get_label() == 'y = x']
+    np.testing.assert_allclose(*line.get_data())
+    low, high = (f(lims) for f, lims in zip((max, min), zip(axes.get_xlim(), axes.get_ylim())))
+    np.testing.assert_allclose(line.get_xdata()[[0, -1]], (low, high))
+
+    axes, = id_ood_scatter({'FT': (94.5, 80.4), 'CFMask': (93.5, 81.6)}, logit=logit).axes  # far from y = x
+    assert axes.get_ylim()[1] < 86 and 'y = x' not in [artist.get_label() for artist in axes.lines] + [t.get_text() for t in axes.texts]
 
 
 def test_logit_axes_are_logit_scaled():
@@ -74,6 +82,27 @@ def test_names_overlap_neither_each_other_nor_points_nor_the_frame(points):
         assert not any(box.contains(*axes.transData.transform(point)) for point in points.values()), name
         frame = figure.bbox
         assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1, name
+
+
+SEEDS = {'Zero-shot': (93, 86.25), 'FT': [(91, 85), (92, 82.75)], 'CFMask context': [(90, 84.5), (96, 85.25)],
+         'FT + WiSE-FT': [(93, 86), (94, 86)], 'FT + gate': [(95, 86.25), (96, 87.75)], 'FT soup': (94, 84.75)}
+
+
+def test_names_hide_no_single_run_and_are_nearest_to_their_own_marker():
+    figure = id_ood_scatter(SEEDS, size=(3.4, 2.9))
+    figure.canvas.draw()  # the white behind the names gets its place
+    axes, = figure.axes
+    named = labels(figure, SEEDS)
+    assert set(named) == set(SEEDS)
+    with_line = {tuple(text.xy) for text in axes.texts if text.arrow_patch is not None}
+    centres = {method: axes.transData.transform(point) for method, point in markers(figure).items()}
+    for method, text in named.items():
+        box = text.get_bbox_patch().get_window_extent()
+        for pairs in SEEDS.values():
+            assert not any(box.contains(*pixel) for pixel in axes.transData.transform(np.atleast_2d(pairs))), method
+        box = text.get_window_extent()
+        away = {m: np.hypot(*np.maximum(np.maximum(box.min - xy, xy - box.max), 0)) for m, xy in centres.items()}
+        assert min(away, key=away.get) == method or markers(figure)[method] in with_line, method
 
 
 def test_colour_and_marker_tell_methods_apart():
@@ -121,7 +150,7 @@ def test_line_and_reference_models_are_drawn():
 def test_a_far_diagonal_does_not_stretch_the_axes_of_a_line():
     figure = id_ood_scatter({'FT': (80, 20)}, logit=True, line=lambda x: np.asarray(x) - 62)
     axes, = figure.axes
-    assert axes.get_ylim()[1] < 50 and not any(len(line.get_xdata()) for line in axes.lines if line.get_label() == 'y = x')
+    assert axes.get_ylim()[1] < 50 and all(line.get_label() != 'y = x' for line in axes.lines)
 
 
 def test_the_labels_of_the_lines_touch_no_name():

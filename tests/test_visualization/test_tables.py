@@ -68,6 +68,12 @@ def test_equal_as_shown_is_equally_best():
     assert cells(text, 'a')[1] == cells(text, 'b')[1] == '**80.0**'
 
 
+def test_a_method_alone_is_not_the_best():
+    assert '**' not in to_markdown({'FT': ONE_SEED['FT']})
+    text = to_markdown({'FT': ONE_SEED['FT'], 'LP': {'test': 80.0}})
+    assert cells(text, 'FT') == ['FT', '**90.0**', '72.0', '40.0', '56.0'] and cells(text, 'LP')[1] == '80.0'
+
+
 def test_seeds_are_counted_and_deviations_shown():
     text = to_markdown(THREE_SEEDS)
     assert text.splitlines()[0] == '| Method | Seeds | ID (test) | v2 | sketch | OOD avg |'
@@ -201,7 +207,7 @@ def test_another_column():
     summary = with_column(summarize(THREE_SEEDS, marks=MARKS), 'Eff. rob.', {'FT': [10.0, 11.0, 12.0]}, 'Height.', ('test', 'OOD avg'))
     text = summary_markdown(summary)
     assert text.splitlines()[0].endswith('| OOD avg | Eff. rob. |')
-    assert cells(text, 'FT')[-1] == '**+11.0 ± 1.0†**' and cells(text, 'Zero-shot')[-1] == '–' and 'Height.' in text
+    assert cells(text, 'FT')[-1] == '+11.0 ± 1.0†' and cells(text, 'Zero-shot')[-1] == '–' and 'Height.' in text
     assert '+11.0' in printed(summary_table(summary))
 
 
