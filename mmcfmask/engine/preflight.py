@@ -169,7 +169,8 @@ def check_arguments(cfg: dict) -> None:
         if isinstance(kind, type) and issubclass(kind, (CLIPDistillHead, CAMRefillDataPreprocessor)):  # quickly built
             arguments = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
             try:
-                kind(**{**({'in_channels': 1} if name == 'head' else {}), **arguments})
+                with torch.random.fork_rng(devices=[]):  # what is built afterwards starts from the same random numbers
+                    kind(**{**({'in_channels': 1} if name == 'head' else {}), **arguments})
             except (TypeError, ValueError) as error:
                 raise ValueError(f'model.{name}: {error}') from None
     _check_keys('optim_wrapper.optimizer', (cfg.get('optim_wrapper') or {}).get('optimizer') or {}, OPTIMIZERS)

@@ -114,6 +114,12 @@ def test_settings_that_cannot_be_built(option, value, message):
         load_config('configs/shapes/cfmask.py', {option: value})
 
 
+def test_random_numbers_are_left_as_they_were():
+    state = torch.get_rng_state()
+    load_config('configs/shapes/cfmask.py', {})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_tower_is_looked_for_before_the_model():
     for change, message in ((dict(model_name='ViT-B-17'), 'Unknown open_clip model .*ViT-B-16'),
                             (dict(pretrained='shape'), "Unknown pretrained tag 'shape' .*Did you mean 'shapes'"),
