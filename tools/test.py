@@ -27,7 +27,6 @@ from mmcfmask.engine.launch import (
     add_second_look,
     apply_run_arguments,
     build_runner,
-    forget_pretrained,
     load_config,
     method_name,
     prepare_test,
@@ -87,8 +86,6 @@ def main(argv=None) -> dict:
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.keep_predictions = args.predictions is not None
-    if checkpoint and not cfg.model.get('gate'):
-        forget_pretrained(cfg.model)
     runner = build_runner(cfg)
     if checkpoint:
         check_fits(unwrapped(runner.model), checkpoint, args.checkpoint)

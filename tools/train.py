@@ -34,13 +34,12 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         cfg.default_hooks.checkpoint.save_best = None
-    if args.resume == 'auto':
+    if args.resume not in (None, 'auto'):
+        cfg.resume, cfg.load_from = True, args.resume
+    elif args.resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
         latest = find_latest_checkpoint(cfg.work_dir)
         cfg.resume = latest is not None
         cfg.load_from = latest or cfg.get('load_from')  # at the first start that of the config
-    elif args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = args.resume
     return cfg
 
 
@@ -56,8 +55,7 @@ def main(argv=None) -> None:
         preflight.check_selection(cfg)
         preflight.check_training_data(cfg)
         launch.fit_total_batch(cfg, launch.world_size(args.launcher))
-        resume = cfg.get('resume', False)
-        start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if resume else None)
+        resume, start = cfg.get('resume', False), cfg.get('load_from')
         if start:
             checkpoint = preflight.check_checkpoint(start, resume)
             if resume:

@@ -53,7 +53,7 @@ def main(argv=None) -> dict:
     check_work_dir(cfg.work_dir)
     check_work_dir(str(folder), 'folder', '--out')
     try:
-        checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
+        checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp, keep_start=True)
         check_test_data(cfg)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f'{args.config}: {error}') from None

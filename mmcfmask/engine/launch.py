@@ -157,7 +157,7 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     counts = total // (processes * each)
     cfg.optim_wrapper.accumulative_counts = counts
     sampler = cfg.train_dataloader.get('sampler') or {}
-    if counts > 1 and sampler.get('type') and is_a(ResumableSampler, sampler.type, DATA_SAMPLERS):
+    if counts > 1 and is_a(ResumableSampler, sampler.get('type'), DATA_SAMPLERS):
         sampler.multiple = counts * each
     for hook in cfg.get('custom_hooks') or []:
         if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
@@ -170,7 +170,8 @@ def prepare_test(cfg: Config,
                  checkpoint: str | None = None,
                  shifts: list[str] | None = None,
                  skip_broken: bool = False,
-                 amp: bool = False) -> dict | None:
+                 amp: bool = False,
+                 keep_start: bool = False) -> dict | None:
     """Edit a config for a test on several sets, and find what is wrong before anything is loaded.
 
     Args:
@@ -179,6 +180,7 @@ def prepare_test(cfg: Config,
         shifts (list[str], optional): Test on these and on the ID set; their data must be there. None: as the config says.
         skip_broken (bool): Leave out images that cannot be read.
         amp (bool): bfloat16 autocast.
+        keep_start (bool): The pre-trained weights are needed beside those of the checkpoint, as they are for a gate.
 
     Returns:
         dict, optional: The checkpoint.
@@ -210,6 +212,8 @@ def prepare_test(cfg: Config,
     weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
     if weight is not None and num_classes is not None and len(weight) != num_classes:
         raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
+    if not keep_start and not cfg.model.get('gate'):
+        forget_pretrained(cfg.model)
     return loaded
 
 
@@ -230,8 +234,6 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
     """
     cfg = load_config(path, options or {})
     prepare_test(cfg, checkpoint)
-    if checkpoint is not None and not cfg.model.get('gate'):
-        forget_pretrained(cfg.model)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
     return cfg
 

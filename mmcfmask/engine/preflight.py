@@ -23,7 +23,7 @@ from ..evaluation import ShiftAccuracy
 from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import check_pretrained, check_state_dict, near_names
 from .hooks import DistillWeightHook
-from .loops import choose_shifts, metrics_of, refuse_choice_by_shift
+from .loops import choose_shifts, may_be_missing, metrics_of, refuse_choice_by_shift
 
 
 def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-dir') -> None:
@@ -166,7 +166,7 @@ def check_arguments(cfg: dict) -> None:
         part, default = model.get(name) or {}, dict(data_preprocessor='CAMRefillDataPreprocessor', gate='ConformalGate').get(name)
         default = default if is_a(CounterfactualClassifier, model.get('type'), MODELS) else None
         kind = _check_keys(f'model.{name}', part, MODELS, default)
-        if isinstance(kind, type) and issubclass(kind, (CLIPDistillHead, CAMRefillDataPreprocessor)):  # quickly built
+        if is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS):  # quickly built
             arguments = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
             try:
                 with torch.random.fork_rng(devices=[]):  # what is built afterwards starts from the same random numbers
@@ -200,7 +200,7 @@ def _check_keys(where: str, part: dict, registry: Registry, default: str | None 
 def check_backbone(model: dict) -> None:
     """Raise a ValueError or a FileNotFoundError for an image tower that open_clip has not, or a file of weights that is not there."""
     tower = model.get('backbone') or {}
-    if tower.get('type') and is_a(OpenCLIPBackbone, tower['type'], MODELS) and tower.get('load', True):
+    if is_a(OpenCLIPBackbone, tower.get('type'), MODELS) and tower.get('load', True):
         check_pretrained(tower.get('model_name'), tower.get('pretrained'))
 
 
@@ -225,13 +225,12 @@ def check_test_data(cfg: Config) -> None:
     """
     loop, missing = cfg.test_cfg, {}
     names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
-    skip = loop.get('skip_missing', False)
     for name in names:
         key = f'test_dataloader.{name}.dataset'
         try:
             dataset = _find_folder(key, cfg.test_dataloader[name].dataset)
         except MissingSetError as error:
-            if not (skip if isinstance(skip, bool) else name in skip):
+            if not may_be_missing(name, loop.get('skip_missing', False)):
                 raise
             missing[name] = str(error)
             continue
@@ -332,7 +331,7 @@ def warn_of_random_start(cfg: Config) -> None:
                   "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
 
 
-def is_a(base: type | tuple[type, ...], kind: str | type, registry: Registry) -> bool:
+def is_a(base: type | tuple[type, ...], kind: str | type | None, registry: Registry) -> bool:
     """Whether the ``type`` of a config, a registered name or a class, is ``base``, or one of them, or derives from it."""
     found = registry.get(kind) if isinstance(kind, str) else kind
     return isinstance(found, type) and issubclass(found, base)
