@@ -17,6 +17,7 @@ from mmengine.registry import Registry
 from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 from torch import nn
 
+from ..compat import multiplies_bfloat16
 from ..datasets import FolderDataset, MissingSetError
 from ..datasets.folder import check_folders, sub_folders
 from ..evaluation import ShiftAccuracy
@@ -24,6 +25,8 @@ from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualC
 from ..models.clip_loading import check_pretrained, check_state_dict, near_names
 from .hooks import DistillWeightHook
 from .loops import choose_shifts, may_be_missing, metrics_of, refuse_choice_by_shift
+
+SLOW_BFLOAT16 = 'this CPU has no instructions for bfloat16, in which a step takes ten times as long as in float32, or more. Leave it out'
 
 
 def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-dir') -> None:
@@ -329,6 +332,19 @@ def warn_of_random_start(cfg: Config) -> None:
     if tower.get('model_name') and tower.get('pretrained') is None and ':' not in tower.model_name and not tower.get('init_cfg'):
         print_log(f'{tower.model_name} starts from random weights, since model.backbone.pretrained is not set: there is no robustness that '
                   "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
+
+
+def warn_of_slow_bfloat16(cfg: Config) -> None:
+    """Log a warning where a run is asked for bfloat16 and this CPU multiplies it one number at a time."""
+    loops = [cfg.get(key) or {} for key in ('val_cfg', 'test_cfg')]
+    asked = [
+        name for name, on in {
+            '--amp': (cfg.get('optim_wrapper') or {}).get('type') == 'AutocastOptimWrapper' or any(loop.get('amp') for loop in loops),
+            "model.teacher.precision='bf16'": (cfg.model.get('teacher') or {}).get('precision') == 'bf16'
+        }.items() if on
+    ]
+    if asked and not multiplies_bfloat16():
+        print_log(f'{" and ".join(asked)}: {SLOW_BFLOAT16}', 'current', level=logging.WARNING)
 
 
 def is_a(base: type | tuple[type, ...], kind: str | type | None, registry: Registry) -> bool:

@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.measure import Measurement
 
 from .. import __version__
+from ..compat import multiplies_bfloat16
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 from .jobs import Job, JobError, Step, run_jobs
 from .launch import load_config, read_config
-from .preflight import makes_counterfactuals
+from .preflight import SLOW_BFLOAT16, makes_counterfactuals
 
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
 STUDY_KEYS = ('out', 'seeds', 'amp', 'keep', 'pictures', 'cfg_options', 'datasets', 'methods')
@@ -456,6 +457,8 @@ class Study:
 
 def run_or_exit(study: Study, console: Console, jobs: int = 1) -> None:
     """:meth:`Study.run` for a command line: SystemExit where a job failed, or the user stopped it."""
+    if study.amp and not multiplies_bfloat16():
+        console.print(f'--amp: {SLOW_BFLOAT16}', style='yellow')
     try:
         failed = study.run(console, jobs)
     except KeyboardInterrupt:

@@ -268,3 +268,21 @@ def test_random_start_is_named(monkeypatch):
     assert not said
     preflight.warn_of_random_start(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
     assert len(said) == 1 and 'ViT-B-16 starts from random weights' in said[0]
+
+
+def test_slow_bfloat16_is_named(monkeypatch):
+    said = []
+    monkeypatch.setattr(preflight, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    float32 = dict(model=dict(teacher=None), optim_wrapper=dict(type='OptimWrapper'), test_cfg=dict(amp=False))
+    asked = {
+        '--amp: ': [dict(optim_wrapper=dict(type='AutocastOptimWrapper')), dict(test_cfg=dict(amp=True))],
+        "model.teacher.precision='bf16': ": [dict(model=dict(teacher=dict(type='OpenCLIPTeacher', precision='bf16')))]
+    }
+    for fast in (True, False):
+        monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda fast=fast: fast)
+        preflight.warn_of_slow_bfloat16(Config(float32))
+        for begin, changes in asked.items():
+            for change in changes:
+                preflight.warn_of_slow_bfloat16(Config({**float32, **change}))
+                assert len(said) == (0 if fast else 1) and all(text.startswith(begin) for text in said)
+                said.clear()

@@ -1,11 +1,13 @@
 """What a study file says, and what it stands for; no run."""
 import json
 import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from mmcfmask.engine import study as module
 from mmcfmask.engine.jobs import JobError
 from mmcfmask.engine.study import (
     STUDY_KEYS,
@@ -14,6 +16,7 @@ from mmcfmask.engine.study import (
     expand_method,
     load_study,
     parse_options,
+    run_or_exit,
     sign_metrics,
     slug,
 )
@@ -294,3 +297,12 @@ def test_names_and_options():
         'zero-shot', 'cfmask_object_single', 'ft_+_wise-ft', 'w=0.5']
     assert parse_options(['a.b=3', 'c=None', 'd=[1,2]', 'e=x']) == {'a.b': 3, 'c': None, 'd': [1, 2], 'e': 'x'}
     assert parse_options([]) == {}
+
+
+@pytest.mark.parametrize('amp, fast', [(True, True), (True, False), (False, False)])
+def test_slow_bfloat16_is_named_once(tmp_path, monkeypatch, amp, fast):
+    monkeypatch.setattr(module, 'multiplies_bfloat16', lambda: fast)
+    console = Console(file=StringIO(), record=True, width=160)
+    monkeypatch.setattr(Study, 'run', lambda *args: [])
+    run_or_exit(study(tmp_path, {'FT': 'ft'}, amp=amp), console)
+    assert console.export_text().count('--amp: this CPU has no instructions for bfloat16') == (amp and not fast)

@@ -9,8 +9,11 @@ from naive import explicit_features as oracle_features
 from open_clip.transformer import VisionTransformer
 from scripts import load_tool
 
+from mmcfmask.compat import multiplies_bfloat16
+
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
+AMP = ['--amp'] if multiplies_bfloat16() else []
 
 
 @pytest.fixture(scope='module')
@@ -90,13 +93,13 @@ def test_ratios_are_medians_of_the_rounds(tool):
 
 def test_command(tool, tmp_path, capsys):
     out = tmp_path / 'a' / 'out.json'
-    result = tool.main(['--config', SHAPES, '--batch', '4', '--steps', '2', '--device', 'cpu', '--amp', '--out', str(out)])
+    result = tool.main(['--config', SHAPES, '--batch', '4', '--steps', '2', '--device', 'cpu', *AMP, '--out', str(out)])
     assert json.loads(out.read_text()) == result
     assert set(result['seconds']) == set(result['peak_memory']) == {'counterfactual', 'fine-tuning', 'naive'}
     assert set(result['ratios']) == {'of the arithmetic bound', 'against naive', 'cost over fine-tuning', 'memory against naive'}
     assert all(value > 0 for part in ('seconds', 'peak_memory', 'ratios') for value in result[part].values())
     assert list(result['phases']) == list(tool.PHASES) and all(result['phases'][name] > 0 for name in tool.PHASES if name != 'other')
-    assert result['batch'] == 4 and result['amp'] and len(result['rounds']['seconds']['naive']) == 2
+    assert result['batch'] == 4 and result['amp'] is bool(AMP) and len(result['rounds']['seconds']['naive']) == 2
     shown = capsys.readouterr().out
     assert 'where the time goes' in shown and 'against naive' in shown
 
@@ -112,6 +115,12 @@ def test_config_without_the_step_is_refused(tool):
         tool.main(['--config', str(ROOT / 'configs' / 'shapes' / 'ft.py'), '--device', 'cpu'])
 
 
+def test_bfloat16_is_refused_where_it_is_slow(tool, monkeypatch):
+    monkeypatch.setattr(tool, 'multiplies_bfloat16', lambda: False)
+    with pytest.raises(SystemExit, match='--amp: this CPU has no instructions for bfloat16.*Leave it out'):
+        tool.main(['--config', SHAPES, '--device', 'cpu', '--amp'])
+
+
 def test_precision_of_the_teacher_is_the_config_s(tool):
     args = tool.parse_args(['--config', SHAPES, '--cfg-options', 'model.teacher.precision=bf16'])
     assert tool.read_config(args).model.teacher.precision == 'bf16'
@@ -121,7 +130,7 @@ def test_precision_of_the_teacher_is_the_config_s(tool):
 @pytest.mark.parametrize('loader', [False, True])
 def test_evaluation(tool, tmp_path, capsys, loader):
     out = tmp_path / 'out.json'
-    result = tool.main(['--config', SHAPES, '--evaluation', '--batch', '4', '--steps', '1', '--device', 'cpu', '--amp', '--out', str(out),
+    result = tool.main(['--config', SHAPES, '--evaluation', '--batch', '4', '--steps', '1', '--device', 'cpu', *AMP, '--out', str(out),
                         *(['--loader', '--cfg-options', 'test_dataloader.test.dataset.size=8'] if loader else [])])
     assert json.loads(out.read_text()) == result
     assert set(result['images_per_second']) == {'test loop', 'bare forward', *(['loader'] if loader else [])}
