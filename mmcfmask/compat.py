@@ -121,12 +121,12 @@ def can_fuse_optimizer() -> bool:
     return True
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether torch has a fast kernel for bfloat16 products on this machine's device; CPUs without AVX-512, and some of ARM, have none.
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether torch has a fast kernel for bfloat16 products on this type of device; CPUs without AVX-512, and some of ARM, have none.
 
     Ends when torch has a public function for it.
     """
-    if get_device() != 'cpu':
+    if device != 'cpu':
         return True
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

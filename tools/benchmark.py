@@ -52,10 +52,10 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmcfmask  # noqa: F401  registers the components
-from mmcfmask.compat import keep_freed_memory, multiplies_bfloat16
+from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import patch_mask, refill
 from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
-from mmcfmask.engine.preflight import SLOW_BFLOAT16, check_fill, check_out
+from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
 from mmcfmask.models import classifier
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
@@ -462,8 +462,6 @@ def main(argv=None) -> dict:
     if args.out:
         check_out(args.out)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    if args.amp and args.device == 'cpu' and not multiplies_bfloat16():
-        raise SystemExit(f'--amp: {SLOW_BFLOAT16}')
     if args.threads:
         torch.set_num_threads(args.threads)
     if not args.device.startswith('cuda'):
@@ -479,6 +477,9 @@ def main(argv=None) -> dict:
         write(args.out, result)
         return result
     cfg = read_config(args)
+    slow = slow_bfloat16(cfg, torch.device(args.device).type)
+    if slow:  # the square products of the bound would take minutes
+        raise SystemExit(slow)
     batch = cfg.train_dataloader.batch_size
     if args.memory_of:
         before = resident_bytes()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
@@ -22,7 +23,7 @@ from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
 from .loops import ResumableSampler, choose_shifts
-from .preflight import check_arguments, check_checkpoint, check_fits, is_a, warn_of_slow_bfloat16
+from .preflight import check_arguments, check_checkpoint, check_fits, is_a, slow_bfloat16
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}
@@ -371,5 +372,7 @@ def build_runner(cfg: Config) -> Runner:
         cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
         assert get_world_size() == world_size(cfg.launcher)
     runner = Runner.from_cfg(cfg)
-    warn_of_slow_bfloat16(cfg)  # into the log of the run
+    slow = slow_bfloat16(cfg, get_device())
+    if slow:
+        runner.logger.warning(slow)
     return runner

@@ -334,8 +334,8 @@ def warn_of_random_start(cfg: Config) -> None:
                   "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
 
 
-def warn_of_slow_bfloat16(cfg: Config) -> None:
-    """Log a warning where a run is asked for bfloat16 and this CPU multiplies it one number at a time."""
+def slow_bfloat16(cfg: Config, device: str) -> str | None:
+    """What to say of a run that is asked for bfloat16 where the CPU multiplies it one number at a time; None elsewhere."""
     loops = [cfg.get(key) or {} for key in ('val_cfg', 'test_cfg')]
     asked = [
         name for name, on in {
@@ -343,8 +343,7 @@ def warn_of_slow_bfloat16(cfg: Config) -> None:
             "model.teacher.precision='bf16'": (cfg.model.get('teacher') or {}).get('precision') == 'bf16'
         }.items() if on
     ]
-    if asked and not multiplies_bfloat16():
-        print_log(f'{" and ".join(asked)}: {SLOW_BFLOAT16}', 'current', level=logging.WARNING)
+    return f'{" and ".join(asked)}: {SLOW_BFLOAT16}' if asked and not multiplies_bfloat16(device) else None
 
 
 def is_a(base: type | tuple[type, ...], kind: str | type | None, registry: Registry) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from rich.console import Console
 from rich.measure import Measurement
 
@@ -457,7 +458,7 @@ class Study:
 
 def run_or_exit(study: Study, console: Console, jobs: int = 1) -> None:
     """:meth:`Study.run` for a command line: SystemExit where a job failed, or the user stopped it."""
-    if study.amp and not multiplies_bfloat16():
+    if study.amp and not multiplies_bfloat16(get_device()):
         console.print(f'--amp: {SLOW_BFLOAT16}', style='yellow')
     try:
         failed = study.run(console, jobs)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import mmcv
 import pytest
 import torch
@@ -6,7 +8,7 @@ from mmpretrain import ImageClassificationInferencer, get_model
 from mmpretrain.registry import DATASETS, HOOKS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.engine import RelativeEMAHook, launch
+from mmcfmask.engine import RelativeEMAHook, launch, preflight
 from mmcfmask.engine.launch import (
     add_gate,
     add_second_look,
@@ -233,6 +235,15 @@ def test_fused_optimizer_only_where_there_is_one(monkeypatch):
     launch.fit_optimizer(cfg)
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW')
     launch.fit_optimizer(Config(dict(optim_wrapper=None)))
+
+
+def test_runner_warns_of_slow_bfloat16(monkeypatch):
+    said = []
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(logger=SimpleNamespace(warning=said.append)))
+    monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device: False)
+    for amp in (False, True):
+        launch.build_runner(Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp))))
+    assert len(said) == 1 and said[0].startswith('--amp: this CPU has no instructions for bfloat16')
 
 
 def test_name_says_with_what_a_method_was_tested():

@@ -271,18 +271,15 @@ def test_random_start_is_named(monkeypatch):
 
 
 def test_slow_bfloat16_is_named(monkeypatch):
-    said = []
-    monkeypatch.setattr(preflight, 'print_log', lambda text, *args, **kwargs: said.append(text))
     float32 = dict(model=dict(teacher=None), optim_wrapper=dict(type='OptimWrapper'), test_cfg=dict(amp=False))
     asked = {
         '--amp: ': [dict(optim_wrapper=dict(type='AutocastOptimWrapper')), dict(test_cfg=dict(amp=True))],
         "model.teacher.precision='bf16': ": [dict(model=dict(teacher=dict(type='OpenCLIPTeacher', precision='bf16')))]
     }
     for fast in (True, False):
-        monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda fast=fast: fast)
-        preflight.warn_of_slow_bfloat16(Config(float32))
+        monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device, fast=fast: fast)
+        assert preflight.slow_bfloat16(Config(float32), 'cpu') is None
         for begin, changes in asked.items():
             for change in changes:
-                preflight.warn_of_slow_bfloat16(Config({**float32, **change}))
-                assert len(said) == (0 if fast else 1) and all(text.startswith(begin) for text in said)
-                said.clear()
+                said = preflight.slow_bfloat16(Config({**float32, **change}), 'cpu')
+                assert said is None if fast else said.startswith(begin)
