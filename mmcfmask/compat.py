@@ -122,7 +122,7 @@ def can_fuse_optimizer() -> bool:
 
 
 def multiplies_bfloat16(device: str) -> bool:
-    """Whether torch has a fast kernel for bfloat16 products on this type of device; CPUs without AVX-512, and some of ARM, have none.
+    """Whether torch has a fast kernel for bfloat16 products on this type of device; most x86 CPUs without AVX-512 have none.
 
     Ends when torch has a public function for it.
     """

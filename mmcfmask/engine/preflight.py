@@ -336,14 +336,14 @@ def warn_of_random_start(cfg: Config) -> None:
 
 def slow_bfloat16(cfg: Config, device: str) -> str | None:
     """What to say of a run that is asked for bfloat16 where the CPU multiplies it one number at a time; None elsewhere."""
-    loops = [cfg.get(key) or {} for key in ('val_cfg', 'test_cfg')]
-    asked = [
-        name for name, on in {
-            '--amp': (cfg.get('optim_wrapper') or {}).get('type') == 'AutocastOptimWrapper' or any(loop.get('amp') for loop in loops),
-            "model.teacher.precision='bf16'": (cfg.model.get('teacher') or {}).get('precision') == 'bf16'
-        }.items() if on
-    ]
-    return f'{" and ".join(asked)}: {SLOW_BFLOAT16}' if asked and not multiplies_bfloat16(device) else None
+    asked = []
+    if _value(cfg, 'optim_wrapper.type') == 'AutocastOptimWrapper' or _value(cfg, 'val_cfg.amp') or _value(cfg, 'test_cfg.amp'):
+        asked.append('--amp')
+    if _value(cfg, 'model.teacher.precision') == 'bf16':
+        asked.append("model.teacher.precision='bf16'")
+    if not asked or multiplies_bfloat16(device):
+        return None
+    return f'{" and ".join(asked)}: {SLOW_BFLOAT16}'
 
 
 def is_a(base: type | tuple[type, ...], kind: str | type | None, registry: Registry) -> bool:

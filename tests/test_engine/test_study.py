@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmcfmask.engine import study as module
 from mmcfmask.engine.jobs import JobError
 from mmcfmask.engine.study import (
     STUDY_KEYS,
@@ -301,7 +300,7 @@ def test_names_and_options():
 
 @pytest.mark.parametrize('amp, fast', [(True, True), (True, False), (False, False)])
 def test_slow_bfloat16_is_named_once(tmp_path, monkeypatch, amp, fast):
-    monkeypatch.setattr(module, 'multiplies_bfloat16', lambda device: fast)
+    monkeypatch.setattr('mmcfmask.engine.study.multiplies_bfloat16', lambda device: fast)
     console = Console(file=StringIO(), record=True, width=160)
     monkeypatch.setattr(Study, 'run', lambda *args: [])
     run_or_exit(study(tmp_path, {'FT': 'ft'}, amp=amp), console)

@@ -131,7 +131,7 @@ def test_precision_of_the_teacher_is_the_config_s(tool):
 @pytest.mark.parametrize('loader', [False, True])
 def test_evaluation(tool, tmp_path, capsys, loader):
     out = tmp_path / 'out.json'
-    result = tool.main(['--config', SHAPES, '--evaluation', '--batch', '4', '--steps', '1', '--device', 'cpu', *AMP, '--out', str(out),
+    result = tool.main(['--config', SHAPES, '--evaluation', '--batch', '4', '--steps', '1', '--device', 'cpu', '--amp', '--out', str(out),
                         *(['--loader', '--cfg-options', 'test_dataloader.test.dataset.size=8'] if loader else [])])
     assert json.loads(out.read_text()) == result
     assert set(result['images_per_second']) == {'test loop', 'bare forward', *(['loader'] if loader else [])}
