@@ -1,0 +1,30 @@
+"""What a user did wrong or a machine could not do. A tool prints such an error as one line; any other keeps its traceback."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user can mend; the message names the file, key or value, and what to do."""
+
+
+class ConfigError(UserError, ValueError):
+    """A value of a config, a study or the command line that cannot be meant."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that is not there."""
+
+
+class StorageError(UserError, OSError):
+    """A file or folder that cannot be read or written."""
+
+
+@contextmanager
+def one_line(where: str | None = None) -> Iterator[None]:
+    """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where``, and exit code 1."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f'{where}: {error}' if where else str(error)) from None
