@@ -1,14 +1,17 @@
-# make quickstart: the method on the built-in benchmark, from nothing but Python.   make test: the whole test suite.
+# make quickstart: the method on the built-in benchmark, from nothing but Python.   make test: the test suite.   make test-all: with what takes longer.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-all lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python tools/compare.py
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-all: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .
