@@ -8,5 +8,6 @@ from .version import __version__
 compat.allow_config_inheritance()
 compat.register_clip_projection()
 compat.silence_file_client()
+compat.read_yaml_safely()
 
 __all__ = ['__version__']

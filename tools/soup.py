@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
+from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_checkpoint, check_out
 from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
+from mmcfmask.errors import one_line
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -29,7 +31,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--out', required=True, help='the checkpoint to write')
     parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
     parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if len(set(args.checkpoints)) < len(args.checkpoints):
         parser.error('a checkpoint is named twice')
@@ -59,14 +61,12 @@ def held_out_accuracy(cfg: Config, work_dir: str):
     return evaluate
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
-        check_out(args.out)
-        cfg = load_config(args.config, args.cfg_options)
-        metas = [check_checkpoint(path).get('meta', {}) for path in args.checkpoints]
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{error}') from None
+    check_out(args.out)
+    cfg = load_config(args.config, args.cfg_options)
+    metas = [check_checkpoint(path).get('meta', {}) for path in args.checkpoints]
     forget_pretrained(cfg.model)
 
     def load(path: str):

@@ -10,6 +10,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmcfmask.engine import launch, preflight
 from mmcfmask.engine.hooks import unwrapped
+from mmcfmask.errors import ConfigError, one_line
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -43,15 +44,17 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
+    with one_line(args.config):
         cfg = merge_args(launch.load_config(args.config, args.cfg_options), args)
         if cfg.get('train_cfg') is None:
-            raise ValueError('there is nothing to train (no train_cfg): use tools/test.py')
+            raise ConfigError('there is nothing to train (no train_cfg): use tools/test.py')
         preflight.check_work_dir(cfg.work_dir)
         preflight.check_backbone(cfg.model)
         preflight.check_fill(cfg)
+        preflight.check_validation(cfg)
         preflight.check_selection(cfg)
         preflight.check_training_data(cfg)
         launch.fit_total_batch(cfg, launch.world_size(args.launcher))
@@ -62,8 +65,6 @@ def main(argv=None) -> None:
                 if args.seed is None and cfg.get('randomness') and 'seed' in checkpoint['meta']:
                     cfg.randomness.seed = checkpoint['meta']['seed']  # that of the run, which its --seed may have set
                 preflight.check_same_run(cfg, checkpoint, start)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{args.config}: {error}') from None
     runner = launch.build_runner(cfg)
     if start:
         preflight.check_fits(unwrapped(runner.model), checkpoint, start)

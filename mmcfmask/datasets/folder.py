@@ -16,10 +16,13 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from rich.progress import track
 
+from ..errors import MissingFileError
+from ..ranges import Count, Seed
+
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
 
 
-class MissingSetError(FileNotFoundError):
+class MissingSetError(MissingFileError):
     """The folder of a data set is not there; the message says what was looked for, and where to get it if it is a published set."""
 
 
@@ -74,8 +77,8 @@ class FolderDataset(BaseDataset):
                  folders: Sequence[str] | None = None,
                  other_folders: Sequence[str] = (),
                  holdout: dict | None = None,
-                 per_class: int | None = None,
-                 subset_seed: int = 0,
+                 per_class: Count | None = None,
+                 subset_seed: Seed = 0,
                  skip_unreadable: bool = False,
                  **kwargs) -> None:
         self.folders = None if folders is None else list(folders)

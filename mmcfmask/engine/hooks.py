@@ -12,7 +12,9 @@ from mmpretrain.registry import HOOKS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..errors import ConfigError
 from ..evaluation.accuracy import check_groups
+from ..ranges import Positive, Share
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -74,11 +76,11 @@ class RelativeEMAHook(EMAHook):
         ValueError: A horizon outside (0, 1], or a momentum besides.
     """
 
-    def __init__(self, horizon: float = 0.2, **kwargs) -> None:
+    def __init__(self, horizon: Share = 0.2, **kwargs) -> None:
         if not 0 < horizon <= 1:
-            raise ValueError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
+            raise ConfigError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
         if 'momentum' in kwargs:
-            raise ValueError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
+            raise ConfigError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
         super().__init__(**kwargs)
         self.horizon = horizon
 
@@ -104,9 +106,9 @@ class DistillWeightHook(Hook):
         ValueError: A weight that is not above 0, or a model that does not distil.
     """
 
-    def __init__(self, start: float, end: float) -> None:
+    def __init__(self, start: Positive, end: Positive) -> None:
         if start <= 0 or end <= 0:
-            raise ValueError(f'DistillWeightHook(start={start}, end={end}): both must be above 0')
+            raise ConfigError(f'DistillWeightHook(start={start}, end={end}): both must be above 0')
         self.start = start
         self.end = end
 
@@ -114,7 +116,7 @@ class DistillWeightHook(Hook):
         """Refuse a model without distillation before it is trained for hours."""
         model = unwrapped(runner.model)
         if getattr(model, 'teacher', None) is None or model.head.distill is None:
-            raise ValueError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is None: '
+            raise ConfigError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is None: '
                              'leave the hook out of custom_hooks')
         self.head = model.head
 
@@ -160,7 +162,7 @@ class CheckClassesHook(Hook):
             first = first or (name, folders)
             for label, (ours, theirs) in enumerate(zip(folders, first[1])):
                 if ours != theirs:
-                    raise ValueError(f'class {label} is the folder {ours!r} in the dataset of {name}, but {theirs!r} in that of '
+                    raise ConfigError(f'class {label} is the folder {ours!r} in the dataset of {name}, but {theirs!r} in that of '
                                      f'{first[0]}: its images would be taken for another class. Say which folder is which class by a '
                                      "FolderShiftDataset with folder_map, or name the folders in the order of the labels (folders=[…])")
 
@@ -173,16 +175,16 @@ class CheckClassesHook(Hook):
             return
         if groups is not None:
             if len(groups) != len(classes):
-                raise ValueError(f'the dataset of {name} has {len(classes)} classes, but {len(groups)} label_groups')
+                raise ConfigError(f'the dataset of {name} has {len(classes)} classes, but {len(groups)} label_groups')
             try:
                 check_groups(groups, num_classes)
             except ValueError as error:
-                raise ValueError(f'the dataset of {name} does not fit model.head.num_classes={num_classes}: {error}') from None
+                raise ConfigError(f'the dataset of {name} does not fit model.head.num_classes={num_classes}: {error}') from None
             return
         if len(classes) != num_classes:
-            raise ValueError(f'the dataset of {name} has {len(classes)} classes ({", ".join(map(str, classes[:5]))}, …), '
+            raise ConfigError(f'the dataset of {name} has {len(classes)} classes ({", ".join(map(str, classes[:5]))}, …), '
                              f'but model.head.num_classes={num_classes}')
         prompts = (getattr(model.head, 'class_weights', None) or {}).get('classnames')
         if isinstance(prompts, (list, tuple)) and sorted(prompts) == sorted(classes) and list(prompts) != list(classes):
-            raise ValueError(f'model.head.class_weights.classnames holds the classes of {name} in another order than its labels '
+            raise ConfigError(f'model.head.class_weights.classnames holds the classes of {name} in another order than its labels '
                              f'({", ".join(classes[:5])}, …): the head would start with its rows exchanged')
