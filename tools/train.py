@@ -10,6 +10,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmcfmask.engine import launch, preflight
 from mmcfmask.engine.hooks import unwrapped
+from mmcfmask.engine.options import seed
 from mmcfmask.errors import ConfigError, one_line
 
 
@@ -17,7 +18,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model')
     parser.add_argument('config', help='config file')
     parser.add_argument('--resume', nargs='?', const='auto', help='go on from PATH, or from the latest checkpoint of the work dir (auto)')
-    parser.add_argument('--seed', type=int, help='seed of everything random (default: that of the config)')
+    parser.add_argument('--seed', type=seed, help='seed of everything random (default: that of the config)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     launch.add_run_arguments(parser, work_dir='where logs and checkpoints go')
     return parser.parse_args(argv)

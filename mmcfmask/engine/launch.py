@@ -28,7 +28,17 @@ from ..models.clip_loading import near_names
 from ..models.second_look import check_side
 from .loops import ResumableSampler, choose_shifts
 from .options import add_cfg_options
-from .preflight import check_arguments, check_checkpoint, check_fits, check_whole, is_a, lower_errors, slow_bfloat16, unmatched_keys, value_of
+from .preflight import (
+    check_arguments,
+    check_checkpoint,
+    check_fits,
+    check_whole,
+    is_a,
+    lower_errors,
+    slow_bfloat16,
+    unmatched_keys,
+    value_of,
+)
 from .schema import check_config
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
@@ -256,8 +266,9 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     counts = total // (processes * each)
     given = cfg.optim_wrapper.get('accumulative_counts', counts)
     if given != counts:
-        raise ConfigError(f'optim_wrapper.accumulative_counts={given}, but total_batch_size={total} is {counts} x train_dataloader.batch_size='
-                          f'{each} x {processes} process(es): leave out accumulative_counts, or set total_batch_size=None')
+        raise ConfigError(f'optim_wrapper.accumulative_counts={given}, but total_batch_size={total} is {counts} x '
+                          f'train_dataloader.batch_size={each} x {processes} process(es): leave out accumulative_counts, or '
+                          'set total_batch_size=None')
     cfg.optim_wrapper.accumulative_counts = counts
     sampler = cfg.train_dataloader.get('sampler') or {}
     if counts > 1 and is_a(ResumableSampler, sampler.get('type'), DATA_SAMPLERS):

@@ -5,7 +5,6 @@ import torch
 from mmengine.config import Config
 
 from mmcfmask.datasets import MissingSetError, PACSDataset
-from mmcfmask.errors import StorageError
 from mmcfmask.engine import preflight
 from mmcfmask.engine.launch import load_config
 from mmcfmask.engine.preflight import (
@@ -20,6 +19,7 @@ from mmcfmask.engine.preflight import (
     check_training_data,
     check_work_dir,
 )
+from mmcfmask.errors import StorageError
 
 
 def test_work_dir_must_be_writable(tmp_path):
