@@ -1,8 +1,9 @@
 # make quickstart: the method on the built-in benchmark, from nothing but Python.   make test: the test suite.   make test-all: with what takes longer.
+# make fuzz: all bad inputs of the corpus (tests/fuzz), of which make test tries some.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-all fuzz lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python tools/compare.py
@@ -12,6 +13,9 @@ test: .venv/installed
 
 test-all: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
+
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m '' tests/fuzz
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .

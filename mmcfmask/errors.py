@@ -23,8 +23,9 @@ class StorageError(UserError, OSError):
 
 @contextmanager
 def one_line(where: str | None = None) -> Iterator[None]:
-    """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where``, and exit code 1."""
+    """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where`` unless it names that
+    itself, and exit code 1."""
     try:
         yield
     except UserError as error:
-        raise SystemExit(f'{where}: {error}' if where else str(error)) from None
+        raise SystemExit(f'{where}: {error}' if where and where not in str(error) else str(error)) from None

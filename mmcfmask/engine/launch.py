@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import copy
 import inspect
 import os
@@ -62,7 +63,6 @@ def load_config(path: str, options: dict) -> Config:
             a part of the config does not take. Near names are listed.
     """
     cfg = read_config(path)
-    _strip_delete(cfg)
     bases = list(base_configs(path))
     keep_training_images(cfg, *bases)
     spread_variables(cfg, *bases)
@@ -97,7 +97,9 @@ def read_config(path: str) -> Config:
     place = [path]
     try:
         _check_files(path, place, [])
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
+        _strip_delete(cfg)  # which imports what a config in the newer style names
+        return cfg
     except UserError:
         raise
     except Exception as error:  # a config is a program
@@ -135,6 +137,13 @@ def check_text_file(path: str, what: str, more: str = '') -> None:
         raise StorageError(f'cannot read the {what} {path!r}{more}: {error.strerror}') from None
     if text.startswith('\ufeff'):
         raise ConfigError(f'the {what} {path!r}{more} begins with a byte order mark: save it as UTF-8 without BOM')
+    try:
+        if Path(path).suffix == '.py':
+            ast.parse(text)
+    except SyntaxError as error:
+        raise ConfigError(f'{path}, line {error.lineno}: {error.msg}') from None
+    except (ValueError, RecursionError, MemoryError):  # a null byte; brackets in brackets in …
+        raise ConfigError(f'the {what} {path!r}{more} is no Python that could be read') from None
 
 
 def _what_fails(error: Exception, path: str) -> str:
@@ -214,6 +223,10 @@ def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
         ConfigError: The config lacks something that a Runner needs, or the launcher did not start this process.
     """
     check_config(cfg)
+    for mode in ('val', 'test'):
+        loop = cfg.get(f'{mode}_cfg') or {}
+        if 'id_set' in loop:
+            choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)
     check_launcher(args.launcher)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
