@@ -10,9 +10,10 @@ from mmcfmask.errors import ConfigError
 @pytest.mark.parametrize('text, value', [
     ('1', 1), ('1e-4', 1e-4), ('-3', -3), ('+.5', .5), ('inf', float('inf')), ('True', True), ('false', False), ('None', None),
     ("'123'", '123'), ('ViT-B-16', 'ViT-B-16'), ('a photo of a {}.', 'a photo of a {}.'), ('/data/a, b', '/data/a, b'),
-    ('2024_01', '2024_01'), ('007', '007'), ("it's", "it's"), ('{config}', '{config}'), ('', ''), (' x ', ' x '), ('(a)', '(a)'), ('[a', '[a'), ('...', '...'),
-    ('0.9,0.999', [0.9, 0.999]), ('(1, 2)', (1, 2)), ('[fog, light snow]', ['fog', 'light snow']), ("[it's, 1]", ["it's", 1]), ('[]', []),
-    ("['a photo of a {}.', 'b, c']", ['a photo of a {}.', 'b, c']), ('[(a,1),[b]]', [('a', 1), ['b']]),
+    ('2024_01', '2024_01'), ('007', '007'), ("it's", "it's"), ('{config}', '{config}'), ('', ''), (' x ', ' x '), ('(a)', '(a)'),
+    ('[a', '[a'), ('...', '...'),
+    ('0.9,0.999', [0.9, 0.999]), ('(1, 2)', (1, 2)), ('[fog, light snow]', ['fog', 'light snow']), ("[it's, 1]", ["it's", 1]),
+    ('[]', []), ("['a photo of a {}.', 'b, c']", ['a photo of a {}.', 'b, c']), ('[(a,1),[b]]', [('a', 1), ['b']]),
     ("dict(type='L2SP', beta=1e-3)", dict(type='L2SP', beta=1e-3)), ("[dict(type='L2SP')]", [dict(type='L2SP')]), ("{'a': [1]}", {'a': [1]}),
     ('__import__("os").getcwd()', '__import__("os").getcwd()'), ('1if', '1if'),
 ])
