@@ -14,7 +14,8 @@ from mmcfmask.errors import ConfigError
     ('[a', '[a'), ('...', '...'),
     ('0.9,0.999', [0.9, 0.999]), ('(1, 2)', (1, 2)), ('[fog, light snow]', ['fog', 'light snow']), ("[it's, 1]", ["it's", 1]),
     ('[]', []), ("['a photo of a {}.', 'b, c']", ['a photo of a {}.', 'b, c']), ('[(a,1),[b]]', [('a', 1), ['b']]),
-    ("dict(type='L2SP', beta=1e-3)", dict(type='L2SP', beta=1e-3)), ("[dict(type='L2SP')]", [dict(type='L2SP')]), ("{'a': [1]}", {'a': [1]}),
+    ("dict(type='L2SP', beta=1e-3)", dict(type='L2SP', beta=1e-3)), ("[dict(type='L2SP')]", [dict(type='L2SP')]),
+    ("{'a': [1]}", {'a': [1]}),
     ('__import__("os").getcwd()', '__import__("os").getcwd()'), ('1if', '1if'),
 ])
 def test_values(text, value):
@@ -32,7 +33,8 @@ def test_what_cannot_be_expressed(text, message):
 
 
 def test_options():
-    assert parse_options(['a.b=3', 'c=None', 'd=[1,2]', 'e=x', 'f=a=b', 'a.b=4']) == {'a.b': 4, 'c': None, 'd': [1, 2], 'e': 'x', 'f': 'a=b'}
+    assert parse_options(['a.b=3', 'c=None', 'd=[1,2]', 'e=x', 'f=a=b', 'a.b=4']) == {
+        'a.b': 4, 'c': None, 'd': [1, 2], 'e': 'x', 'f': 'a=b'}
     for wrong in ('lr', '=1', 'a..b=1', 'a.=1'):
         with pytest.raises(ConfigError, match='is not key=value'):
             parse_options([wrong])
@@ -44,7 +46,8 @@ def test_command_line(capsys):
     parser.add_argument('--seed', type=seed)
     args = parser.parse_args(['--cfg-options', 'a=1', 'b=c d', '--seed', '3', '--cfg-options', 'a=2'])
     assert args.cfg_options == {'a': 2, 'b': 'c d'} and args.seed == 3 and parser.parse_args([]).cfg_options == {}
-    for wrong, message in ((['--cfg-options', 'lr'], 'not key=value'), (['--seed', '-1'], 'seed'), (['--seed', '4294967296'], 'whole number')):
+    for wrong, message in ((['--cfg-options', 'lr'], 'not key=value'), (['--seed', '-1'], 'seed'),
+                           (['--seed', '4294967296'], 'whole number')):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)
         assert message in capsys.readouterr().err

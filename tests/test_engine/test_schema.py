@@ -83,20 +83,25 @@ def test_names_and_missing_arguments():
 
 @pytest.mark.parametrize('key, value, message', [
     ('optim_wrapper.optimizer.lr', '1e-4', "optim_wrapper.optimizer.lr='1e-4': it must be a number"),
-    ('optim_wrapper.optimizer.lr', 0, 'lr=0: it must be greater than 0'), ('optim_wrapper.optimizer.betas', [0.9, 1.0], 'betas=.*less than 1'),
+    ('optim_wrapper.optimizer.lr', 0, 'lr=0: it must be greater than 0'),
+    ('optim_wrapper.optimizer.betas', [0.9, 1.0], 'betas=.*less than 1'),
     ('optim_wrapper.clip_grad.max_norm', -1, 'optim_wrapper.clip_grad.max_norm=-1: it must be greater than 0'),
-    ('optim_wrapper.clip_grad.max_nrom', 1, "clip_grad_norm_ has no 'max_nrom'.*max_norm"), ('train_dataloader.batch_size', '64', 'batch_size'),
+    ('optim_wrapper.clip_grad.max_nrom', 1, "clip_grad_norm_ has no 'max_nrom'.*max_norm"),
+    ('train_dataloader.batch_size', '64', 'batch_size'),
     ('optim_wrapper.paramwise_cfg.nrom_decay_mult', 0., "has no 'nrom_decay_mult'. Did you mean 'norm_decay_mult'"),
     ('optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult', -1, 'custom_keys.backbone.lr_mult=-1'),
-    ('default_hooks.checkpoint.interval', 0, 'default_hooks.checkpoint.interval=0'), ('train_cfg.val_interval', -1, 'train_cfg.val_interval=-1'),
+    ('default_hooks.checkpoint.interval', 0, 'default_hooks.checkpoint.interval=0'),
+    ('train_cfg.val_interval', -1, 'train_cfg.val_interval=-1'),
     ('default_hooks.checkpoint.intervall', 1, "CheckpointHook has no 'intervall'"), ('test_cfg.skip_missing', 5, 'test_cfg.skip_missing=5'),
     ('train_dataloader.drop_last', 'yes', "train_dataloader.drop_last='yes': it must be True or False"), ('resume', 'no', "resume='no'"),
     ('model.data_preprocessor.std', [1., -1., 1.], r'std=\[1.0, -1.0, 1.0\]: it must be greater than 0 \(at \[1\]\)'),
-    ('model.head.class_weights.nmaes', [], r"model.head.class_weights: .* has no 'nmaes'"), ('model.head.temperature', float('nan'), 'is NaN'),
+    ('model.head.class_weights.nmaes', [], r"model.head.class_weights: .* has no 'nmaes'"),
+    ('model.head.temperature', float('nan'), 'is NaN'),
     ('train_dataloader.dataset.pipeline', [dict(type='PackInput')], r"dataset.pipeline\[0\].type='PackInput'.*'PackInputs'"),
     ('custom_hooks', [dict(type='EMAHook', momentun=0.1)], r"custom_hooks\[0\]: EMAHook has no 'momentun'. Did you mean 'momentum'"),
     ('custom_hooks', [dict(type='EMAHook', momentum=2)], r'custom_hooks\[0\].momentum=2'), ('val_cfg', None, 'without val_cfg'),
-    ('model', None, 'model=None|no model'), ('randomness.seed', 'x', "randomness.seed='x'"), ('env_cfg', None, 'env_cfg=None: it must be a dict'),
+    ('model', None, 'model=None|no model'), ('randomness.seed', 'x', "randomness.seed='x'"),
+    ('env_cfg', None, 'env_cfg=None: it must be a dict'),
 ])
 def test_parts_of_a_config(key, value, message):
     cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
