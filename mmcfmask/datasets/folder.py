@@ -100,7 +100,7 @@ class FolderDataset(BaseDataset):
         self.left_out.clear()
         items = self.list_items(Path(self.img_prefix))
         if self.left_out:
-            print_log(f'{self.img_prefix}: {left_out_words(self.left_out)} are left out. Image files end in {", ".join(EXTENSIONS)}.',
+            print_log(f'{Path(self.img_prefix)}: {left_out_words(self.left_out)} are left out. Image files end in {", ".join(EXTENSIONS)}.',
                       'current', level=logging.WARNING)
         protocol = self._metainfo.get('protocol')
         if protocol and self.holdout is not None:  # nothing was published about a part

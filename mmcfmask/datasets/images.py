@@ -41,8 +41,8 @@ def is_image_name(name: str) -> bool:
 def find_images(folder: str | os.PathLike, root: str | os.PathLike | None = None, left_out: Counter | None = None) -> list[str]:
     """Names of all images in a folder and the folders below it, relative to ``folder``, sorted, with ``/``.
 
-    Hidden files and folders do not count. Every real folder is visited once: a link to a folder is followed if it leads out of ``root``
-    and not to a folder that holds the link.
+    Hidden files and folders do not count. Every real folder is visited once: a link to a folder is followed only if it leads out of
+    ``root``, and not to a folder that holds the link.
 
     Args:
         folder: Where to look.
@@ -58,7 +58,7 @@ def find_images(folder: str | os.PathLike, root: str | os.PathLike | None = None
         if real in seen:
             return
         seen.add(real)
-        for entry in list_folder(path):
+        for entry in sorted(list_folder(path), key=lambda entry: entry.name):
             if is_hidden(entry.name):
                 continue
             if entry.is_dir():

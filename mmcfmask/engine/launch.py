@@ -394,13 +394,23 @@ def fit_loaders(cfg: Config, processes: int = 1) -> None:
 
 def cache_images(cfg: Config) -> None:
     """Where ``cfg.cache_dir`` is set, keep the resized images of the training and the validation set there, in place
-    (:class:`mmcfmask.datasets.CachedDataset`)."""
+    (:class:`mmcfmask.datasets.CachedDataset`); of a wrapper, such as a ClassBalancedDataset, those of the sets in it."""
+
+    def cached(dataset: dict) -> dict:
+        if dataset.get('type') == 'CachedDataset':
+            return dataset
+        if 'dataset' in dataset:
+            return dict(dataset, dataset=cached(dataset['dataset']))
+        if 'datasets' in dataset:
+            return dict(dataset, datasets=[cached(part) for part in dataset['datasets']])
+        return dict(type='CachedDataset', dataset=dataset, cache_dir=cfg.cache_dir)
+
     if cfg.get('cache_dir') is None:
         return
     for key in ('train_dataloader', 'val_dataloader'):
         loader = cfg.get(key)
-        if loader and 'dataset' in loader and loader.dataset.type != 'CachedDataset':
-            loader.dataset = dict(type='CachedDataset', dataset=loader.dataset, cache_dir=cfg.cache_dir)
+        if loader and 'dataset' in loader:
+            loader.dataset = cached(loader.dataset)
 
 
 def fit_optimizer(cfg: Config) -> None:
