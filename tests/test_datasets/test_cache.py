@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
@@ -208,5 +209,6 @@ def test_option_keeps_the_images_of_wrapped_sets(root):
         kept = cfg.train_dataloader.dataset
         inner = kept.dataset if wrapped is balanced else kept.datasets[1].dataset
         assert kept.type == wrapped['type'] and inner == dict(type='CachedDataset', dataset=images, cache_dir=cfg.cache_dir)
-        for _ in range(2):  # made, and read
-            assert_same_items(DATASETS.build(kept), DATASETS.build(wrapped))
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            for _ in range(2):  # made, and read
+                assert_same_items(DATASETS.build(kept), DATASETS.build(wrapped))
