@@ -22,6 +22,7 @@ from ..datasets import FolderDataset
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
+from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
 from .preflight import check_arguments, check_checkpoint, check_fits, is_a, slow_bfloat16
 
@@ -163,7 +164,7 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if is_a(EMAHook, hook['type'], HOOKS):
+        if is_a(EMAHook, hook['type'], HOOKS) and not is_a(RelativeEMAHook, hook['type'], HOOKS):  # which does so itself
             hook['interval'] = hook.get('interval', 1) * counts
 
 

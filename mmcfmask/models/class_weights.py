@@ -356,10 +356,11 @@ def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict 
             (cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir).to(device), target.to(device))
             for (cfg, part), target in zip(parts, labels))
         probe = fit_linear_probe(x, y, held_out_x, held_out_y, classes, strengths)
-        print_log(f'Linear probe: C = {probe.strength:.3g} is best on the held-out images ({probe.accuracy:.2f} %).', 'current')
+        print_log(f'Linear probe: C = {probe.strength:.3g} is best on the held-out images ({probe.accuracy:.2f} %, cross-entropy '
+                  f'{probe.nll:.3f}).', 'current')
         return torch.cat([probe.weight, probe.bias[:, None]], dim=1).cpu()
 
-    return cached(dict(type='linear_probe', features=keys, strengths=strengths), compute, cache_dir)
+    return cached(dict(type='linear_probe', features=keys, strengths=strengths, chosen_by=['accuracy', 'nll']), compute, cache_dir)
 
 
 def cached_features(classifier: nn.Module, cfg: dict, dataset: Dataset, batch_size: int = 64, num_workers: int = 0,
