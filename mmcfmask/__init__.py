@@ -8,5 +8,7 @@ from .version import __version__
 compat.allow_config_inheritance()
 compat.register_clip_projection()
 compat.silence_file_client()
+compat.keep_checkpoints_plain()
+compat.write_configs_whole()
 
 __all__ = ['__version__']

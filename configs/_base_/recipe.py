@@ -32,7 +32,6 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='accuracy/top1', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'))
 custom_hooks = [
-    dict(type='PlainCheckpointHook'),
     dict(type='IterationSeedHook'),
     dict(type='CheckClassesHook'),
     dict(type='StopOnInvalidLossHook'),

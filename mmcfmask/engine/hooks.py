@@ -7,7 +7,6 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import ExponentialMovingAverage, is_model_wrapper
-from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import HOOKS, MODELS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -57,7 +56,7 @@ class StopOnInvalidLossHook(Hook):
             parts['grad_norm'] = norms.current()
         if all(math.isfinite(value) for value in parts.values()):
             return
-        last = find_latest_checkpoint(runner.work_dir)
+        last = runner.message_hub.runtime_info.get('last_ckpt')
         advice = f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'
         raise FloatingPointError(
             f'the loss or its gradient is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
