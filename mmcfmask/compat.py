@@ -49,11 +49,13 @@ import numpy as np
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmpretrain.registry import HOOKS, MODELS
+from mmpretrain import ImageClassificationInferencer
+from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
 from torch import nn
 
 from .files import write_tensors, write_text
@@ -200,6 +202,37 @@ def register_clip_projection() -> None:
         path = Path(mmpretrain.__file__).parent / 'models' / 'multimodal' / 'clip' / 'clip_transformer.py'
         spec = importlib.util.spec_from_file_location('mmcfmask._mmpretrain_clip_transformer', path)
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def loads_file(transform: dict | object) -> bool:
+    """Whether a transform, or its config, is one that reads an image file."""
+    kind = transform['type'] if isinstance(transform, dict) else type(transform)
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2].startswith('Load')
+
+
+def infer_by_the_pipeline() -> None:
+    """Let mmpretrain's inferencer read files by the pipeline of its config, so that it predicts what a test does.
+
+    mmpretrain 1.2 reads with OpenCV and turns by EXIF whatever the pipeline says. Arrays, whose channels must be BGR, go in after the
+    reading, as before. Ends when its inferencer runs the whole pipeline.
+    """
+    original = ImageClassificationInferencer.preprocess
+
+    def preprocess(self, inputs: list, batch_size: int = 1) -> Iterator:
+        steps = self.config.test_dataloader.dataset.pipeline
+        if not any(map(loads_file, steps)):
+            yield from original(self, inputs, batch_size)
+            return
+        from_file = Compose([TRANSFORMS.build(step) for step in steps])
+
+        def load(image: str | os.PathLike | np.ndarray) -> dict:
+            if isinstance(image, np.ndarray):
+                return self.pipeline(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2]))
+            return from_file(dict(img_path=os.fspath(image)))
+
+        yield from map(default_collate, self._get_chunk_data(map(load, inputs), batch_size))
+
+    ImageClassificationInferencer.preprocess = preprocess
 
 
 def silence_file_client() -> None:

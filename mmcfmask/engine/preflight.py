@@ -18,7 +18,7 @@ from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIMIZERS, PA
 from ..compat import multiplies_bfloat16
 from ..datasets import FolderDataset, MissingSetError
 from ..datasets.folder import check_folders, sub_folders
-from ..errors import StorageError
+from ..errors import ConfigError, StorageError
 from ..evaluation import ShiftAccuracy
 from ..files import FULL, remove_leftovers
 from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
@@ -300,6 +300,17 @@ def warn_of_random_start(cfg: Config) -> None:
     if tower.get('model_name') and tower.get('pretrained') is None and ':' not in tower.model_name and not tower.get('init_cfg'):
         print_log(f'{tower.model_name} starts from random weights, since model.backbone.pretrained is not set: there is no robustness that '
                   "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
+
+
+def check_start(cfg: Config) -> None:
+    """Raise a ConfigError for a model that, without a checkpoint, would have random weights."""
+    if cfg.model.get('pretrained') or cfg.model.get('init_cfg'):
+        return
+    tower, head = cfg.model.get('backbone') or {}, cfg.model.get('head') or {}
+    if not (tower.get('pretrained') or tower.get('init_cfg') or ':' in tower.get('model_name', '')):
+        raise ConfigError('the image tower would have random weights: give a checkpoint, or set model.backbone.pretrained')
+    if not (head.get('class_weights') or head.get('init_cfg')):
+        raise ConfigError('the head would have random weights: give a checkpoint, or set model.head.class_weights')
 
 
 def slow_bfloat16(cfg: Config, device: str) -> str | None:
