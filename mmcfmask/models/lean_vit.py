@@ -24,6 +24,11 @@ _CPU_CHUNK = 2**20
 _LARGE_MEMORY = 40e9
 
 
+def on_cpu(device: torch.device) -> bool:
+    """Whether the ways of a CPU are taken on this device."""
+    return device.type == 'cpu'
+
+
 def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool | None = None) -> None:
     """Turn the parts of an open_clip tower that are stock into their lean equals, in place.
 
@@ -83,7 +88,7 @@ class LeanVisionTransformer(VisionTransformer):
     """The patch embedding as a matrix product, but in float32 on a CPU, where the convolution is as fast."""
 
     def _embeds(self, x: Tensor) -> Tensor:
-        if x.device.type == 'cpu' and x.dtype == torch.float32 and not autocast_dtype('cpu'):
+        if on_cpu(x.device) and x.dtype == torch.float32 and not autocast_dtype('cpu'):
             return super()._embeds(x)
         rows, cols = (size // patch for size, patch in zip(x.shape[-2:], self.patch_size))
         x = x.unflatten(3, (cols, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)  # (B, h, w, 3, H/h, W/w)
@@ -115,7 +120,7 @@ class LeanTransformer(Transformer):
 def recomputes_on(device: torch.device) -> bool:
     """Whether cheap activations are computed again on this device, where nobody says: on all but GPUs of 40 GB or more, which have room for
     them at the usual batch sizes (docs/performance.md has numbers)."""
-    return device.type != 'cuda' or torch.cuda.get_device_properties(device).total_memory < _LARGE_MEMORY
+    return on_cpu(device) or device.type == 'cuda' and torch.cuda.get_device_properties(device).total_memory < _LARGE_MEMORY
 
 
 class LeanBlock(ResidualAttentionBlock):
@@ -192,7 +197,7 @@ class LeanLayerNorm(LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == 'cpu' or x.dtype == self.weight.dtype or self.weight.dtype != torch.float32 or is_compiling():
+        if on_cpu(x.device) or x.dtype == self.weight.dtype or self.weight.dtype != torch.float32 or is_compiling():
             return super().forward(x)  # compiled, the copies are never written
         with no_autocast():
             return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
@@ -267,7 +272,7 @@ class _QuickGELU(torch.autograd.Function):
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:
     """``scaled_dot_product_attention`` with a faster backward pass in bfloat16 on a CPU."""
-    if query.device.type == 'cpu' and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not args and not kwargs:
+    if on_cpu(query.device) and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not args and not kwargs:
         return _LowPrecisionCPUAttention.apply(query, key, value, attn_mask)
     return _fused_attention(query, key, value, attn_mask, *args, **kwargs)
 
