@@ -8,7 +8,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -99,6 +99,20 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     if device == 'cpu':
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def no_autocast() -> AbstractContextManager:
+    """Autocast is off inside the context, on every device.
+
+    ``torch.autocast(enabled=False)`` does more: in a thread without autocast, such as autograd's, its end clears the cache of cast weights
+    of all threads. Ends when that cache is a thread's own, or torch has a public name for this.
+    """
+    return torch._C._DisableAutocast()
+
+
+def is_compiling() -> bool:
+    """Whether ``torch.compile`` traces this call. Ends with torch < 2.3, which has another name for it."""
+    return torch.compiler.is_compiling() if hasattr(torch.compiler, 'is_compiling') else torch._dynamo.is_compiling()
 
 
 def keep_freed_memory() -> None:
