@@ -4,6 +4,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import importlib.util
+import os
 import pickle
 import time
 import warnings

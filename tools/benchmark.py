@@ -56,9 +56,9 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.data import Dataset
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import mmcfmask  # noqa: F401  registers the components
