@@ -11,5 +11,7 @@ compat.allow_config_inheritance()
 compat.register_clip_projection()
 compat.infer_by_the_pipeline()
 compat.silence_file_client()
+compat.keep_checkpoints_plain()
+compat.write_configs_whole()
 
 __all__ = ['__version__', 'load_model', 'patch_mask', 'refill', 'relevance_map']

@@ -6,12 +6,10 @@ import ctypes
 import importlib.util
 import os
 import pickle
-import re
 import time
 import warnings
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -44,6 +42,9 @@ load_yapf()
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 import mmengine.fileio.file_client
+import mmengine.runner
+import mmengine.runner.checkpoint
+import mmengine.runner.runner
 import mmpretrain.models
 import numpy as np
 import torch
@@ -52,11 +53,13 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.dist import init_dist
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmpretrain import ImageClassificationInferencer
 from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
 from torch import nn
+
+from .files import write_tensors, write_text
 
 
 @contextmanager
@@ -97,6 +100,20 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     if device == 'cpu':
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def no_autocast() -> AbstractContextManager:
+    """Autocast is off inside the context, on every device.
+
+    ``torch.autocast(enabled=False)`` does more: in a thread without autocast, such as autograd's, its end clears the cache of cast weights
+    of all threads. Ends when that cache is a thread's own, or torch has a public name for this.
+    """
+    return torch._C._DisableAutocast()
+
+
+def is_compiling() -> bool:
+    """Whether ``torch.compile`` traces this call. Ends with torch < 2.3, which has another name for it."""
+    return torch.compiler.is_compiling() if hasattr(torch.compiler, 'is_compiling') else torch._dynamo.is_compiling()
 
 
 def keep_freed_memory() -> None:
@@ -262,59 +279,68 @@ def start_process_group_without_gpu(launcher: str) -> bool:
     return True
 
 
-@HOOKS.register_module()
-class PlainCheckpointHook(Hook):
-    """Keep checkpoints loadable by ``torch.load(weights_only=True)``, the default since torch 2.6, and no more of them than asked for.
+def keep_checkpoints_plain() -> None:
+    """Let every checkpoint of mmengine be loadable by ``torch.load(weights_only=True)``, the default since torch 2.6, and be written in one
+    step (:func:`.files.write_tensors`).
 
-    mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails. They are
-    saved as tensors and plain numbers here and rebuilt on load. Ends when mmengine saves plain checkpoints. And all its checkpoint hooks
-    note which files they keep under one key, so that each takes those of another for its own after a resume: here each finds its own in
-    the folder, and deletes no best checkpoint outside of it. Ends when mmengine has a key for each.
+    mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails. They are saved as
+    tensors and plain numbers here and rebuilt on load. And it writes over the old file, from a second copy in memory. Ends when mmengine
+    does neither.
     """
-    priority = 'LOWEST'  # after all CheckpointHooks
+    save_to_backend, load_file = mmengine.runner.checkpoint.save_checkpoint, mmengine.runner.checkpoint._load_checkpoint
 
-    def before_train(self, runner) -> None:
-        """Let every checkpoint hook know its own files, and delete no other run's best one."""
-        if not runner.iter:  # not resumed: what lies there is another run's
-            return
-        for hook in runner.hooks:
-            self._leave_others_best(hook)
-            if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts > 0:
-                name = re.compile(re.escape(hook.filename_tmpl).replace(r'\{\}', r'(\d+)'))
-                found = map(name.fullmatch, os.listdir(hook.out_dir) if os.path.isdir(hook.out_dir) else ())
-                steps = sorted(int(match[1]) for match in found if match)
-                done = runner.epoch if hook.by_epoch else runner.iter
-                hook.keep_ckpt_ids = deque((step for step in steps if step <= done), hook.max_keep_ckpts)
+    def save(checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None) -> None:
+        checkpoint = make_plain(checkpoint)
+        if file_client_args or backend_args or '://' in filename:
+            save_to_backend(checkpoint, filename, file_client_args, backend_args)
+        else:
+            write_tensors(filename, checkpoint)
 
-    @staticmethod
-    def _leave_others_best(hook: Hook) -> None:
-        """Resumed from another work dir, the best score counts, but its file is not this run's to delete."""
+    def load(*args, **kwargs) -> dict:
+        return rebuild(load_file(*args, **kwargs))
 
-        def ours(path: str | None) -> str | None:
-            return path if path and Path(path).parent.resolve() == Path(hook.out_dir).resolve() else None
+    for module in (mmengine.runner, mmengine.runner.runner, mmengine.runner.checkpoint):
+        module.save_checkpoint = save
+    mmengine.runner.runner._load_checkpoint = load
 
-        if getattr(hook, 'best_ckpt_path', None):
-            hook.best_ckpt_path = ours(hook.best_ckpt_path)
-        for key, path in getattr(hook, 'best_ckpt_path_dict', {}).items():
-            hook.best_ckpt_path_dict[key] = ours(path)
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Replace objects by plain data, in place."""
+def make_plain(checkpoint: dict) -> dict:
+    """A checkpoint of mmengine without its objects."""
+    checkpoint = dict(checkpoint)
+    if 'log_scalars' in checkpoint.get('message_hub', {}):
         hub = checkpoint['message_hub']
-        hub['log_scalars'] = {
+        scalars = {
             name: dict(zip(('log', 'count'), (torch.as_tensor(values) for values in buffer.data)), max_length=buffer.max_length)
             for name, buffer in hub['log_scalars'].items()
         }
-        for part in ('message_hub', 'meta', 'optimizer', 'param_schedulers'):
-            if part in checkpoint:
-                checkpoint[part] = _plain(checkpoint[part])
+        checkpoint['message_hub'] = {**hub, 'log_scalars': scalars}
+    return {key: value if key == 'state_dict' else _plain(value) for key, value in checkpoint.items()}
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Rebuild mmengine's objects, in place."""
-        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
-        for name, saved in scalars.items():
-            if isinstance(saved, dict):
-                scalars[name] = HistoryBuffer(saved['log'].cpu().numpy(), saved['count'].cpu().numpy(), saved['max_length'])
+
+def rebuild(checkpoint: dict) -> dict:
+    """The objects that :func:`make_plain` took out, in place."""
+    scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+    for name, saved in scalars.items():
+        if isinstance(saved, dict):
+            scalars[name] = HistoryBuffer(saved['log'].cpu().numpy(), saved['count'].cpu().numpy(), saved['max_length'])
+    return checkpoint
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Does nothing: configs of version 0.1 name it, whose work :func:`keep_checkpoints_plain` does for every run."""
+
+
+def write_configs_whole() -> None:
+    """Let ``Config.dump`` write in one step, also names of files that are no UTF-8. Ends when mmengine does."""
+    original = Config.dump
+
+    def dump(self, file=None) -> str | None:
+        if file is None or not str(file).endswith('.py'):
+            return original(self, file)
+        write_text(file, self.pretty_text)
+
+    Config.dump = dump
 
 
 def _plain(value):

@@ -25,8 +25,9 @@ from rich.console import Console
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, patch_grid, relevance_center, relevance_map, zoom_in
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, file_pipeline, load_config
-from mmcfmask.engine.preflight import check_checkpoint, check_out, makes_counterfactuals
+from mmcfmask.engine.preflight import check_out, makes_counterfactuals
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.models.second_look import SECOND_LOOK, check_side
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel

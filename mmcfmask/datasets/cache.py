@@ -24,7 +24,7 @@ from PIL import features
 from rich.filesize import decimal
 
 from ..errors import StorageError
-from ..files import write_json
+from ..files import atomic_write, write_json
 
 # Transforms that give the same image every time.
 CACHEABLE = ('LoadImageFromFile', 'LoadResizedImage', 'Resize', 'ResizeEdge', 'CenterCrop', 'CropBorder')
@@ -140,7 +140,7 @@ class CachedTransforms:
                                    f'be written, but {self.path.parent} has room for {decimal(free)}: choose another cache_dir, or none.')
             if there is None or there.st_size != size:
                 write_json(self.path.with_suffix('.json'), about)
-                with open(self.path, 'wb') as file:
+                with atomic_write(self.path) as file:
                     file.truncate(size)
 
     def _open(self) -> None:

@@ -22,8 +22,10 @@ from ..datasets import FolderDataset
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
+from .checkpoints import check_checkpoint, check_fits, check_same_tower
+from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
-from .preflight import check_arguments, check_checkpoint, check_fits, check_start, is_a, slow_bfloat16
+from .preflight import check_arguments, check_start, is_a, slow_bfloat16
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}
@@ -163,7 +165,7 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if is_a(EMAHook, hook['type'], HOOKS):
+        if is_a(EMAHook, hook['type'], HOOKS) and not is_a(RelativeEMAHook, hook['type'], HOOKS):  # which does so itself
             hook['interval'] = hook.get('interval', 1) * counts
 
 
@@ -210,6 +212,7 @@ def prepare_test(cfg: Config,
     if checkpoint is None:
         return None
     loaded = check_checkpoint(checkpoint)
+    check_same_tower(cfg.model, loaded, checkpoint)
     weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
     if weight is not None and num_classes is not None and len(weight) != num_classes:
         raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
@@ -358,6 +361,8 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
         ValueError: The checkpoint does not fit the model.
     """
     ours = cfg.type == 'CounterfactualClassifier'
+    if checkpoint is not None:
+        check_same_tower(cfg, checkpoint, name)
     if ours and checkpoint is not None:
         forget_pretrained(cfg)
     elif ours:
