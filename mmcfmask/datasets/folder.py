@@ -16,7 +16,7 @@ from mmpretrain.registry import DATASETS
 from rich.progress import track
 
 from ..errors import StorageError
-from .images import EXTENSIONS, find_images, is_hidden, left_out_words, lies_in, list_folder, why_unreadable, why_unreadable_all
+from .images import EXTENSIONS, find_images, is_folder, left_out_words, lies_in, list_folder, why_unreadable, why_unreadable_all
 
 
 class MissingSetError(FileNotFoundError):
@@ -198,8 +198,8 @@ def list_class_folders(root: Path) -> list[str]:
 def sub_folders(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted; hidden ones are left out, and links to a folder that ``root`` lies in."""
     real = os.path.realpath(root)
-    return sorted(entry.name for entry in list_folder(root) if entry.is_dir() and not is_hidden(entry.name)
-                  and not (entry.is_symlink() and lies_in(real, os.path.realpath(entry.path))))
+    return [entry.name for entry in list_folder(root)
+            if is_folder(entry) and not (entry.is_symlink() and lies_in(real, os.path.realpath(entry.path)))]
 
 
 def check_folders(expected: Sequence[str], present: Sequence[str], root: Path, other: Sequence[str] = ()) -> None:

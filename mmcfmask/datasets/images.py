@@ -52,41 +52,47 @@ def find_images(folder: str | os.PathLike, root: str | os.PathLike | None = None
     Raises:
         StorageError: A folder that cannot be read; named.
     """
-    names, top, seen = [], os.path.realpath(folder if root is None else root), set()
-
-    def visit(path: str, real: str, prefix: str) -> None:
+    names, count = [], Counter() if left_out is None else left_out
+    top, seen = os.path.realpath(folder if root is None else root), set()
+    waiting = [(os.fspath(folder), os.path.realpath(folder), '')]
+    while waiting:
+        path, real, prefix = waiting.pop()
         if real in seen:
-            return
+            continue
         seen.add(real)
-        for entry in sorted(list_folder(path), key=lambda entry: entry.name):
-            if is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                inner = os.path.join(real, entry.name)
-                if entry.is_symlink():
-                    inner = os.path.realpath(entry.path)
-                    if lies_in(inner, top) or lies_in(real, inner):
-                        continue
-                visit(entry.path, inner, f'{prefix}{entry.name}/')
-            elif not entry.is_file():
+        folders = []
+        for entry in list_folder(path):
+            if is_folder(entry):
+                inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+                if not entry.is_symlink() or not (lies_in(inner, top) or lies_in(real, inner)):
+                    folders.append((entry.path, inner, f'{prefix}{entry.name}/'))
+            elif not is_file(entry):
                 count[''] += 1
             elif is_image_name(entry.name):
                 names.append(prefix + entry.name)
             else:
                 count[os.path.splitext(entry.name)[1].lower() or 'none'] += 1
-
-    count = Counter() if left_out is None else left_out
-    visit(os.fspath(folder), os.path.realpath(folder), '')
+        waiting += reversed(folders)
     return sorted(names)
 
 
 def list_folder(path: str | os.PathLike) -> list[os.DirEntry]:
-    """What is in a folder; one that cannot be read is a StorageError that names it."""
+    """What is in a folder and not hidden, sorted by name; a folder that cannot be read is a StorageError that names it."""
     try:
         with os.scandir(path) as entries:
-            return list(entries)
+            return sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise StorageError(f'cannot read the folder {os.fspath(path)!r} ({error.strerror})') from None
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one. ``entry.is_dir`` fails where links lead in a circle."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def is_file(entry: os.DirEntry) -> bool:
+    """Whether an entry is a regular file or a link to one; no pipe, no device. Asks the disk for links only."""
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
 
 
 def lies_in(path: str, folder: str) -> bool:

@@ -13,6 +13,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image, features
 
 from mmcfmask.datasets import FolderDataset
+from mmcfmask.datasets.folder import sub_folders
 from mmcfmask.datasets.images import find_images, read_image, to_rgb, why_unreadable
 from mmcfmask.errors import StorageError
 
@@ -188,9 +189,12 @@ def test_what_is_left_out_is_counted(tmp_path):
     os.mkfifo(tmp_path / 'pipe.png')
     (tmp_path / 'lost.png').symlink_to(tmp_path / 'nothing.png')
     (tmp_path / 'd.png').symlink_to(tmp_path / 'a.png')
+    (tmp_path / 'e.png').symlink_to(tmp_path / 'f.png')
+    (tmp_path / 'f.png').symlink_to(tmp_path / 'e.png')
     left_out = Counter()
     assert find_images(tmp_path, left_out=left_out) == ['a.png', 'd.png']
-    assert left_out == {'.heic': 2, '.txt': 1, 'none': 1, '': 2}
+    assert left_out == {'.heic': 2, '.txt': 1, 'none': 1, '': 4}
+    assert sub_folders(tmp_path) == ['sub']
 
 
 def test_every_real_folder_is_visited_once(tmp_path):
