@@ -126,6 +126,16 @@ def keep_freed_memory() -> None:
     mallopt(max_mapped_blocks, 0)
 
 
+def use_tf32(enabled: bool) -> None:
+    """Whether float32 products and convolutions on a GPU may round their factors to TensorFloat32 (10 bits, at several times the rate).
+
+    torch alone says no to products and yes to convolutions. These names warn from torch 2.9 on where others are used beside them, and do
+    for all versions; ends with torch < 2.9.
+    """
+    torch.set_float32_matmul_precision('high' if enabled else 'highest')
+    torch.backends.cudnn.allow_tf32 = enabled
+
+
 def can_fuse_optimizer() -> bool:
     """Whether AdamW has a fused kernel for this machine's device. Ends with torch < 2.4, which has none for CPUs."""
     try:
@@ -239,8 +249,14 @@ def start_process_group_without_gpu(launcher: str) -> bool:
         with mock.patch('torch.cuda.set_device'):
             init_dist(launcher, backend='gloo')
     # Its threads must end before the interpreter does, or a finished run may still abort ("terminate called without an active exception").
-    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
+    atexit.register(end_process_group)
     return True
+
+
+def end_process_group() -> None:
+    """Leave the process group, if there is one. NCCL's, which waits for all processes, only at a good end; it warns where nobody does."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @HOOKS.register_module()

@@ -8,6 +8,7 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
+from mmcfmask.compat import end_process_group
 from mmcfmask.engine import launch, preflight
 from mmcfmask.engine.hooks import unwrapped
 
@@ -71,6 +72,7 @@ def main(argv=None) -> None:
     else:
         preflight.warn_of_random_start(cfg)
     runner.train()
+    end_process_group()
 
 
 if __name__ == '__main__':
