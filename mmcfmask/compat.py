@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -97,13 +97,15 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
-def no_autocast() -> AbstractContextManager:
+@contextmanager
+def no_autocast() -> Iterator[None]:
     """Autocast is off inside the context, on every device.
 
     ``torch.autocast(enabled=False)`` does more: in a thread without autocast, such as autograd's, its end clears the cache of cast weights
     of all threads. Ends when that cache is a thread's own, or torch has a public name for this.
     """
-    return torch._C._DisableAutocast()
+    with torch._C._DisableAutocast():
+        yield
 
 
 def is_compiling() -> bool:

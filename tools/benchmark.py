@@ -471,7 +471,7 @@ def extent(tensor: Tensor) -> int:
 def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, float]]:
     """Work of one counterfactual step as a GPU would do it, on tensors of the CPU without values."""
     ledger, fake = Ledger(rates), FakeTensorMode()
-    patches = dict(on_cpu=lambda device: False, attention=F.scaled_dot_product_attention)
+    patches = dict(on_cpu=lambda device: False, recomputes_on=lambda device: False, attention=F.scaled_dot_product_attention)
     with ExitStack() as stack:
         for name, replacement in patches.items():
             stack.enter_context(mock.patch.object(lean_vit, name, replacement))
