@@ -9,7 +9,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -102,13 +102,15 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
-def no_autocast() -> AbstractContextManager:
+@contextmanager
+def no_autocast() -> Iterator[None]:
     """Autocast is off inside the context, on every device.
 
     ``torch.autocast(enabled=False)`` does more: in a thread without autocast, such as autograd's, its end clears the cache of cast weights
     of all threads. Ends when that cache is a thread's own, or torch has a public name for this.
     """
-    return torch._C._DisableAutocast()
+    with torch._C._DisableAutocast():
+        yield
 
 
 def is_compiling() -> bool:
@@ -129,6 +131,16 @@ def keep_freed_memory() -> None:
     trim_threshold, max_mapped_blocks = -1, -4  # malloc.h
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(max_mapped_blocks, 0)
+
+
+def use_tf32(enabled: bool) -> None:
+    """Whether float32 products and convolutions on a GPU may round their factors to TensorFloat32 (10 bits, at several times the rate).
+
+    torch alone says no to products and yes to convolutions. These names warn from torch 2.9 on where others are used beside them, and do
+    for all versions; ends with torch < 2.9.
+    """
+    torch.set_float32_matmul_precision('high' if enabled else 'highest')
+    torch.backends.cudnn.allow_tf32 = enabled
 
 
 def can_fuse_optimizer() -> bool:
@@ -275,8 +287,14 @@ def start_process_group_without_gpu(launcher: str) -> bool:
         with mock.patch('torch.cuda.set_device'):
             init_dist(launcher, backend='gloo')
     # Its threads must end before the interpreter does, or a finished run may still abort ("terminate called without an active exception").
-    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
+    atexit.register(end_process_group)
     return True
+
+
+def end_process_group() -> None:
+    """Leave the process group, if there is one. NCCL's, which waits for all processes, only at a good end; it warns where nobody does."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def keep_checkpoints_plain() -> None:

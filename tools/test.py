@@ -20,6 +20,7 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.dist import is_main_process
 from rich.console import Console
 
+from mmcfmask.compat import end_process_group
 from mmcfmask.engine.checkpoints import check_fits
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import (
@@ -113,6 +114,7 @@ def main(argv=None) -> dict:
             written += write_predictions(Path(args.predictions), runner.test_loop.results)
         for note in [*notes, *(['written: ' + '  '.join(map(str, written))] if written else [])]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
+    end_process_group()
     return metrics
 
 

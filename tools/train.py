@@ -7,6 +7,7 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 # isort: split
 from mmengine.config import Config
 
+from mmcfmask.compat import end_process_group
 from mmcfmask.engine import checkpoints, launch, preflight
 from mmcfmask.engine.hooks import unwrapped
 
@@ -72,6 +73,7 @@ def main(argv=None) -> None:
     else:
         preflight.warn_of_random_start(cfg)
     runner.train()
+    end_process_group()
 
 
 if __name__ == '__main__':

@@ -13,11 +13,13 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, loads_file, start_process_group_without_gpu
+from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, loads_file, start_process_group_without_gpu, use_tf32
 from ..datasets import FolderDataset
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
@@ -28,7 +30,11 @@ from .loops import ResumableSampler, choose_shifts
 from .preflight import check_arguments, check_start, is_a, slow_bfloat16
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
-READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}
+READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
+    'cache_dir', 'custom_imports', 'tf32', 'total_batch_size',
+    # Of the Runner, but no arguments.
+    'activation_checkpointing', 'compile', 'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'
+}
 
 
 def load_config(path: str, options: dict) -> Config:
@@ -126,6 +132,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'where lo
 
 def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Launcher and work dir of the command line, in place."""
+    if args.launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
+        os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']  # the Runner wraps the model for the GPU of this name
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
@@ -305,7 +313,7 @@ def add_gate(cfg: Config) -> None:
             raise ValueError(f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: use one '
                              f'that has, or set model.gate.{part}')
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
-        gate.setdefault('num_workers', min(images.get('num_workers', 0), os.cpu_count() or 1))
+        gate.setdefault('num_workers', min(images.get('num_workers', 0), usable_cores()))
     cfg.model.gate = gate
 
 
@@ -381,12 +389,17 @@ def load_weights(model: nn.Module, checkpoint: dict | None, name: str | None = N
         model.init_weights()
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: a scheduler, a container or taskset may give it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def fit_loaders(cfg: Config, processes: int = 1) -> None:
-    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than its cores, shared by the processes on it, and
-    memory pinned only for a GPU.
+    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than the usable cores, shared by the processes on it,
+    and memory pinned only for a GPU.
     """
     local = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', processes)))
-    most = max((os.cpu_count() or 1) // local, 1)
+    most = max(usable_cores() // local, 1)
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loaders = cfg.get(key) or {}
         for loader in [loaders] if 'dataset' in loaders else loaders.values():
@@ -426,14 +439,27 @@ def fit_optimizer(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine."""
+    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine.
+
+    ``cfg.tf32`` (default: False) lets products and convolutions of float32 numbers round their factors to TensorFloat32 on a GPU, and
+    ``cfg.randomness.deterministic`` makes two runs equal to the last bit there.
+    """
     fit_loaders(cfg, world_size(cfg.launcher))
     cache_images(cfg)
     fit_optimizer(cfg)
     if not torch.cuda.is_available():
         keep_freed_memory()
+    else:
+        use_tf32(cfg.get('tf32', False))
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch asks for it; read with the first product on a GPU
     if start_process_group_without_gpu(cfg.launcher):
-        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+        wrapper = cfg.get('model_wrapper_cfg') or dict(
+            broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))  # as the Runner's own
+        wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
+        if is_a(DistributedDataParallel, wrapper['type'], MODEL_WRAPPERS):
+            wrapper['device_ids'] = None
+        cfg.model_wrapper_cfg = wrapper
         assert get_world_size() == world_size(cfg.launcher)
     runner = Runner.from_cfg(cfg)
     slow = slow_bfloat16(cfg, get_device())

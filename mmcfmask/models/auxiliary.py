@@ -313,11 +313,14 @@ class FLYP(PromptLoss):
         self.text.requires_grad_(True)
         classifier.head.requires_grad_(False)
         self.head_made_of: Tensor | None = None
+        self.tokens: Tensor | None = None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        chosen = torch.randint(len(self.templates), (len(step.labels), )).tolist()
-        prompts = [self.templates[i].format(self.classnames[label]) for i, label in zip(chosen, step.labels.tolist())]
-        texts = self.text.encode_text(self.tokenizer(prompts).to(step.features.device))
+        if self.tokens is None:  # all prompts, on the device: reading labels there would let the host wait in every step
+            prompts = [template.format(name) for name in self.classnames for template in self.templates]
+            self.tokens = self.tokenizer(prompts).int().unflatten(0, (len(self.classnames), -1)).to(step.labels.device)
+        chosen = torch.randint(len(self.templates), (len(step.labels), )).to(step.labels.device, non_blocking=True)
+        texts = self.text.encode_text(self.tokens[step.labels, chosen])
         contrast = ClipLoss(gather_with_grad=True, rank=get_rank(), world_size=get_world_size())
         with torch.autocast(step.features.device.type, enabled=False):
             image, text = (F.normalize(features.float(), dim=-1) for features in (step.features, texts))
