@@ -67,6 +67,7 @@ from mmcfmask.counterfactual import patch_mask, refill
 from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
 from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
 from mmcfmask.models import classifier, lean_vit
+from mmcfmask.output import run_tool
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
 PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'teacher', 'backward', 'optimizer', 'other')
@@ -697,4 +698,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

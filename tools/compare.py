@@ -17,6 +17,7 @@ from rich.console import Console
 
 from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, parse_options, run_or_exit
+from mmcfmask.output import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {name: str(ROOT / 'configs' / 'shapes' / f'{config}.py')
@@ -54,4 +55,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

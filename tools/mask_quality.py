@@ -21,6 +21,7 @@ from mmcfmask.counterfactual import check_value, patch_mask, relevance_map
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, load_config
 from mmcfmask.evaluation import best_iou, mask_iou, pointing_hits
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -72,4 +73,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

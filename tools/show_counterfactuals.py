@@ -30,6 +30,7 @@ from mmcfmask.engine.launch import build_model, file_pipeline, load_config
 from mmcfmask.engine.preflight import check_out, makes_counterfactuals
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.models.second_look import SECOND_LOOK, check_side
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
 CHECKPOINT_SUFFIXES = ('.pth', '.pt')
@@ -274,4 +275,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -21,6 +21,7 @@ from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inhe
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
 from mmcfmask.engine.preflight import check_out
 from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -94,4 +95,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, load_study, parse_options, run_or_exit
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -63,4 +64,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

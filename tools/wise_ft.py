@@ -23,6 +23,7 @@ from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, load_config, prepare_test
 from mmcfmask.engine.preflight import check_test_data, check_work_dir
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import results_table
 
 
@@ -79,4 +80,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
+import logging
 import os
 import sys
 from pathlib import Path
@@ -144,6 +145,11 @@ def world_size(launcher: str) -> int:
     if launcher == 'none':
         return 1
     return int(os.environ.get(dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE').get(launcher, 'WORLD_SIZE'), 1))
+
+
+def is_first_process(launcher: str) -> bool:
+    """Whether this process is the one of its job that writes, before any process group exists."""
+    return launcher == 'none' or int(os.environ.get(dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK').get(launcher, 'RANK'), 0)) == 0
 
 
 def fit_total_batch(cfg: Config, processes: int) -> None:
@@ -462,6 +468,9 @@ def build_runner(cfg: Config) -> Runner:
         cfg.model_wrapper_cfg = wrapper
         assert get_world_size() == world_size(cfg.launcher)
     runner = Runner.from_cfg(cfg)
+    for handler in runner.logger.handlers:
+        if isinstance(handler, logging.FileHandler):  # names of files may be no UTF-8
+            handler.stream.reconfigure(errors='backslashreplace')
     slow = slow_bfloat16(cfg, get_device())
     if slow:
         runner.logger.warning(slow)

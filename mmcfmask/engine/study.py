@@ -24,9 +24,10 @@ from rich.measure import Measurement
 
 from .. import __version__
 from ..compat import multiplies_bfloat16
+from ..errors import StorageError
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
-from ..files import write_json, write_text
+from ..files import locked, remove_leftovers, write_json, write_text
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 from .checkpoints import best_checkpoint
 from .jobs import Job, JobError, Step, run_jobs
@@ -416,8 +417,11 @@ class Study:
 
     def run(self, console: Console, jobs: int = 1) -> dict[str, str]:
         """Run what is not finished, ``jobs`` at once; then :meth:`gather`. Returns the failures, label to reason."""
-        failed = run_jobs(self.jobs, console, jobs)
-        self.gather(console)
+        with locked(self.out, 'a study'):
+            for folder in {folder for job in self.jobs for folder in (job.product.parent, job.product.parent.parent)}:
+                remove_leftovers(folder)
+            failed = run_jobs(self.jobs, console, jobs)
+            self.gather(console)
         if failed:
             console.print(f'\n{len(failed)} failed:', style='bold red', highlight=False)
             for label, reason in failed.items():
@@ -466,6 +470,8 @@ def run_or_exit(study: Study, console: Console, jobs: int = 1) -> None:
         failed = study.run(console, jobs)
     except KeyboardInterrupt:
         raise SystemExit('stopped; the same command goes on') from None
+    except StorageError as error:
+        raise SystemExit(str(error)) from None
     if failed:
         raise SystemExit(1)
 
