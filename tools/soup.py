@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
 from mmcfmask.engine.preflight import check_checkpoint, check_out
 from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
@@ -67,6 +68,10 @@ def main(argv=None) -> None:
         metas = [check_checkpoint(path).get('meta', {}) for path in args.checkpoints]
     except (OSError, ValueError) as error:
         raise SystemExit(f'{error}') from None
+    seeds = {meta.get('seed') for meta in metas}
+    if args.greedy and follow_run(cfg.get('val_dataloader') or {}, seeds.pop() if len(seeds) == 1 else 0) and seeds:
+        raise SystemExit(f'{args.config}: val_dataloader is held out by the seed of each run (holdout.seed=\'run\'), so the others have '
+                         'trained on it: a greedy soup needs models of one hold-out, trained with a number as holdout.seed')
     forget_pretrained(cfg.model)
 
     def load(path: str):

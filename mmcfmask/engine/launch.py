@@ -19,6 +19,7 @@ from torch import nn
 
 from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..datasets import FolderDataset
+from ..datasets.folder import follow_run
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
@@ -207,9 +208,11 @@ def prepare_test(cfg: Config,
     cfg.load_from = checkpoint
     cfg.resume = False
     forget_training(cfg.model)
-    if checkpoint is None:
+    loaded = None if checkpoint is None else check_checkpoint(checkpoint)
+    trained = (loaded or {}).get('meta') or {}
+    follow_run(cfg, trained.get('seed', (cfg.get('randomness') or {}).get('seed')))
+    if loaded is None:
         return None
-    loaded = check_checkpoint(checkpoint)
     weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
     if weight is not None and num_classes is not None and len(weight) != num_classes:
         raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
