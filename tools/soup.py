@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
 from mmcfmask.engine.preflight import check_out
@@ -71,6 +72,10 @@ def main(argv=None) -> None:
             check_same_tower(cfg.model, checkpoint, path)
     except (OSError, ValueError) as error:
         raise SystemExit(f'{error}') from None
+    seeds = {checkpoint['meta'].get('seed') for checkpoint in ingredients.values()}
+    if args.greedy and follow_run(cfg.get('val_dataloader') or {}, seeds.pop() if len(seeds) == 1 else 0) and seeds:
+        raise SystemExit(f'{args.config}: val_dataloader is held out by the seed of each run (holdout.seed=\'run\'), so the others have '
+                         'trained on it: a greedy soup needs models of one hold-out, trained with a number as holdout.seed')
     forget_pretrained(cfg.model)
 
     def load(path: str):

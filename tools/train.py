@@ -9,6 +9,7 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.config import Config
 
 from mmcfmask.compat import end_process_group
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine import checkpoints, launch, preflight
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.errors import ConfigError, one_line
@@ -79,6 +80,7 @@ def train(args: argparse.Namespace, stack: ExitStack) -> None:
                 if args.seed is None and cfg.get('randomness') and 'seed' in checkpoint['meta']:
                     cfg.randomness.seed = checkpoint['meta']['seed']  # that of the run, which its --seed may have set
                 preflight.check_same_run(cfg, checkpoint, start)
+        follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     except (OSError, ValueError) as error:
         raise SystemExit(f'{args.config}: {error}') from None
     runner = launch.build_runner(cfg)

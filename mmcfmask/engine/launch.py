@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, loads_file, start_process_group_without_gpu, use_tf32
 from ..datasets import FolderDataset
+from ..datasets.folder import follow_run
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
@@ -223,9 +224,11 @@ def prepare_test(cfg: Config,
     cfg.load_from = checkpoint
     cfg.resume = False
     forget_training(cfg.model)
-    if checkpoint is None:
+    loaded = None if checkpoint is None else check_checkpoint(checkpoint)
+    trained = (loaded or {}).get('meta') or {}
+    follow_run(cfg, trained.get('seed', (cfg.get('randomness') or {}).get('seed')))
+    if loaded is None:
         return None
-    loaded = check_checkpoint(checkpoint)
     check_same_tower(cfg.model, loaded, checkpoint)
     weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
     if weight is not None and num_classes is not None and len(weight) != num_classes:

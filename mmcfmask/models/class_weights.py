@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..datasets.names import class_names, read_names
 from ..datasets.shapes import SHAPES_TEMPLATES
 from ..errors import ConfigError, StorageError
 from ..files import atomic_write, check_whole, remove_leftovers
@@ -207,11 +208,10 @@ def resolve_classnames(classnames: str | Sequence[str]) -> list[str]:
         if not path.is_file():
             raise FileNotFoundError(f"class_weights.classnames={classnames!r} is neither 'imagenet', 'dataset' nor a file that "
                                     f'exists (looked for {path.absolute()}).')
-        classnames = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-    classnames = [str(name) for name in classnames]
+        return read_names(path)
     if not classnames:
         raise ValueError('class_weights.classnames is empty.')
-    return classnames
+    return class_names(classnames, 'class_weights.classnames')
 
 
 def resolve_templates(templates: str | Sequence[str]) -> list[str]:
