@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +20,10 @@ import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base
 from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
+from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_out
 from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
+from mmcfmask.errors import ConfigError, one_line
 from mmcfmask.output import run_tool
 
 
@@ -32,7 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--out', required=True, help='the checkpoint to write')
     parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
     parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if len(set(args.checkpoints)) < len(args.checkpoints):
         parser.error('a checkpoint is named twice')
@@ -62,20 +64,18 @@ def held_out_accuracy(cfg: Config, work_dir: str):
     return evaluate
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
-        check_out(args.out)
-        cfg = load_config(args.config, args.cfg_options)
-        ingredients = {path: check_checkpoint(path) for path in args.checkpoints}
-        for path, checkpoint in ingredients.items():
-            check_same_tower(cfg.model, checkpoint, path)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{error}') from None
+    check_out(args.out)
+    cfg = load_config(args.config, args.cfg_options)
+    ingredients = {path: check_checkpoint(path) for path in args.checkpoints}
+    for path, checkpoint in ingredients.items():
+        check_same_tower(cfg.model, checkpoint, path)
     seeds = {checkpoint['meta'].get('seed') for checkpoint in ingredients.values()}
     if args.greedy and follow_run(cfg.get('val_dataloader') or {}, seeds.pop() if len(seeds) == 1 else 0) and seeds:
-        raise SystemExit(f'{args.config}: val_dataloader is held out by the seed of each run (holdout.seed=\'run\'), so the others have '
-                         'trained on it: a greedy soup needs models of one hold-out, trained with a number as holdout.seed')
+        raise ConfigError(f"{args.config}: val_dataloader is held out by the seed of each run (holdout.seed='run'), so the others have "
+                          'trained on it: a greedy soup needs models of one hold-out, trained with a number as holdout.seed')
     forget_pretrained(cfg.model)
 
     def load(path: str):

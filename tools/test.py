@@ -33,7 +33,7 @@ from mmcfmask.engine.launch import (
     prepare_test,
 )
 from mmcfmask.engine.preflight import check_out, check_test_data, check_work_dir, warn_of_random_start
-from mmcfmask.errors import StorageError
+from mmcfmask.errors import StorageError, one_line
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.files import atomic_write, write_json
 from mmcfmask.models.second_look import SECOND_LOOK
@@ -71,9 +71,10 @@ def write_predictions(folder: Path, results: dict) -> list[Path]:
     return list(paths.values())
 
 
+@one_line()
 def main(argv=None) -> dict:
     args = parse_args(argv)
-    try:
+    with one_line(args.config):
         cfg = load_config(args.config, args.cfg_options)
         apply_run_arguments(cfg, args)
         check_work_dir(cfg.work_dir)
@@ -87,8 +88,6 @@ def main(argv=None) -> dict:
             add_second_look(cfg, args.second_look)
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
         check_test_data(cfg)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.keep_predictions = args.predictions is not None
     runner = build_runner(cfg)
     if checkpoint:

@@ -49,6 +49,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
     with ExitStack() as stack:
@@ -57,7 +58,7 @@ def main(argv=None) -> None:
 
 def train(args: argparse.Namespace, stack: ExitStack) -> None:
     """Train as the command line asks for; the lock of the work dir joins ``stack``."""
-    try:
+    with one_line(args.config):
         cfg = launch.load_config(args.config, args.cfg_options)
         launch.apply_run_arguments(cfg, args)
         preflight.check_work_dir(cfg.work_dir)
@@ -65,9 +66,10 @@ def train(args: argparse.Namespace, stack: ExitStack) -> None:
             stack.enter_context(locked(cfg.work_dir, 'a training'))
         cfg = merge_args(cfg, args)
         if cfg.get('train_cfg') is None:
-            raise ValueError('there is nothing to train (no train_cfg): use tools/test.py')
+            raise ConfigError('there is nothing to train (no train_cfg): use tools/test.py')
         preflight.check_backbone(cfg.model)
         preflight.check_fill(cfg)
+        preflight.check_validation(cfg)
         preflight.check_selection(cfg)
         preflight.check_training_data(cfg)
         launch.fit_total_batch(cfg, launch.world_size(args.launcher))
@@ -81,8 +83,6 @@ def train(args: argparse.Namespace, stack: ExitStack) -> None:
                     cfg.randomness.seed = checkpoint['meta']['seed']  # that of the run, which its --seed may have set
                 preflight.check_same_run(cfg, checkpoint, start)
         follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{args.config}: {error}') from None
     runner = launch.build_runner(cfg)
     if start:
         checkpoints.check_fits(unwrapped(runner.model), checkpoint, start)

@@ -16,6 +16,7 @@ from mmpretrain.registry import DATASETS
 from rich.progress import track
 
 from ..errors import ConfigError, MissingFileError, StorageError
+from ..ranges import Count, Seed
 from .images import EXTENSIONS, find_images, is_hidden, left_out_words, lies_in, list_folder, why_unreadable, why_unreadable_all
 from .names import class_names, composed, in_order, read_names
 
@@ -80,8 +81,8 @@ class FolderDataset(BaseDataset):
                  folders: Sequence[str] | None = None,
                  other_folders: Sequence[str] = (),
                  holdout: dict | None = None,
-                 per_class: int | None = None,
-                 subset_seed: int = 0,
+                 per_class: Count | None = None,
+                 subset_seed: Seed = 0,
                  skip_unreadable: bool = False,
                  **kwargs) -> None:
         self.folders = None if folders is None else list(folders)

@@ -19,6 +19,7 @@ from ..datasets.names import first_difference, plain_name
 from ..errors import ConfigError
 from ..evaluation.accuracy import check_groups
 from ..models.class_weights import resolve_classnames
+from ..ranges import Positive, Share
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -107,11 +108,11 @@ class RelativeEMAHook(EMAHook):
         ValueError: A horizon outside (0, 1], or a momentum besides.
     """
 
-    def __init__(self, horizon: float = 0.2, ema_type: str = 'UnbiasedMovingAverage', **kwargs) -> None:
+    def __init__(self, horizon: Share = 0.2, ema_type: str = 'UnbiasedMovingAverage', **kwargs) -> None:
         if not 0 < horizon <= 1:
-            raise ValueError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
+            raise ConfigError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
         if 'momentum' in kwargs:
-            raise ValueError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
+            raise ConfigError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
         super().__init__(ema_type=ema_type, **kwargs)
         self.horizon = horizon
 
@@ -142,9 +143,9 @@ class DistillWeightHook(Hook):
         ValueError: A weight that is not above 0, or a model that does not distil.
     """
 
-    def __init__(self, start: float, end: float) -> None:
+    def __init__(self, start: Positive, end: Positive) -> None:
         if start <= 0 or end <= 0:
-            raise ValueError(f'DistillWeightHook(start={start}, end={end}): both must be above 0')
+            raise ConfigError(f'DistillWeightHook(start={start}, end={end}): both must be above 0')
         self.start = start
         self.end = end
 
@@ -152,7 +153,7 @@ class DistillWeightHook(Hook):
         """Refuse a model without distillation before it is trained for hours."""
         model = unwrapped(runner.model)
         if getattr(model, 'teacher', None) is None or model.head.distill is None:
-            raise ValueError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is None: '
+            raise ConfigError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is None: '
                              'leave the hook out of custom_hooks')
         self.head = model.head
 

@@ -16,6 +16,7 @@ from mmpretrain.registry import MODELS
 from open_clip import ClipLoss
 from torch import Tensor, nn
 
+from ..ranges import Count, NonNegative
 from .class_weights import resolve_classnames, resolve_templates, text_class_weights, text_embeddings, text_source
 from .clip_loading import NoTextTowerError, load_text_tower
 from .head import knowledge_distillation
@@ -147,7 +148,7 @@ class L2SP(AuxiliaryLoss):
         head (str): 'start' or 'zero': what the weights of the head are held to.
     """
 
-    def __init__(self, alpha: float = 0.1, beta: float = 0.01, head: str = 'start') -> None:
+    def __init__(self, alpha: NonNegative = 0.1, beta: NonNegative = 0.01, head: str = 'start') -> None:
         super().__init__()
         if alpha < 0 or beta < 0:
             raise ValueError(f'L2SP: alpha={alpha} and beta={beta} must not be negative')
@@ -174,7 +175,7 @@ class TextLoss(AuxiliaryLoss):
         model_name, pretrained (str, optional): The text tower, as in :class:`OpenCLIPBackbone`. Defaults to the backbone's.
     """
 
-    def __init__(self, weight: float = 1., model_name: str | None = None, pretrained: str | None = None) -> None:
+    def __init__(self, weight: NonNegative = 1., model_name: str | None = None, pretrained: str | None = None) -> None:
         super().__init__(weight)
         self.model_name = model_name
         self.pretrained = pretrained
@@ -260,7 +261,7 @@ class LipsumFT(TextLoss):
         model_name, pretrained (str, optional): The text tower, as in :class:`OpenCLIPBackbone`. Defaults to the backbone's.
     """
 
-    def __init__(self, weight: float = 1., num_texts: int = 80, length: int = 8, model_name: str | None = None,
+    def __init__(self, weight: NonNegative = 1., num_texts: Count = 80, length: Count = 8, model_name: str | None = None,
                  pretrained: str | None = None) -> None:
         super().__init__(weight, model_name, pretrained)
         if num_texts < 1 or length < 1:

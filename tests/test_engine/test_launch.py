@@ -109,14 +109,14 @@ def test_linear_probe_follows_the_training_images(tmp_path):
         "_base_ = ['./base.py', './empty.py']\nmodel = dict(head=dict(class_weights=dict(type='linear_probe', "
         "dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}})))")
     (tmp_path / 'child.py').write_text(
-        "_base_ = './lpft.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='Mine'))\ndata_root = '/mine'")
+        "_base_ = './lpft.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='ShapesDataset'))\ndata_root = '/mine'")
 
     def probe(name, **options):
         cfg = load_config(str(tmp_path / name), {key.replace('__', '.'): value for key, value in options.items()})
         return cfg, cfg.model.head.class_weights
 
     cfg, weights = probe('child.py')
-    assert weights.dataset == cfg.train_dataloader.dataset == dict(type='Mine')
+    assert weights.dataset == cfg.train_dataloader.dataset == dict(type='ShapesDataset')
     assert weights.held_out == cfg.val_dataloader.dataset and weights.held_out.data_root == '/mine'
     cfg, weights = probe('lpft.py', train_dataloader__dataset__per_class=60, val_dataloader__dataset__part=9, data_root='/mine')
     assert weights.dataset == cfg.train_dataloader.dataset and (weights.dataset.per_class, weights.dataset.data_root) == (60, '/mine')
@@ -156,15 +156,15 @@ def test_gate_of_the_training_and_validation_images(monkeypatch):
     cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
     add_gate(cfg)
     assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2)
-    cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='Mine')})
+    cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')})
     add_gate(cfg)
-    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='Mine'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0)
+    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0)
     forget_pretrained(cfg.model)
     assert cfg.model.gate is None
     with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
         add_gate(load_config('configs/shapes/zeroshot.py', {}))
     with pytest.raises(ValueError, match="a gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
-        add_gate(load_config(path, {'model.type': 'ImageClassifier'}))
+        add_gate(Config(dict(model=dict(type='ImageClassifier'))))
 
 
 def test_second_look():
@@ -172,7 +172,7 @@ def test_second_look():
     add_second_look(cfg, 0.8)
     assert cfg.model.second_look == 0.8
     with pytest.raises(ValueError, match="a second look needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
-        add_second_look(load_config('configs/shapes/cfmask.py', {'model.type': 'ImageClassifier'}), 0.8)
+        add_second_look(Config(dict(model=dict(type='ImageClassifier'))), 0.8)
 
 
 def test_gate_follows_the_training_images(tmp_path):
@@ -282,7 +282,7 @@ def test_fused_optimizer_only_where_there_is_one(monkeypatch):
 
 def test_runner_warns_of_slow_bfloat16(monkeypatch):
     said = []
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(logger=SimpleNamespace(warning=said.append)))
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(model=None, logger=SimpleNamespace(warning=said.append)))
     monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device: False)
     for amp in (False, True):
         launch.build_runner(Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp))))
