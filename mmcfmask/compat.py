@@ -9,7 +9,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -42,6 +42,7 @@ load_yapf()
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 import mmengine.fileio.file_client
+import mmengine.fileio.handlers.yaml_handler
 import mmengine.runner
 import mmengine.runner.checkpoint
 import mmengine.runner.runner
@@ -49,6 +50,7 @@ import mmpretrain.models
 import numpy as np
 import torch
 import torch.distributed
+import yaml
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
@@ -102,13 +104,15 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
-def no_autocast() -> AbstractContextManager:
+@contextmanager
+def no_autocast() -> Iterator[None]:
     """Autocast is off inside the context, on every device.
 
     ``torch.autocast(enabled=False)`` does more: in a thread without autocast, such as autograd's, its end clears the cache of cast weights
     of all threads. Ends when that cache is a thread's own, or torch has a public name for this.
     """
-    return torch._C._DisableAutocast()
+    with torch._C._DisableAutocast():
+        yield
 
 
 def is_compiling() -> bool:
@@ -129,6 +133,16 @@ def keep_freed_memory() -> None:
     trim_threshold, max_mapped_blocks = -1, -4  # malloc.h
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(max_mapped_blocks, 0)
+
+
+def use_tf32(enabled: bool) -> None:
+    """Whether float32 products and convolutions on a GPU may round their factors to TensorFloat32 (10 bits, at several times the rate).
+
+    torch alone says no to products and yes to convolutions. These names warn from torch 2.9 on where others are used beside them, and do
+    for all versions; ends with torch < 2.9.
+    """
+    torch.set_float32_matmul_precision('high' if enabled else 'highest')
+    torch.backends.cudnn.allow_tf32 = enabled
 
 
 def can_fuse_optimizer() -> bool:
@@ -197,15 +211,65 @@ def allow_config_inheritance() -> None:
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
-def base_configs(path: str) -> Iterator[Config]:
-    """The configs that a config file inherits from, and those that they inherit from.
+def base_files(path: str) -> list[str]:
+    """The files that a config file inherits from.
 
     mmengine 0.10 has no public name for them. Ends when it has.
     """
-    for base in Config._get_base_files(path):
-        base, _ = Config._get_cfg_path(base, path)
+    return [Config._get_cfg_path(base, path)[0] for base in Config._get_base_files(path)]
+
+
+def base_configs(path: str) -> Iterator[Config]:
+    """The configs that a config file inherits from, and those that they inherit from."""
+    for base in base_files(path):
         yield Config.fromfile(base)
         yield from base_configs(base)
+
+
+class SafeYAMLLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+    """PyYAML's safe loader for files of settings: no tag runs code, and a small file cannot fill the memory.
+
+    Raises:
+        yaml.YAMLError: More than 1 MB, deeper than 50 levels, or more than 100,000 values once its aliases are written out.
+    """
+
+    def __init__(self, stream) -> None:
+        text = stream if isinstance(stream, (str, bytes)) else stream.read()
+        if len(text) > 2**20:
+            raise yaml.YAMLError('it is larger than 1 MB')
+        depth = 0
+        for event in yaml.parse(text, Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 50:
+                raise yaml.YAMLError('it is nested more than 50 levels deep')
+        super().__init__(text)
+
+    def get_single_node(self):
+        """The whole document, unless it is one of a few lines that stand for millions."""
+        node = super().get_single_node()
+        sizes: dict[int, int | None] = {}  # None: it is being counted
+
+        def size(node) -> int:
+            if id(node) in sizes:
+                if sizes[id(node)] is None:
+                    raise yaml.YAMLError('an alias in it stands for what it is in')
+                return sizes[id(node)]
+            sizes[id(node)] = None
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            sizes[id(node)] = 1 + sum(sum(map(size, part)) if isinstance(part, tuple) else size(part) for part in parts)
+            return sizes[id(node)]
+
+        if node is not None and size(node) > 100_000:
+            raise yaml.YAMLError('its aliases stand for more than 100,000 values')
+        return node
+
+
+def read_yaml_safely() -> None:
+    """Let mmengine read YAML by :class:`SafeYAMLLoader`, configs and their bases among it.
+
+    mmengine 0.10 reads it by ``yaml.CLoader``, whose tags run code. Ends when it reads it by a safe one.
+    """
+    mmengine.fileio.handlers.yaml_handler.Loader = SafeYAMLLoader
 
 
 def register_clip_projection() -> None:
@@ -275,8 +339,14 @@ def start_process_group_without_gpu(launcher: str) -> bool:
         with mock.patch('torch.cuda.set_device'):
             init_dist(launcher, backend='gloo')
     # Its threads must end before the interpreter does, or a finished run may still abort ("terminate called without an active exception").
-    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
+    atexit.register(end_process_group)
     return True
+
+
+def end_process_group() -> None:
+    """Leave the process group, if there is one. NCCL's, which waits for all processes, only at a good end; it warns where nobody does."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def keep_checkpoints_plain() -> None:

@@ -38,9 +38,9 @@ def fits_relevance(*tensors: Tensor) -> bool:
 if triton is not None:
 
     @triton.jit
-    def _relevance(query, key, value, grad, row, out, scale, heads, queries, keys, query_image, query_head, query_token, key_image, key_head,
-                   key_token, value_image, value_head, value_token, grad_image, grad_head, grad_token, WIDTH: tl.constexpr,
-                   QUERIES: tl.constexpr, KEYS: tl.constexpr, AT_ONCE: tl.constexpr):
+    def _relevance(query, key, value, grad, row, out, scale, heads, queries, keys, query_image, query_head, query_token,
+                   key_image, key_head, key_token, value_image, value_head, value_token, grad_image, grad_head, grad_token,
+                   WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, AT_ONCE: tl.constexpr):
         image, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
         t, d, l = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES), tl.arange(0, WIDTH), tl.arange(0, KEYS)  # noqa: E741
         inside = t[:, None] < queries

@@ -37,14 +37,13 @@ import tempfile
 import time
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -66,8 +65,11 @@ from mmcfmask import kernels
 from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import patch_mask, refill
 from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
+from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
+from mmcfmask.errors import one_line
 from mmcfmask.models import classifier, lean_vit
+from mmcfmask.output import run_tool
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
 PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'teacher', 'backward', 'optimizer', 'other')
@@ -89,7 +91,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--threads', type=int, help='CPU threads (default: torch\'s own choice)')
     parser.add_argument('--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'memory'], help='leave these out')
     parser.add_argument('--out', help='write everything that was measured to this JSON file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     parser.add_argument('--memory-of', choices=CANDIDATES, help=argparse.SUPPRESS)  # in a process of its own
     args = parser.parse_args(argv)
     if args.steps < 1:
@@ -390,32 +392,30 @@ CARDS = {
     'H100': dict(bfloat16=989e12, tf32=495e12, float32=67e12, bytes=3.35e12),
     'H200': dict(bfloat16=989e12, tf32=495e12, float32=67e12, bytes=4.8e12),
 }
-# What kernels reach of it: square products (0.78 was measured on an H200), attention with 64 channels a head, memory; and the shortest kernel.
+# What kernels reach of it: products (0.78 was measured on an H200), attention with 64 channels a head, memory; and the shortest kernel.
 PRODUCTS, ATTENTION, MEMORY, SHORTEST = 0.78, 0.35, 0.8, 3e-6
 KERNELS = {'_scaled_dot_product_flash_attention_for_cpu_backward': 3, 'native_layer_norm_backward': 3}  # of others: 1
 
 
-@dataclass
-class Work:
-    """What a phase does."""
-    flops: float = 0.
-    bytes: float = 0.
-    kernels: int = 0
-    seconds: float = 0.
-
-    def add(self, flops: float, size: float, kernels: int, rates: dict, attention: bool = False, products: str = 'float32') -> None:
-        """One operation, and the roofline's time for it."""
-        rate = rates[products] * (ATTENTION if attention else PRODUCTS)
-        self.flops, self.bytes, self.kernels = self.flops + flops, self.bytes + size, self.kernels + kernels
-        self.seconds += max(flops / rate, size / (rates['bytes'] * MEMORY), kernels * SHORTEST)
-
-
 class Ledger(TorchDispatchMode):
-    """Books the operations inside it under the phase that runs."""
+    """Books the operations inside it under the phase that runs.
+
+    Attributes:
+        phases (dict[str, dict[str, float]]): flops, bytes, kernels, and seconds by the roofline, of every phase.
+    """
 
     def __init__(self, rates: dict) -> None:
         super().__init__()
-        self.rates, self.phases, self.phase = rates, defaultdict(Work), 'other'
+        self.rates, self.phase = rates, 'other'
+        self.phases = defaultdict(lambda: dict(flops=0., bytes=0., kernels=0, seconds=0.))
+
+    def book(self, flops: float, size: float, kernels: int = 1, attention: bool = False, products: str = 'bfloat16') -> None:
+        """One operation: what it computes, what it reads and writes, and its kernels."""
+        rate = self.rates[products] * (ATTENTION if attention else PRODUCTS)
+        seconds = max(flops / rate, size / (self.rates['bytes'] * MEMORY), kernels * SHORTEST)
+        work = self.phases[self.phase]
+        for name, amount in dict(flops=flops, bytes=size, kernels=kernels, seconds=seconds).items():
+            work[name] += amount
 
     @contextmanager
     def during(self, phase: str):
@@ -437,8 +437,8 @@ class Ledger(TorchDispatchMode):
             return result
         written = after or [args[0]] if isinstance(args[0] if args else None, Tensor) else after
         size = sum(map(extent, before)) + sum(map(extent, written))
-        self.phases[self.phase].add(self.flops(func, args, kwargs, result), size, KERNELS.get(name, 1), self.rates,
-                                    'attention' in name, 'bfloat16' if any(x.dtype == torch.bfloat16 for x in before) else 'float32')
+        self.book(self.flops(func, args, kwargs, result), size, KERNELS.get(name, 1), 'attention' in name,
+                  'bfloat16' if any(x.dtype == torch.bfloat16 for x in before) else 'float32')
         return result
 
     @staticmethod
@@ -457,12 +457,12 @@ class Ledger(TorchDispatchMode):
     def relevance_through_layer(self, row: Tensor, query: Tensor, key: Tensor, value: Tensor, grad: Tensor, scale: float) -> Tensor:
         """In place of :func:`mmcfmask.kernels.relevance_through_layer`."""
         flops, parts = 2 * 2 * query.numel() * key.shape[2], 4 * row.shape[0] * query.shape[1] * key.shape[2] * (-(-query.shape[2] // 64))
-        self.phases[self.phase].add(flops, sum(map(extent, (query, key, value, grad))) + 2 * parts, 2, self.rates, True, 'bfloat16')
+        self.book(flops, sum(map(extent, (query, key, value, grad))) + 2 * parts, 2, attention=True)
         return row.new_empty(len(row), key.shape[2])
 
     def quick_gelu_backward(self, grad: Tensor, x: Tensor) -> Tensor:
         """In place of :func:`mmcfmask.kernels.quick_gelu_backward`."""
-        self.phases[self.phase].add(0, 3 * extent(x), 1, self.rates)
+        self.book(0, 3 * extent(x))
         return torch.empty_like(x)
 
 
@@ -471,10 +471,10 @@ def extent(tensor: Tensor) -> int:
     return tensor.element_size() * math.prod(size for size, stride in zip(tensor.shape, tensor.stride()) if stride)
 
 
-def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, Work]:
+def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, float]]:
     """Work of one counterfactual step as a GPU would do it, on tensors of the CPU without values."""
     ledger, fake = Ledger(rates), FakeTensorMode()
-    patches = dict(on_cpu=lambda device: False, attention=F.scaled_dot_product_attention)
+    patches = dict(on_cpu=lambda device: False, recomputes_on=lambda device: False, attention=F.scaled_dot_product_attention)
     with ExitStack() as stack:
         for name, replacement in patches.items():
             stack.enter_context(mock.patch.object(lean_vit, name, replacement))
@@ -508,14 +508,14 @@ def report_count(cfg: Config, args: argparse.Namespace, batch: int) -> dict:
     rates = CARDS[args.card]
     phases = count_step(cfg, rates, batch)
     rows = {name: phases[name] for name in PHASES if name in phases}
-    total = Work(*(sum(getattr(work, field.name) for work in rows.values()) for field in fields(Work)))
+    total = {name: sum(work[name] for work in rows.values()) for name in ('flops', 'bytes', 'kernels', 'seconds')}
     table = Table('', 'Gflop', 'GB', 'kernels', f'ms on {args.card}',
                   title=f'{cfg.model.backbone.model_name}, {"bfloat16" if args.amp else "float32"}, batch {batch}')
     for name, work in {**rows, 'step': total}.items():
-        table.add_row(name, f'{work.flops / 1e9:.0f}', f'{work.bytes / 1e9:.1f}', str(work.kernels), f'{work.seconds * 1e3:.1f}')
-    console = Console()
-    console.print(table)
-    return dict(title=table.title, card=args.card, rates=rates, phases={name: vars(work) for name, work in rows.items()}, step=vars(total))
+        table.add_row(name, f'{work["flops"] / 1e9:.0f}', f'{work["bytes"] / 1e9:.1f}', str(work['kernels']),
+                      f'{work["seconds"] * 1e3:.1f}')
+    Console().print(table)
+    return dict(title=table.title, card=args.card, rates=rates, phases=rows, step=total)
 
 
 # Memory, in a process of its own.
@@ -608,6 +608,7 @@ def write(path: str | None, result: dict) -> None:
         Path(path).write_text(json.dumps(result, indent=2) + '\n')
 
 
+@one_line()
 def main(argv=None) -> dict:
     args = parse_args(argv)
     if args.out:
@@ -700,4 +701,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

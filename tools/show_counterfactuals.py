@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, TRANSFORMS
@@ -27,9 +26,12 @@ from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, pat
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, file_pipeline, load_config
+from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_out, makes_counterfactuals
+from mmcfmask.errors import one_line
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.models.second_look import SECOND_LOOK, check_side
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
 CHECKPOINT_SUFFIXES = ('.pth', '.pt')
@@ -55,7 +57,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--pdf', action='store_true', help='write a PDF beside it')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images, donors and random masks')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     args = parser.parse_intermixed_args(argv)
 
     has_checkpoint = bool(args.paths) and args.paths[0].lower().endswith(CHECKPOINT_SUFFIXES)
@@ -182,12 +184,10 @@ def parse_labels(labels: list[str], names: list[str], num: int) -> list[int]:
     return indices * num if len(indices) == 1 else indices
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
-        check_out(args.out)
-    except OSError as error:
-        raise SystemExit(f'{error}') from None
+    check_out(args.out)
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)
@@ -274,4 +274,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
-from ..compat import bfloat16_products
+from ..compat import bfloat16_products, no_autocast
 from .attention import AttentionCall, record_attention
 
 # Elements of the attention matrices worked on at once: what a CPU's cache holds, and what a GPU does not miss.
@@ -116,7 +116,7 @@ def attention_relevance(score: Tensor, calls: list[AttentionCall], grid: tuple[i
                          '(towers with another pooling or with register tokens are not supported)')
     with activations_only():
         grads = torch.autograd.grad(score, [call.output for call in calls], retain_graph=retain_graph)
-    with torch.no_grad(), torch.autocast(score.device.type, enabled=False):
+    with torch.no_grad(), no_autocast():
         cls = torch.ones(len(grads[-1]), 1, device=score.device)
         # r is one-hot at first: of the last layer only the CLS row counts.
         row = F.pad(cls, (0, tokens - 1)) + _through_layer(cls, calls[-1], grads[-1])

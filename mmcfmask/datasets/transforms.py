@@ -9,6 +9,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import StorageError
+from ..ranges import Count, Positive, Whole
 from .images import open_image, read_image, to_rgb
 
 
@@ -56,7 +57,7 @@ class CropBorder(BaseTransform):
         ValueError: The image has nothing but border; names its file.
     """
 
-    def __init__(self, border: int = 2) -> None:
+    def __init__(self, border: Whole = 2) -> None:
         if border < 0:
             raise ValueError(f'CropBorder: border={border} must not be negative.')
         self.border = border
@@ -98,7 +99,7 @@ class LoadResizedImage(BaseTransform):
         StorageError: The file cannot be read, or not without guessing; names it.
     """
 
-    def __init__(self, scale: int, reducing_gap: float | None = None, backend_args: dict | None = None) -> None:
+    def __init__(self, scale: Count, reducing_gap: Positive | None = None, backend_args: dict | None = None) -> None:
         if scale < 1:
             raise ValueError(f'LoadResizedImage: scale={scale} must be a positive number of pixels.')
         if reducing_gap is not None and reducing_gap < 1:

@@ -158,51 +158,55 @@ def best_checkpoint(folder: str | os.PathLike) -> Path | None:
     return max(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime, default=None)
 
 
-def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
-    """The file that ``last_checkpoint`` names, if it is there: in the work dir, which may have been moved, or where it was written."""
+def find_resumable(work_dir: str | os.PathLike) -> str | None:
+    """The checkpoint to resume a run from: the one that ``last_checkpoint`` names, in the work dir, which may have been moved, or where it
+    was written; where that is gone or damaged, the newest whole one, with a warning. None where nothing was saved yet.
+
+    Raises:
+        StorageError: There are checkpoints, or a name of one, but none is whole.
+    """
     try:
         recorded = (Path(work_dir) / LAST).read_text(encoding='utf-8', errors='surrogateescape').strip('\n')
     except OSError:
-        return None
-    return next((str(path) for path in (Path(work_dir) / Path(recorded).name, Path(recorded)) if path.is_file()), None)
-
-
-def find_resumable(work_dir: str | os.PathLike) -> str | None:
-    """The checkpoint to resume a run from: that of ``last_checkpoint``, or, where it is damaged, the newest whole one beside it, with a
-    warning. None where there is none.
-
-    Raises:
-        StorageError: There are checkpoints, but none is whole.
-    """
-    latest = latest_checkpoint(work_dir)
-    reason = f'{Path(work_dir) / LAST} names no file'
+        recorded = ''
+    latest = next((path for path in (Path(work_dir) / Path(recorded).name, Path(recorded)) if path.is_file()), None)
+    reason = f'{recorded}, which {Path(work_dir) / LAST} names, is gone' if recorded else f'{Path(work_dir) / LAST} is empty or not there'
     if latest:
         try:
-            check_checkpoint(latest, resume=True)
-            return latest
+            check_checkpoint(str(latest), resume=True)
+            return str(latest)
         except (OSError, ValueError) as error:
             reason = str(error)
-    newest, others = re.search(r'^(.*_)(\d+)\.pth$', Path(latest or '').name), []
-    for path in Path(latest).parent.glob('*.pth') if latest else Path(work_dir).glob('*.pth'):
-        number = re.search(r'^(.*_)(\d+)\.pth$', path.name)
-        if newest and number and newest[1] == number[1] and int(number[2]) > int(newest[2]):
-            continue  # of an earlier run
-        try:
-            checkpoint = _read(str(path))
-            _check_training_state(checkpoint, str(path))
-            others.append((checkpoint['meta']['iter'], str(path)))
-        except (OSError, ValueError):
-            pass
-    for _, path in sorted(others, reverse=True):
+    folder = latest.parent if latest else Path(work_dir)
+    found = _resumable(folder, Path(recorded).name)
+    for path in found:
         try:
             check_checkpoint(path, resume=True)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            reason += f'; {error}'
             continue
         print_log(f'{reason}: resuming from {path}, the newest whole checkpoint', 'current', level=logging.WARNING)
         return path
-    if latest:
-        raise StorageError(f'{reason}, and no other checkpoint in {Path(latest).parent} can be resumed from: delete them to start again')
+    if recorded or found:
+        raise StorageError(f'{reason}: there is no other checkpoint in {folder} to resume from. To start again, delete {LAST} and them')
     return None
+
+
+def _resumable(folder: Path, latest: str) -> list[str]:
+    """The checkpoints in ``folder`` that seem to be resumable, newest first, but for later ones than ``latest``: another run's."""
+    name = re.compile(r'(.*_)(\d+)\.pth')
+    limit, found = name.fullmatch(latest), []
+    for path in folder.glob('*.pth'):
+        number = name.fullmatch(path.name)
+        if limit and number and number[1] == limit[1] and int(number[2]) > int(limit[2]):
+            continue
+        try:
+            checkpoint = _read(str(path))
+            _check_training_state(checkpoint, str(path))
+            found.append((checkpoint['meta']['iter'], str(path)))
+        except (OSError, ValueError):
+            pass
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def check_checkpoint(path: str, resume: bool = False) -> dict:

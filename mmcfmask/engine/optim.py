@@ -1,6 +1,7 @@
 """bfloat16 training on any device, and the published learning-rate schedule."""
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -88,6 +89,13 @@ class OneCycle(OneCycleLR):
             elif 'momentum' in group:
                 group['momentum'] = momentum
         return [self.anneal_func(*(group[key] for key in ends), share) for group in self.optimizer.param_groups]
+
+    def step(self) -> None:
+        """After a batch. Under accumulation mmengine's warning, that the optimizer has not made a step before, means nothing."""
+        with warnings.catch_warnings():
+            if self.accumulative_counts > 1:
+                warnings.filterwarnings('ignore', 'Detected call of `scheduler.step')
+            super().step()
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on at the step of a checkpoint."""

@@ -15,6 +15,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..files import write_json, write_tensors, write_text
 from ..models.interpolation import check_same_model, interpolate, lerp
@@ -22,7 +23,7 @@ from ..visualization import save_figure, to_markdown, wise_ft_curve
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .launch import build_model
-from .loops import Clock, MultiSetTestLoop
+from .loops import Clock, MultiSetTestLoop, split_metrics
 
 DEFAULT_ALPHA = 0.5
 """What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""
@@ -47,10 +48,10 @@ def parse_alphas(texts: Sequence[str | float]) -> list[float]:
             steps = round((parts[1] - parts[0]) / parts[2])
             alphas += [parts[0] + (parts[1] - parts[0]) * step / steps for step in range(steps + 1)]
         else:
-            raise ValueError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to the last')
+            raise ConfigError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to the last')
     alphas = sorted({round(alpha, 6) for alpha in alphas})
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):  # NaN is not
-        raise ValueError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
+        raise ConfigError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
     return alphas
 
 
@@ -62,7 +63,7 @@ def start_weights(model: dict) -> dict[str, Tensor]:
     """
     head = model.get('head') or {}
     if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
-        raise ValueError('WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give it class '
+        raise ConfigError('WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give it class '
                          'embeddings')
     return build_model(copy.deepcopy(model)).state_dict()
 
@@ -134,11 +135,11 @@ class WiSEFTLoop(MultiSetTestLoop):
     def _evaluate(self, name: str, images: int) -> dict[str, float]:
         metrics = {}
         for alpha in self.alphas:
-            of_alpha = self.evaluators[name][alpha].evaluate(images)
+            of_alpha, others = split_metrics(self.evaluators[name][alpha].evaluate(images))
             metrics.update(of_alpha)
             self.by_alpha[alpha][name] = dict(
-                metrics={key.split('/', 2)[2]: float(value) for key, value in of_alpha.items()},
-                details=self._details(self.evaluators[name][alpha]))
+                metrics={key.split('/', 2)[2]: value for key, value in of_alpha.items()},
+                details={**{key.split('/', 2)[2]: value for key, value in others.items()}, **self._details(self.evaluators[name][alpha])})
         self.results[name] = self.by_alpha[self.alphas[-1]][name]
         return metrics
 
@@ -253,7 +254,7 @@ class WiSEFTHook(Hook):
                  save: float | None = None,
                  amp: bool = False) -> None:
         if checkpoint not in ('best', 'last'):
-            raise ValueError(f"WiSEFTHook: checkpoint={checkpoint!r} must be 'best' or 'last'")
+            raise ConfigError(f"WiSEFTHook: checkpoint={checkpoint!r} must be 'best' or 'last'")
         self.alphas = parse_alphas(alphas)
         self.save = None if save is None else parse_alphas([save])[0]
         self.checkpoint = checkpoint
@@ -263,7 +264,7 @@ class WiSEFTHook(Hook):
         """Build the pre-trained weights and the loop over the test sets."""
         cfg: Config = runner.cfg
         if not cfg.get('test_dataloader') or 'id_set' not in (cfg.get('test_cfg') or {}):
-            raise ValueError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")
+            raise ConfigError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")
         settings = {key: value for key, value in cfg.test_cfg.items() if key not in ('type', 'amp')}
         self.loop = WiSEFTLoop(runner, cfg.test_dataloader, cfg.test_evaluator, amp=self.amp, alphas=self.alphas, **settings)
 

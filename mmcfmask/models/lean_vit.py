@@ -287,7 +287,7 @@ class _LowPrecisionCPUAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @torch.autocast('cpu', enabled=False)
+    @no_autocast()
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         shape, scale = grad.shape, grad.shape[-1]**-0.5
         # (B · heads, L, d), so that products need no copies of their own.

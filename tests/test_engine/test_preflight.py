@@ -19,6 +19,7 @@ from mmcfmask.engine.preflight import (
     check_training_data,
     check_work_dir,
 )
+from mmcfmask.errors import StorageError
 
 
 def test_work_dir_must_be_writable(tmp_path):
@@ -30,7 +31,7 @@ def test_work_dir_must_be_writable(tmp_path):
 
 
 def test_out_must_be_a_file_that_can_be_written(tmp_path):
-    with pytest.raises(OSError, match="--out '.*' is a folder: give the name of a file"):
+    with pytest.raises(StorageError, match="--out '.*' is a folder: give the name of a file"):
         check_out(str(tmp_path))
     (tmp_path / 'file').touch()
     with pytest.raises(OSError, match='cannot write to the folder .*file.* choose another with --out'):
@@ -105,7 +106,7 @@ def test_settings_that_a_part_does_not_take(part, setting, near):
     ('optim_wrapper.optimizer.weight_decy', 0.1, "AdamW has no 'weight_decy'.*weight_decay"),
     ('param_scheduler.pct_strat', 0.1, "param_scheduler: OneCycle has no 'pct_strat'.*pct_start"),
     ('model.data_preprocessor.mask', 'foreground', "model.data_preprocessor: unknown mask 'foreground': choose from object"),
-    ('model.data_preprocessor.value', 3., 'model.data_preprocessor: the threshold of the object mask must lie in'),
+    ('model.data_preprocessor.value', 3., 'model.data_preprocessor.value=3.0: it must be less than or equal to 1'),
     ('model.data_preprocessor.views', dict(turn=3), 'model.data_preprocessor: .*turn'),
     ('model.head.distill', 'feat', "model.head: unknown distill='feat'"),
 ])

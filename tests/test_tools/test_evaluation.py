@@ -125,7 +125,7 @@ def test_shifts_by_name(write, tmp_path, monkeypatch):
     for name, arguments in (('test', [str(path)]), ('wise_ft', [str(path), str(tmp_path / 'any.pth')])):
         module = load_tool(name)
         monkeypatch.setattr(module, 'build_runner', None)  # no model is built
-        torch.save(dict(state_dict={}), tmp_path / 'any.pth')
+        torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'any.pth')
         with pytest.raises(SystemExit, match='test_dataloader.gone.dataset: there is no .*get it from the shop'):
             module.main([*arguments, '--shifts', 'right', 'gone'])
 
