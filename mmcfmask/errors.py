@@ -1,6 +1,7 @@
 """What a user did wrong or a machine could not do. A tool prints such an error as one line; any other keeps its traceback."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,4 +28,10 @@ def one_line(where: str | None = None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise SystemExit(f'{where}: {error}' if where else str(error)) from None
+        raise SystemExit(f'{where}: {message_of(error)}' if where else message_of(error)) from None
+
+
+def message_of(error: UserError) -> str:
+    """What an error says; around one of a data worker torch puts the worker's traceback, which is left out."""
+    text = str(error)
+    return text.strip().rpartition('\n')[2].partition(': ')[2] if re.match(r'Caught \w+ in DataLoader worker', text) else text

@@ -22,6 +22,7 @@ SYSTEM_NAMES = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information
 # Pillow's names of the formats that are read, whatever a file's name. Not among them: EPS, for which Pillow runs Ghostscript.
 FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'AVIF', 'HEIF', 'JPEG2000', 'TGA', 'QOI', 'PCX', 'ICO', 'SGI',
            'DDS', 'PSD')
+BitsPerSample, PhotometricInterpretation = 258, 262  # tags of TIFF
 MAX_PIXELS = 178_956_970  # above, a small file may fill the memory; Pillow's limit, which other packages switch off
 
 
@@ -149,7 +150,7 @@ def to_rgb(image: Image.Image, turned: bool = False) -> Image.Image:
     """An opened image with 8 bits of red, green and blue.
 
     Gives ``image.convert('RGB')``, as the loaders of torchvision and of CLIP do: transparency is ignored, of an animation the first frame
-    counts. But of 16 bits of grey the upper 8 are taken, where Pillow would make almost all of them white.
+    counts. But of 16 (or a TIFF's 12) bits of grey the upper 8 are taken, where Pillow would make almost all of them white.
 
     Args:
         image: From :func:`open_image`.
@@ -162,10 +163,12 @@ def to_rgb(image: Image.Image, turned: bool = False) -> Image.Image:
     if image.mode in ('I', 'F') and not wide:
         kind = 'floating-point numbers' if image.mode == 'F' else '32-bit integers'
         raise ValueError(f'its pixels are {kind}, and nothing says which of them are black and white: convert it to 8 bits')
+    tags = getattr(image, 'tag_v2', {})  # of a TIFF
     if turned:
         image = ImageOps.exif_transpose(image)
     if wide:
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert('RGB')
+        grey = (np.asarray(image) >> tags.get(BitsPerSample, (16, ))[0] - 8).astype(np.uint8)
+        return Image.fromarray(255 - grey if tags.get(PhotometricInterpretation) == 0 else grey).convert('RGB')
     image.load()
     image.info.pop('transparency', None)  # Pillow warns that it is ignored
     return image.convert('RGB')
