@@ -25,6 +25,7 @@ from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, patch_grid, relevance_center, relevance_map, zoom_in
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.launch import build_model, load_config
 from mmcfmask.engine.preflight import check_checkpoint, check_out, makes_counterfactuals
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
@@ -206,6 +207,7 @@ def main(argv=None) -> None:
     except OSError as error:
         raise SystemExit(f'{error}') from None
     cfg = load_config(args.config, args.cfg_options)
+    follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)
     settings = cfg.model.get('data_preprocessor') or {}

@@ -5,6 +5,7 @@ What a study file says is in docs/studies.md.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import itertools
 import json
@@ -24,6 +25,8 @@ from rich.measure import Measurement
 
 from .. import __version__
 from ..compat import multiplies_bfloat16
+from ..datasets.folder import follow_run
+from ..errors import ConfigError
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
@@ -277,6 +280,9 @@ class Study:
             needs = {seed: [parents[seed]] for seed in seeds}
             if method.soup:
                 needs = {None: [need for of_seed in needs.values() for need in of_seed]}
+            if method.greedy and len(seeds) > 1 and follow_run(copy.deepcopy(cfg.get('val_dataloader') or {}), 0):
+                raise ConfigError(f"methods[{method.name!r}]: each seed of {method.source!r} has held-out images of its own "
+                                  "(holdout.seed='run'), which the others have trained on: a greedy soup needs one hold-out")
         else:
             cfg = self._config(dataset, method)
             needs = {seed: [] for seed in (seeds if cfg.get('train_cfg') else [None])}
