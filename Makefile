@@ -1,8 +1,9 @@
 # make quickstart: the method on the built-in benchmark, from nothing but Python.   make test: the test suite.   make test-all: with what takes longer.
+# make test-gpu: what needs a GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-all test-gpu lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python tools/compare.py
@@ -12,6 +13,9 @@ test: .venv/installed
 
 test-all: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
+
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest tests/gpu
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .

@@ -12,15 +12,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.datasets.folder import follow_run
+from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
-from mmcfmask.engine.preflight import check_checkpoint, check_out
+from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.engine.preflight import check_out
 from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
+from mmcfmask.errors import ConfigError, one_line
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -30,7 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--out', required=True, help='the checkpoint to write')
     parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
     parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if len(set(args.checkpoints)) < len(args.checkpoints):
         parser.error('a checkpoint is named twice')
@@ -60,22 +64,22 @@ def held_out_accuracy(cfg: Config, work_dir: str):
     return evaluate
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
-        check_out(args.out)
-        cfg = load_config(args.config, args.cfg_options)
-        metas = [check_checkpoint(path).get('meta', {}) for path in args.checkpoints]
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{error}') from None
-    seeds = {meta.get('seed') for meta in metas}
+    check_out(args.out)
+    cfg = load_config(args.config, args.cfg_options)
+    ingredients = {path: check_checkpoint(path) for path in args.checkpoints}
+    for path, checkpoint in ingredients.items():
+        check_same_tower(cfg.model, checkpoint, path)
+    seeds = {checkpoint['meta'].get('seed') for checkpoint in ingredients.values()}
     if args.greedy and follow_run(cfg.get('val_dataloader') or {}, seeds.pop() if len(seeds) == 1 else 0) and seeds:
-        raise SystemExit(f'{args.config}: val_dataloader is held out by the seed of each run (holdout.seed=\'run\'), so the others have '
-                         'trained on it: a greedy soup needs models of one hold-out, trained with a number as holdout.seed')
+        raise ConfigError(f"{args.config}: val_dataloader is held out by the seed of each run (holdout.seed='run'), so the others have "
+                          'trained on it: a greedy soup needs models of one hold-out, trained with a number as holdout.seed')
     forget_pretrained(cfg.model)
 
     def load(path: str):
-        return check_checkpoint(path)['state_dict']
+        return ingredients[path]['state_dict']
 
     try:
         if args.greedy:
@@ -90,12 +94,10 @@ def main(argv=None) -> None:
             soup, chosen = uniform_soup(map(load, args.checkpoints)), args.checkpoints
     except (ValueError, RuntimeError) as error:
         raise SystemExit(f'{error}') from None
-    meta = dict(soup='greedy' if args.greedy else 'uniform', ingredients=list(chosen))
-    if 'dataset_meta' in metas[0]:
-        meta['dataset_meta'] = metas[0]['dataset_meta']
+    meta = dict(inherited_meta(ingredients[args.checkpoints[0]]), soup='greedy' if args.greedy else 'uniform', ingredients=list(chosen))
     save_soup(args.out, soup, meta)
     Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {args.out}', highlight=False)
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

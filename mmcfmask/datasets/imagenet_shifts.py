@@ -17,7 +17,8 @@ from rich.progress import track
 from timm.data import ImageNetInfo
 
 from ..errors import ConfigError
-from .folder import EXTENSIONS, FolderDataset, some, some_with_nearest, sub_folders
+from .folder import FolderDataset, some, some_with_nearest, sub_folders
+from .images import is_image_name
 from .layouts import CORRUPTIONS, SETS, SEVERITIES, SPLITS, find_imagenet, find_set
 from .names import read_text
 
@@ -229,7 +230,7 @@ def flat_images(root: Path) -> list[str]:
     """Names of the images in a folder that has no sub-folders; empty if it has some, or is not there."""
     if not root.is_dir() or sub_folders(root):
         return []
-    return sorted(name for name in os.listdir(root) if name.lower().endswith(EXTENSIONS) and not name.startswith('.'))
+    return sorted(name for name in os.listdir(root) if is_image_name(name))
 
 
 def flat_val_images(root: Path, names: Sequence[str], ground_truth: str | Path | None = None) -> dict[str, list[str]]:

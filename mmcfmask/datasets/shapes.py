@@ -13,6 +13,8 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from ..ranges import Count, Seed
+
 IMAGE_SIZE = 64
 SHAPES_CLASSES = ('circle', 'square', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie')
 
@@ -470,8 +472,8 @@ class ShapesDataset(BaseDataset):
 
     def __init__(self,
                  split: str = 'train',
-                 size: int | None = None,
-                 seed: int = 0,
+                 size: Count | None = None,
+                 seed: Seed = 0,
                  pipeline=(),
                  test_mode: bool = False,
                  **kwargs):

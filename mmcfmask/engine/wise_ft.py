@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,15 @@ from mmengine.hooks import EMAHook, Hook
 from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..evaluation import describe_checkpoint, describe_run, notes_of
+from ..files import write_json, write_tensors, write_text
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
+from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .launch import build_model
-from .loops import Clock, MultiSetTestLoop
-from .preflight import check_checkpoint
+from .loops import Clock, MultiSetTestLoop, split_metrics
 
 DEFAULT_ALPHA = 0.5
 """What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""
@@ -47,10 +48,10 @@ def parse_alphas(texts: Sequence[str | float]) -> list[float]:
             steps = round((parts[1] - parts[0]) / parts[2])
             alphas += [parts[0] + (parts[1] - parts[0]) * step / steps for step in range(steps + 1)]
         else:
-            raise ValueError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to the last')
+            raise ConfigError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to the last')
     alphas = sorted({round(alpha, 6) for alpha in alphas})
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):  # NaN is not
-        raise ValueError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
+        raise ConfigError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
     return alphas
 
 
@@ -62,7 +63,7 @@ def start_weights(model: dict) -> dict[str, Tensor]:
     """
     head = model.get('head') or {}
     if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
-        raise ValueError('WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give it class '
+        raise ConfigError('WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give it class '
                          'embeddings')
     return build_model(copy.deepcopy(model)).state_dict()
 
@@ -134,11 +135,11 @@ class WiSEFTLoop(MultiSetTestLoop):
     def _evaluate(self, name: str, images: int) -> dict[str, float]:
         metrics = {}
         for alpha in self.alphas:
-            of_alpha = self.evaluators[name][alpha].evaluate(images)
+            of_alpha, others = split_metrics(self.evaluators[name][alpha].evaluate(images))
             metrics.update(of_alpha)
             self.by_alpha[alpha][name] = dict(
-                metrics={key.split('/', 2)[2]: float(value) for key, value in of_alpha.items()},
-                details=self._details(self.evaluators[name][alpha]))
+                metrics={key.split('/', 2)[2]: value for key, value in of_alpha.items()},
+                details={**{key.split('/', 2)[2]: value for key, value in others.items()}, **self._details(self.evaluators[name][alpha])})
         self.results[name] = self.by_alpha[self.alphas[-1]][name]
         return metrics
 
@@ -205,16 +206,15 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
     Returns:
         dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     described = describe_checkpoint(checkpoint)  # once: it reads the whole file
     runs = {alpha: _run_at(loop, alpha, config, described, seed) for alpha in loop.alphas}
     line = describe_line(loop, runs)
-    contents = {'wise_ft.json': _json(line), 'wise_ft.md': to_markdown(**line_table(line))}
+    written = [folder / 'wise_ft.json', folder / 'wise_ft.md']
+    write_json(written[0], line)
+    write_text(written[1], to_markdown(**line_table(line)))
     if DEFAULT_ALPHA in runs:
-        contents['metrics.json'] = _json(runs[DEFAULT_ALPHA])
-    for name, text in contents.items():
-        (folder / name).write_text(text, encoding='utf-8')
-    written = [folder / name for name in contents]
+        written.append(folder / 'metrics.json')
+        write_json(written[-1], runs[DEFAULT_ALPHA])
     points = {
         part['alpha']: (part['metrics'][f'{loop.id_set}/top1'], part['metrics']['ood_average/top1'])
         for part in line['line'] if {f'{loop.id_set}/top1', 'ood_average/top1'} <= part['metrics'].keys()
@@ -224,15 +224,10 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
     return dict(line=line, written=written)
 
 
-def _json(value: dict) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + '\n'
-
-
 def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | None = None) -> None:
     """Write the weights at one α as a checkpoint that tools/test.py takes."""
     weights = {name: value.cpu() for name, value in interpolate(loop.start, loop.end, alpha).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights), path)
+    write_tensors(path, dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights))
 
 
 @HOOKS.register_module()
@@ -259,7 +254,7 @@ class WiSEFTHook(Hook):
                  save: float | None = None,
                  amp: bool = False) -> None:
         if checkpoint not in ('best', 'last'):
-            raise ValueError(f"WiSEFTHook: checkpoint={checkpoint!r} must be 'best' or 'last'")
+            raise ConfigError(f"WiSEFTHook: checkpoint={checkpoint!r} must be 'best' or 'last'")
         self.alphas = parse_alphas(alphas)
         self.save = None if save is None else parse_alphas([save])[0]
         self.checkpoint = checkpoint
@@ -269,7 +264,7 @@ class WiSEFTHook(Hook):
         """Build the pre-trained weights and the loop over the test sets."""
         cfg: Config = runner.cfg
         if not cfg.get('test_dataloader') or 'id_set' not in (cfg.get('test_cfg') or {}):
-            raise ValueError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")
+            raise ConfigError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")
         settings = {key: value for key, value in cfg.test_cfg.items() if key not in ('type', 'amp')}
         self.loop = WiSEFTLoop(runner, cfg.test_dataloader, cfg.test_evaluator, amp=self.amp, alphas=self.alphas, **settings)
 
@@ -280,8 +275,11 @@ class WiSEFTHook(Hook):
         best = [value for key, value in info.items() if key.startswith('best_ckpt')] if self.checkpoint == 'best' else []
         path = best[0] if best else None
         last = {name: value.clone() for name, value in self.loop.model.state_dict().items()}
+        meta = dict(seed=runner.seed, cfg=runner.cfg.pretty_text)
         if path is not None:
-            self.loop.model.load_state_dict(check_checkpoint(path)['state_dict'])
+            best = check_checkpoint(path)
+            self.loop.model.load_state_dict(best['state_dict'])
+            meta.update(inherited_meta(best))
         elif average := next((hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)), None):
             self.loop.model.load_state_dict(average.module.state_dict())  # as in the last checkpoint
         runner.logger.info(f'WiSE-FT of {path or "the last weights"} at α = {", ".join(f"{alpha:g}" for alpha in self.alphas)}')
@@ -293,7 +291,7 @@ class WiSEFTHook(Hook):
             written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, runner.seed)['written']
             if self.save is not None:
                 written.append(folder / f'wise_ft_{self.save:g}.pth')
-                save_interpolated(self.loop, self.save, written[-1], dict(seed=runner.seed))
+                save_interpolated(self.loop, self.save, written[-1], meta)
             runner.logger.info(f'WiSE-FT: {", ".join(map(str, written))}')
 
 

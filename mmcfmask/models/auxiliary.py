@@ -16,6 +16,7 @@ from mmpretrain.registry import MODELS
 from open_clip import ClipLoss
 from torch import Tensor, nn
 
+from ..ranges import Count, NonNegative
 from .class_weights import resolve_classnames, resolve_templates, text_class_weights, text_embeddings, text_source
 from .clip_loading import NoTextTowerError, load_text_tower
 from .head import knowledge_distillation
@@ -147,7 +148,7 @@ class L2SP(AuxiliaryLoss):
         head (str): 'start' or 'zero': what the weights of the head are held to.
     """
 
-    def __init__(self, alpha: float = 0.1, beta: float = 0.01, head: str = 'start') -> None:
+    def __init__(self, alpha: NonNegative = 0.1, beta: NonNegative = 0.01, head: str = 'start') -> None:
         super().__init__()
         if alpha < 0 or beta < 0:
             raise ValueError(f'L2SP: alpha={alpha} and beta={beta} must not be negative')
@@ -174,7 +175,7 @@ class TextLoss(AuxiliaryLoss):
         model_name, pretrained (str, optional): The text tower, as in :class:`OpenCLIPBackbone`. Defaults to the backbone's.
     """
 
-    def __init__(self, weight: float = 1., model_name: str | None = None, pretrained: str | None = None) -> None:
+    def __init__(self, weight: NonNegative = 1., model_name: str | None = None, pretrained: str | None = None) -> None:
         super().__init__(weight)
         self.model_name = model_name
         self.pretrained = pretrained
@@ -260,7 +261,7 @@ class LipsumFT(TextLoss):
         model_name, pretrained (str, optional): The text tower, as in :class:`OpenCLIPBackbone`. Defaults to the backbone's.
     """
 
-    def __init__(self, weight: float = 1., num_texts: int = 80, length: int = 8, model_name: str | None = None,
+    def __init__(self, weight: NonNegative = 1., num_texts: Count = 80, length: Count = 8, model_name: str | None = None,
                  pretrained: str | None = None) -> None:
         super().__init__(weight, model_name, pretrained)
         if num_texts < 1 or length < 1:
@@ -313,11 +314,14 @@ class FLYP(PromptLoss):
         self.text.requires_grad_(True)
         classifier.head.requires_grad_(False)
         self.head_made_of: Tensor | None = None
+        self.tokens: Tensor | None = None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        chosen = torch.randint(len(self.templates), (len(step.labels), )).tolist()
-        prompts = [self.templates[i].format(self.classnames[label]) for i, label in zip(chosen, step.labels.tolist())]
-        texts = self.text.encode_text(self.tokenizer(prompts).to(step.features.device))
+        if self.tokens is None:  # all prompts, on the device: reading labels there would let the host wait in every step
+            prompts = [template.format(name) for name in self.classnames for template in self.templates]
+            self.tokens = self.tokenizer(prompts).int().unflatten(0, (len(self.classnames), -1)).to(step.labels.device)
+        chosen = torch.randint(len(self.templates), (len(step.labels), )).to(step.labels.device, non_blocking=True)
+        texts = self.text.encode_text(self.tokens[step.labels, chosen])
         contrast = ClipLoss(gather_with_grad=True, rank=get_rank(), world_size=get_world_size())
         with torch.autocast(step.features.device.type, enabled=False):
             image, text = (F.normalize(features.float(), dim=-1) for features in (step.features, texts))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
+from ..ranges import Count, OpenShare, Whole
 from .class_weights import cached_features, class_name, labels_of, num_classes
 from .second_look import look_twice
 from .teacher import OpenCLIPTeacher
@@ -83,8 +84,8 @@ class ConformalGate(nn.Module):
         ValueError: A class with fewer than ``neighbours`` images, too few held-out images for ``level``, or arguments outside their range.
     """
 
-    def __init__(self, dataset: dict, held_out: dict, neighbours: int = 5, level: float = 0.02, batch_size: int = 64, num_workers: int = 0,
-                 cache_dir: str | None = None) -> None:
+    def __init__(self, dataset: dict, held_out: dict, neighbours: Count = 5, level: OpenShare = 0.02, batch_size: Count = 64,
+                 num_workers: Whole = 0, cache_dir: str | None = None) -> None:
         super().__init__()
         if neighbours < 1 or not 0 < level < 1:
             raise ValueError(f'a gate needs neighbours of at least 1 and a level in (0, 1), but got neighbours={neighbours}, '

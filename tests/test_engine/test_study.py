@@ -14,7 +14,6 @@ from mmcfmask.engine.study import (
     checkpoint_to_test,
     expand_method,
     load_study,
-    parse_options,
     run_or_exit,
     sign_metrics,
     slug,
@@ -291,11 +290,9 @@ def test_checkpoint_that_is_tested(tmp_path):
     assert checkpoint_to_test(tmp_path).name == 'best_accuracy_top1_epoch_9.pth'
 
 
-def test_names_and_options():
+def test_names():
     assert [slug(name) for name in ('Zero-shot', 'CFMask object/single', 'FT + WiSE-FT', 'w=0.5')] == [
         'zero-shot', 'cfmask_object_single', 'ft_+_wise-ft', 'w=0.5']
-    assert parse_options(['a.b=3', 'c=None', 'd=[1,2]', 'e=x']) == {'a.b': 3, 'c': None, 'd': [1, 2], 'e': 'x'}
-    assert parse_options([]) == {}
 
 
 @pytest.mark.parametrize('amp, fast', [(True, True), (True, False), (False, False)])
