@@ -4,6 +4,7 @@ What a study file says is in docs/studies.md.
 """
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -23,6 +24,7 @@ from rich.measure import Measurement
 
 from .. import __version__
 from ..compat import multiplies_bfloat16
+from ..datasets.folder import follow_run
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
@@ -279,6 +281,9 @@ class Study:
             needs = {seed: [parents[seed]] for seed in seeds}
             if method.soup:
                 needs = {None: [need for of_seed in needs.values() for need in of_seed]}
+            if method.greedy and len(seeds) > 1 and follow_run(copy.deepcopy(cfg.get('val_dataloader') or {}), 0):
+                raise ConfigError(f"methods[{method.name!r}]: each seed of {method.source!r} has held-out images of its own "
+                                  "(holdout.seed='run'), which the others have trained on: a greedy soup needs one hold-out")
         else:
             cfg = self._config(dataset, method)
             needs = {seed: [] for seed in (seeds if cfg.get('train_cfg') else [None])}
