@@ -6,10 +6,8 @@ import ctypes
 import importlib.util
 import os
 import pickle
-import re
 import time
 import warnings
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,17 +42,24 @@ load_yapf()
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 import mmengine.fileio.file_client
+import mmengine.runner
+import mmengine.runner.checkpoint
+import mmengine.runner.runner
 import mmpretrain.models
 import numpy as np
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.dist import init_dist
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmpretrain.registry import HOOKS, MODELS
+from mmpretrain import ImageClassificationInferencer
+from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
 from torch import nn
+
+from .files import write_tensors, write_text
 
 
 @contextmanager
@@ -226,6 +231,37 @@ def register_clip_projection() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
+def loads_file(transform: dict | object) -> bool:
+    """Whether a transform, or its config, is one that reads an image file."""
+    kind = transform['type'] if isinstance(transform, dict) else type(transform)
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2].startswith('Load')
+
+
+def infer_by_the_pipeline() -> None:
+    """Let mmpretrain's inferencer read files by the pipeline of its config, so that it predicts what a test does.
+
+    mmpretrain 1.2 reads with OpenCV and turns by EXIF whatever the pipeline says. Arrays, whose channels must be BGR, go in after the
+    reading, as before. Ends when its inferencer runs the whole pipeline.
+    """
+    original = ImageClassificationInferencer.preprocess
+
+    def preprocess(self, inputs: list, batch_size: int = 1) -> Iterator:
+        steps = self.config.test_dataloader.dataset.pipeline
+        if not any(map(loads_file, steps)):
+            yield from original(self, inputs, batch_size)
+            return
+        from_file = Compose([TRANSFORMS.build(step) for step in steps])
+
+        def load(image: str | os.PathLike | np.ndarray) -> dict:
+            if isinstance(image, np.ndarray):
+                return self.pipeline(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2]))
+            return from_file(dict(img_path=os.fspath(image)))
+
+        yield from map(default_collate, self._get_chunk_data(map(load, inputs), batch_size))
+
+    ImageClassificationInferencer.preprocess = preprocess
+
+
 def silence_file_client() -> None:
     """No deprecation warnings that only mmengine's own hooks can act on.
 
@@ -261,59 +297,68 @@ def end_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-@HOOKS.register_module()
-class PlainCheckpointHook(Hook):
-    """Keep checkpoints loadable by ``torch.load(weights_only=True)``, the default since torch 2.6, and no more of them than asked for.
+def keep_checkpoints_plain() -> None:
+    """Let every checkpoint of mmengine be loadable by ``torch.load(weights_only=True)``, the default since torch 2.6, and be written in one
+    step (:func:`.files.write_tensors`).
 
-    mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails. They are
-    saved as tensors and plain numbers here and rebuilt on load. Ends when mmengine saves plain checkpoints. And all its checkpoint hooks
-    note which files they keep under one key, so that each takes those of another for its own after a resume: here each finds its own in
-    the folder, and deletes no best checkpoint outside of it. Ends when mmengine has a key for each.
+    mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails. They are saved as
+    tensors and plain numbers here and rebuilt on load. And it writes over the old file, from a second copy in memory. Ends when mmengine
+    does neither.
     """
-    priority = 'LOWEST'  # after all CheckpointHooks
+    save_to_backend, load_file = mmengine.runner.checkpoint.save_checkpoint, mmengine.runner.checkpoint._load_checkpoint
 
-    def before_train(self, runner) -> None:
-        """Let every checkpoint hook know its own files, and delete no other run's best one."""
-        if not runner.iter:  # not resumed: what lies there is another run's
-            return
-        for hook in runner.hooks:
-            self._leave_others_best(hook)
-            if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts > 0:
-                name = re.compile(re.escape(hook.filename_tmpl).replace(r'\{\}', r'(\d+)'))
-                found = map(name.fullmatch, os.listdir(hook.out_dir) if os.path.isdir(hook.out_dir) else ())
-                steps = sorted(int(match[1]) for match in found if match)
-                done = runner.epoch if hook.by_epoch else runner.iter
-                hook.keep_ckpt_ids = deque((step for step in steps if step <= done), hook.max_keep_ckpts)
+    def save(checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None) -> None:
+        checkpoint = make_plain(checkpoint)
+        if file_client_args or backend_args or '://' in filename:
+            save_to_backend(checkpoint, filename, file_client_args, backend_args)
+        else:
+            write_tensors(filename, checkpoint)
 
-    @staticmethod
-    def _leave_others_best(hook: Hook) -> None:
-        """Resumed from another work dir, the best score counts, but its file is not this run's to delete."""
+    def load(*args, **kwargs) -> dict:
+        return rebuild(load_file(*args, **kwargs))
 
-        def ours(path: str | None) -> str | None:
-            return path if path and Path(path).parent.resolve() == Path(hook.out_dir).resolve() else None
+    for module in (mmengine.runner, mmengine.runner.runner, mmengine.runner.checkpoint):
+        module.save_checkpoint = save
+    mmengine.runner.runner._load_checkpoint = load
 
-        if getattr(hook, 'best_ckpt_path', None):
-            hook.best_ckpt_path = ours(hook.best_ckpt_path)
-        for key, path in getattr(hook, 'best_ckpt_path_dict', {}).items():
-            hook.best_ckpt_path_dict[key] = ours(path)
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Replace objects by plain data, in place."""
+def make_plain(checkpoint: dict) -> dict:
+    """A checkpoint of mmengine without its objects."""
+    checkpoint = dict(checkpoint)
+    if 'log_scalars' in checkpoint.get('message_hub', {}):
         hub = checkpoint['message_hub']
-        hub['log_scalars'] = {
+        scalars = {
             name: dict(zip(('log', 'count'), (torch.as_tensor(values) for values in buffer.data)), max_length=buffer.max_length)
             for name, buffer in hub['log_scalars'].items()
         }
-        for part in ('message_hub', 'meta', 'optimizer', 'param_schedulers'):
-            if part in checkpoint:
-                checkpoint[part] = _plain(checkpoint[part])
+        checkpoint['message_hub'] = {**hub, 'log_scalars': scalars}
+    return {key: value if key == 'state_dict' else _plain(value) for key, value in checkpoint.items()}
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Rebuild mmengine's objects, in place."""
-        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
-        for name, saved in scalars.items():
-            if isinstance(saved, dict):
-                scalars[name] = HistoryBuffer(saved['log'].cpu().numpy(), saved['count'].cpu().numpy(), saved['max_length'])
+
+def rebuild(checkpoint: dict) -> dict:
+    """The objects that :func:`make_plain` took out, in place."""
+    scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+    for name, saved in scalars.items():
+        if isinstance(saved, dict):
+            scalars[name] = HistoryBuffer(saved['log'].cpu().numpy(), saved['count'].cpu().numpy(), saved['max_length'])
+    return checkpoint
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Does nothing: configs of version 0.1 name it, whose work :func:`keep_checkpoints_plain` does for every run."""
+
+
+def write_configs_whole() -> None:
+    """Let ``Config.dump`` write in one step, also names of files that are no UTF-8. Ends when mmengine does."""
+    original = Config.dump
+
+    def dump(self, file=None) -> str | None:
+        if file is None or not str(file).endswith('.py'):
+            return original(self, file)
+        write_text(file, self.pretty_text)
+
+    Config.dump = dump
 
 
 def _plain(value):

@@ -18,8 +18,8 @@ from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import check_value, patch_mask, relevance_map
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, load_config
-from mmcfmask.engine.preflight import check_checkpoint
 from mmcfmask.evaluation import best_iou, mask_iou, pointing_hits
 
 

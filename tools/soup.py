@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
+from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
-from mmcfmask.engine.preflight import check_checkpoint, check_out
+from mmcfmask.engine.preflight import check_out
 from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
 
 
@@ -64,13 +65,15 @@ def main(argv=None) -> None:
     try:
         check_out(args.out)
         cfg = load_config(args.config, args.cfg_options)
-        metas = [check_checkpoint(path).get('meta', {}) for path in args.checkpoints]
+        ingredients = {path: check_checkpoint(path) for path in args.checkpoints}
+        for path, checkpoint in ingredients.items():
+            check_same_tower(cfg.model, checkpoint, path)
     except (OSError, ValueError) as error:
         raise SystemExit(f'{error}') from None
     forget_pretrained(cfg.model)
 
     def load(path: str):
-        return check_checkpoint(path)['state_dict']
+        return ingredients[path]['state_dict']
 
     try:
         if args.greedy:
@@ -85,9 +88,7 @@ def main(argv=None) -> None:
             soup, chosen = uniform_soup(map(load, args.checkpoints)), args.checkpoints
     except (ValueError, RuntimeError) as error:
         raise SystemExit(f'{error}') from None
-    meta = dict(soup='greedy' if args.greedy else 'uniform', ingredients=list(chosen))
-    if 'dataset_meta' in metas[0]:
-        meta['dataset_meta'] = metas[0]['dataset_meta']
+    meta = dict(inherited_meta(ingredients[args.checkpoints[0]]), soup='greedy' if args.greedy else 'uniform', ingredients=list(chosen))
     save_soup(args.out, soup, meta)
     Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {args.out}', highlight=False)
 

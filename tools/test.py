@@ -21,6 +21,7 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 
 from mmcfmask.compat import end_process_group
+from mmcfmask.engine.checkpoints import check_fits
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import (
     add_gate,
@@ -32,7 +33,7 @@ from mmcfmask.engine.launch import (
     method_name,
     prepare_test,
 )
-from mmcfmask.engine.preflight import check_fits, check_out, check_test_data, check_work_dir, warn_of_random_start
+from mmcfmask.engine.preflight import check_out, check_test_data, check_work_dir, warn_of_random_start
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.models.second_look import SECOND_LOOK
 from mmcfmask.visualization import results_table

@@ -6,10 +6,9 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 
 # isort: split
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
 from mmcfmask.compat import end_process_group
-from mmcfmask.engine import launch, preflight
+from mmcfmask.engine import checkpoints, launch, preflight
 from mmcfmask.engine.hooks import unwrapped
 
 
@@ -38,7 +37,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, args.resume
     elif args.resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
-        latest = find_latest_checkpoint(cfg.work_dir)
+        latest = checkpoints.find_resumable(cfg.work_dir)
         cfg.resume = latest is not None
         cfg.load_from = latest or cfg.get('load_from')  # at the first start that of the config
     return cfg
@@ -58,8 +57,10 @@ def main(argv=None) -> None:
         launch.fit_total_batch(cfg, launch.world_size(args.launcher))
         resume, start = cfg.get('resume', False), cfg.get('load_from')
         if start:
-            checkpoint = preflight.check_checkpoint(start, resume)
+            checkpoint = checkpoints.check_checkpoint(start, resume)
+            checkpoints.check_same_tower(cfg.model, checkpoint, start)
             if resume:
+                checkpoints.check_schedules(cfg, checkpoint, start)
                 if args.seed is None and cfg.get('randomness') and 'seed' in checkpoint['meta']:
                     cfg.randomness.seed = checkpoint['meta']['seed']  # that of the run, which its --seed may have set
                 preflight.check_same_run(cfg, checkpoint, start)
@@ -67,7 +68,7 @@ def main(argv=None) -> None:
         raise SystemExit(f'{args.config}: {error}') from None
     runner = launch.build_runner(cfg)
     if start:
-        preflight.check_fits(unwrapped(runner.model), checkpoint, start)
+        checkpoints.check_fits(unwrapped(runner.model), checkpoint, start)
         del checkpoint
     else:
         preflight.warn_of_random_start(cfg)

@@ -23,6 +23,8 @@ from mmpretrain.registry import DATASETS
 from PIL import features
 from rich.filesize import decimal
 
+from ..files import atomic_write, write_json
+
 # Transforms that give the same image every time.
 CACHEABLE = ('LoadImageFromFile', 'LoadResizedImage', 'Resize', 'ResizeEdge', 'CenterCrop', 'CropBorder')
 VERSION = 1  # of the file's layout
@@ -136,8 +138,8 @@ class CachedTransforms:
                 raise OSError(f'CachedDataset: {self.shape[0]} images take {decimal(size)}, of which {decimal(missing)} are still to be '
                               f'written, but {self.path.parent} has room for {decimal(free)}: choose another cache_dir, or none.')
             if there is None or there.st_size != size:
-                self.path.with_suffix('.json').write_text(json.dumps(about, indent=2) + '\n')
-                with open(self.path, 'wb') as file:
+                write_json(self.path.with_suffix('.json'), about)
+                with atomic_write(self.path) as file:
                     file.truncate(size)
 
     def _open(self) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .folder import MissingSetError, folder_problems, list_images, some, sub_folders, why_unreadable_all
+from .folder import MissingSetError, folder_problems, list_images, some, sub_folders
 from .imagenet_shifts import (
     IMAGENET_WNIDS,
     ImageNetADataset,
@@ -27,6 +27,7 @@ from .imagenet_shifts import (
     read_ground_truth,
     read_objectnet_mapping,
 )
+from .images import why_unreadable_all
 from .layouts import SETS, SEVERITIES, WNIDS, find_imagenet, find_set
 
 NUMBERS = tuple(str(label) for label in range(1000))
@@ -153,7 +154,7 @@ def check_set(name: str, data_root: str | Path, sample: int | None = 100, seed: 
     chosen = paths if sample is None or sample >= len(paths) else random.Random(seed).sample(paths, sample)
     reasons = list(watch(why_unreadable_all(chosen), len(chosen), f'{report.title}: reading images'))
     report.decoded = len(chosen)
-    broken = [f'{path} ({reason})' for path, reason in zip(chosen, reasons) if reason]
+    broken = [reason for reason in reasons if reason]
     if broken:
         report.problems.append(f'{len(broken)} of {len(chosen)} images that were read are broken: {some(broken, 5)}')
     return report

@@ -6,17 +6,17 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
-from PIL import Image
 from rich.progress import track
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+from ..errors import StorageError
+from .images import EXTENSIONS, find_images, is_hidden, left_out_words, lies_in, list_folder, why_unreadable, why_unreadable_all
 
 
 class MissingSetError(FileNotFoundError):
@@ -25,7 +25,7 @@ class MissingSetError(FileNotFoundError):
 
 @DATASETS.register_module()
 class FolderDataset(BaseDataset):
-    """Images in ``data_root/split_dir/<class folder>/**``.
+    """Images in ``data_root/split_dir/<class folder>/**``; which files are images: :func:`mmcfmask.datasets.images.find_images`.
 
     Items are dicts with ``img_path``, ``gt_label`` and ``sample_idx``. Hold-out and subset depend on file names and seeds
     only, not on the order of the file system.
@@ -56,6 +56,7 @@ class FolderDataset(BaseDataset):
     Attributes:
         num_listed (int): Number of images before hold-out, ``skip_unreadable`` and subset.
         num_skipped (int): Number of images that ``skip_unreadable`` left out.
+        left_out (Counter): Number of files in class folders that are no images, by ending. They are named in the log.
 
     Raises:
         MissingSetError: No such folder.
@@ -85,6 +86,7 @@ class FolderDataset(BaseDataset):
         self.subset_seed = subset_seed
         self.skip_unreadable = skip_unreadable
         self.num_listed = self.num_skipped = 0
+        self.left_out = Counter()
         if self.holdout is not None:
             check_holdout(self.holdout)
         if per_class is not None and per_class < 1:
@@ -95,7 +97,11 @@ class FolderDataset(BaseDataset):
         """List the images of every class and apply hold-out, check and subset."""
         self._metainfo.setdefault('label_groups', None)
         self.num_listed = 0
+        self.left_out.clear()
         items = self.list_items(Path(self.img_prefix))
+        if self.left_out:
+            print_log(f'{self.img_prefix}: {left_out_words(self.left_out)} are left out. Image files end in {", ".join(EXTENSIONS)}.',
+                      'current', level=logging.WARNING)
         protocol = self._metainfo.get('protocol')
         if protocol and self.holdout is not None:  # nothing was published about a part
             listed, published = self.num_listed, protocol.get('images')
@@ -111,7 +117,8 @@ class FolderDataset(BaseDataset):
         images = self.class_images(root)
         empty = [folder for folder, names in images.items() if not names]
         if empty:
-            raise ValueError(f'{root}: no images in the {len(empty)} class folders {some(empty)}. Image files end in '
+            others = f'; {left_out_words(self.left_out)} are no images' if self.left_out else ''
+            raise ValueError(f'{root}: no images in the {len(empty)} class folders {some(empty)}{others}. Image files end in '
                              f'{", ".join(EXTENSIONS)}, in any case.')
         self.num_listed += sum(map(len, images.values()))
         if self.holdout is not None:
@@ -135,7 +142,7 @@ class FolderDataset(BaseDataset):
             self._metainfo['classes'] = tuple(folders)
         if len(self._metainfo['classes']) != len(folders):
             raise ValueError(f'{root} has {len(folders)} class folders, but {len(self._metainfo["classes"])} class names are given.')
-        return {folder: list_images(root, folder) for folder in folders}
+        return {folder: list_images(root, folder, self.left_out) for folder in folders}
 
     def prepare_data(self, idx: int):
         """Run the pipeline; an image that cannot be read is an error that names it."""
@@ -146,9 +153,8 @@ class FolderDataset(BaseDataset):
             reason = why_unreadable(path)
             if reason is None:
                 raise  # not the image but a transform
-            raise RuntimeError(f'{path} cannot be read as an image ({reason}). Repair or remove it, or leave such images out: with '
-                               '--skip-broken in tools/test.py and tools/wise_ft.py, elsewhere with skip_unreadable=True on the '
-                               'dataset.') from None
+            raise StorageError(f'{reason}. Repair or remove it, or leave such images out: with --skip-broken in tools/test.py and '
+                               'tools/wise_ft.py, elsewhere with skip_unreadable=True on the dataset.') from None
 
     def extra_repr(self) -> list[str]:
         """Where the images are and which of them are used."""
@@ -190,8 +196,10 @@ def list_class_folders(root: Path) -> list[str]:
 
 
 def sub_folders(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted; hidden ones are left out."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('.'))
+    """Names of the folders in ``root``, sorted; hidden ones are left out, and links to a folder that ``root`` lies in."""
+    real = os.path.realpath(root)
+    return sorted(entry.name for entry in list_folder(root) if entry.is_dir() and not is_hidden(entry.name)
+                  and not (entry.is_symlink() and lies_in(real, os.path.realpath(entry.path))))
 
 
 def check_folders(expected: Sequence[str], present: Sequence[str], root: Path, other: Sequence[str] = ()) -> None:
@@ -220,18 +228,14 @@ def some_with_nearest(names: Sequence[str], known: Sequence[str], limit: int = 1
     return some([f'{name} (near {near[name][0]})' if near.get(name) else name for name in names], limit)
 
 
-def list_images(root: Path, folder: str) -> list[str]:
-    """Names of all images under ``root/folder``, relative to ``root``, sorted, with ``/``."""
-    names = []
-    for parent, _, files in os.walk(root / folder, followlinks=True):
-        relative = Path(parent).relative_to(root).as_posix()
-        names += [f'{relative}/{file}' for file in files if file.lower().endswith(EXTENSIONS) and not file.startswith('.')]
-    return sorted(names)
+def list_images(root: Path, folder: str, left_out: Counter | None = None) -> list[str]:
+    """Names of all images under ``root/folder``, relative to ``root``, sorted; see :func:`mmcfmask.datasets.images.find_images`."""
+    return [f'{folder}/{name}' for name in find_images(root / folder, root, left_out)]
 
 
 def seeded_order(names: Iterable[str], seed: int) -> list[str]:
     """Names shuffled by the SHA-256 of seed and name: the same everywhere, and a new name moves no other."""
-    return sorted(names, key=lambda name: hashlib.sha256(f'{seed}/{name}'.encode()).digest())
+    return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(f'{seed}/{name}')).digest())
 
 
 def check_holdout(holdout: dict) -> None:
@@ -304,30 +308,13 @@ def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[
     reasons = list(track(why_unreadable_all([root / name for name in names]), f'Reading the images of {root}', len(names)))
     bad = {name: reason for name, reason in zip(names, reasons) if reason is not None}
     if bad:
-        listed = '\n'.join(f'    {root / name}: {reason}' for name, reason in bad.items())
+        listed = '\n'.join(f'    {reason}' for reason in bad.values())
         print_log(f'{len(bad)} of {len(names)} images cannot be read and are left out:\n{listed}', 'current', level=logging.WARNING)
     readable = {folder: [name for name in names if name not in bad] for folder, names in images.items()}
     emptied = [folder for folder in images if images[folder] and not readable[folder]]
     if emptied:
         raise ValueError(f'{root}: no readable image is left in the class folders {some(emptied)}.')
     return readable
-
-
-def why_unreadable(path: str | Path) -> str | None:
-    """Why an image file cannot be decoded, None if it can."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:  # decoders raise errors of many types
-        return f'{type(error).__name__}: {error}'
-    return None
-
-
-def why_unreadable_all(paths: Sequence[str | Path], at_once: int = 10_000) -> Iterator[str | None]:
-    """:func:`why_unreadable` of many files, in threads."""
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), at_once):
-            yield from pool.map(why_unreadable, paths[start:start + at_once])
 
 
 def some(names: Sequence[str], limit: int = 10) -> str:

@@ -66,7 +66,9 @@ class FolderShiftDataset(FolderDataset):
         self._metainfo['classes'] = tuple(' / '.join(self.head_classes[index] for index in group) for group in order)
         whole = order == [(index, ) for index in range(len(self.head_classes))]
         self._metainfo['label_groups'] = None if whole else tuple(order)
-        return {members[group][0]: sorted(name for folder in members[group] for name in list_images(root, folder)) for group in order}
+        return {members[group][0]: sorted(name for folder in members[group]
+                                              for name in list_images(root, folder, self.left_out))
+                for group in order}
 
 
 def match_folders(folders: Sequence[str], head_classes: Sequence[str],

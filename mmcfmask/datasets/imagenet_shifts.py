@@ -16,7 +16,8 @@ from mmpretrain.registry import DATASETS
 from rich.progress import track
 from timm.data import ImageNetInfo
 
-from .folder import EXTENSIONS, FolderDataset, some, some_with_nearest, sub_folders
+from .folder import FolderDataset, some, some_with_nearest, sub_folders
+from .images import is_image_name
 from .layouts import CORRUPTIONS, SETS, SEVERITIES, SPLITS, find_imagenet, find_set
 
 # In label order, which is the order of the ids. OpenAI's names, in which 'missile' and 'sunglasses' stand twice.
@@ -227,7 +228,7 @@ def flat_images(root: Path) -> list[str]:
     """Names of the images in a folder that has no sub-folders; empty if it has some, or is not there."""
     if not root.is_dir() or sub_folders(root):
         return []
-    return sorted(name for name in os.listdir(root) if name.lower().endswith(EXTENSIONS) and not name.startswith('.'))
+    return sorted(name for name in os.listdir(root) if is_image_name(name))
 
 
 def flat_val_images(root: Path, names: Sequence[str], ground_truth: str | Path | None = None) -> dict[str, list[str]]:

@@ -6,10 +6,9 @@ import math
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
-from mmengine.runner import find_latest_checkpoint
-from mmpretrain.registry import HOOKS
-from torch import nn
+from mmengine.model import ExponentialMovingAverage, is_model_wrapper
+from mmpretrain.registry import HOOKS, MODELS
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..evaluation.accuracy import check_groups
@@ -18,6 +17,11 @@ from ..evaluation.accuracy import check_groups
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, where it runs in a wrapper such as DDP's."""
     return model.module if is_model_wrapper(model) else model
+
+
+def batches_per_step(runner) -> int:
+    """Over how many batches of a process the gradient of an optimizer step is accumulated; 1 where nothing is trained."""
+    return getattr(runner.optim_wrapper, '_accumulative_counts', 1)
 
 
 @HOOKS.register_module()
@@ -52,7 +56,7 @@ class StopOnInvalidLossHook(Hook):
             parts['grad_norm'] = norms.current()
         if all(math.isfinite(value) for value in parts.values()):
             return
-        last = find_latest_checkpoint(runner.work_dir)
+        last = runner.message_hub.runtime_info.get('last_ckpt')
         advice = f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'
         raise FloatingPointError(
             f'the loss or its gradient is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
@@ -60,40 +64,67 @@ class StopOnInvalidLossHook(Hook):
             'A smaller learning rate, or float32 instead of --amp, usually helps.')
 
 
+@MODELS.register_module()
+class UnbiasedMovingAverage(ExponentialMovingAverage):
+    """mmengine's ``ExponentialMovingAverage``, corrected as Adam's (Kingma & Ba 2015, section 3), so that the first weights do not count
+    for more than those after them::
+
+        average after k updates = Σ_{i=1..k} (1 − m)^(k−i) θ_i / Σ_{i=1..k} (1 − m)^(k−i)        m: momentum
+
+    It is kept by steps towards θ_k of m / (1 − (1 − m)^k).
+    """
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the weights of ``model`` into the average."""
+        updates = int(self.steps) // self.interval + 1
+        self.share = self.momentum / (1 - (1 - self.momentum)**updates)
+        super().update_parameters(model)
+
+    def avg_func(self, averaged_param: Tensor, source_param: Tensor, steps: int) -> None:
+        """One parameter, in place."""
+        averaged_param.lerp_(source_param, self.share)
+
+
 @HOOKS.register_module()
 class RelativeEMAHook(EMAHook):
-    """mmengine's ``EMAHook`` with a momentum that follows the length of the run: 1 / (``horizon`` · optimizer steps).
+    """mmengine's ``EMAHook`` with a momentum that follows the length of the run, 1 / (``horizon`` · optimizer steps), and an average
+    without bias to the first weights.
 
-    One value then means the same for 26 steps and for 25,000.
+    One value then means the same for 26 steps and for 25,000. Every step of the optimizer counts once, however many batches it takes.
 
     Args:
         horizon (float): How far back the average reaches, as a share of the run; in (0, 1].
-        **kwargs: Those of ``EMAHook``, except for the momentum.
+        **kwargs: Those of ``EMAHook``, except for the momentum; ``interval`` counts optimizer steps.
 
     Raises:
         ValueError: A horizon outside (0, 1], or a momentum besides.
     """
 
-    def __init__(self, horizon: float = 0.2, **kwargs) -> None:
+    def __init__(self, horizon: float = 0.2, ema_type: str = 'UnbiasedMovingAverage', **kwargs) -> None:
         if not 0 < horizon <= 1:
             raise ValueError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
         if 'momentum' in kwargs:
             raise ValueError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
-        super().__init__(**kwargs)
+        super().__init__(ema_type=ema_type, **kwargs)
         self.horizon = horizon
 
     def before_run(self, runner) -> None:
         """Work out the momentum and copy the model."""
-        updates = self.horizon * runner.max_iters / self.ema_cfg.get('interval', 1)
+        updates = self.horizon * runner.max_iters / (batches_per_step(runner) * self.ema_cfg.get('interval', 1))
         self.ema_cfg['momentum'] = 1 / max(updates, 2)  # max_iters is 0 where nothing is trained, and mmengine wants less than 1
         super().before_run(runner)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        """Take the weights into the average after a step of the optimizer."""
+        if runner.optim_wrapper.should_update():  # it has counted this batch already
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
 
 @HOOKS.register_module()
 class DistillWeightHook(Hook):
     """The weight λ of the distillation goes from ``start`` to ``end``, in place of the head's ``distill_weight``::
 
-        λ(t) = start · (end / start)^t        t: share of the run that is done, 0 at the first step
+        λ(t) = start · (end / start)^t        t: share of the optimizer steps that are done, 0 at the first
 
     It depends on nothing but the iteration, so a resumed run goes on as it would have.
 
@@ -120,7 +151,8 @@ class DistillWeightHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set the weight of this step."""
-        self.head.distill_weight = self.start * (self.end / self.start)**(runner.iter / runner.max_iters)
+        begun = runner.iter // batches_per_step(runner) * batches_per_step(runner)  # all batches of a step have its weight
+        self.head.distill_weight = self.start * (self.end / self.start)**(begun / runner.max_iters)
 
 
 @HOOKS.register_module()

@@ -19,13 +19,15 @@ from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu, use_tf32
+from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, loads_file, start_process_group_without_gpu, use_tf32
 from ..datasets import FolderDataset
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
+from .checkpoints import check_checkpoint, check_fits, check_same_tower
+from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
-from .preflight import check_arguments, check_checkpoint, check_fits, is_a, slow_bfloat16
+from .preflight import check_arguments, check_start, is_a, slow_bfloat16
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
@@ -171,7 +173,7 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if is_a(EMAHook, hook['type'], HOOKS):
+        if is_a(EMAHook, hook['type'], HOOKS) and not is_a(RelativeEMAHook, hook['type'], HOOKS):  # which does so itself
             hook['interval'] = hook.get('interval', 1) * counts
 
 
@@ -218,6 +220,7 @@ def prepare_test(cfg: Config,
     if checkpoint is None:
         return None
     loaded = check_checkpoint(checkpoint)
+    check_same_tower(cfg.model, loaded, checkpoint)
     weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
     if weight is not None and num_classes is not None and len(weight) != num_classes:
         raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
@@ -229,13 +232,16 @@ def prepare_test(cfg: Config,
 def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
     """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that in distribution.
 
+    Its model has its weights whoever builds it, and its pipeline begins with an image file.
+
     Args:
         path (str): A config file that tests on several sets.
         checkpoint (str, optional): The weights. None: the pre-trained ones.
         options (dict, optional): As ``--cfg-options``.
 
     Raises:
-        FileNotFoundError, ValueError: As of :func:`load_config` and :func:`prepare_test`.
+        FileNotFoundError, ValueError: As of :func:`load_config` and :func:`prepare_test`; without a checkpoint, a config that names no
+            pre-trained weights.
 
     Example:
         >>> inferencer = ImageClassificationInferencer(inference_config('configs/cfmask_vitb16.py', 'best.pth'))
@@ -243,8 +249,50 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
     """
     cfg = load_config(path, options or {})
     prepare_test(cfg, checkpoint)
+    if checkpoint is None:
+        check_start(cfg)
+    dataset = cfg.test_dataloader[cfg.test_cfg.id_set].dataset
+    dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
+    cfg.model = dict(type='ModelWithWeights', model=cfg.model, checkpoint=checkpoint)
     return cfg
+
+
+@MODELS.register_module()
+def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocessor: None = None) -> nn.Module:  # noqa: N802
+    """A model of a config with the weights it is tested with, for those who build configs and load no weights, as ``get_model`` does.
+
+    Args:
+        model: The ``model`` of a config.
+        checkpoint: Its weights. None: the pre-trained ones.
+        data_preprocessor: ``get_model`` puts one that is None into every config; that of ``model`` counts.
+
+    Raises:
+        FileNotFoundError, ValueError: No such checkpoint, or one that does not fit the model.
+    """
+    built = MODELS.build(model)
+    loaded = None if checkpoint is None else check_checkpoint(checkpoint)
+    load_weights(built, loaded, checkpoint)
+    built._dataset_meta = (loaded or {}).get('meta', {}).get('dataset_meta')  # for mmpretrain's inferencers
+    return built
+
+
+def file_pipeline(dataset: dict, model: dict) -> list[dict]:
+    """The pipeline of a data set from image files on, also of one that renders its images.
+
+    Args:
+        dataset: Config of a data set.
+        model: Config of a model, whose data preprocessor says in which order of channels the set gives its images.
+    """
+    if any(loads_file(step) for step in dataset.pipeline):
+        return dataset.pipeline
+    height, width = DATASETS.build({**dataset, 'pipeline': []})[0]['img'].shape[:2]
+    order = [] if (model.get('data_preprocessor') or {}).get('to_rgb') else [dict(type='NumpyToPIL', to_rgb=True), dict(type='PILToNumpy')]
+    return [
+        dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+        dict(type='ResizeEdge', scale=min(height, width), edge='short', backend='pillow', interpolation='bicubic'),
+        dict(type='CenterCrop', crop_size=(width, height)), *order, *dataset.pipeline
+    ]
 
 
 def add_gate(cfg: Config) -> None:
@@ -321,18 +369,24 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
         ValueError: The checkpoint does not fit the model.
     """
     ours = cfg.type == 'CounterfactualClassifier'
+    if checkpoint is not None:
+        check_same_tower(cfg, checkpoint, name)
     if ours and checkpoint is not None:
         forget_pretrained(cfg)
     elif ours:
         forget_training(cfg)
     model = MODELS.build(cfg).eval()
-    if checkpoint is None:
-        if not ours:  # ours has its weights from construction
-            model.init_weights()
-        return model
-    check_fits(model, checkpoint, name)
-    model.load_state_dict(checkpoint['state_dict'], strict=False)
+    load_weights(model, checkpoint, name)
     return model
+
+
+def load_weights(model: nn.Module, checkpoint: dict | None, name: str | None = None) -> None:
+    """Put the weights of a checkpoint into a model, or without one the pre-trained; arguments and errors of :func:`build_model`."""
+    if checkpoint is not None:
+        check_fits(model, checkpoint, name)
+        model.load_state_dict(checkpoint['state_dict'], strict=False)
+    elif not isinstance(model, CounterfactualClassifier):  # which has them from construction
+        model.init_weights()
 
 
 def usable_cores() -> int:

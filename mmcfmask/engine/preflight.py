@@ -5,8 +5,7 @@ import ast
 import inspect
 import logging
 import os
-import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,14 +14,15 @@ from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
-from torch import nn
 
 from ..compat import multiplies_bfloat16
 from ..datasets import FolderDataset, MissingSetError
 from ..datasets.folder import check_folders, sub_folders
+from ..errors import ConfigError, StorageError
 from ..evaluation import ShiftAccuracy
+from ..files import FULL, remove_leftovers
 from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
-from ..models.clip_loading import check_pretrained, check_state_dict, near_names
+from ..models.clip_loading import check_pretrained, near_names
 from .hooks import DistillWeightHook
 from .loops import choose_shifts, may_be_missing, metrics_of, refuse_choice_by_shift
 
@@ -30,55 +30,23 @@ SLOW_BFLOAT16 = 'this CPU has no instructions for bfloat16, in which a step take
 
 
 def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-dir') -> None:
-    """Raise PermissionError or NotADirectoryError, with the path, unless results can be written to ``work_dir``."""
+    """Raise a StorageError, with the path, unless results can be written to ``work_dir``; delete what killed runs have left there."""
     try:
         os.makedirs(work_dir, exist_ok=True)
         probe = Path(work_dir) / f'.writable-{os.getpid()}'
-        probe.touch()
+        probe.write_bytes(bytes(4096))  # an empty file fits on a full disk
         probe.unlink()
     except OSError as error:
-        raise type(error)(f'cannot write to the {what} {work_dir!r} ({error.strerror}): choose another with {option}') from None
+        reason = 'the disk is full' if error.errno in FULL else error.strerror
+        raise StorageError(f'cannot write to the {what} {work_dir!r} ({reason}): choose another with {option}') from None
+    remove_leftovers(work_dir)
 
 
 def check_out(path: str, option: str = '--out') -> None:
-    """Raise PermissionError, NotADirectoryError or IsADirectoryError, with the path, unless a file can be written to ``path``."""
+    """Raise a StorageError, with the path, unless a file can be written to ``path``."""
     if os.path.isdir(path):
-        raise IsADirectoryError(f'{option} {path!r} is a folder: give the name of a file')
+        raise StorageError(f'{option} {path!r} is a folder: give the name of a file')
     check_work_dir(os.path.dirname(path) or '.', 'folder', option)
-
-
-def check_checkpoint(path: str, resume: bool = False) -> dict:
-    """Load a checkpoint's tensors without copying them, or say what is wrong with it.
-
-    Args:
-        path (str): A local file.
-        resume (bool): It must hold the state of a training run, not only weights.
-
-    Raises:
-        FileNotFoundError, ValueError: With the path.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'there is no checkpoint {path!r}')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({str(error).splitlines()[0]})') from None
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
-        raise ValueError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')
-    if resume and not {'meta', 'optimizer', 'message_hub'} <= set(checkpoint):
-        raise ValueError(f'{path!r} holds weights but no training state, so training cannot resume from it; '
-                         'to start from these weights use --cfg-options load_from=…')
-    return checkpoint
-
-
-def check_fits(model: nn.Module, checkpoint: dict, name: str) -> None:
-    """Raise a ValueError that names the tensors that a checkpoint lacks, or has in another shape or besides those of ``model``.
-
-    mmengine would leave what does not fit at random, and log it. What losses of the training have (``auxiliary``) does not count.
-    """
-    expected, found = ({key: value for key, value in weights.items() if not key.startswith('auxiliary.')}
-                       for weights in (model.state_dict(), checkpoint['state_dict']))
-    check_state_dict(expected, found, where=f'{name} does not fit the model of the config')
 
 
 # What a resumed run cannot change: it goes on with the optimizer, the schedule and the weights of the checkpoint.
@@ -110,12 +78,12 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
                              f'run from these weights with --cfg-options load_from={name}')
 
 
-def config_values(text: str) -> dict:
-    """The values in the text of a config, as a checkpoint keeps it, without :data:`FREE_IN_A_RESUMED_RUN`. Nothing is executed."""
+def config_values(text: str, free: Sequence[str] = FREE_IN_A_RESUMED_RUN) -> dict:
+    """The values in the text of a config, as a checkpoint keeps it, without keys of the names in ``free``. Nothing is executed."""
 
     def value(node: ast.expr):
         if isinstance(node, ast.Call):  # dict(key=value)
-            return {keyword.arg: value(keyword.value) for keyword in node.keywords if keyword.arg not in FREE_IN_A_RESUMED_RUN}
+            return {keyword.arg: value(keyword.value) for keyword in node.keywords if keyword.arg not in free}
         if isinstance(node, (ast.List, ast.Tuple)):
             return [value(item) for item in node.elts]
         try:
@@ -332,6 +300,17 @@ def warn_of_random_start(cfg: Config) -> None:
     if tower.get('model_name') and tower.get('pretrained') is None and ':' not in tower.model_name and not tower.get('init_cfg'):
         print_log(f'{tower.model_name} starts from random weights, since model.backbone.pretrained is not set: there is no robustness that '
                   "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
+
+
+def check_start(cfg: Config) -> None:
+    """Raise a ConfigError for a model that, without a checkpoint, would have random weights."""
+    if cfg.model.get('pretrained') or cfg.model.get('init_cfg'):
+        return
+    tower, head = cfg.model.get('backbone') or {}, cfg.model.get('head') or {}
+    if not (tower.get('pretrained') or tower.get('init_cfg') or ':' in tower.get('model_name', '')):
+        raise ConfigError('the image tower would have random weights: give a checkpoint, or set model.backbone.pretrained')
+    if not (head.get('class_weights') or head.get('init_cfg')):
+        raise ConfigError('the head would have random weights: give a checkpoint, or set model.head.class_weights')
 
 
 def slow_bfloat16(cfg: Config, device: str) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Callable
 
-import torch
 from torch import Tensor
 
+from ..files import write_tensors
 from ..models.interpolation import check_same_model
 
 State = Mapping[str, Tensor]
@@ -73,4 +73,4 @@ def greedy_soup(names: Iterable[str], load: Callable[[str], State],
 
 def save_soup(path: str, soup: State, meta: dict) -> None:
     """Write a soup as a checkpoint that tools/test.py reads."""
-    torch.save(dict(meta=meta, state_dict=dict(soup)), path)
+    write_tensors(path, dict(meta=meta, state_dict=dict(soup)))

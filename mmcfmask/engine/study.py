@@ -26,7 +26,9 @@ from .. import __version__
 from ..compat import multiplies_bfloat16
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
+from ..files import write_json, write_text
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
+from .checkpoints import best_checkpoint
 from .jobs import Job, JobError, Step, run_jobs
 from .launch import load_config, read_config
 from .preflight import SLOW_BFLOAT16, makes_counterfactuals
@@ -350,9 +352,9 @@ class Study:
             if not trained.is_file():
                 yield Step('fine-tuning', tool('train.py', config, '--seed', seed, '--resume', *shared), folder / 'train.log', 0.85,
                            cfg.train_cfg.max_epochs)
-                trained.touch()
+                write_text(trained, '')
             yield test(checkpoint_to_test(folder), share=0.15)
-            if self.keep == 'best' and list(folder.glob('best_*.pth')):
+            if self.keep == 'best' and best_checkpoint(folder):
                 tested = checkpoint_to_test(folder)  # a killed training may have left an earlier best one too
                 for old in [*(path for path in folder.glob('*.pth') if path != tested), folder / 'last_checkpoint']:
                     old.unlink(missing_ok=True)
@@ -444,8 +446,8 @@ class Study:
             needed = Measurement.get(console, console.options.update(width=1000), table).minimum
             console.print(table, width=max(console.width, needed), crop=False)  # a narrow terminal wraps lines, and loses no column
             written = {'table': [folder / 'results.md', folder / 'results.json']}
-            (folder / 'results.md').write_text(to_markdown(results, id_set, shifts, marks=marks), encoding='utf-8')
-            (folder / 'results.json').write_text(to_json(results, id_set, shifts), encoding='utf-8')
+            write_text(folder / 'results.md', to_markdown(results, id_set, shifts, marks=marks))
+            write_text(folder / 'results.json', to_json(results, id_set, shifts))
             if points := id_ood_points(results, id_set, shifts):
                 written['scatter'] = [folder / 'id_ood.png']
                 save_figure(id_ood_scatter(points, size=(3.4, 2.9) if len(points) <= 8 else (7, 5.6)), folder / 'id_ood.png')
@@ -547,10 +549,7 @@ def content_hash(path: Path, modified: int) -> str:
 
 def write_config(cfg: Config, path: Path) -> None:
     """Write a config whole: another job may be reading the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(cfg.pretty_text, encoding='utf-8')
-    part.replace(path)
+    write_text(path, cfg.pretty_text)
 
 
 def checkpoint_to_test(folder: Path) -> Path:
@@ -559,14 +558,13 @@ def checkpoint_to_test(folder: Path) -> Path:
     Raises:
         JobError: There is none.
     """
-    found = list(folder.glob('best_*.pth')) or list(folder.glob('epoch_*.pth'))
-    if not found:
+    found = best_checkpoint(folder) or max(folder.glob('epoch_*.pth'), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
         raise JobError(f'there is no checkpoint in {folder}')
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return found
 
 
 def sign_metrics(found: Path, path: Path, method: str, seed: int | None) -> None:
     """Move what a test wrote to its place, with the names of the method and the seed in it."""
-    content = {**json.loads(found.read_text(encoding='utf-8')), 'method': method, 'seed': seed}
-    found.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    found.replace(path)
+    write_json(path, {**json.loads(found.read_text(encoding='utf-8', errors='surrogateescape')), 'method': method, 'seed': seed})
+    found.unlink()

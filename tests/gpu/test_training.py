@@ -11,8 +11,8 @@ from mmengine.config import Config
 from oracle import RUNS
 from scripts import load_tool
 
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_runner, fit_total_batch
-from mmcfmask.engine.preflight import check_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')

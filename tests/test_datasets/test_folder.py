@@ -10,6 +10,7 @@ from timm.data import ImageNetInfo
 
 from mmcfmask.datasets import FolderDataset, ImageNetDataset, PACSDataset
 from mmcfmask.datasets.folder import split_holdout
+from mmcfmask.errors import StorageError
 from mmcfmask.evaluation import describe_set
 
 LOAD = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='PackInputs')]
@@ -197,7 +198,7 @@ def test_unreadable_image_is_named_when_read(root):
     for test_mode in (False, True):
         dataset = FolderDataset(str(root), pipeline=LOAD, test_mode=test_mode)
         for name in ('dog/dog_3.png', 'cat/cat_0.png'):
-            with pytest.raises(RuntimeError, match=f'{name} cannot be read as an image.*skip_unreadable=True'):
+            with pytest.raises(StorageError, match=f'{name} cannot be read as an image.*skip_unreadable=True'):
                 dataset[names(dataset).index(str(root / name))]
         assert dataset[1]['inputs'].shape == (3, 6, 8)
 

@@ -17,6 +17,7 @@ from PIL import Image
 import mmcfmask.datasets.imagenet_shifts as shifts
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_CLASSES, IMAGENET_WNIDS, MAPPINGS, read_class_map, read_objectnet_mapping
+from mmcfmask.errors import StorageError
 from mmcfmask.evaluation import describe_set
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -369,7 +370,7 @@ def test_unreadable_images_are_counted(root, tmp_path):
     (folder / 'a.jpg').symlink_to(tmp_path / '.imagenet-a.png')
     (folder / 'b.jpg').write_bytes((tmp_path / '.imagenet-a.png').read_bytes()[:-60])
     pipeline = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='PackInputs')]
-    with pytest.raises(RuntimeError, match='n01498041/b.jpg cannot be read as an image'):
+    with pytest.raises(StorageError, match='n01498041/b.jpg cannot be read as an image'):
         build('ImageNetADataset', tmp_path, pipeline=pipeline)[1]
     dataset = build('ImageNetADataset', tmp_path, skip_unreadable=True)
     assert len(dataset) == 200 and dataset.num_skipped == 1

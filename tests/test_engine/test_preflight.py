@@ -6,11 +6,11 @@ from mmengine.config import Config
 
 from mmcfmask.datasets import MissingSetError, PACSDataset
 from mmcfmask.engine import preflight
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import load_config
 from mmcfmask.engine.preflight import (
     check_arguments,
     check_backbone,
-    check_checkpoint,
     check_fill,
     check_out,
     check_same_run,
@@ -30,7 +30,7 @@ def test_work_dir_must_be_writable(tmp_path):
 
 
 def test_out_must_be_a_file_that_can_be_written(tmp_path):
-    with pytest.raises(IsADirectoryError, match="--out '.*' is a folder: give the name of a file"):
+    with pytest.raises(OSError, match="--out '.*' is a folder: give the name of a file"):
         check_out(str(tmp_path))
     (tmp_path / 'file').touch()
     with pytest.raises(OSError, match='cannot write to the folder .*file.* choose another with --out'):
@@ -224,18 +224,21 @@ def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match='no checkpoint .*gone.pth'):
         check_checkpoint(str(tmp_path / 'gone.pth'))
     (tmp_path / 'text.pth').write_text('not a checkpoint')
-    with pytest.raises(ValueError, match='text.pth.* is not a checkpoint that torch can load'):
+    with pytest.raises(OSError, match='text.pth.* is not a checkpoint that torch can load'):
         check_checkpoint(str(tmp_path / 'text.pth'))
     torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='no "state_dict"'):
         check_checkpoint(str(tmp_path / 'other.pth'))
-    torch.save({'state_dict': {}}, tmp_path / 'weights.pth')
-    assert check_checkpoint(str(tmp_path / 'weights.pth')) == {'state_dict': {}}
+    torch.save({'state_dict': {}}, tmp_path / 'empty.pth')
+    with pytest.raises(ValueError, match='not made of named tensors'):
+        check_checkpoint(str(tmp_path / 'empty.pth'))
+    torch.save({'state_dict': {'weight': torch.ones(2)}}, tmp_path / 'weights.pth')
+    assert check_checkpoint(str(tmp_path / 'weights.pth'))['state_dict']['weight'].tolist() == [1, 1]
     with pytest.raises(ValueError, match='holds weights but no training state'):
         check_checkpoint(str(tmp_path / 'weights.pth'), resume=True)
     whole = (tmp_path / 'weights.pth').read_bytes()
     (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(ValueError, match='cut.pth'):
+    with pytest.raises(OSError, match='cut.pth.* is cut off'):
         check_checkpoint(str(tmp_path / 'cut.pth'))
 
 

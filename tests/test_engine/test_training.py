@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config
 from oracle import RUNS
 
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.hooks import DistillWeightHook, RelativeEMAHook
 from mmcfmask.engine.launch import build_runner, fit_total_batch
-from mmcfmask.engine.preflight import check_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -114,7 +114,7 @@ def test_run_killed_in_a_validation_begins_with_it(tmp_path, tiny_pretrained, mo
         train(config(tmp_path, tiny_pretrained))
     train(config(tmp_path, tiny_pretrained, resume=True))
     assert validated == {1: [1, 1, 2], 2: [1, 2, 2]}[epoch]
-    assert len(losses(tmp_path)) == 10 and len(list(tmp_path.glob('best_*.pth'))) == 1
+    assert len(losses(tmp_path)) == 10 and (tmp_path / 'best.pth').is_file()
 
 
 def test_epochs_end_with_an_optimizer_step(tmp_path, tiny_pretrained):
@@ -161,14 +161,14 @@ def test_old_checkpoints_are_deleted_after_a_resume_too(tmp_path, tiny_pretraine
 
 def test_resume_from_another_work_dir_deletes_nothing_there(tmp_path, tiny_pretrained):
     train(config(tmp_path / 'first', tiny_pretrained))
-    best, = (tmp_path / 'first').glob('best_*.pth')
+    best = tmp_path / 'first' / 'best.pth'
     state = torch.load(tmp_path / 'first' / 'epoch_2.pth', weights_only=True)
     state['message_hub']['runtime_info']['best_score'] = -1.  # will be beaten
     torch.save(state, tmp_path / 'resumed.pth')
     cfg = config(tmp_path / 'second', tiny_pretrained, resume=True, load_from=str(tmp_path / 'resumed.pth'),
                  **{'train_cfg.max_epochs': 3})
     train(cfg)
-    assert best.is_file() and len(list((tmp_path / 'second').glob('best_*.pth'))) == 1
+    assert best.is_file() and (tmp_path / 'second' / 'best.pth').is_file()
 
 
 def test_checkpoint_is_plain_and_without_teacher(tmp_path, tiny_pretrained):
@@ -181,7 +181,8 @@ def test_checkpoint_is_plain_and_without_teacher(tmp_path, tiny_pretrained):
         'head.fc.weight', 'head.fc.bias'
     }
     assert len(checkpoint['optimizer']['state']) == len(list(model.parameters()))
-    assert len(list(tmp_path.glob('best_accuracy_top1_*.pth'))) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        'best.pth', 'cfmask.py', 'epoch_1.pth', 'last_checkpoint']
 
 
 def test_accumulation_equals_the_big_batch(tmp_path, tiny_pretrained):
@@ -232,8 +233,7 @@ def test_moving_average_is_validated_and_saved(hook, tmp_path, tiny_pretrained, 
     assert len(trajectory) == 5 and (average - trajectory[-1]).abs().max() > 1e-5
     for seen in validated:
         torch.testing.assert_close(seen, average)
-    best, = tmp_path.glob('best_accuracy_top1_*.pth')
-    for path in (best, tmp_path / 'epoch_1.pth'):
+    for path in (tmp_path / 'best.pth', tmp_path / 'epoch_1.pth'):
         checkpoint = check_checkpoint(str(path))
         torch.testing.assert_close(checkpoint['state_dict']['backbone.visual.proj'], average)
         torch.testing.assert_close(checkpoint['ema_state_dict']['module.backbone.visual.proj'], trajectory[-1])
