@@ -37,13 +37,12 @@ def run(work_dir, load_from=None, deterministic=True):
 
 
 @pytest.mark.parametrize('deterministic', [True, False])
-def test_resumed_run_is_the_whole_run(tmp_path, capsys, deterministic):
+def test_resumed_run_is_the_whole_run(tmp_path, record_property, deterministic):
     """To the last bit with ``randomness.deterministic=True``; without, the kernels of attention add up in any order."""
     whole = run(tmp_path / 'whole', deterministic=deterministic)
     resumed = run(tmp_path / 'resumed', str(tmp_path / 'whole' / 'epoch_1.pth'), deterministic)
     away = max(float((whole[name] - resumed[name]).abs().max()) for name in whole)
-    with capsys.disabled():
-        print(f'\nresumed, deterministic={deterministic}: weights differ by {away:.1e}')
+    record_property('weights differ by', away)
     assert away == 0 if deterministic else away < 1e-2
 
 
