@@ -28,7 +28,7 @@ from ..datasets.folder import follow_run
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
-from ..files import locked, remove_leftovers, write_json, write_text
+from ..files import check_file_name, locked, remove_leftovers, write_json, write_text
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 from .checkpoints import best_checkpoint
 from .jobs import Job, JobError, Step, run_jobs
@@ -231,6 +231,7 @@ class Study:
         for name, entry in (datasets or {}).items():
             if not isinstance(name, str) or not isinstance(entry, (str, Mapping)):
                 raise ConfigError(f'datasets[{name!r}] must be a name and a config or a mapping, but is {entry!r}')
+            check_file_name(name, 'datasets')
         self.datasets = {
             name: dict(config=entry) if isinstance(entry, str) else dict(entry)
             for name, entry in (datasets or {'': '{config}'}).items()
@@ -241,6 +242,8 @@ class Study:
                 raise ConfigError(f'datasets[{name!r}] needs config, a path with {{config}} in it')
         self.methods = [method for name, entry in methods.items() for method in expand_method(name, entry)]
         check_methods(self.methods, list(self.datasets))
+        for method in self.methods:
+            check_file_name(slug(method.name), f'methods[{method.name!r}]')
         self.chosen = {method.name for method in (select_methods(self.methods, only) if only else self.methods)}
         self.configs: dict[tuple[str, str], Config] = {}
         self.runs: dict[tuple[str, str], dict[int | None, Job]] = {}
@@ -422,7 +425,7 @@ class Study:
     def run(self, console: Console, jobs: int = 1) -> dict[str, str]:
         """Run what is not finished, ``jobs`` at once; then :meth:`gather`. Returns the failures, label to reason."""
         with locked(self.out, 'a study'):
-            for folder in {folder for job in self.jobs for folder in (job.product.parent, job.product.parent.parent)}:
+            for folder in {*(self.out / dataset for dataset in self.datasets), *(job.product.parent for job in self.jobs)}:
                 remove_leftovers(folder)
             failed = run_jobs(self.jobs, console, jobs)
             self.gather(console)
@@ -569,5 +572,5 @@ def checkpoint_to_test(folder: Path) -> Path:
 
 def sign_metrics(found: Path, path: Path, method: str, seed: int | None) -> None:
     """Move what a test wrote to its place, with the names of the method and the seed in it."""
-    write_json(path, {**json.loads(found.read_text(encoding='utf-8', errors='surrogateescape')), 'method': method, 'seed': seed})
-    found.unlink()
+    write_json(found, {**json.loads(found.read_text(encoding='utf-8', errors='surrogateescape')), 'method': method, 'seed': seed})
+    found.replace(path)
