@@ -405,7 +405,8 @@ def metrics_of(name: str, evaluator: dict | list, mode: str = 'test') -> list[di
         shared = {key: value for key, value in evaluator.items() if key != 'evaluators'}
         evaluator = evaluator['evaluators'].get(name, shared)
         if not evaluator:
-            raise ConfigError(f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all others')
+            raise ConfigError(f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all '
+                              'others')
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
 
 
