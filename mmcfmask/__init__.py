@@ -3,11 +3,16 @@
 Importing this package registers its components and lets configs inherit from ``mmcfmask::…``.
 """
 from . import compat, datasets, engine, evaluation, models  # noqa: F401  registration
+from .apis import load_model
+from .counterfactual import patch_mask, refill, relevance_map
 from .version import __version__
 
 compat.allow_config_inheritance()
 compat.register_clip_projection()
+compat.infer_by_the_pipeline()
 compat.silence_file_client()
+compat.keep_checkpoints_plain()
+compat.write_configs_whole()
 compat.read_yaml_safely()
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'load_model', 'patch_mask', 'refill', 'relevance_map']

@@ -1,6 +1,7 @@
 """What a user did wrong or a machine could not do. A tool prints such an error as one line; any other keeps its traceback."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,4 +29,11 @@ def one_line(where: str | None = None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise SystemExit(f'{where}: {error}' if where and where not in str(error) else str(error)) from None
+        text = message_of(error)
+        raise SystemExit(f'{where}: {text}' if where and where not in text else text) from None
+
+
+def message_of(error: UserError) -> str:
+    """What an error says; around one of a data worker torch puts the worker's traceback, which is left out."""
+    text = str(error)
+    return text.strip().rpartition('\n')[2].partition(': ')[2] if re.match(r'Caught \w+ in DataLoader worker', text) else text

@@ -2,24 +2,46 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import re
+import shutil
+import socket
+import stat
+import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from .errors import StorageError
+import torch
+
+from .errors import ConfigError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 # errno to what to do about it.
 ADVICE = {
     errno.ENOSPC: 'the disk is full: free some space, or write elsewhere',
     errno.EDQUOT: 'your disk quota is used up: free some space, or write elsewhere',
+    errno.EFBIG: 'it is larger than files may be there: raise the limit (ulimit -f), or write elsewhere',
     errno.EACCES: 'you may not write there: change the permissions, or write elsewhere',
     errno.EPERM: 'you may not write there: change the permissions, or write elsewhere',
     errno.EROFS: 'it is on a read-only disk: write elsewhere',
     errno.ENAMETOOLONG: 'the name is too long: choose a shorter one',
 }
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+HOST = re.sub(r'[^\w-]', '_', socket.gethostname().partition('.')[0])[:40] or 'host'
+PART = re.compile(r'\..*\.(?P<host>[\w-]+)\.(?P<pid>\d+)-\d+\.part', re.DOTALL)
+_numbers = itertools.count()
+_locks: set[str] = set()
 
 
 @contextmanager
@@ -27,7 +49,8 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', **kwargs) -> Iterato
     """Open a file for writing that replaces ``path`` when the context ends, after all of it is on the disk.
 
     Where the context is left by an exception, or the process is killed, ``path`` stays as it was. Folders are made as needed. The
-    temporary name is ``.<name>.<pid>.part``, in the same folder; only a killed process leaves one behind.
+    temporary name, ``.<name>.<host>.<pid>-<number>.part``, is in the same folder; only a killed process leaves one behind, for
+    :func:`remove_leftovers`. A link keeps leading to the file; what is no ordinary file (``/dev/stdout``) is written to as it is.
 
     Args:
         path: The file to write.
@@ -37,22 +60,41 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', **kwargs) -> Iterato
     Raises:
         StorageError: It cannot be written; the message names ``path`` and what to do.
     """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    temporary = None
     if 'b' not in mode:
         kwargs.setdefault('encoding', 'utf-8')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if _is_special(path):
+            with open(path, mode, **kwargs) as file:
+                yield file
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not os.access(target, os.W_OK):  # a replacement would not ask
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        name = os.fsdecode(os.fsencode(target.name)[:150])
+        temporary = target.with_name(f'.{name}.{HOST}.{os.getpid()}-{next(_numbers)}.part')
         with open(temporary, mode, **kwargs) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+        sync_folder(target.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_special(path: str | os.PathLike) -> bool:
+    """Whether there is something that is no ordinary file: a device, a pipe, a folder."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def storage_error(path: str | os.PathLike, error: OSError) -> StorageError:
@@ -60,6 +102,17 @@ def storage_error(path: str | os.PathLike, error: OSError) -> StorageError:
     if isinstance(error, StorageError):
         return error
     return StorageError(f'cannot write {os.fspath(path)!r}: {ADVICE.get(error.errno) or error.strerror or error}')
+
+
+@contextmanager
+def explained(folder: str | os.PathLike) -> Iterator[None]:
+    """Inside the context a full disk, whoever meets it (a logger, a library), is a :class:`StorageError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise storage_error(error.filename or folder, error) from error
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
@@ -84,9 +137,137 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, value, indent: int | None = 2) -> None:
     """Write a JSON file; see :func:`atomic_write`. Characters that are no UTF-8 are written as escapes, as JSON allows."""
+    write_text(path, json_text(value, indent))
+
+
+def json_text(value, indent: int | None = 2) -> str:
+    """The text of a JSON file. Characters that are no UTF-8 are escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
         text = json.dumps(value, indent=indent)
-    write_text(path, text + '\n')
+    return text + '\n'
+
+
+def write_tensors(path: str | os.PathLike, value) -> None:
+    """``torch.save``; see :func:`atomic_write`. The file holds a CRC-32 of every tensor, see
+    :func:`check_whole`."""
+    with atomic_write(path) as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch's own, of an unfinished archive
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def check_whole(path: str | os.PathLike) -> None:
+    """Compare every part of a file of ``torch.save`` with its CRC-32, which the file holds.
+
+    torch writes these checksums, as it is a zip archive, but does not read them. A file that was written without them (an old format, or
+    ``set_crc32_options(False)``) is not looked at.
+
+    Raises:
+        StorageError: A part is damaged.
+    """
+    status = os.stat(path)
+    _check_whole(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=128)
+def _check_whole(path: str, size: int, modified: int) -> None:
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(part.CRC for part in archive.infolist()) and (damaged := archive.testzip()):
+                raise StorageError(f'{path!r} is damaged: the checksum of its part {damaged!r} is wrong. Copy it again, or use another')
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise StorageError(f'{path!r} is damaged ({error}). Copy it again, or use another') from None
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Delete what killed processes have left in a folder and the folders in it.
+
+    That is: temporary files of this machine whose process has ended, and those of other machines that are more than a day old.
+    """
+    folder = Path(folder)
+    for path in [*folder.glob('.*.part'), *folder.glob('*/.*.part')]:
+        match = PART.fullmatch(path.name)
+        try:
+            if match and (not is_running(int(match['pid'])) if match['host'] == HOST else time.time() - path.stat().st_mtime > 86400):
+                path.unlink()
+        except OSError:  # another process was faster, or it is not ours
+            pass
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        pass
+    return True
+
+
+@contextmanager
+def locked(folder: str | os.PathLike, what: str) -> Iterator[None]:
+    """Inside the context this process alone works in ``folder``; a second one gets an error that names the first.
+
+    The lock is the operating system's, on the file ``.lock`` in the folder: it ends with the process, however that ends. On a file system
+    without locks (some network mounts) nothing is checked, and between machines only where the file system passes locks on, as NFS and
+    most cluster file systems do.
+
+    Args:
+        folder: Made as needed.
+        what (str): For the error: 'a training'.
+
+    Raises:
+        StorageError: Another process works there; or the lock cannot be written.
+    """
+    path = os.path.realpath(Path(folder) / '.lock')
+    if fcntl is None or path in _locks:
+        yield
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+', encoding='utf-8', errors='replace')
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with file:
+        try:
+            # Not flock: data workers that outlive a killed process would keep it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                owner = file.readline().strip() or 'another process'
+                raise StorageError(f'{os.fspath(folder)!r} is in use by {owner}: wait until that has ended, or choose another '
+                                   'folder') from None
+        file.truncate(0)
+        file.seek(0)
+        file.write(f'{what} (process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")})\n')
+        file.flush()
+        _locks.add(path)
+        try:
+            yield
+        finally:
+            _locks.discard(path)
+
+
+def check_file_name(name: str, where: str) -> str:
+    """``name``, which becomes a part of paths, if it is one plain name of a file or folder.
+
+    Args:
+        name (str): Of a method, a data set, a test set.
+        where (str): What has this name, for the error.
+
+    Raises:
+        ConfigError: It is empty, ``.`` or ``..``, too long, or holds a slash, a backslash or a control character.
+    """
+    if not isinstance(name, str) or name in ('', '.', '..') or re.search(r'[/\\\x00-\x1f\x7f]', name) or len(os.fsencode(name)) > 200:
+        raise ConfigError(f'{where}: {name!r} becomes the name of a file or folder, so it must be a plain name without slashes, and not '
+                          '"." or ".."')
+    return name

@@ -8,8 +8,9 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmcfmask.datasets import PACSDataset
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_runner, fit_total_batch, forget_pretrained, load_config
-from mmcfmask.engine.preflight import check_checkpoint, makes_counterfactuals
+from mmcfmask.engine.preflight import makes_counterfactuals
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 AUXILIARY = {'L2SP': 'loss_l2sp', 'CARFT': 'loss_carft', 'FLYP': 'loss_flyp', 'LipsumFT': 'loss_lipsum'}

@@ -5,6 +5,7 @@
     python tools/benchmark.py --model ViT-B-32-quickgelu --batch 16 --amp     # bfloat16
     python tools/benchmark.py --config configs/cfmask_vitl14.py --loader      # any config, with its own images
     python tools/benchmark.py --evaluation                                    # tools/test.py against the tower alone
+    python tools/benchmark.py --count --card H100 --amp --batch 128           # work and traffic of a step on a GPU, counted without one
 
 Candidates take turns within one process (A B C A B C …), so that a machine which is busy or warms up is so for all of them. Compared are
 
@@ -17,12 +18,16 @@ Candidates take turns within one process (A B C A B C …), so that a machine wh
 
 ``--evaluation`` times the loop of tools/test.py on the in-distribution set (forward pass, predictions, metrics) against the forward pass of
 the tower alone and, with ``--loader``, against reading the images alone and against the time of both: without a GPU they share the cores.
+
+``--count`` runs one step on tensors without values, as it would run on a GPU, and adds up floating-point operations, bytes that operations
+read and write, and kernels, by phase. The estimate for a card is the sum over kernels of the longer of their arithmetic and their traffic.
 """
 from __future__ import annotations
 
 import argparse
 import copy
 import json
+import math
 import os
 import platform
 import statistics
@@ -31,7 +36,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -48,17 +54,22 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import mmcfmask  # noqa: F401  registers the components
+from mmcfmask import kernels
 from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import patch_mask, refill
 from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
 from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
 from mmcfmask.errors import one_line
-from mmcfmask.models import classifier
+from mmcfmask.models import classifier, lean_vit
+from mmcfmask.output import run_tool
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
 PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'teacher', 'backward', 'optimizer', 'other')
@@ -70,6 +81,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--model', help="open_clip name of the tower, instead of the config's")
     parser.add_argument('--loader', action='store_true', help="take the batches from the config's train_dataloader; otherwise noise")
     parser.add_argument('--evaluation', action='store_true', help='time the test loop instead of the training step')
+    parser.add_argument('--count', action='store_true', help='count work and traffic of one step, without a GPU')
+    parser.add_argument('--card', choices=CARDS, default='H100', help='whose time --count estimates (default: H100)')
     parser.add_argument('--batch', type=int, help="images per step, instead of the config's")
     parser.add_argument('--steps', type=int, default=5, help='timed steps of every candidate, or rounds of evaluation (default: 5)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -170,13 +183,14 @@ class Steps:
     The learning rate is 0, so that all of them work on the same weights, at the same cost.
     """
 
-    def __init__(self, cfg: Config, device: str, candidates: tuple[str, ...]) -> None:
+    def __init__(self, cfg: Config, device: str, candidates: tuple[str, ...], prepare=lambda model: None) -> None:
         torch.manual_seed(0)
         self.device = torch.device(device)
         cfg.optim_wrapper.optimizer.lr = 0.
         if candidates == ('fine-tuning', ):
             cfg.model.teacher = None
         self.model = MODELS.build(cfg.model).to(self.device).train()
+        prepare(self.model)
         self.teacher = self.model.teacher
         if 'naive' in candidates:  # its teacher is not rounded under autocast
             visual = self.teacher.backbone.visual
@@ -226,19 +240,24 @@ class Steps:
         return time.perf_counter() - start
 
     @contextmanager
-    def watched(self, seconds: dict[str, float]):
-        """Inside the context, the parts of a counterfactual step add their times to ``seconds``."""
+    def timed(self, seconds: dict[str, float], phase: str):
+        """Add the time of what is inside the context to ``seconds``."""
+        self.synchronize()
+        start = time.perf_counter()
+        yield
+        self.synchronize()
+        seconds[phase] += time.perf_counter() - start
+
+    @contextmanager
+    def watched(self, meter):
+        """Inside the context, the parts of a counterfactual step run inside ``meter(phase)``."""
 
         def watch(function, *phases: str):
             phases = list(phases)
 
             def watched(*args, **kwargs):
-                self.synchronize()
-                start = time.perf_counter()
-                result = function(*args, **kwargs)
-                self.synchronize()
-                seconds[phases.pop(0) if len(phases) > 1 else phases[0]] += time.perf_counter() - start
-                return result
+                with meter(phases.pop(0) if len(phases) > 1 else phases[0]):
+                    return function(*args, **kwargs)
 
             return watched
 
@@ -246,14 +265,10 @@ class Steps:
         targets = [(model.data_preprocessor, 'forward', 'data'), (model, 'extract_feat', 'clean forward', 'masked forward'),
                    (classifier, 'attention_relevance', 'relevance'), (model.data_preprocessor, 'counterfactual', 'refill'),
                    (self.teacher, 'forward', 'teacher'), (wrapper, 'backward', 'backward'), (wrapper, 'step', 'optimizer')]
-        patches = [mock.patch.object(owner, name, watch(getattr(owner, name), *phases)) for owner, name, *phases in targets]
-        for patch in patches:
-            patch.start()
-        try:
+        with ExitStack() as stack:
+            for owner, name, *phases in targets:
+                stack.enter_context(mock.patch.object(owner, name, watch(getattr(owner, name), *phases)))
             yield
-        finally:
-            for patch in patches:
-                patch.stop()
 
 
 def tower_flops(model: nn.Module) -> float:
@@ -369,6 +384,144 @@ def measure_evaluation(args: argparse.Namespace, work_dir: str, batches: int = 4
         images=len(loop.loaders[name].dataset), images_per_second={way: statistics.median(rates[way]) for way in ways}, ratios=ratios)
 
 
+# Counting, without a device.
+
+# Dense bfloat16, TensorFloat32 and float32 operations and bytes per second of the SXM cards, by their data sheets.
+CARDS = {
+    'A100': dict(bfloat16=312e12, tf32=156e12, float32=19.5e12, bytes=2.04e12),
+    'H100': dict(bfloat16=989e12, tf32=495e12, float32=67e12, bytes=3.35e12),
+    'H200': dict(bfloat16=989e12, tf32=495e12, float32=67e12, bytes=4.8e12),
+}
+# What kernels reach of it: products (0.78 was measured on an H200), attention with 64 channels a head, memory; and the shortest kernel.
+PRODUCTS, ATTENTION, MEMORY, SHORTEST = 0.78, 0.35, 0.8, 3e-6
+KERNELS = {'_scaled_dot_product_flash_attention_for_cpu_backward': 3, 'native_layer_norm_backward': 3}  # of others: 1
+
+
+class Ledger(TorchDispatchMode):
+    """Books the operations inside it under the phase that runs.
+
+    Attributes:
+        phases (dict[str, dict[str, float]]): flops, bytes, kernels, and seconds by the roofline, of every phase.
+    """
+
+    def __init__(self, rates: dict) -> None:
+        super().__init__()
+        self.rates, self.phase = rates, 'other'
+        self.phases = defaultdict(lambda: dict(flops=0., bytes=0., kernels=0, seconds=0.))
+
+    def book(self, flops: float, size: float, kernels: int = 1, attention: bool = False, products: str = 'bfloat16') -> None:
+        """One operation: what it computes, what it reads and writes, and its kernels."""
+        rate = self.rates[products] * (ATTENTION if attention else PRODUCTS)
+        seconds = max(flops / rate, size / (self.rates['bytes'] * MEMORY), kernels * SHORTEST)
+        work = self.phases[self.phase]
+        for name, amount in dict(flops=flops, bytes=size, kernels=kernels, seconds=seconds).items():
+            work[name] += amount
+
+    @contextmanager
+    def during(self, phase: str):
+        before, self.phase = self.phase, phase
+        yield
+        self.phase = before
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:  # a host that waits; there is no number
+            return 1.
+        if func is torch.ops.prim.device.default:
+            return func(*args, **kwargs)
+        with self:  # in inference mode some operations come whole
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
+        before = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        result = func(*args, **kwargs)
+        after = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        name = func.overloadpacket.__name__
+        storages = {x.untyped_storage()._cdata for x in before}
+        is_view = not func._schema.is_mutable and all(x.untyped_storage()._cdata in storages for x in after)
+        if is_view or name.startswith(('empty', 'new_empty')):
+            return result
+        written = after or [args[0]] if isinstance(args[0] if args else None, Tensor) else after
+        size = sum(map(extent, before)) + sum(map(extent, written))
+        self.book(self.flops(func, args, kwargs, result), size, KERNELS.get(name, 1), 'attention' in name,
+                  'bfloat16' if any(x.dtype == torch.bfloat16 for x in before) else 'float32')
+        return result
+
+    @staticmethod
+    def flops(func, args: tuple, kwargs: dict, result) -> float:
+        name = func.overloadpacket.__name__
+        if 'scaled_dot_product' in name:  # two products forward, five backward
+            backward = 'backward' in name
+            query, key = args[1:3] if backward else args[:2]
+            return (5 if backward else 2) * 2 * query.numel() * key.shape[-2]
+        if func.overloadpacket in flop_registry:
+            return flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
+        return 0.
+
+    def relevance_through_layer(self, row: Tensor, query: Tensor, key: Tensor, value: Tensor, grad: Tensor, scale: float) -> Tensor:
+        """In place of :func:`mmcfmask.kernels.relevance_through_layer`."""
+        flops, parts = 2 * 2 * query.numel() * key.shape[2], 4 * row.shape[0] * query.shape[1] * key.shape[2] * (-(-query.shape[2] // 64))
+        self.book(flops, sum(map(extent, (query, key, value, grad))) + 2 * parts, 2, attention=True)
+        return row.new_empty(len(row), key.shape[2])
+
+    def quick_gelu_backward(self, grad: Tensor, x: Tensor) -> Tensor:
+        """In place of :func:`mmcfmask.kernels.quick_gelu_backward`."""
+        self.book(0, 3 * extent(x))
+        return torch.empty_like(x)
+
+
+def extent(tensor: Tensor) -> int:
+    """Bytes of the elements of a tensor, those of expanded axes once."""
+    return tensor.element_size() * math.prod(size for size, stride in zip(tensor.shape, tensor.stride()) if stride)
+
+
+def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, float]]:
+    """Work of one counterfactual step as a GPU would do it, on tensors of the CPU without values."""
+    ledger, fake = Ledger(rates), FakeTensorMode()
+    patches = dict(on_cpu=lambda device: False, recomputes_on=lambda device: False, attention=F.scaled_dot_product_attention)
+    with ExitStack() as stack:
+        for name, replacement in patches.items():
+            stack.enter_context(mock.patch.object(lean_vit, name, replacement))
+        for name in ('relevance_through_layer', 'quick_gelu_backward'):
+            stack.enter_context(mock.patch.object(kernels, name, getattr(ledger, name)))
+        stack.enter_context(mock.patch.object(kernels, 'available', lambda device: True))
+        steps = Steps(cfg, 'cpu', ('counterfactual', ), partial(without_values, fake=fake))
+        stack.enter_context(fake)
+        stack.enter_context(ledger)
+        data = steps.synthetic_batch(batch)
+        steps.run('counterfactual', dict(data))  # the teacher is rounded, the optimizer has its state
+        ledger.phases.clear()
+        with steps.watched(ledger.during):
+            steps.run('counterfactual', dict(data))
+    return dict(ledger.phases)
+
+
+def without_values(model: nn.Module, fake: FakeTensorMode) -> None:
+    """Keep shapes and dtypes of all weights alone, in place."""
+    for module in (*model.modules(), *model.teacher.modules()):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(fake.from_tensor(parameter.data), parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = fake.from_tensor(buffer)
+
+
+def report_count(cfg: Config, args: argparse.Namespace, batch: int) -> dict:
+    """The tables of --count."""
+    rates = CARDS[args.card]
+    phases = count_step(cfg, rates, batch)
+    rows = {name: phases[name] for name in PHASES if name in phases}
+    total = {name: sum(work[name] for work in rows.values()) for name in ('flops', 'bytes', 'kernels', 'seconds')}
+    table = Table('', 'Gflop', 'GB', 'kernels', f'ms on {args.card}',
+                  title=f'{cfg.model.backbone.model_name}, {"bfloat16" if args.amp else "float32"}, batch {batch}')
+    for name, work in {**rows, 'step': total}.items():
+        table.add_row(name, f'{work["flops"] / 1e9:.0f}', f'{work["bytes"] / 1e9:.1f}', str(work['kernels']),
+                      f'{work["seconds"] * 1e3:.1f}')
+    Console().print(table)
+    return dict(title=table.title, card=args.card, rates=rates, phases=rows, step=total)
+
+
 # Memory, in a process of its own.
 
 
@@ -481,9 +634,13 @@ def main(argv=None) -> dict:
         return result
     cfg = read_config(args)
     slow = slow_bfloat16(cfg, torch.device(args.device).type)
-    if slow:  # the square products of the bound would take minutes
+    if slow and not args.count:  # the square products of the bound would take minutes
         raise SystemExit(slow)
     batch = cfg.train_dataloader.batch_size
+    if args.count:
+        result = report_count(cfg, args, batch)
+        write(args.out, result)
+        return result
     if args.memory_of:
         before = resident_bytes()
         steps = Steps(cfg, args.device, (args.memory_of, ))
@@ -523,7 +680,7 @@ def main(argv=None) -> dict:
         times = {name: steps.time(name, dict(data)) for name in candidates}
         rate = product.rate(steps.synchronize)
         parts = defaultdict(float)
-        with steps.watched(parts):
+        with steps.watched(partial(steps.timed, parts)):
             total = steps.time('counterfactual', dict(data))
         parts['data'] += wait
         parts['other'] = total + wait - sum(parts.values())
@@ -548,4 +705,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -10,13 +10,11 @@ torchvision's, whose output is that of CLIP's own transform.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,9 +29,10 @@ from torchvision.transforms import v2
 
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask.datasets.cache import CachedTransforms
+from mmcfmask.datasets.images import EXTENSIONS, find_images
 from mmcfmask.engine.preflight import check_out
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+from mmcfmask.files import write_json
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -108,9 +107,9 @@ def main(argv=None) -> dict:
     init_default_scope('mmpretrain')
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    paths = sorted(str(path) for path in Path(args.folder).rglob('*') if path.suffix.lower() in SUFFIXES)
+    paths = [f'{args.folder}/{name}' for name in find_images(args.folder)]
     if not paths:
-        raise SystemExit(f'{args.folder}: no images ({", ".join(SUFFIXES)}) in this folder or below it')
+        raise SystemExit(f'{args.folder}: no images ({", ".join(EXTENSIONS)}) in this folder or below it')
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(args.images, len(paths))).round().astype(int)]
     result = measure(paths, args.rounds)
     sizes = [Image.open(path).size for path in paths]
@@ -123,10 +122,9 @@ def main(argv=None) -> dict:
                       str(row['max_difference']))
     Console().print(table)
     if args.out:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(dict(images=len(paths), width=width, height=height, bytes=size, ways=result), indent=2) + '\n')
+        write_json(args.out, dict(images=len(paths), width=width, height=height, bytes=size, ways=result))
     return result
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

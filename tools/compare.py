@@ -19,6 +19,7 @@ from mmcfmask.engine.options import add_cfg_options, seed
 from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, run_or_exit
 from mmcfmask.errors import one_line
+from mmcfmask.output import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {name: str(ROOT / 'configs' / 'shapes' / f'{config}.py')
@@ -54,4 +55,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

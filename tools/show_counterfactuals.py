@@ -19,21 +19,23 @@ import torch
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, TRANSFORMS
-from PIL import Image
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, patch_grid, relevance_center, relevance_map, zoom_in
-from mmcfmask.engine.launch import build_model, load_config
+from mmcfmask.datasets.folder import follow_run
+from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
+from mmcfmask.engine.checkpoints import check_checkpoint
+from mmcfmask.engine.launch import build_model, file_pipeline, load_config
 from mmcfmask.engine.options import add_cfg_options
-from mmcfmask.engine.preflight import check_checkpoint, check_out, makes_counterfactuals
+from mmcfmask.engine.preflight import check_out, makes_counterfactuals
 from mmcfmask.errors import one_line
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.models.second_look import SECOND_LOOK, check_side
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
 CHECKPOINT_SUFFIXES = ('.pth', '.pt')
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -129,44 +131,27 @@ def find_files(paths: list[str], num: int) -> list[Path]:
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = find_images(path)
             if not inside:
-                raise SystemExit(f'{path}: no images in this folder ({", ".join(IMAGE_SUFFIXES)})')
-            files += inside
+                raise SystemExit(f'{path}: no images in this folder ({", ".join(EXTENSIONS)})')
+            files += [path / name for name in inside]
         elif path.is_file():
             files.append(path)
         else:
             raise SystemExit(f'{path}: no such file or folder')
-    for path in files[:num]:
-        try:
-            with Image.open(path) as image:
-                image.verify()
-        except Exception as error:  # PIL raises many kinds for a broken file
-            raise SystemExit(f'{path}: not a readable image ({error})') from None
+    for reason in filter(None, map(why_unreadable, files[:num])):
+        raise SystemExit(reason)
     return files[:num]
 
 
-def images_of_files(cfg, model, files: list[Path]) -> list[dict]:
+def images_of_files(cfg, files: list[Path]) -> list[dict]:
     """Files through the pipeline of the test images."""
     sets = named_sets(cfg)
-    pipeline = next((sets[name].pipeline for name in ('test', 'val', 'train') if name in sets), None)
-    if pipeline is None:
+    dataset = next((sets[name] for name in ('test', 'val', 'train') if name in sets), None)
+    if dataset is None:
         raise SystemExit('the config has no data set, so there is no pipeline to load images with')
-    transforms = Compose([TRANSFORMS.build(step) for step in pipeline])
-    if any('LoadImage' in str(step['type']) for step in pipeline):
-        return [transforms(dict(img_path=str(path))) for path in files]
-    # A set that renders its images: resize and crop to the size the model takes.
-    resize = Compose([
-        TRANSFORMS.build(dict(type='ResizeEdge', scale=min(model.backbone.image_size), backend='pillow', interpolation='bicubic')),
-        TRANSFORMS.build(dict(type='CenterCrop', crop_size=model.backbone.image_size)),
-    ])
-    order = -1 if model.data_preprocessor.to_rgb else 1
-    items = []
-    for path in files:
-        with Image.open(path) as image:
-            pixels = np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::order])
-        items.append(transforms(resize(dict(img=pixels, img_shape=pixels.shape[:2], ori_shape=pixels.shape[:2]))))
-    return items
+    pipeline = Compose([TRANSFORMS.build(step) for step in file_pipeline(dataset, cfg.model)])
+    return [pipeline(dict(img_path=str(path))) for path in files]
 
 
 def class_names(cfg, checkpoint: dict | None):
@@ -205,6 +190,7 @@ def main(argv=None) -> None:
     args = parse_args(argv)
     check_out(args.out)
     cfg = load_config(args.config, args.cfg_options)
+    follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)
     settings = cfg.model.get('data_preprocessor') or {}
@@ -229,7 +215,7 @@ def main(argv=None) -> None:
         raise SystemExit(str(error)) from None
     gt_masks = None
     if files:
-        items, names = images_of_files(cfg, model, files), class_names(cfg, checkpoint)
+        items, names = images_of_files(cfg, files), class_names(cfg, checkpoint)
     else:
         items, gt_masks, names = images_of_split(cfg, args.split, args.num, args.seed)
     inputs = model.data_preprocessor(
@@ -290,4 +276,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -19,6 +19,7 @@ from mmcfmask.engine.options import add_cfg_options, seed
 from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, load_study, run_or_exit
 from mmcfmask.errors import ConfigError, one_line
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -64,4 +65,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from pathlib import Path
 
 import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the components, and mmcfmask:: in _base_
@@ -20,6 +19,8 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.dist import is_main_process
 from rich.console import Console
 
+from mmcfmask.compat import end_process_group
+from mmcfmask.engine.checkpoints import check_fits
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import (
     add_gate,
@@ -31,10 +32,12 @@ from mmcfmask.engine.launch import (
     method_name,
     prepare_test,
 )
-from mmcfmask.engine.preflight import check_fits, check_out, check_test_data, check_work_dir, warn_of_random_start
-from mmcfmask.errors import one_line
+from mmcfmask.engine.preflight import check_out, check_test_data, check_work_dir, warn_of_random_start
+from mmcfmask.errors import StorageError, one_line
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
+from mmcfmask.files import atomic_write, write_json
 from mmcfmask.models.second_look import SECOND_LOOK
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import results_table
 
 
@@ -60,7 +63,7 @@ def write_predictions(folder: Path, results: dict) -> list[Path]:
     """One CSV per set: path, gt, pred, correct (0 or 1), confidence. Returns their paths."""
     paths = {name: folder / f'{name}.csv' for name in results}
     for name, result in results.items():
-        with open(paths[name], 'w', newline='', encoding='utf-8') as file:
+        with atomic_write(paths[name], 'w', newline='', errors='surrogateescape') as file:  # names that are no UTF-8 stay as they are
             writer = csv.writer(file)
             writer.writerow(['path', 'gt', 'pred', 'correct', 'confidence'])
             for item in result['details']['predictions']:
@@ -99,21 +102,29 @@ def main(argv=None) -> dict:
         accuracies = {name: part['metrics']['top1'] for name, part in run['sets'].items() if 'top1' in part['metrics']}
         id_set = run['id_set'] if run['id_set'] in accuracies else None
         shifts = [name for name in accuracies if name != id_set]
-        console, notes, written = Console(), [], []
+        notes, written, failure = [], [], None
         if accuracies:
             notes += [f'checkpoint: {args.checkpoint or "none"}', *notes_of(run)]
-            console.print(results_table({run['method']: accuracies}, id_set, shifts))
         if cfg.model.get('gate') or cfg.model.get('second_look'):
             run['inference'] = dict(gate=bool(cfg.model.get('gate')), second_look=cfg.model.get('second_look'))
-        if args.out:
-            Path(args.out).write_text(json.dumps(run, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-            written.append(args.out)
-        if args.predictions:
-            written += write_predictions(Path(args.predictions), runner.test_loop.results)
+        try:  # before anything is printed
+            if args.out:
+                write_json(args.out, run)
+                written.append(args.out)
+            if args.predictions:
+                written += write_predictions(Path(args.predictions), runner.test_loop.results)
+        except StorageError as error:
+            failure = error
+        console = Console()
+        if accuracies:
+            console.print(results_table({run['method']: accuracies}, id_set, shifts))
         for note in [*notes, *(['written: ' + '  '.join(map(str, written))] if written else [])]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
+        if failure:
+            raise SystemExit(f'{args.config}: {failure}')
+    end_process_group()
     return metrics
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """Train a model: python tools/train.py CONFIG [--work-dir DIR] [--resume [auto|PATH]] [--amp] [--seed N] [--cfg-options …]"""
 import argparse
+from contextlib import ExitStack
 
 import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the components, and mmcfmask:: in _base_
 
 # isort: split
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
-from mmcfmask.engine import launch, preflight
+from mmcfmask.compat import end_process_group
+from mmcfmask.datasets.folder import follow_run
+from mmcfmask.engine import checkpoints, launch, preflight
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.options import seed
 from mmcfmask.errors import ConfigError, one_line
+from mmcfmask.files import explained, locked
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -26,7 +30,6 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """The config as the command line asks for it."""
-    launch.apply_run_arguments(cfg, args)
     if args.amp:
         cfg.optim_wrapper.type = 'AutocastOptimWrapper'
         if (cfg.get('val_cfg') or {}).get('type') == 'MultiSetValLoop':
@@ -36,10 +39,12 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         cfg.default_hooks.checkpoint.save_best = None
+    if args.resume == '':
+        raise ConfigError('--resume: the name of the checkpoint is empty')
     if args.resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, args.resume
     elif args.resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
-        latest = find_latest_checkpoint(cfg.work_dir)
+        latest = checkpoints.find_resumable(cfg.work_dir)
         cfg.resume = latest is not None
         cfg.load_from = latest or cfg.get('load_from')  # at the first start that of the config
     return cfg
@@ -48,11 +53,21 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
 @one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
+    with ExitStack() as stack:
+        train(args, stack)
+
+
+def train(args: argparse.Namespace, stack: ExitStack) -> None:
+    """Train as the command line asks for; the lock of the work dir joins ``stack``."""
     with one_line(args.config):
-        cfg = merge_args(launch.load_config(args.config, args.cfg_options), args)
+        cfg = launch.load_config(args.config, args.cfg_options)
+        launch.apply_run_arguments(cfg, args)
+        preflight.check_work_dir(cfg.work_dir)
+        if launch.is_first_process(args.launcher):
+            stack.enter_context(locked(cfg.work_dir, 'a training'))
+        cfg = merge_args(cfg, args)
         if cfg.get('train_cfg') is None:
             raise ConfigError('there is nothing to train (no train_cfg): use tools/test.py')
-        preflight.check_work_dir(cfg.work_dir)
         preflight.check_backbone(cfg.model)
         preflight.check_fill(cfg)
         preflight.check_validation(cfg)
@@ -61,19 +76,24 @@ def main(argv=None) -> None:
         launch.fit_total_batch(cfg, launch.world_size(args.launcher))
         resume, start = cfg.get('resume', False), cfg.get('load_from')
         if start:
-            checkpoint = preflight.check_checkpoint(start, resume)
+            checkpoint = checkpoints.check_checkpoint(start, resume)
+            checkpoints.check_same_tower(cfg.model, checkpoint, start)
             if resume:
+                checkpoints.check_schedules(cfg, checkpoint, start)
                 if args.seed is None and cfg.get('randomness') and 'seed' in checkpoint['meta']:
                     cfg.randomness.seed = checkpoint['meta']['seed']  # that of the run, which its --seed may have set
                 preflight.check_same_run(cfg, checkpoint, start)
+        follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     runner = launch.build_runner(cfg)
     if start:
-        preflight.check_fits(unwrapped(runner.model), checkpoint, start)
+        checkpoints.check_fits(unwrapped(runner.model), checkpoint, start)
         del checkpoint
     else:
         preflight.warn_of_random_start(cfg)
-    runner.train()
+    with one_line(args.config), explained(cfg.work_dir):
+        runner.train()
+    end_process_group()
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -18,11 +18,13 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.dist import is_main_process
 from rich.console import Console
 
+from mmcfmask.engine.checkpoints import check_fits, inherited_meta
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, load_config, prepare_test
-from mmcfmask.engine.preflight import check_fits, check_test_data, check_work_dir
+from mmcfmask.engine.preflight import check_test_data, check_work_dir
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.errors import one_line
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import results_table
 
 
@@ -66,7 +68,8 @@ def main(argv=None) -> dict:
         results = write_results(runner.test_loop, folder, args.config, args.checkpoint, seed)
         if args.save is not None:
             path = folder / f'wise_ft_{args.save:g}.pth'
-            save_interpolated(runner.test_loop, args.save, path, dict(seed=seed, config=args.config, checkpoint=args.checkpoint))
+            save_interpolated(runner.test_loop, args.save, path,
+                              dict(inherited_meta(checkpoint), seed=seed, config=args.config, checkpoint=args.checkpoint))
             results['written'].append(path)
         console, table = Console(), line_table(results['line'])
         notes = table.pop('notes')
@@ -77,4 +80,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -9,9 +9,16 @@ optim_wrapper = dict(
     type='OptimWrapper',  # --amp: AutocastOptimWrapper (bfloat16)
     optimizer=dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), weight_decay=0.1, fused=True),
     clip_grad=dict(max_norm=1.0))
-# Peak: the optimizer's lr; length: train_cfg.max_epochs; per iteration.
+# Peak: the optimizer's lr; length: train_cfg.max_epochs; one step for every step of the optimizer. While the learning rate rises, beta1
+# falls from 0.95 to 0.85, and then rises again: betas[0] above has no effect.
 param_scheduler = dict(
-    type='OneCycle', pct_start=0.02, anneal_strategy='cos', div_factor=25., final_div_factor=1e4, convert_to_iter_based=True)
+    type='OneCycle',
+    pct_start=0.02,
+    anneal_strategy='cos',
+    div_factor=25.,
+    final_div_factor=1e4,
+    cycle_momentum=True,
+    convert_to_iter_based=True)
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=10, val_interval=1)
 val_cfg = dict()
 
@@ -25,7 +32,6 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='accuracy/top1', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'))
 custom_hooks = [
-    dict(type='PlainCheckpointHook'),
     dict(type='IterationSeedHook'),
     dict(type='CheckClassesHook'),
     dict(type='StopOnInvalidLossHook'),
@@ -33,6 +39,7 @@ custom_hooks = [
     dict(type='CheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2, filename_tmpl='resume_{}.pth', save_last=False),
 ]
 visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+log_processor = dict(type='MeanLogProcessor')
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -1,18 +1,40 @@
 """Which patches speak for the class: the transformer's class activation map."""
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..compat import bfloat16_products
+from .. import kernels
+from ..compat import bfloat16_products, no_autocast
 from .attention import AttentionCall, record_attention
 
 # Elements of the attention matrices worked on at once: what a CPU's cache holds, and what a GPU does not miss.
 _CHUNK = {True: 2**19, False: 2**26}
+
+
+_activations_only = False
+
+
+@contextmanager
+def activations_only() -> Iterator[None]:
+    """Inside the context, backward passes of this process are for gradients of activations, and none of weights; see
+    :func:`needs_weight_gradients`. (Autograd asks saved-tensor hooks for what only gradients of weights need all the same.)"""
+    global _activations_only
+    before, _activations_only = _activations_only, True
+    try:
+        yield
+    finally:
+        _activations_only = before
+
+
+def needs_weight_gradients() -> bool:
+    """Whether a backward pass that runs now may be for gradients of weights. For all threads: autograd has its own."""
+    return not _activations_only
 
 
 def patch_grid(tower: nn.Module, inputs: Tensor) -> tuple[int, int]:
@@ -45,6 +67,8 @@ def _through_layer(row: Tensor, call: AttentionCall, grad: Tensor) -> Tensor:
     """
     batch, heads, tokens, _ = call.key.shape
     queries = row.shape[1]
+    if kernels.fits_relevance(call.query, call.key, call.value, grad):
+        return kernels.relevance_through_layer(row, call.query[:, :, :queries], call.key, call.value, grad[:, :, :queries], call.scale)
     exact = bfloat16_products if call.query.dtype == grad.dtype == torch.bfloat16 else nullcontext
     size = max(1, _CHUNK[call.key.device.type == 'cpu'] // (heads * queries * tokens))
     weights = (row[:, None] / heads).expand(-1, heads, -1)
@@ -90,8 +114,9 @@ def attention_relevance(score: Tensor, calls: list[AttentionCall], grid: tuple[i
     if tokens != 1 + grid[0] * grid[1]:
         raise ValueError(f'the tower has {tokens} tokens, but relevance needs one class token and {grid[0]} x {grid[1]} patches '
                          '(towers with another pooling or with register tokens are not supported)')
-    grads = torch.autograd.grad(score, [call.output for call in calls], retain_graph=retain_graph)
-    with torch.no_grad(), torch.autocast(score.device.type, enabled=False):
+    with activations_only():
+        grads = torch.autograd.grad(score, [call.output for call in calls], retain_graph=retain_graph)
+    with torch.no_grad(), no_autocast():
         cls = torch.ones(len(grads[-1]), 1, device=score.device)
         # r is one-hot at first: of the last layer only the CLS row counts.
         row = F.pad(cls, (0, tokens - 1)) + _through_layer(cls, calls[-1], grads[-1])

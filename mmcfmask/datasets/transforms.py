@@ -1,15 +1,47 @@
 """Image transforms that mmpretrain lacks."""
 from __future__ import annotations
 
-from io import BytesIO
-
+import mmcv.transforms
+import mmpretrain.datasets  # noqa: F401  registers mmcv's LoadImageFromFile, in whose place ours comes
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
+from ..errors import StorageError
 from ..ranges import Count, Positive, Whole
+from .images import open_image, read_image, to_rgb
+
+
+@TRANSFORMS.register_module(force=True)
+class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
+    """mmcv's, whose Pillow backend reads as :func:`mmcfmask.datasets.images.read_image` does.
+
+    mmcv's own lays grey images with transparency on a grey canvas, and makes 16-bit ones white and floating-point ones black.
+
+    Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape``.
+
+    Args:
+        **kwargs: mmcv's. ``imdecode_backend='pillow', color_type='color_ignore_orientation'`` is what the published pipelines do: no
+            turning by EXIF.
+
+    Raises:
+        StorageError: The file cannot be read, or not without guessing; names it.
+    """
+
+    def transform(self, results: dict) -> dict | None:
+        """Read ``results['img_path']``."""
+        if self.imdecode_backend != 'pillow' or self.color_type not in ('color', 'color_ignore_orientation') or self.file_client_args:
+            return super().transform(results)
+        try:
+            image = read_image(results['img_path'], self.backend_args, turned=self.color_type == 'color')
+        except StorageError:
+            if self.ignore_empty:
+                return None
+            raise
+        results['img'] = np.asarray(image, np.float32 if self.to_float32 else np.uint8)[:, :, ::-1]
+        results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
+        return results
 
 
 @TRANSFORMS.register_module()
@@ -52,7 +84,8 @@ class LoadResizedImage(BaseTransform):
     ``reducing_gap``, large JPEGs are decoded at a fraction of their size, which costs a fraction of the time and changes pixels a little
     (docs/performance.md has numbers).
 
-    Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape``, ``ori_shape``, ``scale``, ``scale_factor``.
+    Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape``, ``ori_shape``, ``scale``, ``scale_factor``. An ``img`` without an ``img_path``, as
+    inference has it of an array, is resized.
 
     Args:
         scale (int): Length of the short side after resizing.
@@ -63,6 +96,7 @@ class LoadResizedImage(BaseTransform):
 
     Raises:
         ValueError: ``scale`` below 1 or ``reducing_gap`` below 1.
+        StorageError: The file cannot be read, or not without guessing; names it.
     """
 
     def __init__(self, scale: Count, reducing_gap: Positive | None = None, backend_args: dict | None = None) -> None:
@@ -76,16 +110,30 @@ class LoadResizedImage(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Read ``results['img_path']``."""
-        with Image.open(BytesIO(fileio.get(results['img_path'], backend_args=self.backend_args))) as image:
-            width, height = image.size
-            # The long side is rounded down, as ResizeEdge and torchvision do.
-            size = (self.scale, int(self.scale * height / width)) if width < height else (int(self.scale * width / height), self.scale)
-            box = None
+        if 'img_path' not in results:
+            return self._resize(results, Image.fromarray(results['img']))
+        with open_image(results['img_path'], self.backend_args) as image:
+            reduced = None
             if self.reducing_gap is not None and image.format == 'JPEG':
-                reduced = image.draft(None, tuple(int(side * self.reducing_gap) for side in size))
-                box = reduced and reduced[1]  # in pixels of the reduced image, with a fraction where the size is not a multiple
-            resized = _rgb(image).resize(size, Image.Resampling.BICUBIC, box)
-        results['img'] = np.asarray(resized)[:, :, ::-1]
+                full = image.size
+                reduced = image.draft(None, tuple(int(side * self.reducing_gap) for side in self._size(*full)))
+            rgb = to_rgb(image)
+            if reduced is None:  # a TIFF may be turned when it is read
+                self._resize(results, rgb)
+            else:  # the box in pixels of the reduced image, with a fraction where the size is not a multiple
+                self._resize(results, rgb, full, reduced[1])
+        results['img'] = results['img'][:, :, ::-1]
+        return results
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        # The long side is rounded down, as ResizeEdge and torchvision do.
+        return (self.scale, int(self.scale * height / width)) if width < height else (int(self.scale * width / height), self.scale)
+
+    def _resize(self, results: dict, image: Image.Image, full: tuple[int, int] | None = None, box: tuple | None = None) -> dict:
+        """Add what :meth:`transform` does, of the channels in ``image``; ``full`` is the size that ``box`` of it stands for."""
+        width, height = full or image.size
+        size = self._size(width, height)
+        results['img'] = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box))
         results['img_shape'] = results['img'].shape[:2]
         results['ori_shape'] = (height, width)
         results['scale'] = size
@@ -94,13 +142,3 @@ class LoadResizedImage(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(scale={self.scale}, reducing_gap={self.reducing_gap})'
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """As mmcv converts: grey with transparency lies on a grey canvas, so that black objects stay visible."""
-    if image.mode != 'LA':
-        return image.convert('RGB')
-    canvas = Image.new('RGB', image.size, (124, 117, 104))
-    image = image.convert('RGBA')
-    canvas.paste(image, mask=image.getchannel('A'))
-    return canvas

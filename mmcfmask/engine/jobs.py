@@ -25,6 +25,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..files import write_text
+
 # What mmengine's logger prints: Epoch(train) [2][10/31] … loss: 0.5, and Epoch(test) [3/4]; and the test loop before each set.
 TRAIN_LINE = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*? loss: ([\d.]+)')
 TEST_LINE = re.compile(r'Epoch\(test\)\s+\[\s*(\d+)/(\d+)\]')
@@ -101,8 +103,7 @@ class Job:
         if not self.has_key():
             for old in [self.product, *(path for pattern in self.leftovers for path in self.product.parent.glob(pattern))]:
                 old.unlink(missing_ok=True)
-            self.key_file.parent.mkdir(parents=True, exist_ok=True)
-            self.key_file.write_text(self.key)
+            write_text(self.key_file, self.key)
 
 
 class Running:

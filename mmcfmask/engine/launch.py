@@ -5,6 +5,7 @@ import argparse
 import ast
 import copy
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -16,34 +17,33 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import base_configs, base_files, can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
+from ..compat import base_configs, base_files, can_fuse_optimizer, keep_freed_memory, loads_file, start_process_group_without_gpu, use_tf32
 from ..datasets import FolderDataset
+from ..datasets.folder import follow_run
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
+from .checkpoints import check_checkpoint, check_fits, check_same_tower
+from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
 from .options import add_cfg_options
-from .preflight import (
-    check_arguments,
-    check_checkpoint,
-    check_fits,
-    check_whole,
-    is_a,
-    lower_errors,
-    slow_bfloat16,
-    unmatched_keys,
-    value_of,
-)
+from .preflight import check_arguments, check_complete, check_start, is_a, lower_errors, slow_bfloat16, unmatched_keys, value_of
 from .schema import check_config
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
-READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {'cache_dir', 'custom_imports', 'total_batch_size'}
+READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
+    'cache_dir', 'custom_imports', 'tf32', 'total_batch_size',
+    # Of the Runner, but no arguments.
+    'activation_checkpointing', 'compile', 'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'
+}
 
 
 # Hooks without which checkpoints cannot be read, runs do not resume as they were, or a wrong run is not stopped.
@@ -228,6 +228,8 @@ def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
         if 'id_set' in loop:
             choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)
     check_launcher(args.launcher)
+    if args.launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
+        os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']  # the Runner wraps the model for the GPU of this name
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
@@ -255,6 +257,11 @@ def world_size(launcher: str) -> int:
     if launcher == 'none':
         return 1
     return int(os.environ.get(dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE').get(launcher, 'WORLD_SIZE'), 1))
+
+
+def is_first_process(launcher: str) -> bool:
+    """Whether this process is the one of its job that writes, before any process group exists."""
+    return launcher == 'none' or int(os.environ.get(dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK').get(launcher, 'RANK'), 0)) == 0
 
 
 def fit_total_batch(cfg: Config, processes: int) -> None:
@@ -289,7 +296,7 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if is_a(EMAHook, hook['type'], HOOKS):
+        if is_a(EMAHook, hook['type'], HOOKS) and not is_a(RelativeEMAHook, hook['type'], HOOKS):  # which does so itself
             hook['interval'] = hook.get('interval', 1) * counts
 
 
@@ -325,7 +332,7 @@ def prepare_test(cfg: Config,
         loop.shifts = shifts
         loop.skip_missing = [loop.id_set] if loop.get('skip_missing') else False
     names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
-    check_whole(cfg, 'test', names)
+    check_complete(cfg, 'test', names)
     for name in names if skip_broken else ():
         dataset = cfg.test_dataloader[name].dataset
         if not is_a(FolderDataset, dataset.type, DATASETS):
@@ -334,9 +341,12 @@ def prepare_test(cfg: Config,
     cfg.load_from = checkpoint
     cfg.resume = False
     forget_training(cfg.model)
-    if checkpoint is None:
+    loaded = None if checkpoint is None else check_checkpoint(checkpoint)
+    trained = (loaded or {}).get('meta') or {}
+    follow_run(cfg, trained.get('seed', (cfg.get('randomness') or {}).get('seed')))
+    if loaded is None:
         return None
-    loaded = check_checkpoint(checkpoint)
+    check_same_tower(cfg.model, loaded, checkpoint)
     weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
     if weight is not None and num_classes is not None and len(weight) != num_classes:
         raise ConfigError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
@@ -348,13 +358,16 @@ def prepare_test(cfg: Config,
 def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
     """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that in distribution.
 
+    Its model has its weights whoever builds it, and its pipeline begins with an image file.
+
     Args:
         path (str): A config file that tests on several sets.
         checkpoint (str, optional): The weights. None: the pre-trained ones.
         options (dict, optional): As ``--cfg-options``.
 
     Raises:
-        FileNotFoundError, ValueError: As of :func:`load_config` and :func:`prepare_test`.
+        FileNotFoundError, ValueError: As of :func:`load_config` and :func:`prepare_test`; without a checkpoint, a config that names no
+            pre-trained weights.
 
     Example:
         >>> inferencer = ImageClassificationInferencer(inference_config('configs/cfmask_vitb16.py', 'best.pth'))
@@ -362,8 +375,50 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
     """
     cfg = load_config(path, options or {})
     prepare_test(cfg, checkpoint)
+    if checkpoint is None:
+        check_start(cfg)
+    dataset = cfg.test_dataloader[cfg.test_cfg.id_set].dataset
+    dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
+    cfg.model = dict(type='ModelWithWeights', model=cfg.model, checkpoint=checkpoint)
     return cfg
+
+
+@MODELS.register_module()
+def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocessor: None = None) -> nn.Module:  # noqa: N802
+    """A model of a config with the weights it is tested with, for those who build configs and load no weights, as ``get_model`` does.
+
+    Args:
+        model: The ``model`` of a config.
+        checkpoint: Its weights. None: the pre-trained ones.
+        data_preprocessor: ``get_model`` puts one that is None into every config; that of ``model`` counts.
+
+    Raises:
+        FileNotFoundError, ValueError: No such checkpoint, or one that does not fit the model.
+    """
+    built = MODELS.build(model)
+    loaded = None if checkpoint is None else check_checkpoint(checkpoint)
+    load_weights(built, loaded, checkpoint)
+    built._dataset_meta = (loaded or {}).get('meta', {}).get('dataset_meta')  # for mmpretrain's inferencers
+    return built
+
+
+def file_pipeline(dataset: dict, model: dict) -> list[dict]:
+    """The pipeline of a data set from image files on, also of one that renders its images.
+
+    Args:
+        dataset: Config of a data set.
+        model: Config of a model, whose data preprocessor says in which order of channels the set gives its images.
+    """
+    if any(loads_file(step) for step in dataset.pipeline):
+        return dataset.pipeline
+    height, width = DATASETS.build({**dataset, 'pipeline': []})[0]['img'].shape[:2]
+    order = [] if (model.get('data_preprocessor') or {}).get('to_rgb') else [dict(type='NumpyToPIL', to_rgb=True), dict(type='PILToNumpy')]
+    return [
+        dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+        dict(type='ResizeEdge', scale=min(height, width), edge='short', backend='pillow', interpolation='bicubic'),
+        dict(type='CenterCrop', crop_size=(width, height)), *order, *dataset.pipeline
+    ]
 
 
 def add_gate(cfg: Config) -> None:
@@ -384,7 +439,7 @@ def add_gate(cfg: Config) -> None:
             raise ConfigError(f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: use one '
                              f'that has, or set model.gate.{part}')
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
-        gate.setdefault('num_workers', min(images.get('num_workers', 0), os.cpu_count() or 1))
+        gate.setdefault('num_workers', min(images.get('num_workers', 0), usable_cores()))
     cfg.model.gate = gate
 
 
@@ -441,26 +496,37 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
         ValueError: The checkpoint does not fit the model.
     """
     ours = cfg.type == 'CounterfactualClassifier'
+    if checkpoint is not None:
+        check_same_tower(cfg, checkpoint, name)
     if ours and checkpoint is not None:
         forget_pretrained(cfg)
     elif ours:
         forget_training(cfg)
     model = MODELS.build(cfg).eval()
-    if checkpoint is None:
-        if not ours:  # ours has its weights from construction
-            model.init_weights()
-        return model
-    check_fits(model, checkpoint, name)
-    model.load_state_dict(checkpoint['state_dict'], strict=False)
+    load_weights(model, checkpoint, name)
     return model
 
 
+def load_weights(model: nn.Module, checkpoint: dict | None, name: str | None = None) -> None:
+    """Put the weights of a checkpoint into a model, or without one the pre-trained; arguments and errors of :func:`build_model`."""
+    if checkpoint is not None:
+        check_fits(model, checkpoint, name)
+        model.load_state_dict(checkpoint['state_dict'], strict=False)
+    elif not isinstance(model, CounterfactualClassifier):  # which has them from construction
+        model.init_weights()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: a scheduler, a container or taskset may give it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def fit_loaders(cfg: Config, processes: int = 1) -> None:
-    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than its cores, shared by the processes on it, and
-    memory pinned only for a GPU.
+    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than the usable cores, shared by the processes on it,
+    and memory pinned only for a GPU.
     """
     local = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', processes)))
-    most = max((os.cpu_count() or 1) // local, 1)
+    most = max(usable_cores() // local, 1)
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loaders = cfg.get(key) or {}
         for loader in [loaders] if 'dataset' in loaders else loaders.values():
@@ -473,13 +539,23 @@ def fit_loaders(cfg: Config, processes: int = 1) -> None:
 
 def cache_images(cfg: Config) -> None:
     """Where ``cfg.cache_dir`` is set, keep the resized images of the training and the validation set there, in place
-    (:class:`mmcfmask.datasets.CachedDataset`)."""
+    (:class:`mmcfmask.datasets.CachedDataset`); of a wrapper, such as a ClassBalancedDataset, those of the sets in it."""
+
+    def cached(dataset: dict) -> dict:
+        if dataset.get('type') == 'CachedDataset':
+            return dataset
+        if 'dataset' in dataset:
+            return dict(dataset, dataset=cached(dataset['dataset']))
+        if 'datasets' in dataset:
+            return dict(dataset, datasets=[cached(part) for part in dataset['datasets']])
+        return dict(type='CachedDataset', dataset=dataset, cache_dir=cfg.cache_dir)
+
     if cfg.get('cache_dir') is None:
         return
     for key in ('train_dataloader', 'val_dataloader'):
         loader = cfg.get(key)
-        if loader and 'dataset' in loader and loader.dataset.type != 'CachedDataset':
-            loader.dataset = dict(type='CachedDataset', dataset=loader.dataset, cache_dir=cfg.cache_dir)
+        if loader and 'dataset' in loader:
+            loader.dataset = cached(loader.dataset)
 
 
 def add_own_hooks(cfg: Config) -> None:
@@ -497,18 +573,34 @@ def fit_optimizer(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine, and with the
-    hooks that the package relies on."""
+    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine, and
+    with the hooks that the package relies on.
+
+    ``cfg.tf32`` (default: False) lets products and convolutions of float32 numbers round their factors to TensorFloat32 on a GPU, and
+    ``cfg.randomness.deterministic`` makes two runs equal to the last bit there.
+    """
     add_own_hooks(cfg)
     fit_loaders(cfg, world_size(cfg.launcher))
     cache_images(cfg)
     fit_optimizer(cfg)
     if not torch.cuda.is_available():
         keep_freed_memory()
+    else:
+        use_tf32(cfg.get('tf32', False))
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch asks for it; read with the first product on a GPU
     if start_process_group_without_gpu(cfg.launcher):
-        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+        wrapper = cfg.get('model_wrapper_cfg') or dict(
+            broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))  # as the Runner's own
+        wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
+        if is_a(DistributedDataParallel, wrapper['type'], MODEL_WRAPPERS):
+            wrapper['device_ids'] = None
+        cfg.model_wrapper_cfg = wrapper
         assert get_world_size() == world_size(cfg.launcher)
     runner = Runner.from_cfg(cfg)
+    for handler in runner.logger.handlers:
+        if isinstance(handler, logging.FileHandler):  # names of files may be no UTF-8
+            handler.stream.reconfigure(errors='backslashreplace')
     for warning in filter(None, [slow_bfloat16(cfg, get_device()), unmatched_keys(cfg, runner.model)]):
         runner.logger.warning(warning)
     return runner

@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import logging
 import os
-import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from torch import nn
 
 from ..compat import multiplies_bfloat16
 from ..datasets import FolderDataset, MissingSetError
-from ..datasets.folder import check_folders, sub_folders
+from ..datasets.folder import check_folders, follow_run, sub_folders
+from ..datasets.overlap import images_of, known_apart
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import ShiftAccuracy
+from ..files import FULL, remove_leftovers
 from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
-from ..models.clip_loading import check_pretrained, check_state_dict, near_names
+from ..models.clip_loading import check_pretrained, near_names
 from .hooks import DistillWeightHook
 from .loops import choose_shifts, may_be_missing, metrics_of, refuse_choice_by_shift
 from .schema import check_config
@@ -32,14 +34,16 @@ SLOW_BFLOAT16 = 'this CPU has no instructions for bfloat16, in which a step take
 
 
 def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-dir') -> None:
-    """Raise a StorageError, with the path, unless results can be written to ``work_dir``."""
+    """Raise a StorageError, with the path, unless results can be written to ``work_dir``; delete what killed runs have left there."""
     try:
         os.makedirs(work_dir, exist_ok=True)
         probe = Path(work_dir) / f'.writable-{os.getpid()}'
-        probe.touch()
+        probe.write_bytes(bytes(4096))  # an empty file fits on a full disk
         probe.unlink()
     except OSError as error:
-        raise StorageError(f'cannot write to the {what} {work_dir!r} ({error.strerror}): choose another with {option}') from None
+        reason = 'the disk is full' if error.errno in FULL else error.strerror
+        raise StorageError(f'cannot write to the {what} {work_dir!r} ({reason}): choose another with {option}') from None
+    remove_leftovers(work_dir)
 
 
 def check_out(path: str, option: str = '--out') -> None:
@@ -47,40 +51,6 @@ def check_out(path: str, option: str = '--out') -> None:
     if os.path.isdir(path):
         raise StorageError(f'{option} {path!r} is a folder: give the name of a file')
     check_work_dir(os.path.dirname(path) or '.', 'folder', option)
-
-
-def check_checkpoint(path: str, resume: bool = False) -> dict:
-    """Load a checkpoint's tensors without copying them, or say what is wrong with it.
-
-    Args:
-        path (str): A local file.
-        resume (bool): It must hold the state of a training run, not only weights.
-
-    Raises:
-        FileNotFoundError, ValueError: With the path.
-    """
-    if not os.path.isfile(path):
-        raise MissingFileError(f'there is no checkpoint {path!r}')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ConfigError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({str(error).splitlines()[0]})') from None
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
-        raise ConfigError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')
-    if resume and not {'meta', 'optimizer', 'message_hub'} <= set(checkpoint):
-        raise ConfigError(f'{path!r} holds weights but no training state, so training cannot resume from it; '
-                         'to start from these weights use --cfg-options load_from=…')
-    return checkpoint
-
-
-def check_fits(model: nn.Module, checkpoint: dict, name: str) -> None:
-    """Raise a ValueError that names the tensors that a checkpoint lacks, or has in another shape or besides those of ``model``.
-
-    mmengine would leave what does not fit at random, and log it. What losses of the training have (``auxiliary``) does not count.
-    """
-    expected, found = ({key: value for key, value in weights.items() if not key.startswith('auxiliary.')}
-                       for weights in (model.state_dict(), checkpoint['state_dict']))
-    check_state_dict(expected, found, where=f'{name} does not fit the model of the config')
 
 
 # What a resumed run cannot change: it goes on with the optimizer, the schedule and the weights of the checkpoint.
@@ -112,12 +82,12 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
                              f'run from these weights with --cfg-options load_from={name}')
 
 
-def config_values(text: str) -> dict:
-    """The values in the text of a config, as a checkpoint keeps it, without :data:`FREE_IN_A_RESUMED_RUN`. Nothing is executed."""
+def config_values(text: str, free: Sequence[str] = FREE_IN_A_RESUMED_RUN) -> dict:
+    """The values in the text of a config, as a checkpoint keeps it, without keys of the names in ``free``. Nothing is executed."""
 
     def value(node: ast.expr):
         if isinstance(node, ast.Call):  # dict(key=value)
-            return {keyword.arg: value(keyword.value) for keyword in node.keywords if keyword.arg not in FREE_IN_A_RESUMED_RUN}
+            return {keyword.arg: value(keyword.value) for keyword in node.keywords if keyword.arg not in free}
         if isinstance(node, (ast.List, ast.Tuple)):
             return [value(item) for item in node.elts]
         try:
@@ -256,30 +226,25 @@ def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
 def check_selection(cfg: Config) -> None:
     """Nothing of a training may be chosen by a distribution shift.
 
+    Images that choose the checkpoint and are tested in distribution too are warned of, and so are test images that are trained on.
+
     Raises:
-        ValueError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, the validation set is one of
-            the shifts of the test, or images are both trained on and held out.
+        ConfigError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, images of the validation set
+            are also those of a shift of the test, or images are both trained on and held out.
     """
     loader, loop = cfg.get('val_dataloader'), cfg.get('val_cfg') or {}
     if not loader:
         return
     held_out = loader.get(loop['id_set'], {}) if loop.get('id_set') else loader
     if held_out.get('dataset'):
-        _check_hold_out(cfg, held_out)
+        _check_hold_out(cfg, held_out['dataset'])
     if loop.get('id_set'):
         parts = [cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('param_scheduler')]
         refuse_choice_by_shift(parts, loop.id_set, list(loader))
     _check_save_best(cfg)
-    if loop.get('id_set'):
-        return
-    id_set = (cfg.get('test_cfg') or {}).get('id_set')
-    for name, test in (cfg.get('test_dataloader') or {}).items() if id_set else ():
-        if name != id_set and _images_of(loader) == _images_of(test):
-            raise ConfigError(f'val_dataloader reads the same images as the shift {name!r} of test_dataloader: a checkpoint chosen by them '
-                             'is fitted to that shift. Validate on images held out of the training set')
 
 
-def check_whole(cfg: Config, mode: str, names: Iterable[str] | None = None) -> None:
+def check_complete(cfg: Config, mode: str, names: Iterable[str] | None = None) -> None:
     """Raise a ConfigError for a validation or a test that would leave out the last images of a set."""
     loaders = cfg.get(f'{mode}_dataloader') or {}
     loaders = {f'{mode}_dataloader': loaders} if 'dataset' in loaders else {
@@ -295,7 +260,7 @@ def check_validation(cfg: Config) -> None:
     Raises:
         ConfigError: ``drop_last``, or a ``monitor`` that is no metric of the validation, as far as these are known here.
     """
-    check_whole(cfg, 'val')
+    check_complete(cfg, 'val')
     parts = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
     for key in ('custom_hooks', 'param_scheduler'):
         value = cfg.get(key) or []
@@ -335,26 +300,57 @@ def _check_save_best(cfg: Config) -> None:
 
 
 def _check_hold_out(cfg: Config, held_out: dict) -> None:
-    """Two parts of one folder are apart only if they are split in the same way."""
-    there = _images_of(held_out)
-    for key in ('train_dataloader', 'model.head.class_weights'):
-        part = value_of(cfg, key) or {}
-        if not part.get('dataset'):
-            continue
-        here = _images_of(part)
-        if not is_a(FolderDataset, here['type'], DATASETS) or any(
-                here.get(place) != there.get(place) for place in ('type', 'data_root', 'split_dir', 'domain')):
-            continue  # other images
-        ours, theirs = ({'seed': 0, **(images.get('holdout') or {})} for images in (here, there))
-        if {ours.pop('part', None), theirs.pop('part', None)} != {'train', 'held_out'} or ours != theirs:
-            raise ConfigError(f'{key}.dataset has holdout={here.get("holdout")}, but the validation set, of the same folder, '
-                             f'{there.get("holdout")}: images that choose the checkpoint would be trained on. Give both the same size (or '
-                             "fraction) and seed, and part='train' and part='held_out'")
+    """Which images are trained on, choose something and are tested: compared are the images, however their configs are written."""
+    listed: dict[str, set[str]] = {}
+
+    def shared(one: str, other: str) -> str:
+        """How many images of the data set at key ``other`` are at key ``one`` too, in words; empty if there are none."""
+        if not sets.get(one) or not sets.get(other) or known_apart(sets[one], sets[other]):
+            return ''
+        for key in (one, other):
+            if key not in listed:
+                listed[key] = _list_images(key, sets[key], value_of(cfg, 'randomness.seed'))
+        both = listed[one] & listed[other]
+        return f'{len(both):,} of its {len(listed[other]):,} images (such as {min(both)})' if both else ''
+
+    start = value_of(cfg, 'model.head.class_weights') or {}
+    tests = {name: f'test_dataloader.{name}.dataset' for name in cfg.get('test_dataloader') or ()}
+    train, fitted, chosen_by = 'train_dataloader.dataset', 'model.head.class_weights.dataset', 'model.head.class_weights.held_out'
+    sets = {train: value_of(cfg, train), fitted: start.get('dataset'), chosen_by: start.get('held_out'), 'val_dataloader': held_out,
+            **{key: cfg.test_dataloader[name].get('dataset') for name, key in tests.items()}}
+    for images, choosing in ((train, 'val_dataloader'), (fitted, 'val_dataloader'), (fitted, chosen_by)):
+        if both := shared(images, choosing):
+            raise ConfigError(f'{choosing} chooses by its images, but {both} would be trained on ({images}). Give both data sets of one '
+                              "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
+    loop = cfg.get('test_cfg') or {}
+    for name, key in tests.items() if loop.get('id_set') else ():
+        if name != loop.id_set and loop.get('shifts') is not None and name not in loop.shifts:
+            continue  # it does not run
+        if both := shared('val_dataloader', key):
+            if name != loop.id_set:
+                raise ConfigError(f'val_dataloader reads images of the shift {name!r} of test_dataloader, {both}: a checkpoint chosen by '
+                                  'them is fitted to that shift. Validate on images held out of the training set')
+            print_log(f'{key}: {both} also choose the checkpoint (val_dataloader), which is better on them than on others. Test on a part '
+                      "of its own: holdout=dict(fraction=0.1, test=0.1, …, part='test')", 'current', level=logging.WARNING)
+        if both := shared(train, key):
+            print_log(f'{key}: {both} are trained on (train_dataloader), so that the accuracy on them says nothing of others', 'current',
+                      level=logging.WARNING)
 
 
-def _images_of(loader: dict) -> dict:
-    """What decides which images a loader reads."""
-    return {key: value for key, value in loader['dataset'].items() if key not in ('pipeline', 'test_mode', 'lazy_init', 'serialize_data')}
+def _list_images(key: str, dataset: dict, seed: int | None) -> set[str]:
+    """:func:`images_of` the config of a data set; empty, with a warning, where they cannot be listed."""
+    dataset = copy.deepcopy(dataset)
+    follow_run(dataset, seed or 0)
+    try:
+        return set(images_of(dataset))
+    except MissingFileError:  # said by those who need it
+        return set()
+    except ConfigError as error:
+        raise ConfigError(f'{key}: {error}') from None
+    except Exception as error:  # of any data set there may be
+        print_log(f'the images of {key} cannot be compared with those of other data sets ({type(error).__name__}: {error})', 'current',
+                  level=logging.WARNING)
+        return set()
 
 
 def warn_of_random_start(cfg: Config) -> None:
@@ -363,6 +359,17 @@ def warn_of_random_start(cfg: Config) -> None:
     if tower.get('model_name') and tower.get('pretrained') is None and ':' not in tower.model_name and not tower.get('init_cfg'):
         print_log(f'{tower.model_name} starts from random weights, since model.backbone.pretrained is not set: there is no robustness that '
                   "could be kept. Name a tag of open_clip, such as 'openai', or a file", 'current', level=logging.WARNING)
+
+
+def check_start(cfg: Config) -> None:
+    """Raise a ConfigError for a model that, without a checkpoint, would have random weights."""
+    if cfg.model.get('pretrained') or cfg.model.get('init_cfg'):
+        return
+    tower, head = cfg.model.get('backbone') or {}, cfg.model.get('head') or {}
+    if not (tower.get('pretrained') or tower.get('init_cfg') or ':' in tower.get('model_name', '')):
+        raise ConfigError('the image tower would have random weights: give a checkpoint, or set model.backbone.pretrained')
+    if not (head.get('class_weights') or head.get('init_cfg')):
+        raise ConfigError('the head would have random weights: give a checkpoint, or set model.head.class_weights')
 
 
 def unmatched_keys(cfg: Config, model: nn.Module) -> str | None:

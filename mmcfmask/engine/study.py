@@ -4,6 +4,7 @@ What a study file says is in docs/studies.md.
 """
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -24,10 +25,13 @@ from rich.measure import Measurement
 
 from .. import __version__
 from ..compat import SafeYAMLLoader, multiplies_bfloat16
-from ..errors import ConfigError, MissingFileError, UserError
+from ..datasets.folder import follow_run
+from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
+from ..files import check_file_name, locked, remove_leftovers, write_json, write_text
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
+from .checkpoints import best_checkpoint
 from .jobs import Job, JobError, Step, run_jobs
 from .launch import check_text_file, load_config, read_config
 from .preflight import SLOW_BFLOAT16, makes_counterfactuals
@@ -88,7 +92,6 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
     where = f'methods[{name!r}]'
     if not isinstance(name, str):
         raise ConfigError(f'{where}: the name must be a text, in quotes if it looks like a number')
-    check_name(slug(name), where)
     if not isinstance(entry, (str, Mapping)):
         raise ConfigError(f'{where} must be a config or a mapping, but is {entry!r}')
     entry = dict(config=entry) if isinstance(entry, str) else dict(entry)
@@ -190,12 +193,6 @@ def load_study(path: str) -> dict[str, Any]:
     return {'out': str(Path('work_dirs') / Path(path).stem), **study}
 
 
-def check_name(name: Any, where: str) -> None:
-    """Raise a ConfigError for a name that cannot become a folder of its own in the output of a study."""
-    if not isinstance(name, str) or not name.strip(' .') or re.search(r'[/\\\x00-\x1f]', name) or len(name.encode(errors='replace')) > 200:
-        raise ConfigError(f'{where}: {name!r} cannot be the name of a folder: use letters, digits and spaces, at most 200')
-
-
 class Study:
     """The jobs of a study, and what comes of them.
 
@@ -238,7 +235,7 @@ class Study:
         self.keep = keep
         self.pictures = pictures
         for name, entry in (datasets or {}).items():
-            check_name(name, 'datasets')
+            check_file_name(name, 'datasets')
             if not isinstance(entry, (str, Mapping)):
                 raise ConfigError(f'datasets[{name!r}] must be a name and a config or a mapping, but is {entry!r}')
         self.datasets = {
@@ -253,6 +250,8 @@ class Study:
                 if not isinstance(entry.get(key, kind()) if kind is str else entry.get(key) or {}, kind):
                     raise ConfigError(f'datasets[{name!r}]: {key} must be {WORDS[str if kind is str else dict]}, but is {entry[key]!r}')
         self.methods = [method for name, entry in methods.items() for method in expand_method(name, entry)]
+        for method in self.methods:
+            check_file_name(slug(method.name), f'methods[{method.name!r}]')
         check_methods(self.methods, list(self.datasets))
         self.chosen = {method.name for method in (select_methods(self.methods, only) if only else self.methods)}
         self.configs: dict[tuple[str, str], Config] = {}
@@ -294,6 +293,9 @@ class Study:
             needs = {seed: [parents[seed]] for seed in seeds}
             if method.soup:
                 needs = {None: [need for of_seed in needs.values() for need in of_seed]}
+            if method.greedy and len(seeds) > 1 and follow_run(copy.deepcopy(cfg.get('val_dataloader') or {}), 0):
+                raise ConfigError(f"methods[{method.name!r}]: each seed of {method.source!r} has held-out images of its own "
+                                  "(holdout.seed='run'), which the others have trained on: a greedy soup needs one hold-out")
         else:
             cfg = self._config(dataset, method)
             needs = {seed: [] for seed in (seeds if cfg.get('train_cfg') else [None])}
@@ -367,9 +369,9 @@ class Study:
             if not trained.is_file():
                 yield Step('fine-tuning', tool('train.py', config, '--seed', seed, '--resume', *shared), folder / 'train.log', 0.85,
                            cfg.train_cfg.max_epochs)
-                trained.touch()
+                write_text(trained, '')
             yield test(checkpoint_to_test(folder), share=0.15)
-            if self.keep == 'best' and list(folder.glob('best_*.pth')):
+            if self.keep == 'best' and best_checkpoint(folder):
                 tested = checkpoint_to_test(folder)  # a killed training may have left an earlier best one too
                 for old in [*(path for path in folder.glob('*.pth') if path != tested), folder / 'last_checkpoint']:
                     old.unlink(missing_ok=True)
@@ -431,8 +433,11 @@ class Study:
 
     def run(self, console: Console, jobs: int = 1) -> dict[str, str]:
         """Run what is not finished, ``jobs`` at once; then :meth:`gather`. Returns the failures, label to reason."""
-        failed = run_jobs(self.jobs, console, jobs)
-        self.gather(console)
+        with locked(self.out, 'a study'):
+            for folder in {*(self.out / dataset for dataset in self.datasets), *(job.product.parent for job in self.jobs)}:
+                remove_leftovers(folder)
+            failed = run_jobs(self.jobs, console, jobs)
+            self.gather(console)
         if failed:
             console.print(f'\n{len(failed)} failed:', style='bold red', highlight=False)
             for label, reason in failed.items():
@@ -461,8 +466,8 @@ class Study:
             needed = Measurement.get(console, console.options.update(width=1000), table).minimum
             console.print(table, width=max(console.width, needed), crop=False)  # a narrow terminal wraps lines, and loses no column
             written = {'table': [folder / 'results.md', folder / 'results.json']}
-            (folder / 'results.md').write_text(to_markdown(results, id_set, shifts, marks=marks), encoding='utf-8')
-            (folder / 'results.json').write_text(to_json(results, id_set, shifts), encoding='utf-8')
+            write_text(folder / 'results.md', to_markdown(results, id_set, shifts, marks=marks))
+            write_text(folder / 'results.json', to_json(results, id_set, shifts))
             if points := id_ood_points(results, id_set, shifts):
                 written['scatter'] = [folder / 'id_ood.png']
                 save_figure(id_ood_scatter(points, size=(3.4, 2.9) if len(points) <= 8 else (7, 5.6)), folder / 'id_ood.png')
@@ -481,6 +486,8 @@ def run_or_exit(study: Study, console: Console, jobs: int = 1) -> None:
         failed = study.run(console, jobs)
     except KeyboardInterrupt:
         raise SystemExit('stopped; the same command goes on') from None
+    except StorageError as error:
+        raise SystemExit(str(error)) from None
     if failed:
         raise SystemExit(1)
 
@@ -557,10 +564,7 @@ def content_hash(path: Path, modified: int) -> str:
 
 def write_config(cfg: Config, path: Path) -> None:
     """Write a config whole: another job may be reading the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(cfg.pretty_text, encoding='utf-8')
-    part.replace(path)
+    write_text(path, cfg.pretty_text)
 
 
 def checkpoint_to_test(folder: Path) -> Path:
@@ -569,14 +573,13 @@ def checkpoint_to_test(folder: Path) -> Path:
     Raises:
         JobError: There is none.
     """
-    found = list(folder.glob('best_*.pth')) or list(folder.glob('epoch_*.pth'))
-    if not found:
+    found = best_checkpoint(folder) or max(folder.glob('epoch_*.pth'), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
         raise JobError(f'there is no checkpoint in {folder}')
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return found
 
 
 def sign_metrics(found: Path, path: Path, method: str, seed: int | None) -> None:
     """Move what a test wrote to its place, with the names of the method and the seed in it."""
-    content = {**json.loads(found.read_text(encoding='utf-8')), 'method': method, 'seed': seed}
-    found.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_json(found, {**json.loads(found.read_text(encoding='utf-8', errors='surrogateescape')), 'method': method, 'seed': seed})
     found.replace(path)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,13 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..evaluation import describe_checkpoint, describe_run, notes_of
+from ..files import write_json, write_tensors, write_text
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
+from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .launch import build_model
 from .loops import Clock, MultiSetTestLoop, split_metrics
-from .preflight import check_checkpoint
 
 DEFAULT_ALPHA = 0.5
 """What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""
@@ -207,16 +207,15 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
     Returns:
         dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     described = describe_checkpoint(checkpoint)  # once: it reads the whole file
     runs = {alpha: _run_at(loop, alpha, config, described, seed) for alpha in loop.alphas}
     line = describe_line(loop, runs)
-    contents = {'wise_ft.json': _json(line), 'wise_ft.md': to_markdown(**line_table(line))}
+    written = [folder / 'wise_ft.json', folder / 'wise_ft.md']
+    write_json(written[0], line)
+    write_text(written[1], to_markdown(**line_table(line)))
     if DEFAULT_ALPHA in runs:
-        contents['metrics.json'] = _json(runs[DEFAULT_ALPHA])
-    for name, text in contents.items():
-        (folder / name).write_text(text, encoding='utf-8')
-    written = [folder / name for name in contents]
+        written.append(folder / 'metrics.json')
+        write_json(written[-1], runs[DEFAULT_ALPHA])
     points = {
         part['alpha']: (part['metrics'][f'{loop.id_set}/top1'], part['metrics']['ood_average/top1'])
         for part in line['line'] if {f'{loop.id_set}/top1', 'ood_average/top1'} <= part['metrics'].keys()
@@ -226,15 +225,10 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
     return dict(line=line, written=written)
 
 
-def _json(value: dict) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + '\n'
-
-
 def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | None = None) -> None:
     """Write the weights at one α as a checkpoint that tools/test.py takes."""
     weights = {name: value.cpu() for name, value in interpolate(loop.start, loop.end, alpha).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights), path)
+    write_tensors(path, dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights))
 
 
 @HOOKS.register_module()
@@ -282,8 +276,11 @@ class WiSEFTHook(Hook):
         best = [value for key, value in info.items() if key.startswith('best_ckpt')] if self.checkpoint == 'best' else []
         path = best[0] if best else None
         last = {name: value.clone() for name, value in self.loop.model.state_dict().items()}
+        meta = dict(seed=runner.seed, cfg=runner.cfg.pretty_text)
         if path is not None:
-            self.loop.model.load_state_dict(check_checkpoint(path)['state_dict'])
+            best = check_checkpoint(path)
+            self.loop.model.load_state_dict(best['state_dict'])
+            meta.update(inherited_meta(best))
         elif average := next((hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)), None):
             self.loop.model.load_state_dict(average.module.state_dict())  # as in the last checkpoint
         runner.logger.info(f'WiSE-FT of {path or "the last weights"} at α = {", ".join(f"{alpha:g}" for alpha in self.alphas)}')
@@ -295,7 +292,7 @@ class WiSEFTHook(Hook):
             written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, runner.seed)['written']
             if self.save is not None:
                 written.append(folder / f'wise_ft_{self.save:g}.pth')
-                save_interpolated(self.loop, self.save, written[-1], dict(seed=runner.seed))
+                save_interpolated(self.loop, self.save, written[-1], meta)
             runner.logger.info(f'WiSE-FT: {", ".join(map(str, written))}')
 
 

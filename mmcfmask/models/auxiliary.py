@@ -20,6 +20,7 @@ from ..ranges import Count, NonNegative
 from .class_weights import resolve_classnames, resolve_templates, text_class_weights, text_embeddings, text_source
 from .clip_loading import NoTextTowerError, load_text_tower
 from .head import knowledge_distillation
+from .interpolation import fingerprint
 
 
 def l2_sp(weights: Iterable[Tensor], start: Iterable[Tensor]) -> Tensor:
@@ -314,11 +315,14 @@ class FLYP(PromptLoss):
         self.text.requires_grad_(True)
         classifier.head.requires_grad_(False)
         self.head_made_of: Tensor | None = None
+        self.tokens: Tensor | None = None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        chosen = torch.randint(len(self.templates), (len(step.labels), )).tolist()
-        prompts = [self.templates[i].format(self.classnames[label]) for i, label in zip(chosen, step.labels.tolist())]
-        texts = self.text.encode_text(self.tokenizer(prompts).to(step.features.device))
+        if self.tokens is None:  # all prompts, on the device: reading labels there would let the host wait in every step
+            prompts = [template.format(name) for name in self.classnames for template in self.templates]
+            self.tokens = self.tokenizer(prompts).int().unflatten(0, (len(self.classnames), -1)).to(step.labels.device)
+        chosen = torch.randint(len(self.templates), (len(step.labels), )).to(step.labels.device, non_blocking=True)
+        texts = self.text.encode_text(self.tokens[step.labels, chosen])
         contrast = ClipLoss(gather_with_grad=True, rank=get_rank(), world_size=get_world_size())
         with torch.autocast(step.features.device.type, enabled=False):
             image, text = (F.normalize(features.float(), dim=-1) for features in (step.features, texts))
@@ -326,7 +330,7 @@ class FLYP(PromptLoss):
 
     def finish(self, classifier: nn.Module) -> None:
         """Make the head of the text tower, unless it is of this tower already."""
-        now = self._fingerprint()
+        now = fingerprint(self.text)
         if self.head_made_of is None or not torch.equal(self.head_made_of, now):
             device, training = now.device, self.text.training
             with torch.autocast(device.type, enabled=False):
@@ -334,8 +338,3 @@ class FLYP(PromptLoss):
             self.text.train(training)
             classifier.head.init_class_weights(embeddings, self.text.logit_scale.detach().exp().item())
             self.head_made_of = now
-
-    def _fingerprint(self) -> Tensor:
-        """Changes with the weights of the text tower, on their device."""
-        with torch.no_grad():
-            return torch.stack([weight.double().norm() for weight in self.text.parameters()])

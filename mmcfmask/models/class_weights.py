@@ -25,12 +25,15 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 from rich.progress import track
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..datasets.names import class_names, read_names
 from ..datasets.shapes import SHAPES_TEMPLATES
+from ..errors import ConfigError, StorageError
+from ..files import atomic_write, check_whole, remove_leftovers
 from ..ranges import Count, Positive, Seed, Whole
 from .clip_loading import NoTextTowerError, load_text_model, resolve_pretrained
 from .linear_probe import STRENGTHS, fit_linear_probe
@@ -124,13 +127,18 @@ def _mean_text_embeddings(model, tokenizer, rows, columns, device, description) 
 def image_features(extract_feat: Callable[[Tensor], tuple], data_preprocessor: nn.Module, dataset: Dataset, indices: Sequence[int],
                    batch_size: int = 64, num_workers: int = 0) -> Tensor:
     """L2-normalised features (N, D), float32 on the CPU, of the images at ``indices``; arguments as :func:`prototype_class_weights`."""
-    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
     features = []
-    for batch in track(loader, description=f'Features of {len(indices)} images'):
-        inputs = data_preprocessor(batch)['inputs']
+    for inputs in batches_of(Subset(dataset, indices), data_preprocessor, batch_size, num_workers, f'Features of {len(indices)} images'):
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             features.append(F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu())
     return torch.cat(features)
+
+
+def batches_of(dataset: Dataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str) -> Iterator[Tensor]:
+    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``, with progress shown."""
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
+    for batch in track(loader, description=description):
+        yield data_preprocessor(batch)['inputs']
 
 
 def labels_of(dataset: Dataset, indices: Iterable[int]) -> Tensor:
@@ -205,11 +213,10 @@ def resolve_classnames(classnames: str | Sequence[str]) -> list[str]:
         if not path.is_file():
             raise FileNotFoundError(f"class_weights.classnames={classnames!r} is neither 'imagenet', 'dataset' nor a file that "
                                     f'exists (looked for {path.absolute()}).')
-        classnames = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-    classnames = [str(name) for name in classnames]
+        return read_names(path)
     if not classnames:
         raise ValueError('class_weights.classnames is empty.')
-    return classnames
+    return class_names(classnames, 'class_weights.classnames')
 
 
 def resolve_templates(templates: str | Sequence[str]) -> list[str]:
@@ -239,23 +246,31 @@ def load_class_weights(path: str | Path) -> Tensor:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'class_weights.path={str(path)!r}: there is no such file.')
-    if path.suffix == '.npy':
-        weight = torch.from_numpy(np.load(path))
-    elif path.suffix == '.safetensors':
-        weight = load_file(path)
-    else:
-        weight = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        if path.suffix == '.npy':
+            weight = torch.from_numpy(np.load(path, allow_pickle=False))
+        elif path.suffix == '.safetensors':
+            weight = load_file(path)
+        else:
+            check_whole(path)
+            weight = torch.load(path, map_location='cpu', weights_only=True)
+    except StorageError:
+        raise
+    except Exception as error:  # the readers raise pickle, zip, safetensors and value errors of many types
+        raise ConfigError(f'{path} cannot be read as a tensor: {str(error).splitlines()[0]}') from None
     if isinstance(weight, dict):
         if 'weight' not in weight:
-            raise ValueError(f"{path} has no key 'weight'; its keys: {', '.join(map(str, list(weight)[:10]))}.")
+            raise ConfigError(f"{path} has no key 'weight'; its keys: {', '.join(map(str, list(weight)[:10]))}.")
         weight = weight['weight']
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
-        raise ValueError(f'{path} must hold a tensor (classes, features), but holds {shape}.')
+        raise ConfigError(f'{path} must hold a tensor (classes, features), but holds {shape}.')
+    if not weight.is_floating_point() or weight.layout != torch.strided:
+        raise ConfigError(f'{path} must hold an ordinary tensor of floating-point numbers, but holds {weight.dtype}, {weight.layout}.')
     weight = weight.float()
     bad = (~torch.isfinite(weight)).any(dim=1) | (weight == 0).all(dim=1)
     if bad.any():
-        raise ValueError(f'{path}, shape {tuple(weight.shape)}: rows {bad.nonzero().flatten().tolist()[:10]} are zero or not finite.')
+        raise ConfigError(f'{path}, shape {tuple(weight.shape)}: rows {bad.nonzero().flatten().tolist()[:10]} are zero or not finite.')
     return F.normalize(weight, dim=-1)
 
 
@@ -356,10 +371,11 @@ def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict 
             (cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir).to(device), target.to(device))
             for (cfg, part), target in zip(parts, labels))
         probe = fit_linear_probe(x, y, held_out_x, held_out_y, classes, strengths)
-        print_log(f'Linear probe: C = {probe.strength:.3g} is best on the held-out images ({probe.accuracy:.2f} %).', 'current')
+        print_log(f'Linear probe: C = {probe.strength:.3g} is best on the held-out images ({probe.accuracy:.2f} %, cross-entropy '
+                  f'{probe.nll:.3f}).', 'current')
         return torch.cat([probe.weight, probe.bias[:, None]], dim=1).cpu()
 
-    return cached(dict(type='linear_probe', features=keys, strengths=strengths), compute, cache_dir)
+    return cached(dict(type='linear_probe', features=keys, strengths=strengths, chosen_by=['accuracy', 'nll']), compute, cache_dir)
 
 
 def cached_features(classifier: nn.Module, cfg: dict, dataset: Dataset, batch_size: int = 64, num_workers: int = 0,
@@ -419,26 +435,35 @@ def cached(key: dict, compute: Callable[[], Tensor], cache_dir: str | None = Non
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix('.lock')).acquire()
     except OSError as error:
-        raise OSError(f'The cache folder {folder} for class embeddings cannot be written ({error}): set cache_dir of class_weights '
+        raise StorageError(f'The cache folder {folder} for class embeddings cannot be written ({error}): set cache_dir of class_weights '
                       'or the environment variable MMCFMASK_CACHE.') from error
     with lock:
         weights = _read(path)
         if weights is None:
-            weights = compute()
-            part = path.with_suffix('.part')
-            part.write_bytes(save({'weight': weights.contiguous()}, metadata={'key': text}))
-            os.replace(part, path)
+            weights = compute().contiguous()
+            try:
+                remove_leftovers(folder)
+                with atomic_write(path) as file:
+                    file.write(save({'weight': weights}, metadata={'key': text, 'sha256': _hash_tensor(weights)}))
+            except StorageError as error:  # what is computed is not lost
+                print_log(f'{error}; this run goes on, the next one computes it again.', 'current', level=logging.WARNING)
     return weights
 
 
 def _read(path: Path) -> Tensor | None:
     try:
-        return load_file(path)['weight']
+        with safe_open(path, 'pt') as file:
+            weight, checksum = file.get_tensor('weight'), (file.metadata() or {}).get('sha256')
     except FileNotFoundError:
         return None
     except (OSError, KeyError, SafetensorError) as error:
-        print_log(f'{path} is damaged ({error}) and is made again.', 'current', level=logging.WARNING)
-        return None
+        wrong = str(error)
+    else:
+        if checksum in (None, _hash_tensor(weight)) and weight.isfinite().all():  # version 0.1 wrote no checksum
+            return weight
+        wrong = 'its checksum is wrong, or it holds numbers that are not finite'
+    print_log(f'{path} is damaged ({wrong}) and is made again.', 'current', level=logging.WARNING)
+    return None
 
 
 def _device() -> torch.device:
@@ -451,6 +476,10 @@ def _hash_file(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b''):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _hash_tensor(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
 def _hash_state(module: nn.Module) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import warnings
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Callable, NamedTuple
+from unittest import mock
 
 import open_clip
 import torch
@@ -24,9 +24,15 @@ from open_clip.transform import merge_preprocess_dict
 from open_clip.utils import to_2tuple
 from torch import nn
 
+from ..errors import ConfigError, StorageError
+from ..files import check_whole
+from .torchscript import is_torchscript, read_torchscript
+
 ASSETS = Path(__file__).resolve().parents[1] / 'assets'
 SHAPES_MODEL = 'ShapesCLIP-ViT-8-64'
 WEIGHT_SUFFIXES = ('.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.npz', '.npy')
+# What OpenAI's TorchScript archives hold beside weights.
+TORCHSCRIPT_KEYS = ('input_resolution', 'context_length', 'vocab_size')
 # Keys of an open_clip checkpoint that belong to neither tower.
 SHARED_KEYS = ('logit_scale', 'logit_bias')
 
@@ -91,10 +97,9 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
     if path is None:
         return _image_tower(model_name, model, preprocess, float(model.logit_scale.detach().exp()))
 
-    if is_torchscript(path) and f'{model_name}-quickgelu' in open_clip.list_models():  # the form of OpenAI's releases
-        print_log(f"{path} has the form of OpenAI's weights, which were trained with QuickGELU, but {model_name!r} has GELU and loses "
-                  f'accuracy with them: use model_name={model_name + "-quickgelu"!r}.', 'current', level=logging.WARNING)
     state_dict = read_state_dict(path, model_name)
+    if not tag:
+        warn_of_activation(model_name, path, state_dict)
     state_dict = convert_state_dict(model, state_dict)
     logit_scale = state_dict.get('logit_scale')
     state_dict = {key: value for key, value in state_dict.items() if key.startswith('visual.')}
@@ -103,6 +108,7 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
     _resize_pos_embed(state_dict, model, path)
     weights = {key[len('visual.'):]: value for key, value in state_dict.items()}
     check_state_dict(model.visual.state_dict(), weights, where=f'{path} does not fit the image tower of {model_name!r}')
+    check_tensors(weights, path)
     model.visual.load_state_dict(weights)
     return _image_tower(model_name, model, preprocess, 100.0 if logit_scale is None else float(logit_scale.float().exp()))
 
@@ -127,8 +133,11 @@ def load_text_model(model_name: str, pretrained: str | None = None, device: str 
             raise NoTextTowerError(f'{path} has no text tower')
         model = _or_explain_download(lambda: _create_model(model_name, pretrained), model_name)
         if path is not None:
+            state_dict = read_state_dict(path, model_name)
+            check_tensors(state_dict, path)
             try:
-                open_clip.load_checkpoint(model, str(path), weights_only=not is_torchscript(path))
+                with mock.patch('open_clip.factory.load_state_dict', return_value=state_dict):  # it would run TorchScript
+                    open_clip.load_checkpoint(model, str(path))
             except RuntimeError as error:
                 raise ValueError(f'{path} does not fit {model_name!r}: {error}') from error
     tokenizer = _or_explain_download(lambda: open_clip.get_tokenizer(model_name), model_name)
@@ -207,17 +216,49 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
         ValueError: The file is no checkpoint.
     """
     path = Path(path)
-    if path.suffix in ('.npz', '.npy'):
-        return open_clip.create_model(model_name, pretrained=str(path)).state_dict()
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='.*TorchScript')
-            state_dict = load_state_dict(str(path), weights_only=not is_torchscript(path))
+        if path.suffix in ('.npz', '.npy'):
+            return open_clip.create_model(model_name, pretrained=str(path)).state_dict()
+        if is_torchscript(path):
+            state_dict = read_torchscript(path)
+            for key in TORCHSCRIPT_KEYS:
+                state_dict.pop(key, None)
+        else:
+            check_whole(path)
+            state_dict = load_state_dict(str(path), weights_only=True)
+    except StorageError:
+        raise
     except Exception as error:  # the readers raise pickle, zip, safetensors and key errors of many types
-        raise ValueError(f'{path} cannot be read as a checkpoint: {error}') from error
-    if not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
-        raise ValueError(f'{path} is no state dict: it holds the keys {_some(state_dict)}.')
+        raise ConfigError(f'{path} cannot be read as a checkpoint: {error}') from error
+    if not isinstance(state_dict, Mapping) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise ConfigError(f'{path} is no state dict: it holds ' + (
+            f'the keys {_some(state_dict)}.' if isinstance(state_dict, Mapping) else f'a {type(state_dict).__name__}.'))
+    if any(key.startswith('vision_model.') for key in state_dict):
+        raise ConfigError(f"{path} holds weights in the form of Hugging Face's transformers (vision_model.…), which is not read here: "
+                          "take the same model in open_clip's form, by a tag such as pretrained='openai', as 'hf-hub:…' of a repository "
+                          'for open_clip, or convert it.')
     return state_dict
+
+
+def warn_of_activation(model_name: str, path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Log a warning where a file may hold OpenAI's weights, which need QuickGELU, and ``model_name`` has GELU.
+
+    Such a file is a TorchScript archive, or does not say: a state dict of the image tower alone, or one whose numbers all fit in
+    float16, as OpenAI's do in every precision they are kept in.
+    """
+    quick = f'{model_name}-quickgelu'
+    if quick not in open_clip.list_models():
+        return
+    if is_torchscript(path):
+        why = "has the form of OpenAI's weights, which were"
+    else:
+        if any(not key.startswith('visual.') and key not in SHARED_KEYS for key in state_dict) and any(
+                value.is_floating_point() and not torch.equal(value.half().to(value.dtype), value)
+                for key, value in state_dict.items() if key.endswith('weight') and value.ndim > 1):
+            return
+        why = "may hold OpenAI's weights, which were"
+    print_log(f'{path} {why} trained with QuickGELU, but {model_name!r} has GELU and loses accuracy with them: use model_name={quick!r}'
+              + ('.' if is_torchscript(path) else ", unless they are another's."), 'current', level=logging.WARNING)
 
 
 def has_text_tower(path: str | Path, model_name: str) -> bool:
@@ -225,25 +266,31 @@ def has_text_tower(path: str | Path, model_name: str) -> bool:
     return any(not key.startswith('visual.') and key not in SHARED_KEYS for key in read_state_dict(path, model_name))
 
 
-def is_torchscript(path: str | Path) -> bool:
-    """Whether a file is a TorchScript archive, the form of OpenAI's original releases, which holds code beside tensors."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+def check_tensors(state_dict: Mapping[str, torch.Tensor], where: str | Path) -> None:
+    """Raise a ValueError that names a tensor that no weight can be: sparse, quantised, complex or not finite."""
+    for name, value in state_dict.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            kind = 'complex' if value.is_complex() else 'quantised' if value.is_quantized else 'sparse'
+            raise ConfigError(f'{where}: {name} is a {kind} tensor: save it as an ordinary one of floating-point numbers')
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ConfigError(f'{where}: {name} holds numbers that are not finite (NaN or infinity): the file is no use, take another')
 
 
 def check_state_dict(expected: dict[str, torch.Tensor], state_dict: dict[str, torch.Tensor], where: str) -> None:
-    """Raise a ValueError that names missing, unexpected and mis-shaped keys; ``where`` begins the message."""
+    """Raise a ValueError that names missing, unexpected and mis-shaped keys, and integers where floats belong; ``where`` begins the
+    message."""
     wrong = dict(
         missing=[key for key in expected if key not in state_dict],
         unexpected=[key for key in state_dict if key not in expected])
     wrong['of another shape'] = [
         f'{key} {tuple(state_dict[key].shape)} instead of {tuple(value.shape)}' for key, value in expected.items()
         if key in state_dict and state_dict[key].shape != value.shape]
+    wrong['of another kind'] = [
+        f'{key} {str(state_dict[key].dtype)[6:]} instead of {str(value.dtype)[6:]}' for key, value in expected.items()
+        if key in state_dict and state_dict[key].is_floating_point() != value.is_floating_point()]
     if any(wrong.values()):
         found = '; '.join(f'{len(keys)} {kind}: {_some(keys)}' for kind, keys in wrong.items() if keys)
-        raise ValueError(f'{where}: {found}.')
+        raise ConfigError(f'{where}: {found}.')
 
 
 def _create_model(model_name: str, pretrained: str | None, **kwargs) -> nn.Module:

@@ -8,19 +8,28 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..compat import autocast_dtype, bfloat16_products
+from .. import kernels
+from ..compat import autocast_dtype, bfloat16_products, is_compiling, no_autocast
+from ..counterfactual.relevance import needs_weight_gradients
 
 # The original: a recorder of attention may stand in its place later.
 _fused_attention = F.scaled_dot_product_attention
 # Elements of attention matrices to work on at once on a CPU, about what its cache holds.
 _CPU_CHUNK = 2**20
+# A GPU with less memory, in bytes, computes cheap activations again.
+_LARGE_MEMORY = 40e9
 
 
-def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool = True) -> None:
+def on_cpu(device: torch.device) -> bool:
+    """Whether the ways of a CPU are taken on this device."""
+    return device.type == 'cpu'
+
+
+def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool | None = None) -> None:
     """Turn the parts of an open_clip tower that are stock into their lean equals, in place.
 
     Weights, their names, hooks and sub-modules stay as they are, and features and gradients are equal up to rounding:
@@ -29,6 +38,7 @@ def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool = True)
     - Attention works on (B, L, C) as it comes; ``nn.MultiheadAttention`` transposes and copies.
     - QuickGELU keeps one tensor for its backward pass instead of three; what it and the layer norms give is computed again there
       (with ``recompute``).
+    - Layer norms work in the precision of their input under autocast on a GPU too, which would make float32 copies around them.
     - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16).
     - Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times slower there.
 
@@ -38,7 +48,8 @@ def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool = True)
         visual (nn.Module): The image tower of an open_clip model.
         compiled (bool): Run what lies between the matrix products of a block through ``torch.compile``. The products stay outside: a
             compiled backward pass always computes the gradients of all its weights, which the relevance map has no use for.
-        recompute (bool): Whether a stock block computes what QuickGELU and the layer norms give again in the backward pass.
+        recompute (bool, optional): Whether a stock block computes what QuickGELU and the layer norms give again in the backward pass.
+            None: see :func:`recomputes_on`.
 
     Raises:
         ValueError: ``compiled``, but the blocks are not stock.
@@ -47,6 +58,8 @@ def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool = True)
         if type(module) is QuickGELU:
             module.__class__ = LeanQuickGELU
             module.compiled = compiled
+        elif type(module) is LayerNorm:
+            module.__class__ = LeanLayerNorm
         elif type(module) is nn.MultiheadAttention and _is_plain_attention(module):
             module.__class__ = LeanAttention
             module.scaled_dot_product_attention = attention
@@ -75,7 +88,7 @@ class LeanVisionTransformer(VisionTransformer):
     """The patch embedding as a matrix product, but in float32 on a CPU, where the convolution is as fast."""
 
     def _embeds(self, x: Tensor) -> Tensor:
-        if x.device.type == 'cpu' and x.dtype == torch.float32 and not autocast_dtype('cpu'):
+        if on_cpu(x.device) and x.dtype == torch.float32 and not autocast_dtype('cpu'):
             return super()._embeds(x)
         rows, cols = (size // patch for size, patch in zip(x.shape[-2:], self.patch_size))
         x = x.unflatten(3, (cols, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)  # (B, h, w, 3, H/h, W/w)
@@ -89,16 +102,25 @@ class LeanTransformer(Transformer):
     """Gives the class token alone, (B, 1, C).
 
     Attributes:
-        recompute (bool): Blocks compute cheap activations again in the backward pass, unless they are checkpointed.
+        recompute (bool, optional): Blocks compute cheap activations again in the backward pass, unless they are checkpointed. None: see
+            :func:`recomputes_on`.
     """
-    recompute = True
+    recompute: bool | None = None
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        recompute = self.recompute and not self.grad_checkpointing
+        recompute = recomputes_on(x.device) if self.recompute is None else self.recompute
+        recompute = recompute and not self.grad_checkpointing
         for block in self.resblocks:
             args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], recompute)
             x = checkpoint(block, *args, use_reentrant=False) if self.grad_checkpointing else block(*args)
         return x
+
+
+@cache
+def recomputes_on(device: torch.device) -> bool:
+    """Whether cheap activations are computed again on this device, where nobody says: on all but GPUs of 40 GB or more, which have room for
+    them at the usual batch sizes (docs/performance.md has numbers)."""
+    return on_cpu(device) or device.type == 'cuda' and torch.cuda.get_device_properties(device).total_memory < _LARGE_MEMORY
 
 
 class LeanBlock(ResidualAttentionBlock):
@@ -131,10 +153,11 @@ def recomputed(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Ten
     """Operations inside the context that would keep ``tensor`` for their backward pass keep ``source``, and compute ``function(source)``.
 
     It pays where ``function`` is cheap and ``source`` is kept anyway. Not inside an activation checkpoint, which is to keep neither, and
-    not for second derivatives.
+    not for second derivatives. ``tensor`` must be of use to gradients of weights alone, as the input of a linear layer is: where none are
+    asked for (:func:`mmcfmask.counterfactual.relevance.activations_only`), nothing is computed and NaN stands in its place.
     """
     here = tensor.data_ptr(), tensor.numel()  # autograd holds on to pack, which must not hold on to the tensor
-    source, device, dtype = source.detach(), source.device.type, autocast_dtype(source.device.type)
+    source, dtype = source.detach(), tensor.dtype
 
     def pack(saved: Tensor) -> Tensor | torch.Size:
         # Detached: an operation's own output would hold the operation that holds it, for ever.
@@ -143,8 +166,11 @@ def recomputed(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Ten
     def unpack(packed: Tensor | torch.Size) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype is not None):
-            return function(source).view(packed)
+        if not needs_weight_gradients():
+            return source.new_full((), float('nan'), dtype=dtype).expand(packed)
+        # In the dtype of before by a cast, not by autocast, whose end would clear the cache of cast weights for all threads.
+        with torch.no_grad():
+            return function(source).to(dtype).view(packed)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
@@ -162,6 +188,19 @@ def _add_and_normalize(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[T
 @cache
 def _compiled(function: Callable) -> Callable:
     return torch.compile(function)
+
+
+class LeanLayerNorm(LayerNorm):
+    """Under autocast on a GPU in the dtype of its input, with statistics in float32 as ever.
+
+    Autocast would turn the input into float32 and the output back, four times the bytes. (On a CPU it does not.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if on_cpu(x.device) or x.dtype == self.weight.dtype or self.weight.dtype != torch.float32 or is_compiling():
+            return super().forward(x)  # compiled, the copies are never written
+        with no_autocast():
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 class LeanAttention(nn.MultiheadAttention):
@@ -226,12 +265,14 @@ class _QuickGELU(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         x, = ctx.saved_tensors
+        if kernels.available(x.device):
+            return kernels.quick_gelu_backward(grad, x)
         return torch.ops.aten.silu_backward(grad, x * 1.702)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:
     """``scaled_dot_product_attention`` with a faster backward pass in bfloat16 on a CPU."""
-    if query.device.type == 'cpu' and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not args and not kwargs:
+    if on_cpu(query.device) and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not args and not kwargs:
         return _LowPrecisionCPUAttention.apply(query, key, value, attn_mask)
     return _fused_attention(query, key, value, attn_mask, *args, **kwargs)
 
@@ -246,7 +287,7 @@ class _LowPrecisionCPUAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @torch.autocast('cpu', enabled=False)
+    @no_autocast()
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         shape, scale = grad.shape, grad.shape[-1]**-0.5
         # (B · heads, L, d), so that products need no copies of their own.

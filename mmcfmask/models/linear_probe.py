@@ -1,12 +1,14 @@
 """Linear probing: logistic regression on the features of a frozen tower."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from rich.progress import track
 from torch import Tensor
 
@@ -23,11 +25,13 @@ class LinearProbe(NamedTuple):
         bias (Tensor): (C,).
         strength (float): The C it was fitted with.
         accuracy (float): In percent, on the held-out images.
+        nll (float): Mean cross-entropy on the held-out images.
     """
     weight: Tensor
     bias: Tensor
     strength: float
     accuracy: float
+    nll: float
 
 
 def logistic_regression(features: Tensor, labels: Tensor, num_classes: int, strength: float,
@@ -76,8 +80,9 @@ def fit_linear_probe(features: Tensor, labels: Tensor, held_out_features: Tensor
     Features and Underperform Out-of-Distribution" (ICLR 2022), fit the linear probe of LP-FT.
 
     Features are brought to mean 0 and standard deviation 1 by one number each, so that a strength means the same for any tower; the
-    strengths are tried from the strongest penalty to the weakest, each starting from the one before, and the first of the best is
-    taken. The result is for the features as they are given.
+    strengths are tried from the strongest penalty to the weakest, each starting from the one before. Of equal accuracies the one with the
+    lowest cross-entropy is taken: the strongest penalties rank the classes right with weights of almost 0. The result is for the features
+    as they are given. That it lies at an end of ``strengths`` is logged as a warning.
 
     Args:
         features, held_out_features (Tensor): (N, D) and (M, D) float32.
@@ -93,11 +98,17 @@ def fit_linear_probe(features: Tensor, labels: Tensor, held_out_features: Tensor
                          f'held-out ones and {len(strengths)} strengths')
     mean, std = features.mean(), features.std()
     x, held_out_x = (features - mean) / std, (held_out_features - mean) / std
-    best, fitted = None, None
-    for strength in track(sorted(strengths), description='Linear probe'):
+    best, fitted, strengths = None, None, sorted(strengths)
+    for strength in track(strengths, description='Linear probe'):
         fitted = logistic_regression(x, labels, num_classes, strength, fitted)
         weight, bias = fitted
-        accuracy = 100 * ((held_out_x @ weight.T + bias).argmax(dim=1) == held_out_labels).float().mean().item()
-        if best is None or accuracy > best.accuracy:
-            best = LinearProbe(weight / std, bias - mean / std * weight.sum(dim=1), strength, accuracy)
+        logits = held_out_x @ weight.T + bias
+        accuracy = 100 * (logits.argmax(dim=1) == held_out_labels).float().mean().item()
+        nll = F.cross_entropy(logits, held_out_labels).item()
+        if best is None or (accuracy, -nll) > (best.accuracy, -best.nll):
+            best = LinearProbe(weight / std, bias - mean / std * weight.sum(dim=1), strength, accuracy, nll)
+    if len(strengths) > 1 and best.strength in (strengths[0], strengths[-1]):
+        side = 'smallest' if best.strength == strengths[0] else 'largest'
+        print_log(f'the linear probe is best at the {side} C that was tried, {best.strength:g}: a better one may lie beyond', 'current',
+                  level=logging.WARNING)
     return best

@@ -29,8 +29,9 @@ class OpenCLIPBackbone(BaseBackbone):
             Defaults to False.
         compile (bool): Whether what lies between the matrix products of a block runs through ``torch.compile``. For GPUs; on a CPU it is no
             faster. All blocks share the code, which is compiled in the first step. Needs torch ≥ 2.5. Defaults to False.
-        recompute (bool): Whether cheap activations (QuickGELU, layer norms) are computed again in the backward pass, which saves up to a
-            third of the memory for a few percent of the time. Defaults to True.
+        recompute (bool, optional): Whether cheap activations (QuickGELU, layer norms) are computed again in the backward pass, which saves
+            up to a third of the memory for a few percent of the time, on a GPU for a tenth. Defaults to None: where a GPU has less than
+            40 GB, and on CPUs.
         init_cfg (dict, optional): Initialisation config, applied on top of the loaded weights. Defaults to None.
 
     Attributes:
@@ -53,7 +54,7 @@ class OpenCLIPBackbone(BaseBackbone):
     """
 
     def __init__(self, model_name: str, pretrained: str | None = None, load: bool = True, frozen: bool = False,
-                 grad_checkpointing: bool = False, compile: bool = False, recompute: bool = True,
+                 grad_checkpointing: bool = False, compile: bool = False, recompute: bool | None = None,
                  init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         tower = load_image_tower(model_name, pretrained, load)

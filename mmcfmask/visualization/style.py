@@ -7,6 +7,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..files import atomic_write
+
 FONT_SIZE = 7  # points
 STYLE = {
     **matplotlib.rcParamsDefault,
@@ -53,16 +55,17 @@ def save_figure(fig: Figure, path, pdf: bool = False, dpi: int = 300) -> list[Pa
 
     Raises:
         ValueError: If the name does not end in ``.png``.
-        OSError: If the file cannot be written.
+        StorageError: If the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != '.png':
         raise ValueError(f"{path}: the name of a picture must end in '.png'")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        fig.savefig(path, dpi=dpi, format='png', facecolor='white')
+        with atomic_write(path) as file:
+            fig.savefig(file, dpi=dpi, format='png', facecolor='white')
         if not pdf:
             return [path]
         # Without the date equal figures give equal files.
-        fig.savefig(path.with_suffix('.pdf'), dpi=dpi, format='pdf', metadata={'CreationDate': None})
+        with atomic_write(path.with_suffix('.pdf')) as file:
+            fig.savefig(file, dpi=dpi, format='pdf', metadata={'CreationDate': None})
         return [path, path.with_suffix('.pdf')]

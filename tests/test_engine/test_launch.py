@@ -1,3 +1,6 @@
+import argparse
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import mmcv
@@ -12,6 +15,9 @@ from mmcfmask.engine import RelativeEMAHook, launch, preflight
 from mmcfmask.engine.launch import (
     add_gate,
     add_second_look,
+    apply_run_arguments,
+    build_runner,
+    fit_loaders,
     fit_total_batch,
     forget_pretrained,
     inference_config,
@@ -19,6 +25,7 @@ from mmcfmask.engine.launch import (
     method_name,
 )
 
+ROOT = Path(__file__).parents[2]
 CONFIG = """
 data_root = 'data/x/'
 total_batch_size = 24
@@ -42,7 +49,7 @@ def test_accumulation_makes_up_the_total():
         fit_total_batch(cfg, processes)
         assert cfg.optim_wrapper.accumulative_counts == counts
         assert cfg.custom_hooks[0].interval == interval
-        assert [hook.interval for hook in cfg.custom_hooks[1:]] == [counts, counts, 10 * counts]
+        assert [hook.get('interval') for hook in cfg.custom_hooks[1:]] == [counts, None, 10]  # ours count optimizer steps themselves
 
 
 def test_indivisible_total_is_an_error():
@@ -202,7 +209,7 @@ def test_loaders_fit_the_machine(monkeypatch):
         return Config(dict(train_dataloader=dict(dataset={}, num_workers=8, persistent_workers=True, pin_memory=True),
                            val_dataloader=None, test_dataloader=dict(a=dict(dataset={}, num_workers=8), b=dict(dataset={}))))
 
-    monkeypatch.setattr(launch.os, 'cpu_count', lambda: 6)
+    monkeypatch.setattr(launch, 'usable_cores', lambda: 6)
     monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
     monkeypatch.delenv('SLURM_NTASKS_PER_NODE', raising=False)
     for gpu in (True, False):
@@ -226,6 +233,42 @@ def test_processes_of_every_launcher(monkeypatch):
     for number, name in enumerate(('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'), start=2):
         monkeypatch.setenv(name, str(number))
     assert [launch.world_size(name) for name in ('none', 'pytorch', 'slurm', 'mpi')] == [1, 2, 3, 4]
+
+
+def test_local_rank_of_mpi_is_that_of_mpi(monkeypatch):
+    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '3')
+    for launcher, rank in (('mpi', '3'), ('none', '0')):
+        monkeypatch.setenv('LOCAL_RANK', '0')
+        cfg = Config(dict(work_dir='w'))
+        apply_run_arguments(cfg, argparse.Namespace(launcher=launcher, local_rank=0, work_dir=None, config='c.py'))
+        assert os.environ['LOCAL_RANK'] == rank
+
+
+def test_settings_of_the_runner_are_no_unknown_names(tmp_path):
+    options = {'find_unused_parameters': True, 'sync_bn': 'torch', 'model_wrapper_cfg.static_graph': True, 'tf32': True,
+               'activation_checkpointing': ['backbone'], 'compile': False}
+    cfg = load_config(str(ROOT / 'configs' / 'shapes' / 'cfmask.py'), options)
+    assert cfg.find_unused_parameters and cfg.model_wrapper_cfg.static_graph and cfg.tf32
+
+
+@pytest.mark.parametrize('given, wrapped', [
+    ({}, dict(type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=False, device_ids=None)),
+    (dict(find_unused_parameters=True),
+     dict(type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=True, device_ids=None)),
+    (dict(model_wrapper_cfg=dict(static_graph=True)), dict(type='MMDistributedDataParallel', static_graph=True, device_ids=None)),
+    (dict(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')), dict(type='MMFullyShardedDataParallel')),
+])
+def test_wrapper_of_the_config_is_kept_without_a_gpu(monkeypatch, given, wrapped):
+    monkeypatch.setattr(launch, 'start_process_group_without_gpu', lambda launcher: True)
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg))
+    assert build_runner(Config(dict(launcher='none', **given))).cfg.model_wrapper_cfg == wrapped
+
+
+def test_workers_by_the_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0, 5, 7}, raising=False)
+    cfg = Config(dict(train_dataloader=dict(num_workers=16, dataset=dict())))
+    fit_loaders(cfg)
+    assert cfg.train_dataloader.num_workers == 3
 
 
 def test_fused_optimizer_only_where_there_is_one(monkeypatch):

@@ -17,6 +17,7 @@ from mmcfmask.datasets import MissingSetError
 from mmcfmask.engine.launch import build_runner, fit_total_batch, load_config
 from mmcfmask.engine.loops import SetSequence, choose_shifts, refuse_choice_by_shift
 from mmcfmask.engine.preflight import check_selection
+from mmcfmask.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
 SUBSET = tuple((index, ) for index in range(3, 1000, 50))  # 20 classes of 1000, as ImageNet-R and -A are 200
@@ -88,7 +89,7 @@ def test_sets_of_other_folders_are_refused(tmp_path):
     def test(**shift):
         return run(config(dict(id=tree('bee', 'cat'), shift=tree('ant', 'bee', **shift)), tmp_path / 'run', dict(num_classes=2)))
 
-    with pytest.raises(ValueError, match=r"class 0 is the folder 'ant' in the dataset of test_dataloader\['shift'\], but 'bee' in that of "
+    with pytest.raises(ValueError, match=r"class 0 is the folder 'ant' in the dataset of test_dataloader\['shift'\], but 'bee' in "
                        r"test_dataloader\['id'\]: .*FolderShiftDataset"):
         test()
     with pytest.raises(ValueError, match="class 0 is the folder 'ant'"):
@@ -198,7 +199,7 @@ def test_unreadable_image_is_named(trees, tmp_path):
     path = tmp_path / 'set' / 'class0004' / '0.png'
     path.write_bytes(path.read_bytes()[:-25])
     for workers in (0, 1):
-        with pytest.raises(RuntimeError, match='class0004/0.png cannot be read as an image'):
+        with pytest.raises(StorageError, match='class0004/0.png cannot be read as an image'):
             run(config({'id': loader(tmp_path / 'set', 4, SUBSET, workers)}, tmp_path / 'run'))
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from oracle import RUNS
 
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_runner, fit_total_batch, forget_pretrained, load_config
-from mmcfmask.engine.preflight import check_checkpoint
 from mmcfmask.engine.wise_ft import parse_alphas, save_interpolated, start_weights, write_results
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,7 @@ def test_hook(config, tmp_path):
         'wise_ft.json', 'wise_ft.md', 'wise_ft.png', 'wise_ft.pdf', 'metrics.json', 'wise_ft_0.5.pth'
     }
     line = json.loads((folder / 'wise_ft.json').read_text())
-    best, = (tmp_path / 'run').glob('best_*.pth')
+    best = tmp_path / 'run' / 'best.pth'
     assert line['checkpoint']['path'] == str(best) and line['seed'] == 0
     for part, path in zip(line['line'], (None, folder / 'wise_ft_0.5.pth', best)):
         assert part['metrics'] == evaluated(config('ft' if path else 'zeroshot', 'again'), path and str(path))
@@ -187,7 +187,7 @@ def test_hook_after_flyp(config, tmp_path):
     cfg.custom_hooks.append(dict(type='WiSEFTHook', alphas=[0, 1], save=1))
     fit_total_batch(cfg, 1)
     build_runner(cfg).train()
-    best, = (tmp_path / 'run').glob('best_*.pth')
+    best = tmp_path / 'run' / 'best.pth'
     best = check_checkpoint(str(best))['state_dict']
     end = check_checkpoint(str(tmp_path / 'run' / 'wise_ft' / 'wise_ft_1.pth'))['state_dict']
     assert any(name.startswith('auxiliary.') for name in best)

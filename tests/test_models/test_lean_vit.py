@@ -2,6 +2,9 @@
 import copy
 import functools
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -9,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from open_clip.transformer import QuickGELU
+from open_clip.transformer import LayerNorm, QuickGELU
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmcfmask.counterfactual import mask_keys, record_attention
+from mmcfmask.counterfactual import attention_relevance, mask_keys, record_attention
 from mmcfmask.models import OpenCLIPBackbone
-from mmcfmask.models.lean_vit import LeanBlock, LeanQuickGELU, LeanTransformer, attention, make_lean, recomputed
+from mmcfmask.models.lean_vit import LeanBlock, LeanQuickGELU, LeanTransformer, attention, make_lean, recomputed, recomputes_on
 
 
 def towers(name='tiny-vit-quickgelu', dtype=torch.float64):
@@ -208,6 +212,64 @@ def test_recomputed_tensors_are_freed_and_given_again():
     expected = torch.autograd.grad(layer(x.sin()).square().sum(), layer.weight)[0]
     torch.testing.assert_close(layer.weight.grad, expected)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize('name', ['tiny-vit', 'tiny-vit-quickgelu'])
+def test_relevance_recomputes_nothing_and_leaves_the_casts_of_weights(name, monkeypatch):
+    """Its backward pass needs no gradients of weights; autocast's cache is one for all threads, and autograd has its own on a GPU."""
+    _, lean = towers(name, torch.float32)
+    calls, cleared = [], []
+    for block in lean.transformer.resblocks:
+        for module in (block.ln_1, block.ln_2, block.mlp.gelu):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        with record_attention(lean) as recorded:
+            score = lean(torch.randn(3, 3, 32, 32)).float().square().sum()
+        monkeypatch.setattr(torch, 'clear_autocast_cache', lambda: cleared.append(1))
+        with ThreadPoolExecutor(1) as pool:
+            relevance = pool.submit(attention_relevance, score, recorded, (4, 4), retain_graph=True).result()
+            assert len(calls) == 3 * 3 and relevance.isfinite().all()
+            pool.submit(score.backward).result()
+        assert not cleared
+    assert len(calls) == 2 * 3 * 3
+    assert all(parameter.grad.isfinite().all() for parameter in lean.parameters())
+
+
+def test_where_nobody_says_a_large_gpu_keeps_activations(monkeypatch):
+    for memory, kept in ((80e9, True), (24e9, False)):
+        recomputes_on.cache_clear()
+        monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device, memory=memory: SimpleNamespace(total_memory=memory))
+        assert recomputes_on(torch.device('cuda:0')) is not kept and recomputes_on(torch.device('cpu'))
+    recomputes_on.cache_clear()
+
+
+def test_layer_norm_makes_no_float32_copies_on_a_gpu():
+    """By the operations of tensors that have no values."""
+    with FakeTensorMode():
+        norm, x = make_norm('cuda'), torch.empty(4, 32, device='cuda', dtype=torch.bfloat16)
+        with Operations() as operations, on_autocast('cuda'):
+            assert norm(x).dtype == torch.bfloat16
+    names = [name for name, shape in operations.calls if shape == (4, 32) or name == 'native_layer_norm']
+    assert names == ['native_layer_norm']
+
+
+def make_norm(device):
+    norm = nn.Sequential(LayerNorm(32, device=device))
+    make_lean(norm)
+    return norm
+
+
+@contextmanager
+def on_autocast(device):
+    """Also without a GPU, where torch.autocast refuses."""
+    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, before[0])
+        torch.set_autocast_dtype(device, before[1])
 
 
 def plain_attention(q, k, v, visible=None):

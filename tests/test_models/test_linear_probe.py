@@ -63,6 +63,32 @@ def test_strength_is_chosen_on_held_out_images_and_the_result_is_for_raw_feature
     assert 100 * (predicted == held_out_labels).float().mean().item() == pytest.approx(probe.accuracy, abs=1)
 
 
+def test_of_equal_accuracies_the_surest_is_chosen():
+    """Classes far apart: every strength ranks them right, and the strongest penalty with weights of almost 0."""
+    features, labels = clouds(num=100)
+    features += 20 * torch.nn.functional.one_hot(labels, 5)
+    strengths = [1e-7, 1e-3, 1e-1, 1e4]
+    probe = fit_linear_probe(features[:60], labels[:60], features[60:], labels[60:], 3, strengths)
+    losses = [fit_linear_probe(features[:60], labels[:60], features[60:], labels[60:], 3, [strength]) for strength in strengths]
+    assert {one.accuracy for one in losses} == {100.} and probe.strength == strengths[int(np.argmin([one.nll for one in losses]))]
+    logits = features[60:].double() @ probe.weight.T.double() + probe.bias.double()
+    expected = -np.mean([row[label] - np.log(np.exp(row).sum()) for row, label in zip(logits.numpy(), labels[60:].tolist())])
+    assert probe.nll == pytest.approx(expected, rel=1e-3) and probe.nll < 0.1 < 1 < losses[0].nll
+
+
+def test_best_at_an_end_of_the_grid_is_a_warning(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmcfmask.models.linear_probe.print_log', lambda message, *args, **kwargs: said.append(message))
+    features, labels = clouds(num=30)
+    held_out, held_out_labels = clouds(num=200, seed=1)
+    for strengths, end in ([1e-6, 1.], 'largest C that was tried, 1:'), ([1., 1e3], 'smallest C that was tried, 1:'):
+        fit_linear_probe(features, labels, held_out, held_out_labels, 3, strengths)
+        assert end in said.pop()
+    fit_linear_probe(features, labels, held_out, held_out_labels, 3, [1e-6, 1e-2, 1., 1e3])
+    fit_linear_probe(features, labels, held_out, held_out_labels, 3, [1.])  # given, not chosen
+    assert not said
+
+
 def test_nothing_to_fit():
     features, labels = clouds()
     with pytest.raises(ValueError, match='0 held-out ones'):

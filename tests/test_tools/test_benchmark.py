@@ -105,6 +105,28 @@ def test_command(tool, tmp_path, capsys):
     assert 'where the time goes' in shown and 'against naive' in shown
 
 
+def test_count(tool, tmp_path, capsys):
+    out = tmp_path / 'count.json'
+    arguments = ['--config', SHAPES, '--count', '--amp', '--batch', '4', '--card', 'A100']
+    result = tool.main([*arguments, '--out', str(out)])
+    assert json.loads(out.read_text()) == result and list(result['phases']) == list(tool.PHASES)
+    assert 'ms on A100' in capsys.readouterr().out
+    # ShapesCLIP-ViT-8-64: 65 tokens, 5 layers, 128 wide; of the last block keys and values for all tokens, and the rest for one.
+    tokens, width, layers = 65, 128, 5
+    whole = 2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width
+    last = 2 * tokens * 2 * width**2 + 2 * 10 * width**2 + 2 * 2 * tokens * width
+    patches, projection = 2 * 64 * 3 * 8**2 * width, 2 * width * 128
+    forward = 4 * (patches + (layers - 1) * whole + last + projection)
+    flops = {name: work['flops'] for name, work in result['phases'].items()}
+    assert flops['clean forward'] == flops['masked forward'] == flops['teacher'] == forward
+    assert flops['relevance'] < 1.2 * forward and 3.5 * forward < flops['backward'] < 4.3 * forward
+    assert result['step']['flops'] == sum(flops.values())
+    # Nothing that grows with the square of the batch, and no time below that of the largest part.
+    twice = tool.main([*arguments[:4], '--batch', '8', '--card', 'H200'])['step']
+    assert 1.9 < twice['flops'] / result['step']['flops'] < 2.1 and twice['kernels'] == result['step']['kernels']
+    assert result['step']['seconds'] > result['step']['bytes'] / result['rates']['bytes']
+
+
 def test_real_loader_and_skipping(tool):
     result = tool.main(['--config', SHAPES, '--loader', '--batch', '4', '--steps', '1', '--device', 'cpu', '--skip', 'naive', 'memory',
                         '--cfg-options', 'train_dataloader.dataset.size=8'])

@@ -131,7 +131,7 @@ def test_relevance_is_that_of_the_label(show, photos, tool):
     cfg.merge_from_dict({'model.backbone.pretrained': None, 'model.head.class_weights': None})
     torch.manual_seed(0)
     model = tool.build_model(cfg.model, None, None)
-    items = tool.images_of_files(cfg, model, sorted(photos.iterdir())[:2])
+    items = tool.images_of_files(cfg, sorted(photos.iterdir())[:2])
     inputs = model.data_preprocessor(dict(inputs=[item['inputs'] for item in items]))['inputs']
     torch.testing.assert_close(star, relevance_map(model, inputs, torch.tensor([3, 3])))
     labels = show(photos, '--num', 2)[4]  # without labels: what the model predicts
@@ -179,7 +179,7 @@ test_dataloader = dict(dataset=dict(type='FolderDataset', data_root={str(tmp_pat
     (['--split', 'test', '--value', '1.5'], r'--value: the threshold of the object mask must lie in \[0, 1\]'),
     (['my photos/0.png'], 'at least 2 images, or --fill none'),
     (['nothing.jpg', 'my photos/0.png'], 'nothing.jpg: no such file or folder'),
-    (['text.png', 'my photos'], 'text.png: not a readable image'),
+    (['text.png', 'my photos'], 'text.png cannot be read as an image'),
     (['empty'], 'empty: no images in this folder'),
     (['lost.pth', 'my photos'], "there is no checkpoint 'lost.pth'"),
     (['text.pth', 'my photos'], 'text.pth. is not a checkpoint'),

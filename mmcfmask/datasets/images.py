@@ -1,0 +1,196 @@
+"""What counts as an image file, and how one becomes pixels: for training, tests, checks, pictures and inference alike."""
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from mmengine import fileio
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import StorageError
+
+EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.webp', '.gif', '.bmp', '.dib', '.tif', '.tiff', '.ppm', '.pgm',
+              '.pbm', '.pnm', '.avif', '.jp2', '.j2k', '.jpx', '.tga', '.qoi')
+# Of their own by operating systems and file servers, such as previews of every image.
+SYSTEM_NAMES = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found', 'Thumbs.db', 'desktop.ini')
+# Pillow's names of the formats that are read, whatever a file's name. Not among them: EPS, for which Pillow runs Ghostscript.
+FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'AVIF', 'HEIF', 'JPEG2000', 'TGA', 'QOI', 'PCX', 'ICO', 'SGI',
+           'DDS', 'PSD')
+BitsPerSample, PhotometricInterpretation = 258, 262  # tags of TIFF
+MAX_PIXELS = 178_956_970  # above, a small file may fill the memory; Pillow's limit, which other packages switch off
+
+
+# Which files are images --------------------------------------------------------------------------------------------------------------
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that people do not see, such as a notebook's ``.ipynb_checkpoints``."""
+    return name.startswith('.') or name in SYSTEM_NAMES
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file counts as an image by its name: one of :data:`EXTENSIONS`, in any case, and not hidden."""
+    return name.lower().endswith(EXTENSIONS) and not is_hidden(name)
+
+
+def find_images(folder: str | os.PathLike, root: str | os.PathLike | None = None, left_out: Counter | None = None) -> list[str]:
+    """Names of all images in a folder and the folders below it, relative to ``folder``, sorted, with ``/``.
+
+    Hidden files and folders do not count. Every real folder is visited once: a link to a folder is followed only if it leads out of
+    ``root``, and not to a folder that holds the link.
+
+    Args:
+        folder: Where to look.
+        root: The data set that the folder is a part of. Defaults to the folder.
+        left_out (Counter, optional): Counts what is no image, by ending; what is no file at all (broken links, pipes, devices) under ''.
+
+    Raises:
+        StorageError: A folder that cannot be read; named.
+    """
+    names, count = [], Counter() if left_out is None else left_out
+    top, seen = os.path.realpath(folder if root is None else root), set()
+    waiting = [(os.fspath(folder), os.path.realpath(folder), '')]
+    while waiting:
+        path, real, prefix = waiting.pop()
+        if real in seen:
+            continue
+        seen.add(real)
+        folders = []
+        for entry in list_folder(path):
+            if is_folder(entry):
+                inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+                if not entry.is_symlink() or not (lies_in(inner, top) or lies_in(real, inner)):
+                    folders.append((entry.path, inner, f'{prefix}{entry.name}/'))
+            elif not is_file(entry):
+                count[''] += 1
+            elif is_image_name(entry.name):
+                names.append(prefix + entry.name)
+            else:
+                count[os.path.splitext(entry.name)[1].lower() or 'none'] += 1
+        waiting += reversed(folders)
+    return sorted(names)
+
+
+def list_folder(path: str | os.PathLike) -> list[os.DirEntry]:
+    """What is in a folder and not hidden, sorted by name; a folder that cannot be read is a StorageError that names it."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise StorageError(f'cannot read the folder {os.fspath(path)!r} ({error.strerror})') from None
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one. ``entry.is_dir`` fails where links lead in a circle."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def is_file(entry: os.DirEntry) -> bool:
+    """Whether an entry is a regular file or a link to one; no pipe, no device. Asks the disk for links only."""
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether a real path is a folder or lies below it."""
+    return path == folder or path.startswith(os.path.join(folder, ''))
+
+
+def left_out_words(left_out: Counter) -> str:
+    """What :func:`find_images` counted, in words: '5 files (3 .txt, 1 without an ending, 1 no regular file)'."""
+    words = {'none': 'without an ending', '': 'no regular file'}
+    return f'{sum(left_out.values())} files ({", ".join(f"{number} {words.get(end, end)}" for end, number in left_out.most_common())})'
+
+
+# What their pixels are ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_image(path: str | os.PathLike, backend_args: dict | None = None) -> Iterator[Image.Image]:
+    """Open an image file with Pillow. Whatever fails inside the context is a StorageError that names the file.
+
+    Args:
+        path: A file, or an address that mmengine knows.
+        backend_args (dict, optional): Where the file is, see :func:`mmengine.fileio.get`.
+    """
+    path = os.fspath(path)
+    try:
+        Image.init()
+        with _open(path, backend_args) as file, Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f'{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed')
+            yield image
+    except Exception as error:  # decoders raise errors of many types
+        raise StorageError(f'{path} cannot be read as an image ({_reason(path, error)})') from None
+
+
+def _open(path: str, backend_args: dict | None):
+    if backend_args or '://' in path:
+        return BytesIO(fileio.get(path, backend_args=backend_args))
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise ValueError('it is no regular file')
+    return open(path, 'rb')
+
+
+def _reason(path: str, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        empty = os.path.isfile(path) and os.path.getsize(path) == 0
+        return 'the file is empty' if empty else 'its content is of no image format that is read'
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def to_rgb(image: Image.Image, turned: bool = False) -> Image.Image:
+    """An opened image with 8 bits of red, green and blue.
+
+    Gives ``image.convert('RGB')``, as the loaders of torchvision and of CLIP do: transparency is ignored, of an animation the first frame
+    counts. But of 16 (or a TIFF's 12) bits of grey the upper 8 are taken, where Pillow would make almost all of them white.
+
+    Args:
+        image: From :func:`open_image`.
+        turned (bool): Turn it as its EXIF tag says. The published pipelines do not.
+
+    Raises:
+        ValueError: 32-bit grey, of which nothing says what is black and what is white.
+    """
+    wide = image.mode.startswith('I;16') or image.mode == 'I' and image.format in ('PNG', 'PPM')
+    if image.mode in ('I', 'F') and not wide:
+        kind = 'floating-point numbers' if image.mode == 'F' else '32-bit integers'
+        raise ValueError(f'its pixels are {kind}, and nothing says which of them are black and white: convert it to 8 bits')
+    tags = getattr(image, 'tag_v2', {})  # of a TIFF
+    if turned:
+        image = ImageOps.exif_transpose(image)
+    if wide:
+        grey = (np.asarray(image) >> tags.get(BitsPerSample, (16, ))[0] - 8).astype(np.uint8)
+        return Image.fromarray(255 - grey if tags.get(PhotometricInterpretation) == 0 else grey).convert('RGB')
+    image.load()
+    image.info.pop('transparency', None)  # Pillow warns that it is ignored
+    return image.convert('RGB')
+
+
+def read_image(path: str | os.PathLike, backend_args: dict | None = None, turned: bool = False) -> Image.Image:
+    """The RGB image of a file; see :func:`open_image` and :func:`to_rgb`."""
+    with open_image(path, backend_args) as image:
+        return to_rgb(image, turned)
+
+
+def why_unreadable(path: str | os.PathLike) -> str | None:
+    """Why an image file cannot be read, with its path; None if it can."""
+    try:
+        read_image(path)
+    except StorageError as error:
+        return str(error)
+    return None
+
+
+def why_unreadable_all(paths: Sequence[str | Path], at_once: int = 10_000) -> Iterator[str | None]:
+    """:func:`why_unreadable` of many files, in threads."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), at_once):
+            yield from pool.map(why_unreadable, paths[start:start + at_once])
