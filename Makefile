@@ -15,7 +15,7 @@ test-all: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
 
 test-gpu: .venv/installed
-	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python -m pytest -n 4 --dist worksteal tests/gpu
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .

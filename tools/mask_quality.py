@@ -17,6 +17,7 @@ from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import check_value, patch_mask, relevance_map
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, load_config
 from mmcfmask.engine.options import add_cfg_options
@@ -41,6 +42,7 @@ def main(argv=None) -> dict:
     try:
         check_value('object', args.value)
         cfg = load_config(args.config, args.cfg_options)
+        follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
         init_default_scope('mmpretrain')
         checkpoint = check_checkpoint(args.checkpoint) if args.checkpoint else None
         model = build_model(cfg.model, checkpoint, args.checkpoint)

@@ -23,6 +23,7 @@ from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, patch_grid, relevance_center, relevance_map, zoom_in
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, class_names, file_pipeline, load_config
@@ -174,6 +175,7 @@ def main(argv=None) -> None:
     args = parse_args(argv)
     check_out(args.out)
     cfg = load_config(args.config, args.cfg_options)
+    follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)
     settings = cfg.model.get('data_preprocessor') or {}

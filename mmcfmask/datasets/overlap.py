@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from mmengine.dataset import BaseDataset
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 
 from .cache import CachedDataset
@@ -22,7 +23,8 @@ def images_of(cfg: dict) -> Iterator[str]:
 
     Lists, concatenations, and wrappers that repeat images or choose some are looked through. No image file is read.
     """
-    dataset = _build(cfg)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):  # mmengine's wrappers look there for what they wrap
+        dataset = _build(cfg)
     if hasattr(dataset, 'image_keys'):
         return iter(dataset.image_keys())
     if isinstance(dataset, FolderDataset):
@@ -34,10 +36,9 @@ def images_of(cfg: dict) -> Iterator[str]:
 
 def _build(cfg: dict):
     """The data set of a config without its pipeline."""
-    if DATASETS.get(cfg['type']) is CachedDataset:
+    if _is_a(CachedDataset, cfg):
         return _build(cfg['dataset'])
-    cfg, kind = _without_pipelines(cfg), DATASETS.get(cfg['type'])
-    plain = isinstance(kind, type) and issubclass(kind, BaseDataset)
+    cfg, plain = _without_pipelines(cfg), _is_a(BaseDataset, cfg)
     dataset = DATASETS.build(dict(cfg, lazy_init=True) if plain else cfg)
     if isinstance(dataset, FolderDataset):
         dataset.serialize_data = False
@@ -72,7 +73,7 @@ def real_paths(paths: Iterable[str]) -> Iterator[str]:
 
 def known_apart(one: dict, other: dict) -> bool:
     """Whether two configs are different parts of one hold-out, which is known without listing their images."""
-    if not all(_is_folder(cfg) for cfg in (one, other)) or one['type'] != other['type']:
+    if not all(_is_a(FolderDataset, cfg) for cfg in (one, other)) or one['type'] != other['type']:
         return False
     keys = {*one, *other} - {*NARROWING, 'holdout', 'data_root'}
     roots = {os.path.realpath(os.path.expanduser(cfg.get('data_root') or '')) for cfg in (one, other)}
@@ -83,6 +84,6 @@ def known_apart(one: dict, other: dict) -> bool:
     return len(parts) == 2 and splits[0] == splits[1]
 
 
-def _is_folder(cfg: dict) -> bool:
+def _is_a(base: type, cfg: dict) -> bool:
     kind = DATASETS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
-    return isinstance(kind, type) and issubclass(kind, FolderDataset)
+    return isinstance(kind, type) and issubclass(kind, base)

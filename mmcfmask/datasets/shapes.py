@@ -503,5 +503,9 @@ class ShapesDataset(BaseDataset):
         return dict(info, img=self.images[index].copy(), gt_mask=self.masks[index].copy(), img_shape=shape,
                     ori_shape=shape)
 
+    def image_keys(self) -> list[str]:
+        """What tells its images from those of other splits and seeds, without rendering them."""
+        return [f'shapes/{self.split}/{self.seed}/{index}' for index in range(self.size)]
+
     def extra_repr(self) -> list[str]:
         return [f'Split: \t{self.split}', f'Seed: \t{self.seed}']

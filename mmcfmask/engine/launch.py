@@ -275,8 +275,9 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     counts = total // (processes * each)
     given = cfg.optim_wrapper.get('accumulative_counts', counts)
     if given != counts:
-        raise ConfigError(f'optim_wrapper.accumulative_counts={given}, but total_batch_size={total} is {counts} x train_dataloader.batch_size='
-                          f'{each} x {processes} process(es): leave out accumulative_counts, or set total_batch_size=None')
+        raise ConfigError(f'optim_wrapper.accumulative_counts={given}, but total_batch_size={total} is {counts} x '
+                          f'train_dataloader.batch_size={each} x {processes} process(es): leave out accumulative_counts, or '
+                          'set total_batch_size=None')
     cfg.optim_wrapper.accumulative_counts = counts
     sampler = cfg.train_dataloader.get('sampler') or {}
     if counts > 1 and is_a(ResumableSampler, sampler.get('type'), DATA_SAMPLERS):

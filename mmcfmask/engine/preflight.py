@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,8 @@ from torch import nn
 
 from ..compat import multiplies_bfloat16
 from ..datasets import FolderDataset, MissingSetError
-from ..datasets.folder import check_folders, sub_folders
+from ..datasets.folder import check_folders, follow_run, sub_folders
+from ..datasets.overlap import images_of, known_apart
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import ShiftAccuracy
 from ..files import FULL, remove_leftovers
@@ -134,13 +136,16 @@ def check_arguments(cfg: Config) -> None:
         ConfigError: What :func:`.schema.check_config` finds; or values that the head or the data preprocessor does not take together.
     """
     check_config(cfg, whole=False)
+    ours = is_a(CounterfactualClassifier, value_of(cfg, 'model.type'), MODELS)
     for name, default in dict(head=None, data_preprocessor='CAMRefillDataPreprocessor').items():  # quickly built
         part = value_of(cfg, f'model.{name}') or {}
-        kind = MODELS.get(part.get('type', default)) if isinstance(part.get('type', default), str) else part.get('type')
-        if is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS) and is_a(CounterfactualClassifier, value_of(cfg, 'model.type'), MODELS):
+        kind = part.get('type', default)
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        if ours and is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS):
             arguments = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
+            given = dict(in_channels=1) if name == 'head' else {}
             with lower_errors(f'model.{name}'), torch.random.fork_rng(devices=[]):  # what is built later has the same random numbers
-                kind(**{**({'in_channels': 1} if name == 'head' else {}), **arguments})
+                kind(**{**given, **arguments})
 
 
 @contextmanager
@@ -221,27 +226,22 @@ def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
 def check_selection(cfg: Config) -> None:
     """Nothing of a training may be chosen by a distribution shift.
 
+    Images that choose the checkpoint and are tested in distribution too are warned of, and so are test images that are trained on.
+
     Raises:
-        ValueError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, the validation set is one of
-            the shifts of the test, or images are both trained on and held out.
+        ConfigError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, images of the validation set
+            are also those of a shift of the test, or images are both trained on and held out.
     """
     loader, loop = cfg.get('val_dataloader'), cfg.get('val_cfg') or {}
     if not loader:
         return
     held_out = loader.get(loop['id_set'], {}) if loop.get('id_set') else loader
     if held_out.get('dataset'):
-        _check_hold_out(cfg, held_out)
+        _check_hold_out(cfg, held_out['dataset'])
     if loop.get('id_set'):
         parts = [cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('param_scheduler')]
         refuse_choice_by_shift(parts, loop.id_set, list(loader))
     _check_save_best(cfg)
-    if loop.get('id_set'):
-        return
-    id_set = (cfg.get('test_cfg') or {}).get('id_set')
-    for name, test in (cfg.get('test_dataloader') or {}).items() if id_set else ():
-        if name != id_set and _images_of(loader) == _images_of(test):
-            raise ConfigError(f'val_dataloader reads the same images as the shift {name!r} of test_dataloader: a checkpoint chosen by them '
-                             'is fitted to that shift. Validate on images held out of the training set')
 
 
 def check_complete(cfg: Config, mode: str, names: Iterable[str] | None = None) -> None:
@@ -300,26 +300,57 @@ def _check_save_best(cfg: Config) -> None:
 
 
 def _check_hold_out(cfg: Config, held_out: dict) -> None:
-    """Two parts of one folder are apart only if they are split in the same way."""
-    there = _images_of(held_out)
-    for key in ('train_dataloader', 'model.head.class_weights'):
-        part = value_of(cfg, key) or {}
-        if not part.get('dataset'):
-            continue
-        here = _images_of(part)
-        if not is_a(FolderDataset, here['type'], DATASETS) or any(
-                here.get(place) != there.get(place) for place in ('type', 'data_root', 'split_dir', 'domain')):
-            continue  # other images
-        ours, theirs = ({'seed': 0, **(images.get('holdout') or {})} for images in (here, there))
-        if {ours.pop('part', None), theirs.pop('part', None)} != {'train', 'held_out'} or ours != theirs:
-            raise ConfigError(f'{key}.dataset has holdout={here.get("holdout")}, but the validation set, of the same folder, '
-                             f'{there.get("holdout")}: images that choose the checkpoint would be trained on. Give both the same size (or '
-                             "fraction) and seed, and part='train' and part='held_out'")
+    """Which images are trained on, choose something and are tested: compared are the images, however their configs are written."""
+    listed: dict[str, set[str]] = {}
+
+    def shared(one: str, other: str) -> str:
+        """How many images of the data set at key ``other`` are at key ``one`` too, in words; empty if there are none."""
+        if not sets.get(one) or not sets.get(other) or known_apart(sets[one], sets[other]):
+            return ''
+        for key in (one, other):
+            if key not in listed:
+                listed[key] = _list_images(key, sets[key], value_of(cfg, 'randomness.seed'))
+        both = listed[one] & listed[other]
+        return f'{len(both):,} of its {len(listed[other]):,} images (such as {min(both)})' if both else ''
+
+    start = value_of(cfg, 'model.head.class_weights') or {}
+    tests = {name: f'test_dataloader.{name}.dataset' for name in cfg.get('test_dataloader') or ()}
+    train, fitted, chosen_by = 'train_dataloader.dataset', 'model.head.class_weights.dataset', 'model.head.class_weights.held_out'
+    sets = {train: value_of(cfg, train), fitted: start.get('dataset'), chosen_by: start.get('held_out'), 'val_dataloader': held_out,
+            **{key: cfg.test_dataloader[name].get('dataset') for name, key in tests.items()}}
+    for images, choosing in ((train, 'val_dataloader'), (fitted, 'val_dataloader'), (fitted, chosen_by)):
+        if both := shared(images, choosing):
+            raise ConfigError(f'{choosing} chooses by its images, but {both} would be trained on ({images}). Give both data sets of one '
+                              "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
+    loop = cfg.get('test_cfg') or {}
+    for name, key in tests.items() if loop.get('id_set') else ():
+        if name != loop.id_set and loop.get('shifts') is not None and name not in loop.shifts:
+            continue  # it does not run
+        if both := shared('val_dataloader', key):
+            if name != loop.id_set:
+                raise ConfigError(f'val_dataloader reads images of the shift {name!r} of test_dataloader, {both}: a checkpoint chosen by '
+                                  'them is fitted to that shift. Validate on images held out of the training set')
+            print_log(f'{key}: {both} also choose the checkpoint (val_dataloader), which is better on them than on others. Test on a part '
+                      "of its own: holdout=dict(fraction=0.1, test=0.1, …, part='test')", 'current', level=logging.WARNING)
+        if both := shared(train, key):
+            print_log(f'{key}: {both} are trained on (train_dataloader), so that the accuracy on them says nothing of others', 'current',
+                      level=logging.WARNING)
 
 
-def _images_of(loader: dict) -> dict:
-    """What decides which images a loader reads."""
-    return {key: value for key, value in loader['dataset'].items() if key not in ('pipeline', 'test_mode', 'lazy_init', 'serialize_data')}
+def _list_images(key: str, dataset: dict, seed: int | None) -> set[str]:
+    """:func:`images_of` the config of a data set; empty, with a warning, where they cannot be listed."""
+    dataset = copy.deepcopy(dataset)
+    follow_run(dataset, seed or 0)
+    try:
+        return set(images_of(dataset))
+    except MissingFileError:  # said by those who need it
+        return set()
+    except ConfigError as error:
+        raise ConfigError(f'{key}: {error}') from None
+    except Exception as error:  # of any data set there may be
+        print_log(f'the images of {key} cannot be compared with those of other data sets ({type(error).__name__}: {error})', 'current',
+                  level=logging.WARNING)
+        return set()
 
 
 def warn_of_random_start(cfg: Config) -> None:

@@ -220,7 +220,8 @@ def check_arguments(where: str, arguments: Mapping[str, Any], function: Callable
     for key, value in arguments.items():
         if unknown and key not in known and not takes_others:
             taken = sorted(set(known) - {'params', 'optimizer', *given})
-            raise ConfigError(f'{where}: {name} has no {key!r}.{near_names(str(key), taken) or " It takes " + (", ".join(taken) or "nothing")}')
+            hint = near_names(str(key), taken) or f' It takes {", ".join(taken) or "nothing"}'
+            raise ConfigError(f'{where}: {name} has no {key!r}.{hint}')
         hint, default = known.get(key, (Any, inspect.Parameter.empty))
         if not (value is None and default is None):
             for judged in (hint, _range_of(function, key)):
@@ -326,14 +327,16 @@ def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, whole: bool)
         kind = clip.get('type', 'norm')
         if kind not in functions:
             raise ConfigError(f"{where}.clip_grad.type={_short(kind)}: it must be 'norm' or 'value'")
-        check_arguments(f'{where}.clip_grad', {key: value for key, value in clip.items() if key != 'type'}, functions[kind], ('parameters', ))
+        arguments = {key: value for key, value in clip.items() if key != 'type'}
+        check_arguments(f'{where}.clip_grad', arguments, functions[kind], given=('parameters', ))
     options = wrapper.get('paramwise_cfg')
     if options is not None and known:
         allowed = PARAMWISE if make is DefaultOptimWrapperConstructor else {**PARAMWISE, **LAYER_DECAY}
         _check_value(f'{where}.paramwise_cfg', options, dict[str, Any])
         for key, value in options.items():
             if key not in allowed:
-                raise ConfigError(f'{where}.paramwise_cfg has no {key!r}.{near_names(key, list(allowed)) or " It takes " + ", ".join(allowed)}')
+                hint = near_names(key, list(allowed)) or f' It takes {", ".join(allowed)}'
+                raise ConfigError(f'{where}.paramwise_cfg has no {key!r}.{hint}')
             if value is not None:
                 _check_value(f'{where}.paramwise_cfg.{key}', value, allowed[key])
         for name, settings in (options.get('custom_keys') or {}).items():

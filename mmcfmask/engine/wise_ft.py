@@ -43,12 +43,13 @@ def parse_alphas(texts: Sequence[str | float]) -> list[float]:
             parts = []
         if len(parts) == 1:
             alphas += parts
-        elif len(parts) == 3 and parts[2] > 0 and parts[1] > parts[0] and math.isclose(
+        elif len(parts) == 3 and parts[2] > 0 and 0 < (parts[1] - parts[0]) / parts[2] < 1e3 and math.isclose(
                 (parts[1] - parts[0]) / parts[2], round((parts[1] - parts[0]) / parts[2]), abs_tol=1e-6):
             steps = round((parts[1] - parts[0]) / parts[2])
             alphas += [parts[0] + (parts[1] - parts[0]) * step / steps for step in range(steps + 1)]
         else:
-            raise ConfigError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to the last')
+            raise ConfigError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to '
+                              'the last, in at most 1000 steps')
     alphas = sorted({round(alpha, 6) for alpha in alphas})
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):  # NaN is not
         raise ConfigError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')

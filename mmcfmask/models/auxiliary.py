@@ -20,6 +20,7 @@ from ..ranges import Count, NonNegative
 from .class_weights import resolve_classnames, resolve_templates, text_class_weights, text_embeddings, text_source
 from .clip_loading import NoTextTowerError, load_text_tower
 from .head import knowledge_distillation
+from .interpolation import fingerprint
 
 
 def l2_sp(weights: Iterable[Tensor], start: Iterable[Tensor]) -> Tensor:
@@ -329,7 +330,7 @@ class FLYP(PromptLoss):
 
     def finish(self, classifier: nn.Module) -> None:
         """Make the head of the text tower, unless it is of this tower already."""
-        now = self._fingerprint()
+        now = fingerprint(self.text)
         if self.head_made_of is None or not torch.equal(self.head_made_of, now):
             device, training = now.device, self.text.training
             with torch.autocast(device.type, enabled=False):
@@ -337,8 +338,3 @@ class FLYP(PromptLoss):
             self.text.train(training)
             classifier.head.init_class_weights(embeddings, self.text.logit_scale.detach().exp().item())
             self.head_made_of = now
-
-    def _fingerprint(self) -> Tensor:
-        """Changes with the weights of the text tower, on their device."""
-        with torch.no_grad():
-            return torch.stack([weight.double().norm() for weight in self.text.parameters()])

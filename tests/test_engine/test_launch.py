@@ -158,7 +158,8 @@ def test_gate_of_the_training_and_validation_images(monkeypatch):
     assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2)
     cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')})
     add_gate(cfg)
-    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0)
+    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60),
+                                  num_workers=0)
     forget_pretrained(cfg.model)
     assert cfg.model.gate is None
     with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
