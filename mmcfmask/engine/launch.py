@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -358,7 +360,7 @@ def prepare_test(cfg: Config,
 def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
     """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that in distribution.
 
-    Its model has its weights whoever builds it, and its pipeline begins with an image file.
+    Its model has its weights whoever builds it, its pipeline begins with an image file, and ``classes`` are the names of the classes.
 
     Args:
         path (str): A config file that tests on several sets.
@@ -374,12 +376,13 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
         >>> inferencer('photo.jpg')
     """
     cfg = load_config(path, options or {})
-    prepare_test(cfg, checkpoint)
+    loaded = prepare_test(cfg, checkpoint)
     if checkpoint is None:
         check_start(cfg)
-    dataset = cfg.test_dataloader[cfg.test_cfg.id_set].dataset
-    dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
+    dataset = cfg.test_dataloader.dataset
+    cfg.classes = class_names([dataset], loaded)
+    dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.model = dict(type='ModelWithWeights', model=cfg.model, checkpoint=checkpoint)
     return cfg
 
@@ -399,8 +402,24 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
     built = MODELS.build(model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     load_weights(built, loaded, checkpoint)
-    built._dataset_meta = (loaded or {}).get('meta', {}).get('dataset_meta')  # for mmpretrain's inferencers
     return built
+
+
+def class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Sequence[str] | None:
+    """Names of a model's classes: those in a checkpoint, else of the first data set that has names of its own, or has its images at hand,
+    whose folders have names. None where there are none.
+
+    Args:
+        datasets: Configs.
+        checkpoint: From :func:`check_checkpoint`.
+    """
+    names = (((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}).get('classes')
+    for dataset in datasets:
+        names = names or getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
+    for dataset in datasets if names is None else ():
+        with suppress(OSError, ValueError, RuntimeError):
+            return DATASETS.build({**dataset, 'pipeline': []}).metainfo.get('classes')
+    return names
 
 
 def file_pipeline(dataset: dict, model: dict) -> list[dict]:
