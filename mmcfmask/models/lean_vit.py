@@ -269,7 +269,7 @@ class _QuickGELU(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         x, = ctx.saved_tensors
-        if kernels.available(x.device):
+        if kernels.fits_quick_gelu(x.device, x.dtype):
             return kernels.quick_gelu_backward(grad, x)
         return torch.ops.aten.silu_backward(grad, x * 1.702)
 
