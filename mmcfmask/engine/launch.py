@@ -475,10 +475,23 @@ def add_second_look(cfg: Config, side: float) -> None:
     cfg.model.second_look = side
 
 
-def method_name(config: str, model: dict) -> str:
-    """What a test is called in tables and reports: the name of the config, and with what it was tested; the words are those of studies."""
+def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
+    """What a test is called in tables and reports; the words are those of studies.
+
+    The name of the config that was trained, with what was made of its weights and with what they were tested. Without a checkpoint nothing
+    of the config was trained: it is 'zero-shot', or 'LP' where the head is a linear probe.
+
+    Args:
+        config (str): Path of the config.
+        model (dict): The model as it was tested.
+        checkpoint (dict, optional): What was tested.
+    """
+    meta = (checkpoint or {}).get('meta') or {}
+    start = ((model.get('head') or {}).get('class_weights') or {}).get('type')
+    name = Path(config).stem if checkpoint else 'LP' if start == 'linear_probe' else 'zero-shot'
+    made = [*(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []), *([f'{meta["soup"]} soup'] if meta.get('soup') else [])]
     ways = [words for part, words in dict(gate='gate', second_look='second look').items() if model.get(part)]
-    return ' + '.join([Path(config).stem, *([' and '.join(ways)] if ways else [])])
+    return ' + '.join([name, *made, *([' and '.join(ways)] if ways else [])])
 
 
 def forget_training(model: dict) -> None:

@@ -294,7 +294,12 @@ def test_runner_warns_of_slow_bfloat16(monkeypatch):
     assert len(said) == 1 and said[0].startswith('--amp: this CPU has no instructions for bfloat16')
 
 
-def test_name_says_with_what_a_method_was_tested():
-    for model, name in ((dict(), 'ft'), (dict(gate=dict(level=0.1)), 'ft + gate'), (dict(gate=None, second_look=0.9), 'ft + second look'),
-                        (dict(gate=dict(level=0.1), second_look=0.9), 'ft + gate and second look')):
-        assert method_name('configs/pacs/ft.py', model) == name
+def test_name_says_what_was_tested():
+    probe = dict(head=dict(class_weights=dict(type='linear_probe')))
+    for model, meta, name in (
+        (dict(), {}, 'ft'), (dict(gate=dict(level=0.1)), {}, 'ft + gate'), (dict(gate=None, second_look=0.9), {}, 'ft + second look'),
+        (dict(gate=dict(level=0.1), second_look=0.9), {}, 'ft + gate and second look'), (probe, {}, 'ft'),
+        (dict(), dict(wise_ft_alpha=0.), 'ft + WiSE-FT'), (dict(gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
+        (dict(), None, 'zero-shot'), (dict(second_look=0.9), None, 'zero-shot + second look'), (probe, None, 'LP'),
+    ):
+        assert method_name('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name
