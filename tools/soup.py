@@ -35,8 +35,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoints', nargs='+', help='checkpoint files')
     parser.add_argument('--out', required=True, help='the checkpoint to write')
     parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
-    parser.add_argument('--ties', choices=TIES, default='nll', help='of two greedy soups of the same accuracy the better is that of the lower '
-                        'cross-entropy (nll, the default), the larger (paper: Wortsman et al.), or the smaller (code: that of the paper)')
+    parser.add_argument('--ties', choices=TIES, default='nll', help='of two greedy soups of the same accuracy the better is that '
+                        'of the lower cross-entropy (nll, the default), the larger (paper: Wortsman et al.), or the smaller (code: theirs)')
     parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
     add_cfg_options(parser)
     args = parser.parse_args(argv)

@@ -36,7 +36,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     A checkpoint is whole on the disk before ``last_checkpoint`` names it, and only then is an older one deleted. The best one, by
     ``save_best`` and among equals by :func:`mmcfmask.evaluation.preference`, is ``best.pth``: its ``meta`` has ``epoch``, ``iter`` and
-    ``best=dict(metric=…, value=…)`` (of several metrics each has a ``best_<metric>.pth``). A resumed run finds its own files in the folder, under whatever path they were written.
+    ``best=dict(metric=…, value=…)`` (of several metrics each has a ``best_<metric>.pth``). A resumed run finds its own
+    files in the folder, under whatever path they were written.
 
     Configs get this class by ``type='CheckpointHook'``. Arguments are those of mmengine's.
     """

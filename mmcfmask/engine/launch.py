@@ -31,6 +31,7 @@ from ..datasets import FolderDataset
 from ..datasets.folder import follow_run
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
+from ..models.auxiliary import FLYP
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
 from .checkpoints import check_checkpoint, check_fits, check_same_tower
@@ -342,8 +343,12 @@ def prepare_test(cfg: Config,
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
-    forget_training(cfg.model)
+    makes_head = any(is_a(FLYP, loss.get('type'), MODELS) for loss in cfg.model.get('auxiliary') or ())
+    if not (keep_start and makes_head):
+        forget_training(cfg.model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
+    if keep_start and makes_head and not any(name.startswith('auxiliary.') for name in loaded['state_dict']):
+        raise ConfigError(f'{checkpoint} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the training')
     trained = (loaded or {}).get('meta') or {}
     follow_run(cfg, trained.get('seed', (cfg.get('randomness') or {}).get('seed')))
     if loaded is None:

@@ -136,7 +136,7 @@ def image_features(extract_feat: Callable[[Tensor], tuple], data_preprocessor: n
 
 
 def batches_of(dataset: Dataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str) -> Iterator[Tensor]:
-    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``, with progress shown."""
+    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``; shows progress."""
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
     for batch in track(loader, description=description):
         yield data_preprocessor(batch)['inputs']

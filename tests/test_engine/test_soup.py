@@ -34,7 +34,8 @@ def test_greedy_soup_adds_what_does_not_hurt_from_the_best_on():
     (soup, chosen, alone), asked = greedy([0, 8, 13, 40], target=10)
     # Best alone: b (8), then c (13): mean 10.5 is better; a (0): mean 7 is worse; d (40): mean 20.3 is worse.
     assert chosen == ['b', 'c'] and soup['weight'][0].item() == 10.5
-    assert {name: found[0] for name, found in alone.items()} == {'a': 90, 'b': 98, 'c': 97, 'd': 70} and asked == pytest.approx([0, 8, 13, 40, 10.5, 7, 61 / 3])
+    assert {name: found[0] for name, found in alone.items()} == {'a': 90, 'b': 98, 'c': 97, 'd': 70}
+    assert asked == pytest.approx([0, 8, 13, 40, 10.5, 7, 61 / 3])
 
 
 def naive_greedy(values, measure, ties):
