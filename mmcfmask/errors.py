@@ -14,6 +14,10 @@ class ConfigError(UserError, ValueError):
     """A value of a config, a study or the command line that cannot be meant."""
 
 
+class TrainingError(UserError, FloatingPointError):
+    """A training that has failed: its numbers are no longer finite."""
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that is not there."""
 

@@ -38,7 +38,17 @@ from .checkpoints import check_checkpoint, check_fits, check_same_tower
 from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
 from .options import add_cfg_options
-from .preflight import check_arguments, check_complete, check_start, is_a, lower_errors, slow_bfloat16, unmatched_keys, value_of
+from .preflight import (
+    check_arguments,
+    check_backbone,
+    check_complete,
+    check_start,
+    is_a,
+    lower_errors,
+    slow_bfloat16,
+    unmatched_keys,
+    value_of,
+)
 from .schema import check_config
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
@@ -346,6 +356,8 @@ def prepare_test(cfg: Config,
     makes_head = any(is_a(FLYP, loss.get('type'), MODELS) for loss in cfg.model.get('auxiliary') or ())
     if not (keep_start and makes_head):
         forget_training(cfg.model)
+    if checkpoint is None or keep_start or cfg.model.get('gate'):
+        check_backbone(cfg.model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     if keep_start and makes_head and not any(name.startswith('auxiliary.') for name in loaded['state_dict']):
         raise ConfigError(f'{checkpoint} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the training')

@@ -122,7 +122,7 @@ def check_config(cfg: Config, whole: bool = True) -> None:
                     Runner.__init__, missing=False)
     if whole:
         _check_sections(values)
-    for key, hint in dict(total_batch_size=Count, cache_dir=str).items():
+    for key, hint in dict(total_batch_size=Count, cache_dir=str, tf32=bool, find_unused_parameters=bool).items():
         if values.get(key) is not None:
             _check_value(key, values[key], hint)
     check = partial(check_part, whole=whole, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine'))
@@ -138,6 +138,8 @@ def check_config(cfg: Config, whole: bool = True) -> None:
             check(f'{mode}_cfg', {key: value for key, value in loop.items() if key != 'by_epoch'}, LOOPS, default)
     if values.get('optim_wrapper') is not None:
         _check_optim_wrapper('optim_wrapper', values['optim_wrapper'], check, whole)
+    if values.get('model_wrapper_cfg') is not None:
+        check('model_wrapper_cfg', values['model_wrapper_cfg'], registries.MODEL_WRAPPERS, 'MMDistributedDataParallel')
     if values.get('log_processor') is not None:
         check('log_processor', values['log_processor'], registries.LOG_PROCESSORS, 'LogProcessor')
     for key, registry in dict(param_scheduler=PARAM_SCHEDULERS, custom_hooks=HOOKS, visualizer=registries.VISUALIZERS).items():

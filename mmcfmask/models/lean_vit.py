@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import kernels
 from ..compat import autocast_dtype, bfloat16_products, is_compiling, no_autocast
 from ..counterfactual.relevance import needs_weight_gradients
+from ..errors import ConfigError
 
 # The original: a recorder of attention may stand in its place later.
 _fused_attention = F.scaled_dot_product_attention
@@ -76,7 +77,7 @@ def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool | None 
             block.__class__ = LeanBlock
             block.compiled = compiled
     elif compiled:
-        raise ValueError(f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}')
+        raise ConfigError(f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}')
 
 
 def _is_plain_attention(module: nn.MultiheadAttention) -> bool:

@@ -12,6 +12,8 @@ from mmengine.logging import print_log
 from rich.progress import track
 from torch import Tensor
 
+from ..errors import ConfigError
+
 STRENGTHS = tuple(np.logspace(-7, 2, 50).tolist())
 """Values of C to choose from: 50 in the range of Kumar et al. (2022)."""
 ROWS_PER_CHUNK = 65536
@@ -94,8 +96,8 @@ def fit_linear_probe(features: Tensor, labels: Tensor, held_out_features: Tensor
         ValueError: No image, or no strength.
     """
     if not len(features) or not len(held_out_features) or not len(strengths):
-        raise ValueError(f'a linear probe needs images and strengths, but got {len(features)} images to fit, {len(held_out_features)} '
-                         f'held-out ones and {len(strengths)} strengths')
+        raise ConfigError(f'a linear probe needs images and strengths, but got {len(features)} images to fit, {len(held_out_features)} '
+                          f'held-out ones and {len(strengths)} strengths')
     mean, std = features.mean(), features.std()
     x, held_out_x = (features - mean) / std, (held_out_features - mean) / std
     best, fitted, strengths = None, None, sorted(strengths)

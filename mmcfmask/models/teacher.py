@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..compat import autocast_dtype
+from ..errors import ConfigError
 from .clip_loading import load_text_tower
 
 PRECISIONS = {None: None, 'bf16': torch.bfloat16}
@@ -44,11 +45,11 @@ class OpenCLIPTeacher(nn.Module):
     def __init__(self, model_name: str | None = None, pretrained: str | None = None, precision: Literal['bf16'] | None = None) -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ValueError(f"OpenCLIPTeacher has no precision={precision!r}: choose 'bf16', or None to follow the student")
+            raise ConfigError(f"OpenCLIPTeacher has no precision={precision!r}: choose 'bf16', or None to follow the student")
         if pretrained is not None and model_name is None:
-            raise ValueError(f'OpenCLIPTeacher got pretrained={pretrained!r} but no model_name')
+            raise ConfigError(f'OpenCLIPTeacher got pretrained={pretrained!r} but no model_name')
         if model_name is not None and pretrained is None:
-            raise ValueError(f'OpenCLIPTeacher(model_name={model_name!r}) needs pretrained weights: a random teacher teaches nothing')
+            raise ConfigError(f'OpenCLIPTeacher(model_name={model_name!r}) needs pretrained weights: a random teacher teaches nothing')
         self.model_name = model_name
         self.pretrained = pretrained
         self.precision = precision
