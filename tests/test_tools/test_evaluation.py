@@ -178,7 +178,7 @@ def test_checkpoint_of_another_tower(tmp_path, capfd):
     for message, state_dict in wrong.items():
         torch.save(dict(state_dict=state_dict), tmp_path / 'other.pth')
         for command in (evaluate, wise_ft):
-            with pytest.raises(ValueError, match=f'other.pth does not fit the model of the config: .*{message}'):
+            with pytest.raises(SystemExit, match=f'other.pth does not fit the model of the config: .*{message}'):
                 command('configs/shapes/ft.py', tmp_path / 'other.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
     torch.save(dict(state_dict={**weights, 'auxiliary.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
     evaluate('configs/shapes/ft.py', tmp_path / 'flyp.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
