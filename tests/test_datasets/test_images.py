@@ -245,7 +245,7 @@ def test_dataset_says_what_it_leaves_out(tmp_path, monkeypatch):
     monkeypatch.setattr(MMLogger.get_current_instance(), 'log', lambda level, message, *args: messages.append(message))
     dataset = FolderDataset(str(tmp_path))
     assert dataset.left_out == {'.heic': 2, '.txt': 1}
-    assert messages[0].startswith(f'{tmp_path}: 3 files (2 .heic, 1 .txt) are left out. Image files end in .jpg, ')
+    assert messages[0].startswith(f'{tmp_path}: 3 files (2 .heic, 1 .txt) are left out')
     touch(tmp_path, 'emu/5.heic')
     with pytest.raises(ValueError, match=r'no images in the 1 class folders emu; 4 files \(3 .heic, 1 .txt\) are no images'):
         FolderDataset(str(tmp_path))
