@@ -13,5 +13,6 @@ compat.infer_by_the_pipeline()
 compat.silence_file_client()
 compat.keep_checkpoints_plain()
 compat.write_configs_whole()
+compat.read_yaml_safely()
 
 __all__ = ['__version__', 'load_model', 'patch_mask', 'refill', 'relevance_map']

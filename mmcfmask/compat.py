@@ -42,6 +42,7 @@ load_yapf()
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 import mmengine.fileio.file_client
+import mmengine.fileio.handlers.yaml_handler
 import mmengine.runner
 import mmengine.runner.checkpoint
 import mmengine.runner.runner
@@ -49,6 +50,7 @@ import mmpretrain.models
 import numpy as np
 import torch
 import torch.distributed
+import yaml
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
@@ -59,6 +61,7 @@ from mmpretrain import ImageClassificationInferencer
 from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
 from torch import nn
 
+from .errors import ConfigError
 from .files import write_tensors, write_text
 
 
@@ -209,15 +212,71 @@ def allow_config_inheritance() -> None:
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
-def base_configs(path: str) -> Iterator[Config]:
-    """The configs that a config file inherits from, and those that they inherit from.
+def base_files(path: str) -> list[str]:
+    """The files that a config file inherits from.
 
     mmengine 0.10 has no public name for them. Ends when it has.
     """
+    found = []
     for base in Config._get_base_files(path):
-        base, _ = Config._get_cfg_path(base, path)
+        try:
+            found.append(Config._get_cfg_path(base, path)[0])
+        except (ValueError, ImportError, FileNotFoundError, TypeError) as error:  # no such package, no such config in it, no text
+            raise ConfigError(f'{path} inherits from {base!r}, which cannot be found: {str(error).splitlines()[0]}') from None
+    return found
+
+
+def base_configs(path: str) -> Iterator[Config]:
+    """The configs that a config file inherits from, and those that they inherit from."""
+    for base in base_files(path):
         yield Config.fromfile(base)
         yield from base_configs(base)
+
+
+class SafeYAMLLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+    """PyYAML's safe loader for files of settings: no tag runs code, and a small file cannot fill the memory.
+
+    Raises:
+        yaml.YAMLError: More than 1 MB, deeper than 50 levels, or more than 100,000 values once its aliases are written out.
+    """
+
+    def __init__(self, stream) -> None:
+        text = stream if isinstance(stream, (str, bytes)) else stream.read()
+        if len(text) > 2**20:
+            raise yaml.YAMLError('it is larger than 1 MB')
+        depth = 0
+        for event in yaml.parse(text, Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 50:
+                raise yaml.YAMLError('it is nested more than 50 levels deep')
+        super().__init__(text)
+
+    def get_single_node(self):
+        """The whole document, unless it is one of a few lines that stand for millions."""
+        node = super().get_single_node()
+        sizes: dict[int, int | None] = {}  # None: it is being counted
+
+        def size(node) -> int:
+            if id(node) in sizes:
+                if sizes[id(node)] is None:
+                    raise yaml.YAMLError('an alias in it stands for what it is in')
+                return sizes[id(node)]
+            sizes[id(node)] = None
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            sizes[id(node)] = 1 + sum(sum(map(size, part)) if isinstance(part, tuple) else size(part) for part in parts)
+            return sizes[id(node)]
+
+        if node is not None and size(node) > 100_000:
+            raise yaml.YAMLError('its aliases stand for more than 100,000 values')
+        return node
+
+
+def read_yaml_safely() -> None:
+    """Let mmengine read YAML by :class:`SafeYAMLLoader`, configs and their bases among it.
+
+    mmengine 0.10 reads it by ``yaml.CLoader``, whose tags run code. Ends when it reads it by a safe one.
+    """
+    mmengine.fileio.handlers.yaml_handler.Loader = SafeYAMLLoader
 
 
 def register_clip_projection() -> None:

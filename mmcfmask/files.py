@@ -104,6 +104,17 @@ def storage_error(path: str | os.PathLike, error: OSError) -> StorageError:
     return StorageError(f'cannot write {os.fspath(path)!r}: {ADVICE.get(error.errno) or error.strerror or error}')
 
 
+@contextmanager
+def explained(folder: str | os.PathLike) -> Iterator[None]:
+    """Inside the context a full disk, whoever meets it (a logger, a library), is a :class:`StorageError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise storage_error(error.filename or folder, error) from error
+
+
 def sync_folder(folder: str | os.PathLike) -> None:
     """Let a new name in a folder survive a power failure, where the file system can."""
     try:

@@ -43,7 +43,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -65,8 +65,11 @@ from mmcfmask import kernels
 from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import patch_mask, refill
 from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
+from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
+from mmcfmask.errors import one_line
 from mmcfmask.models import classifier, lean_vit
+from mmcfmask.output import run_tool
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
 PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'teacher', 'backward', 'optimizer', 'other')
@@ -88,7 +91,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--threads', type=int, help='CPU threads (default: torch\'s own choice)')
     parser.add_argument('--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'memory'], help='leave these out')
     parser.add_argument('--out', help='write everything that was measured to this JSON file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     parser.add_argument('--memory-of', choices=CANDIDATES, help=argparse.SUPPRESS)  # in a process of its own
     args = parser.parse_args(argv)
     if args.steps < 1:
@@ -611,6 +614,7 @@ def write(path: str | None, result: dict) -> None:
         Path(path).write_text(json.dumps(result, indent=2) + '\n')
 
 
+@one_line()
 def main(argv=None) -> dict:
     args = parse_args(argv)
     if args.out:
@@ -703,4 +707,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

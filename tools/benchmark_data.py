@@ -32,6 +32,7 @@ from mmcfmask.datasets.cache import CachedTransforms
 from mmcfmask.datasets.images import EXTENSIONS, find_images
 from mmcfmask.engine.preflight import check_out
 from mmcfmask.files import write_json
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -126,4 +127,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -8,7 +8,6 @@ Exits with 1 if a set that is there is incomplete or wrong, or if there is none.
 """
 import argparse
 import json
-import sys
 from dataclasses import asdict
 
 from rich.box import SIMPLE_HEAD
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from mmcfmask.datasets.checks import SetReport, check_sets
 from mmcfmask.datasets.layouts import SETS
+from mmcfmask.output import run_tool
 
 STYLES = dict(complete='green', incomplete='yellow', wrong='bold red', missing='dim')
 
@@ -76,4 +76,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

@@ -15,8 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mmcfmask.engine.options import add_cfg_options, seed
 from mmcfmask.engine.preflight import check_work_dir
-from mmcfmask.engine.study import Study, parse_options, run_or_exit
+from mmcfmask.engine.study import Study, run_or_exit
+from mmcfmask.errors import one_line
+from mmcfmask.output import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {name: str(ROOT / 'configs' / 'shapes' / f'{config}.py')
@@ -27,10 +30,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare methods in and out of distribution')
     parser.add_argument('methods', nargs='*', metavar='NAME=CONFIG', help='methods (default: zero-shot, FT and CFMask on the built-in '
                         'benchmark); one whose config has no train_cfg is tested as it comes')
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='training seeds (default: 0)')
+    parser.add_argument('--seeds', nargs='+', type=seed, default=[0], help='training seeds (default: 0)')
     parser.add_argument('--out', default='work_dirs/quickstart', help='where everything goes (default: %(default)s)')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help='override config values of every method, key=value')
+    add_cfg_options(parser, 'of every method')
     args = parser.parse_args(argv)
     for method in args.methods:
         name, _, config = method.partition('=')
@@ -43,15 +46,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
-        study = Study(args.methods, args.out, seeds=args.seeds, overrides=parse_options(args.cfg_options), amp=args.amp, keep='all')
-        check_work_dir(args.out, 'folder', '--out')
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    study = Study(args.methods, args.out, seeds=args.seeds, overrides=args.cfg_options, amp=args.amp, keep='all')
+    check_work_dir(args.out, 'folder', '--out')
     run_or_exit(study, Console())
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -10,10 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-
+from mmcfmask.files import write_tensors
 from mmcfmask.models.clip_loading import load_image_tower
 from mmcfmask.models.convert import mmpretrain_config, open_clip_to_mmpretrain
+from mmcfmask.output import run_tool
 
 
 def main() -> None:
@@ -24,11 +24,10 @@ def main() -> None:
     args = parser.parse_args()
     config = mmpretrain_config(args.model_name, args.pretrained)  # refuses other towers before anything is loaded
     state_dict = open_clip_to_mmpretrain(load_image_tower(args.model_name, args.pretrained).visual.state_dict())
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=state_dict), args.out)
+    write_tensors(args.out, dict(state_dict=state_dict))
     print(f'{args.out}: {len(state_dict)} tensors. The model:')
     print(json.dumps(config, indent=4))
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 
 import torch
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
 from rich.console import Console
@@ -18,9 +17,13 @@ from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import check_value, patch_mask, relevance_map
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, load_config
+from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.errors import one_line
 from mmcfmask.evaluation import best_iou, mask_iou, pointing_hits
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -29,15 +32,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one the pre-trained model is measured')
     parser.add_argument('--value', type=float, default=0.3, help='threshold of the object mask (default: 0.3)')
     parser.add_argument('--batch-size', type=int, default=100)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     return parser.parse_intermixed_args(argv)  # the checkpoint may stand behind options
 
 
+@one_line()
 def main(argv=None) -> dict:
     args = parse_args(argv)
     try:
         check_value('object', args.value)
         cfg = load_config(args.config, args.cfg_options)
+        follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
         init_default_scope('mmpretrain')
         checkpoint = check_checkpoint(args.checkpoint) if args.checkpoint else None
         model = build_model(cfg.model, checkpoint, args.checkpoint)
@@ -72,4 +77,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -27,6 +27,8 @@ from safetensors.torch import save
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmcfmask.datasets import shapes
+from mmcfmask.files import atomic_write, write_json, write_tensors
+from mmcfmask.output import run_tool
 
 ASSETS = Path(shapes.__file__).resolve().parents[1] / 'assets'
 MODEL_NAME = 'ShapesCLIP-ViT-8-64'
@@ -79,9 +81,7 @@ def pretraining_data(work_dir: Path, count: int, seed: int, workers: int) -> tup
                 captions[start:start + len(block)] = texts
                 progress.advance(task, len(block))
         images.flush()
-        temporary = caption_file.with_suffix('.tmp')
-        temporary.write_text(json.dumps(captions))
-        temporary.replace(caption_file)
+        write_json(caption_file, captions, indent=None)
     return np.load(image_file, mmap_mode='r'), json.loads(caption_file.read_text())
 
 
@@ -200,10 +200,8 @@ def train(model: torch.nn.Module, images: np.ndarray, captions: list[str], args:
                                        f'logit scale {model.logit_scale.exp().item():.1f}')
             if time.time() - saved > 90 or step == total:
                 saved = time.time()
-                temporary = checkpoint_file.with_suffix('.tmp')
-                torch.save(dict(model=model.state_dict(), optimizer=optimizer.state_dict(), step=step,
-                                settings=settings), temporary)
-                temporary.replace(checkpoint_file)
+                write_tensors(checkpoint_file, dict(model=model.state_dict(), optimizer=optimizer.state_dict(), step=step,
+                                                    settings=settings))
             if step % max(total // 10, 1) == 0:
                 model.eval()
                 progress.console.print(f'step {step}/{total}  zero-shot on val: '
@@ -233,7 +231,8 @@ def main() -> None:
         train(model, images, captions, args)
         rescale_features(model, images[:1000])
         state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-        args.out.write_bytes(save(state))
+        with atomic_write(args.out) as file:
+            file.write(save(state))
         print(f'wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)')
         model = open_clip.create_model(MODEL_NAME, pretrained=str(args.out))  # what the users get: fp16 weights
     model.eval()
@@ -242,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

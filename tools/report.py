@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ from rich.progress import track
 from mmcfmask.evaluation import effective_robustness, read_reference_models, reference_line, reference_points
 from mmcfmask.evaluation.effective_robustness import REFERENCE_MODELS, Line, measured_sets
 from mmcfmask.evaluation.runs import Run, differences_of, find_runs, group_runs, metric_of, problems_of, sets_of, transform_of
+from mmcfmask.files import json_text, write_text
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import class_change_figure, class_changes, id_ood_scatter, merge_bins, reliability_diagram, save_figure
 from mmcfmask.visualization.class_change import ClassChange
 from mmcfmask.visualization.style import SET_NAMES
@@ -394,12 +395,11 @@ def report_json(contents: Contents) -> str:
         class_change=dict(before=compare[0], after=compare[1], sets={
             name: [dict(c._asdict(), change=c.change) for c in rows] for name, rows in contents.changes.items()}) if compare else None,
         runs=runs)
-    return json.dumps(everything, indent=1, ensure_ascii=False) + '\n'
+    return json_text(everything, indent=1)
 
 
 def write_report(contents: Contents, figures: Mapping[str, Mapping[str, tuple]], out: Path) -> None:
     """Write report.md, report.json, the tables as CSV, and figures/."""
-    (out / 'figures').mkdir(parents=True, exist_ok=True)
     jobs = [(name, draw) for chapter in figures.values() for name, (_, draw) in chapter.items()]
     for name, draw in track(jobs, 'drawing figures', console=console, transient=True):
         save_figure(draw(), out / 'figures' / f'{name}.png', pdf=True)
@@ -413,7 +413,7 @@ def write_report(contents: Contents, figures: Mapping[str, Mapping[str, tuple]],
     }
     for name, text in files.items():
         if text is not None:
-            (out / name).write_text(text, encoding='utf-8')
+            write_text(out / name, text)
         else:  # of an earlier report in the same folder
             (out / name).unlink(missing_ok=True)
 
@@ -428,11 +428,11 @@ def main(argv=None) -> None:
     try:
         write_report(contents, figures, Path(args.out))
     except OSError as error:
-        raise SystemExit(f'report.py: cannot write to {args.out}: {error}') from None
+        raise SystemExit(f'report.py: {error}') from None
     console.print(summary_table(contents.accuracy))
     console.print(f'report: {Path(args.out) / "report.md"} (beside it report.json, tables as CSV, figures/ as PNG and PDF)',
                   highlight=False, soft_wrap=True)
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

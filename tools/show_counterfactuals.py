@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, TRANSFORMS
@@ -24,12 +23,16 @@ from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, patch_grid, relevance_center, relevance_map, zoom_in
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_model, file_pipeline, load_config
+from mmcfmask.engine.launch import build_model, class_names, file_pipeline, load_config
+from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_out, makes_counterfactuals
+from mmcfmask.errors import one_line
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.models.second_look import SECOND_LOOK, check_side
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
 CHECKPOINT_SUFFIXES = ('.pth', '.pt')
@@ -55,7 +58,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--pdf', action='store_true', help='write a PDF beside it')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images, donors and random masks')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     args = parser.parse_intermixed_args(argv)
 
     has_checkpoint = bool(args.paths) and args.paths[0].lower().endswith(CHECKPOINT_SUFFIXES)
@@ -151,21 +154,6 @@ def images_of_files(cfg, files: list[Path]) -> list[dict]:
     return [pipeline(dict(img_path=str(path))) for path in files]
 
 
-def class_names(cfg, checkpoint: dict | None):
-    """Class names: from the checkpoint, the class of a data set, or a data set of the config; None if all of them fail."""
-    names = ((checkpoint or {}).get('meta') or {}).get('dataset_meta', {}).get('classes')
-    sets = named_sets(cfg)
-    for dataset in sets.values():
-        names = names or getattr(DATASETS.get(dataset.type), 'METAINFO', {}).get('classes')
-    for name in ('test', 'val', 'train'):
-        if names is None and name in sets:
-            try:  # names of the folders, where the data is at hand
-                names = DATASETS.build(sets[name]).metainfo.get('classes')
-            except (OSError, ValueError, RuntimeError):
-                continue
-    return names
-
-
 def parse_labels(labels: list[str], names: list[str], num: int) -> list[int]:
     """Class indices of names or indices."""
     if len(labels) not in (1, num):
@@ -182,13 +170,12 @@ def parse_labels(labels: list[str], names: list[str], num: int) -> list[int]:
     return indices * num if len(indices) == 1 else indices
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
-        check_out(args.out)
-    except OSError as error:
-        raise SystemExit(f'{error}') from None
+    check_out(args.out)
     cfg = load_config(args.config, args.cfg_options)
+    follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)
     settings = cfg.model.get('data_preprocessor') or {}
@@ -213,7 +200,9 @@ def main(argv=None) -> None:
         raise SystemExit(str(error)) from None
     gt_masks = None
     if files:
-        items, names = images_of_files(cfg, files), class_names(cfg, checkpoint)
+        sets = named_sets(cfg)
+        items = images_of_files(cfg, files)
+        names = class_names([sets[name] for name in ('test', 'val', 'train') if name in sets], checkpoint)
     else:
         items, gt_masks, names = images_of_split(cfg, args.split, args.num, args.seed)
     inputs = model.data_preprocessor(
@@ -274,4 +263,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -3,6 +3,7 @@
 
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth            # all of them
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy   # those that help on the held-out images
+    python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy --ties paper      # as published where soups are equally accurate
 
 They are models of one config that started from the same weights: other seeds, other epochs, other hyper-parameters. The greedy soup looks
 at the images of ``val_dataloader``, which are held out of the training set, never at a test set or a shift.
@@ -12,15 +13,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
+from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_out
-from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
+from mmcfmask.engine.soup import TIES, greedy_soup, save_soup, uniform_soup
+from mmcfmask.errors import ConfigError, one_line
+from mmcfmask.evaluation import preference
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -29,8 +35,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoints', nargs='+', help='checkpoint files')
     parser.add_argument('--out', required=True, help='the checkpoint to write')
     parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
+    parser.add_argument('--ties', choices=TIES, default='nll', help='of two greedy soups of the same accuracy the better is that '
+                        'of the lower cross-entropy (nll, the default), the larger (paper: Wortsman et al.), or the smaller (code: theirs)')
     parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if len(set(args.checkpoints)) < len(args.checkpoints):
         parser.error('a checkpoint is named twice')
@@ -38,38 +46,43 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def held_out_accuracy(cfg: Config, work_dir: str):
-    """A function of weights: how good they are on ``val_dataloader``, by the metric that chooses checkpoints; of one that is the better the
-    less it is, the negative."""
+    """A function of weights: how good they are on ``val_dataloader``, by the metric that chooses checkpoints (:func:`preference`)."""
     if cfg.get('val_dataloader') is None:
         raise SystemExit('--greedy needs held-out images, but the config has no val_dataloader')
     checkpoint = cfg.default_hooks.checkpoint
-    key, sign = checkpoint.get('save_best'), -1 if checkpoint.get('rule') == 'less' else 1
+    key, rule = checkpoint.get('save_best'), checkpoint.get('rule')
     cfg.merge_from_dict(dict(launcher='none', work_dir=work_dir, log_level='WARNING', load_from=None, resume=False))
     cfg.default_hooks.checkpoint = None
     for part in ('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'test_cfg', 'test_dataloader', 'test_evaluator'):
         cfg[part] = None
     runner = build_runner(cfg)
 
-    def evaluate(state) -> float:
+    def evaluate(state) -> tuple[float, float]:
         # Of a checkpoint the weights of auxiliary losses are left out; anything else that does not fit is an error.
         runner.model.load_state_dict(state)
         metrics = runner.val()
         chosen = next(iter(metrics)) if key in (None, 'auto') else key  # mmengine's 'auto': the first
-        return sign * float(metrics[chosen])
+        return preference(metrics, chosen, rule)
 
     return evaluate
 
 
+def _cells(found: tuple[float, float]) -> tuple[str, str]:
+    return f'{found[0]:.2f}', f'{found[1]:.3f}'
+
+
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
-        check_out(args.out)
-        cfg = load_config(args.config, args.cfg_options)
-        ingredients = {path: check_checkpoint(path) for path in args.checkpoints}
-        for path, checkpoint in ingredients.items():
-            check_same_tower(cfg.model, checkpoint, path)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{error}') from None
+    check_out(args.out)
+    cfg = load_config(args.config, args.cfg_options)
+    ingredients = {path: check_checkpoint(path) for path in args.checkpoints}
+    for path, checkpoint in ingredients.items():
+        check_same_tower(cfg.model, checkpoint, path)
+    seeds = {checkpoint['meta'].get('seed') for checkpoint in ingredients.values()}
+    if args.greedy and follow_run(cfg.get('val_dataloader') or {}, seeds.pop() if len(seeds) == 1 else 0) and seeds:
+        raise ConfigError(f"{args.config}: val_dataloader is held out by the seed of each run (holdout.seed='run'), so the others have "
+                          'trained on it: a greedy soup needs models of one hold-out, trained with a number as holdout.seed')
     forget_pretrained(cfg.model)
 
     def load(path: str):
@@ -78,11 +91,11 @@ def main(argv=None) -> None:
     try:
         if args.greedy:
             evaluate = held_out_accuracy(cfg, args.work_dir or str(Path(args.out).parent))
-            soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate)
-            table = Table('Model', 'Held-out accuracy', 'In the soup')
-            for path, accuracy in sorted(alone.items(), key=lambda item: -item[1]):
-                table.add_row(path, f'{accuracy:.2f}', 'yes' if path in chosen else '')
-            table.add_row('the soup', f'{evaluate(soup):.2f}', f'{len(chosen)} of {len(alone)}', style='bold')
+            soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate, args.ties)
+            table = Table('Model', 'Held-out accuracy', '−NLL', 'In the soup')
+            for path, found in sorted(alone.items(), key=lambda item: item[1], reverse=True):
+                table.add_row(path, *_cells(found), 'yes' if path in chosen else '')
+            table.add_row('the soup', *_cells(evaluate(soup)), f'{len(chosen)} of {len(alone)}', style='bold')
             Console().print(table)
         else:
             soup, chosen = uniform_soup(map(load, args.checkpoints)), args.checkpoints
@@ -94,4 +107,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

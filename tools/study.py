@@ -15,8 +15,11 @@ import argparse
 
 from rich.console import Console
 
+from mmcfmask.engine.options import add_cfg_options, seed
 from mmcfmask.engine.preflight import check_work_dir
-from mmcfmask.engine.study import Study, load_study, parse_options, run_or_exit
+from mmcfmask.engine.study import Study, load_study, run_or_exit
+from mmcfmask.errors import ConfigError, one_line
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -24,37 +27,36 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('study', help='study file (.yaml, .json or .py)')
     parser.add_argument('--out', help='where everything goes (default: what the study says, else work_dirs/<its name>)')
     parser.add_argument('--jobs', type=int, default=1, help='runs at once; several share a GPU if its memory allows (default: 1)')
-    parser.add_argument('--seeds', nargs='+', type=int, help='training seeds, in place of those of the study')
+    parser.add_argument('--seeds', nargs='+', type=seed, help='training seeds, in place of those of the study')
     parser.add_argument('--only', nargs='+', metavar='METHOD', help='these methods (* stands for anything), and what they are derived from')
     parser.add_argument('--datasets', nargs='+', metavar='NAME', help='run on these data sets of the study')
     parser.add_argument('--list', action='store_true', help='show the runs and whether they are finished; run nothing')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help='override config values of every method, key=value')
+    add_cfg_options(parser, 'of every method')
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error('--jobs must be at least 1')
     return args
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
     console = Console()
-    try:
+    with one_line(args.study):
         study = load_study(args.study)
         if args.datasets:
             known = study.get('datasets') or {}
             unknown = [name for name in args.datasets if name not in known]
             if unknown:
-                raise ValueError(f'no data set is named {unknown[0]!r}: there are {", ".join(known) or "none with a name"}')
+                raise ConfigError(f'no data set is named {unknown[0]!r}: there are {", ".join(known) or "none with a name"}')
             study['datasets'] = {name: known[name] for name in args.datasets}
         if args.seeds:
             study['seeds'] = args.seeds
         study = Study(**{
             **study, 'out': args.out or study['out'], 'amp': args.amp or study.get('amp', False), 'only': args.only,
-            'overrides': parse_options(args.cfg_options)})
+            'overrides': args.cfg_options})
         check_work_dir(str(study.out), 'folder', '--out')
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{args.study}: {error}') from None
     if args.list:
         for job in study.jobs:
             console.print(f'{"finished" if job.is_finished() else "begun" if job.has_key() else "to do":9} {job.label}', highlight=False)
@@ -63,4 +65,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

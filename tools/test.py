@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from pathlib import Path
 
 import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the components, and mmcfmask:: in _base_
@@ -34,8 +33,12 @@ from mmcfmask.engine.launch import (
     prepare_test,
 )
 from mmcfmask.engine.preflight import check_out, check_test_data, check_work_dir, warn_of_random_start
+from mmcfmask.engine.record import training_of
+from mmcfmask.errors import StorageError, one_line
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
+from mmcfmask.files import atomic_write, write_json
 from mmcfmask.models.second_look import SECOND_LOOK
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import results_table
 
 
@@ -61,7 +64,7 @@ def write_predictions(folder: Path, results: dict) -> list[Path]:
     """One CSV per set: path, gt, pred, correct (0 or 1), confidence. Returns their paths."""
     paths = {name: folder / f'{name}.csv' for name in results}
     for name, result in results.items():
-        with open(paths[name], 'w', newline='', encoding='utf-8') as file:
+        with atomic_write(paths[name], 'w', newline='', errors='surrogateescape') as file:  # names that are no UTF-8 stay as they are
             writer = csv.writer(file)
             writer.writerow(['path', 'gt', 'pred', 'correct', 'confidence'])
             for item in result['details']['predictions']:
@@ -69,9 +72,10 @@ def write_predictions(folder: Path, results: dict) -> list[Path]:
     return list(paths.values())
 
 
+@one_line()
 def main(argv=None) -> dict:
     args = parse_args(argv)
-    try:
+    with one_line(args.config):
         cfg = load_config(args.config, args.cfg_options)
         apply_run_arguments(cfg, args)
         check_work_dir(cfg.work_dir)
@@ -85,8 +89,6 @@ def main(argv=None) -> dict:
             add_second_look(cfg, args.second_look)
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
         check_test_data(cfg)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.keep_predictions = args.predictions is not None
     runner = build_runner(cfg)
     if checkpoint:
@@ -95,28 +97,37 @@ def main(argv=None) -> dict:
         warn_of_random_start(cfg)
     metrics = runner.test()
     if is_main_process():
-        seed = (checkpoint or {}).get('meta', {}).get('seed')
-        run = describe_run(runner.test_loop, args.config, describe_checkpoint(args.checkpoint), seed,
-                           unwrapped(runner.model).data_preprocessor, method=method_name(args.config, cfg.model))
+        meta = (checkpoint or {}).get('meta') or {}
+        run = describe_run(runner.test_loop, args.config, describe_checkpoint(args.checkpoint), meta.get('seed'),
+                           unwrapped(runner.model).data_preprocessor, method=method_name(args.config, cfg.model, checkpoint),
+                           training=training_of(meta))
+        run.update({key: meta[key] for key in ('wise_ft_alpha', 'soup') if meta.get(key) is not None})
         accuracies = {name: part['metrics']['top1'] for name, part in run['sets'].items() if 'top1' in part['metrics']}
         id_set = run['id_set'] if run['id_set'] in accuracies else None
         shifts = [name for name in accuracies if name != id_set]
-        console, notes, written = Console(), [], []
+        notes, written, failure = [], [], None
         if accuracies:
             notes += [f'checkpoint: {args.checkpoint or "none"}', *notes_of(run)]
-            console.print(results_table({run['method']: accuracies}, id_set, shifts))
         if cfg.model.get('gate') or cfg.model.get('second_look'):
             run['inference'] = dict(gate=bool(cfg.model.get('gate')), second_look=cfg.model.get('second_look'))
-        if args.out:
-            Path(args.out).write_text(json.dumps(run, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-            written.append(args.out)
-        if args.predictions:
-            written += write_predictions(Path(args.predictions), runner.test_loop.results)
+        try:  # before anything is printed
+            if args.out:
+                write_json(args.out, run)
+                written.append(args.out)
+            if args.predictions:
+                written += write_predictions(Path(args.predictions), runner.test_loop.results)
+        except StorageError as error:
+            failure = error
+        console = Console()
+        if accuracies:
+            console.print(results_table({run['method']: accuracies}, id_set, shifts))
         for note in [*notes, *(['written: ' + '  '.join(map(str, written))] if written else [])]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
+        if failure:
+            raise SystemExit(f'{args.config}: {failure}')
     end_process_group()
     return metrics
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

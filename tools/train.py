@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train a model: python tools/train.py CONFIG [--work-dir DIR] [--resume [auto|PATH]] [--amp] [--seed N] [--cfg-options …]"""
 import argparse
+from contextlib import ExitStack
 
 import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the components, and mmcfmask:: in _base_
 
@@ -8,15 +9,20 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.config import Config
 
 from mmcfmask.compat import end_process_group
+from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine import checkpoints, launch, preflight
 from mmcfmask.engine.hooks import unwrapped
+from mmcfmask.engine.options import seed
+from mmcfmask.errors import ConfigError, one_line
+from mmcfmask.files import explained, locked
+from mmcfmask.output import run_tool
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model')
     parser.add_argument('config', help='config file')
     parser.add_argument('--resume', nargs='?', const='auto', help='go on from PATH, or from the latest checkpoint of the work dir (auto)')
-    parser.add_argument('--seed', type=int, help='seed of everything random (default: that of the config)')
+    parser.add_argument('--seed', type=seed, help='seed of everything random (default: that of the config)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     launch.add_run_arguments(parser, work_dir='where logs and checkpoints go')
     return parser.parse_args(argv)
@@ -24,7 +30,6 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """The config as the command line asks for it."""
-    launch.apply_run_arguments(cfg, args)
     if args.amp:
         cfg.optim_wrapper.type = 'AutocastOptimWrapper'
         if (cfg.get('val_cfg') or {}).get('type') == 'MultiSetValLoop':
@@ -34,6 +39,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         cfg.default_hooks.checkpoint.save_best = None
+    if args.resume == '':
+        raise ConfigError('--resume: the name of the checkpoint is empty')
     if args.resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, args.resume
     elif args.resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
@@ -43,15 +50,27 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+@one_line()
 def main(argv=None) -> None:
     args = parse_args(argv)
-    try:
-        cfg = merge_args(launch.load_config(args.config, args.cfg_options), args)
-        if cfg.get('train_cfg') is None:
-            raise ValueError('there is nothing to train (no train_cfg): use tools/test.py')
+    with ExitStack() as stack:
+        train(args, stack)
+
+
+def train(args: argparse.Namespace, stack: ExitStack) -> None:
+    """Train as the command line asks for; the lock of the work dir joins ``stack``."""
+    with one_line(args.config):
+        cfg = launch.load_config(args.config, args.cfg_options)
+        launch.apply_run_arguments(cfg, args)
         preflight.check_work_dir(cfg.work_dir)
+        if launch.is_first_process(args.launcher):
+            stack.enter_context(locked(cfg.work_dir, 'a training'))
+        cfg = merge_args(cfg, args)
+        if cfg.get('train_cfg') is None:
+            raise ConfigError('there is nothing to train (no train_cfg): use tools/test.py')
         preflight.check_backbone(cfg.model)
         preflight.check_fill(cfg)
+        preflight.check_validation(cfg)
         preflight.check_selection(cfg)
         preflight.check_training_data(cfg)
         launch.fit_total_batch(cfg, launch.world_size(args.launcher))
@@ -64,17 +83,17 @@ def main(argv=None) -> None:
                 if args.seed is None and cfg.get('randomness') and 'seed' in checkpoint['meta']:
                     cfg.randomness.seed = checkpoint['meta']['seed']  # that of the run, which its --seed may have set
                 preflight.check_same_run(cfg, checkpoint, start)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{args.config}: {error}') from None
+        follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     runner = launch.build_runner(cfg)
     if start:
         checkpoints.check_fits(unwrapped(runner.model), checkpoint, start)
         del checkpoint
     else:
         preflight.warn_of_random_start(cfg)
-    runner.train()
+    with one_line(args.config), explained(cfg.work_dir):
+        runner.train()
     end_process_group()
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

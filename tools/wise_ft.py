@@ -23,6 +23,8 @@ from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, load_config, prepare_test
 from mmcfmask.engine.preflight import check_test_data, check_work_dir
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
+from mmcfmask.errors import one_line
+from mmcfmask.output import run_tool
 from mmcfmask.visualization import results_table
 
 
@@ -46,6 +48,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
+@one_line()
 def main(argv=None) -> dict:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
@@ -53,22 +56,20 @@ def main(argv=None) -> dict:
     folder = Path(args.out or Path(cfg.work_dir) / 'wise_ft')
     check_work_dir(cfg.work_dir)
     check_work_dir(str(folder), 'folder', '--out')
-    try:
+    with one_line(args.config):
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp, keep_start=True)
         check_test_data(cfg)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f'{args.config}: {error}') from None
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=args.alphas)
     runner = build_runner(cfg)
     check_fits(unwrapped(runner.model), checkpoint, args.checkpoint)
     metrics = runner.test()
     if is_main_process():
-        seed = checkpoint.get('meta', {}).get('seed')
-        results = write_results(runner.test_loop, folder, args.config, args.checkpoint, seed)
+        meta = checkpoint.get('meta') or {}
+        results = write_results(runner.test_loop, folder, args.config, args.checkpoint, meta)
         if args.save is not None:
             path = folder / f'wise_ft_{args.save:g}.pth'
             save_interpolated(runner.test_loop, args.save, path,
-                              dict(inherited_meta(checkpoint), seed=seed, config=args.config, checkpoint=args.checkpoint))
+                              dict(inherited_meta(checkpoint), seed=meta.get('seed'), config=args.config, checkpoint=args.checkpoint))
             results['written'].append(path)
         console, table = Console(), line_table(results['line'])
         notes = table.pop('notes')
@@ -79,4 +80,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

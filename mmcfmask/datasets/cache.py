@@ -23,11 +23,12 @@ from mmpretrain.registry import DATASETS
 from PIL import features
 from rich.filesize import decimal
 
-from ..files import atomic_write, write_json
+from ..errors import StorageError
+from ..files import atomic_write, remove_leftovers, write_json
 
 # Transforms that give the same image every time.
 CACHEABLE = ('LoadImageFromFile', 'LoadResizedImage', 'Resize', 'ResizeEdge', 'CenterCrop', 'CropBorder')
-VERSION = 1  # of the file's layout
+VERSION = 2  # of the file's layout, and of how mmcfmask.datasets.images reads an image
 RECORD = np.dtype([('stamp', '<u8'), ('checksum', '<u4'), ('ori_shape', '<u4', 2), ('scale_factor', '<f8', 2)])
 
 
@@ -49,7 +50,7 @@ class CachedDataset:
 
     Raises:
         ValueError: The pipeline does not begin with something that can be kept, or gives images of different sizes.
-        OSError: Too little room on the disk.
+        StorageError: ``cache_dir`` cannot be written to, or has too little room.
 
     Examples:
         >>> train = CachedDataset(dict(type='FolderDataset', data_root='data/pets', pipeline=[...]), cache_dir='/fast/cache')
@@ -125,9 +126,10 @@ class CachedTransforms:
             with tempfile.TemporaryFile(dir=self.path.parent):
                 pass
         except OSError as error:
-            raise type(error)(f'CachedDataset: cannot write to cache_dir {str(self.path.parent)!r} ({error.strerror}): choose another, '
-                              'or none') from None
+            raise StorageError(f'CachedDataset: cannot write to cache_dir {str(self.path.parent)!r} ({error.strerror}): choose another, '
+                               'or none') from None
         with FileLock(f'{self.path}.lock'):
+            remove_leftovers(self.path.parent)
             there = self.path.stat() if self.path.exists() else None
             if there is not None and there.st_size == size:
                 missing = size - there.st_blocks * 512
@@ -135,8 +137,8 @@ class CachedTransforms:
                 missing = size
             free = shutil.disk_usage(self.path.parent).free
             if missing > free:
-                raise OSError(f'CachedDataset: {self.shape[0]} images take {decimal(size)}, of which {decimal(missing)} are still to be '
-                              f'written, but {self.path.parent} has room for {decimal(free)}: choose another cache_dir, or none.')
+                raise StorageError(f'CachedDataset: {self.shape[0]} images take {decimal(size)}, of which {decimal(missing)} are still to '
+                                   f'be written, but {self.path.parent} has room for {decimal(free)}: choose another cache_dir, or none.')
             if there is None or there.st_size != size:
                 write_json(self.path.with_suffix('.json'), about)
                 with atomic_write(self.path) as file:

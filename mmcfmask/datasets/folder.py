@@ -15,11 +15,15 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 from rich.progress import track
 
-from ..errors import StorageError
-from .images import EXTENSIONS, find_images, is_hidden, left_out_words, lies_in, list_folder, why_unreadable, why_unreadable_all
+from ..errors import ConfigError, MissingFileError, StorageError
+from ..ranges import Count, Seed
+from .images import EXTENSIONS, find_images, is_folder, left_out_words, lies_in, list_folder, why_unreadable, why_unreadable_all
+from .names import class_names, composed, in_order, read_names
+
+RUN_SEED = 'run'  # holdout.seed: that of the run
 
 
-class MissingSetError(FileNotFoundError):
+class MissingSetError(MissingFileError):
     """The folder of a data set is not there; the message says what was looked for, and where to get it if it is a published set."""
 
 
@@ -41,12 +45,14 @@ class FolderDataset(BaseDataset):
         classes (Sequence[str] | str, optional): Class names, in label order, or a text file with one per line. Defaults
             to the folder names.
         folders (Sequence[str], optional): Folder names in label order; then the tree must hold these and no others.
-            Defaults to all folders there are, sorted.
+            Defaults to all folders there are, sorted; numbered ones (``2``, ``class_10``) by their numbers.
         other_folders (Sequence[str]): Names of folders beside ``folders`` that are known and left out. Defaults to ().
-        holdout (dict, optional): Splits off a seeded part, stratified by class: ``dict(size=10240, seed=0, part='train')``
-            with ``part`` 'train' or 'held_out', or ``fraction=0.2`` instead of ``size``. Both parts together are the whole.
-            Of ``size`` images every class gives the same number, up to one. A ``size`` above half of the images is
-            lowered to half of them, with a warning. Defaults to None: all images.
+        holdout (dict, optional): Splits the images into seeded parts, stratified by class: ``dict(size=10240, seed=0, part='train')``
+            with ``part`` 'train' or 'held_out', or ``fraction=0.2`` instead of ``size``. ``test=0.1``, as ``size`` or ``fraction`` in
+            its unit, is cut first, as a third part 'test' with a seed of its own, ``test_seed=0``. All parts together are the whole, and
+            every class has its share of each, in proportion to its images. A ``size`` above half of the images is lowered to half of
+            them, with a warning. ``seed='run'`` stands for the seed of the run, which the tools put in its place: train and held_out then
+            differ from run to run, test does not. Defaults to None: all images.
         per_class (int, optional): Number of images to keep of every class, drawn after the hold-out. Defaults to None: all.
         subset_seed (int): Seed of ``per_class``. Defaults to 0.
         skip_unreadable (bool): Whether all images are decoded when the dataset is built, and those that fail are left out
@@ -75,8 +81,8 @@ class FolderDataset(BaseDataset):
                  folders: Sequence[str] | None = None,
                  other_folders: Sequence[str] = (),
                  holdout: dict | None = None,
-                 per_class: int | None = None,
-                 subset_seed: int = 0,
+                 per_class: Count | None = None,
+                 subset_seed: Seed = 0,
                  skip_unreadable: bool = False,
                  **kwargs) -> None:
         self.folders = None if folders is None else list(folders)
@@ -90,7 +96,9 @@ class FolderDataset(BaseDataset):
         if self.holdout is not None:
             check_holdout(self.holdout)
         if per_class is not None and per_class < 1:
-            raise ValueError(f'per_class={per_class} must be at least 1.')
+            raise ConfigError(f'per_class={per_class} must be at least 1.')
+        if classes is not None:
+            classes = read_names(classes) if isinstance(classes, str) else class_names(classes, 'classes')
         super().__init__(ann_file='', data_root=os.path.expanduser(data_root), data_prefix=split_dir, classes=classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -100,7 +108,7 @@ class FolderDataset(BaseDataset):
         self.left_out.clear()
         items = self.list_items(Path(self.img_prefix))
         if self.left_out:
-            print_log(f'{self.img_prefix}: {left_out_words(self.left_out)} are left out. Image files end in {", ".join(EXTENSIONS)}.',
+            print_log(f'{Path(self.img_prefix)}: {left_out_words(self.left_out)} are left out. Image files end in {", ".join(EXTENSIONS)}.',
                       'current', level=logging.WARNING)
         protocol = self._metainfo.get('protocol')
         if protocol and self.holdout is not None:  # nothing was published about a part
@@ -118,7 +126,7 @@ class FolderDataset(BaseDataset):
         empty = [folder for folder, names in images.items() if not names]
         if empty:
             others = f'; {left_out_words(self.left_out)} are no images' if self.left_out else ''
-            raise ValueError(f'{root}: no images in the {len(empty)} class folders {some(empty)}{others}. Image files end in '
+            raise ConfigError(f'{root}: no images in the {len(empty)} class folders {some(empty)}{others}. Image files end in '
                              f'{", ".join(EXTENSIONS)}, in any case.')
         self.num_listed += sum(map(len, images.values()))
         if self.holdout is not None:
@@ -133,16 +141,26 @@ class FolderDataset(BaseDataset):
 
     def class_images(self, root: Path) -> dict[str, list[str]]:
         """Names of images relative to ``root``, sorted, by class folder, in label order. Sets the class names if there are none yet."""
-        present = list_class_folders(root)
-        folders = self.folders or present
-        check_folders(folders, present, root, self.other_folders)
+        folders = self.name_classes(root)
+        images = {folder: list_images(root, folder, self.left_out) for folder in folders}
         if self.folders is None:
-            self._metainfo['folders'] = tuple(folders)
+            warn_of_deeper_classes(images, root)
+        return images
+
+    def name_classes(self, root: Path) -> list[str]:
+        """Names of the class folders as they are on the disk, in label order; sets ``folders`` and ``classes`` of the metainfo."""
+        present = list_class_folders(root)
+        check_folders(self.folders or present, present, root, self.other_folders)
+        here = {composed(folder): folder for folder in present}
+        if self.folders is None:
+            check_are_classes(present, root)
+            self._metainfo['folders'] = tuple(here)
+        names = tuple(map(composed, self.folders or present))
         if self._metainfo.get('classes') is None:
-            self._metainfo['classes'] = tuple(folders)
-        if len(self._metainfo['classes']) != len(folders):
-            raise ValueError(f'{root} has {len(folders)} class folders, but {len(self._metainfo["classes"])} class names are given.')
-        return {folder: list_images(root, folder, self.left_out) for folder in folders}
+            self._metainfo['classes'] = names
+        if len(self._metainfo['classes']) != len(names):
+            raise ConfigError(f'{root} has {len(names)} class folders, but {len(self._metainfo["classes"])} class names are given.')
+        return [here[name] for name in names]
 
     def prepare_data(self, idx: int):
         """Run the pipeline; an image that cannot be read is an error that names it."""
@@ -176,47 +194,86 @@ class PACSDataset(FolderDataset):
 
     def __init__(self, data_root: str, domain: str = 'photo', **kwargs) -> None:
         if domain not in self.DOMAINS:
-            raise ValueError(f'PACSDataset: unknown domain {domain!r}, choose one of {", ".join(self.DOMAINS)}.')
+            raise ConfigError(f'PACSDataset: unknown domain {domain!r}, choose one of {", ".join(self.DOMAINS)}.')
         protocol = dict(images=self.IMAGES[domain], num_classes=7, source='https://dali-dl.github.io/project_iccv2017.html')
         super().__init__(data_root, split_dir=domain, folders=self.METAINFO['classes'], metainfo=dict(protocol=protocol), **kwargs)
 
 
+# Names of the parts of a data set, which are no classes.
+SPLIT_NAMES = re.compile('(ilsvrc)?(data|images|img)?'
+                         '(train|training|val|valid|validation|validate|test|testing|dev|eval|evaluation|heldout|holdout)'
+                         '(set|split|data|images|imgs)?')
+
+
+def check_are_classes(folders: Sequence[str], root: Path) -> None:
+    """Raise a ConfigError for folders that are the parts of a data set: ``root`` is one level too high then."""
+    splits = [folder for folder in folders if SPLIT_NAMES.fullmatch(re.sub(r'[\W\d_]', '', folder.lower()))]
+    if splits and (len(splits) > 1 or len(folders) == 1):
+        raise ConfigError(f'{root}: the folders {some(splits)} are parts of a data set, not classes: set split_dir to one of them, e.g. '
+                          f'split_dir={splits[0]!r}. If they really are classes, name all folders with folders=[…].')
+
+
+def warn_of_deeper_classes(images: dict[str, list[str]], root: Path) -> None:
+    """Log a warning where all folders hold the same folders and no images of their own: perhaps those are the classes."""
+    inner = None
+    for names in images.values():
+        below = {name.split('/')[1] for name in names if name.count('/') > 1}
+        inner = below if inner is None else inner & below
+        if len(inner) < 2 or any(name.count('/') == 1 for name in names):
+            return
+    if len(images) > 1:
+        print_log(f'{root}: the folders {some(list(images))} are taken for the classes, but hold no images themselves, and all of them the '
+                  f'folders {some(sorted(inner))}. If those are the classes, set split_dir to one of the former.', 'current',
+                  level=logging.WARNING)
+
+
 def list_class_folders(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted; hidden ones are left out."""
+    """Names of the folders in ``root``, sorted by :func:`in_order`; hidden ones are left out.
+
+    Raises:
+        MissingSetError: There is no such folder.
+        MissingFileError: It has no folders.
+        ConfigError: Two folders have the same name, in two forms of Unicode.
+    """
     if not root.is_dir():
         raise MissingSetError(f'There is no folder {root.absolute()}: set data_root (and split_dir, or domain) of the dataset.')
     folders = sub_folders(root)
     if not folders:
         files = os.listdir(root)
         tars = any(file.endswith('.tar') for file in files)
-        raise FileNotFoundError(f'{root.absolute()} has no class folders, but {len(files)} files: ' + (
+        raise MissingFileError(f'{root.absolute()} has no class folders, but {len(files)} files: ' + (
             'unpack each of its archives into a folder of the same name.' if tars else
             'images must lie in one folder per class. Set data_root and split_dir to the folder that holds the class folders.'))
-    return folders
+    names = list(map(composed, folders))
+    twice = [folder for folder, name in zip(folders, names) if names.count(name) > 1] if len(set(names)) < len(names) else []
+    if twice:
+        raise ConfigError(f'{root}: the folders {some(list(map(ascii, twice)))} have the same name in two Unicode forms (NFC and NFD): put '
+                          'their images into one.')
+    return in_order(folders)
 
 
 def sub_folders(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted; hidden ones are left out, and links to a folder that ``root`` lies in."""
     real = os.path.realpath(root)
-    return sorted(entry.name for entry in list_folder(root) if entry.is_dir() and not is_hidden(entry.name)
-                  and not (entry.is_symlink() and lies_in(real, os.path.realpath(entry.path))))
+    return [entry.name for entry in list_folder(root)
+            if is_folder(entry) and not (entry.is_symlink() and lies_in(real, os.path.realpath(entry.path)))]
 
 
 def check_folders(expected: Sequence[str], present: Sequence[str], root: Path, other: Sequence[str] = ()) -> None:
     """Raise a ValueError where the class folders are not exactly those expected, and perhaps ``other`` known ones."""
     problems = folder_problems(expected, present, other)
     if problems:
-        raise ValueError(f'{root}: {"; ".join(problems)}.')
+        raise ConfigError(f'{root}: {"; ".join(problems)}.')
 
 
 def folder_problems(expected: Sequence[str], present: Sequence[str], other: Sequence[str] = ()) -> list[str]:
     """What is wrong with the class folders that are ``present``, in words."""
-    problems = []
-    missing = [folder for folder in expected if folder not in set(present)]
+    problems, here = [], set(map(composed, present))
+    missing = [folder for folder in expected if composed(folder) not in here]
     if missing:
         problems.append(f'{len(missing)} of {len(expected)} class folders are missing: {some(missing)}')
-    known = {*expected, *other}
-    unknown = [folder for folder in present if folder not in known]
+    known = set(map(composed, [*expected, *other]))
+    unknown = [folder for folder in present if composed(folder) not in known]
     if unknown:
         problems.append(f'{len(unknown)} folders are no known classes: {some_with_nearest(unknown, [*expected, *other])}')
     return problems
@@ -235,70 +292,124 @@ def list_images(root: Path, folder: str, left_out: Counter | None = None) -> lis
 
 def seeded_order(names: Iterable[str], seed: int) -> list[str]:
     """Names shuffled by the SHA-256 of seed and name: the same everywhere, and a new name moves no other."""
-    return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(f'{seed}/{name}')).digest())
+    return sorted(names, key=lambda name: hashlib.sha256(f'{seed}/{composed(name)}'.encode(errors='surrogateescape')).digest())
 
 
 def check_holdout(holdout: dict) -> None:
-    """Raise a ValueError for settings of a hold-out that make no sense."""
-    unknown = set(holdout) - {'size', 'fraction', 'seed', 'part'}
+    """Raise a ConfigError for settings of a hold-out that make no sense."""
+    unknown = set(holdout) - {'size', 'fraction', 'seed', 'part', 'test', 'test_seed'}
     if unknown:
-        raise ValueError(f'holdout has no setting {", ".join(sorted(unknown))}: use size or fraction, seed, part.')
-    size, fraction, part = holdout.get('size'), holdout.get('fraction'), holdout.get('part')
+        raise ConfigError(f'holdout has no setting {some(sorted(map(str, unknown)))}: use size or fraction, seed, part, test, test_seed.')
+    size, fraction, part, test = (holdout.get(key) for key in ('size', 'fraction', 'part', 'test'))
     if (size is None) == (fraction is None):
-        raise ValueError(f'holdout={holdout} needs either size or fraction.')
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ValueError(f'holdout.size={size} must be a positive number of images.')
-    if fraction is not None and not 0 < fraction < 1:
-        raise ValueError(f'holdout.fraction={fraction} must lie between 0 and 1.')
-    if part not in ('train', 'held_out'):
-        raise ValueError(f"holdout.part={part!r} must be 'train' or 'held_out'.")
+        raise ConfigError(f'holdout={holdout} needs either size or fraction.')
+    for key, value in dict(size=size, **(dict(test=test) if fraction is None else {})).items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f'holdout.{key}={value!r} must be a positive number of images.')
+    for key, value in dict(fraction=fraction, **(dict(test=test) if size is None else {})).items():
+        if value is not None and not (type(value) in (int, float) and 0 < value < 1):
+            raise ConfigError(f'holdout.{key}={value!r} must lie between 0 and 1.')
+    if fraction is not None and fraction + (test or 0) >= 1:
+        raise ConfigError(f'holdout.fraction={fraction} and holdout.test={test} leave nothing to train on.')
+    if part not in ('train', 'held_out', 'test'):
+        raise ConfigError(f"holdout.part={part!r} must be 'train' or 'held_out', or, with a share for test, 'test'.")
+    if part == 'test' and test is None:
+        raise ConfigError("holdout.part='test' needs a share: holdout=dict(test=…), in the unit of size or fraction.")
+    for key in ('seed', 'test_seed'):
+        if type(holdout.get(key, 0)) is not int and not (key == 'seed' and holdout[key] == RUN_SEED):
+            raise ConfigError(f'holdout.{key}={holdout[key]!r} must be a whole number' + (f', or {RUN_SEED!r}.' if key == 'seed' else '.'))
+
+
+def follow_run(node, seed: int | None) -> bool:
+    """Put the seed of a run in place of every ``holdout.seed='run'`` below ``node``, a config or a part of one; whether there was one.
+
+    Raises:
+        ConfigError: The run has no seed.
+    """
+    found = False
+    for key, value in list(node.items() if hasattr(node, 'items') else enumerate(node)):
+        if key == 'holdout' and isinstance(value, dict) and value.get('seed') == RUN_SEED:
+            if seed is None:
+                raise ConfigError("holdout.seed='run' stands for the seed of the run, which has none: set randomness.seed, or --seed in "
+                                  'tools/train.py')
+            value['seed'], found = seed, True
+        elif isinstance(value, (dict, list, tuple)):
+            found = follow_run(value, seed) or found
+    return found
 
 
 def split_holdout(images: dict[str, list[str]], part: str, size: int | None = None, fraction: float | None = None,
-                  seed: int = 0) -> dict[str, list[str]]:
-    """One part of a seeded, stratified split.
+                  seed: int | str = 0, test: float | None = None, test_seed: int = 0) -> dict[str, list[str]]:
+    """One part of a seeded, stratified split; every class gives in proportion to its images.
 
     Args:
         images: Names of images by class.
-        part: 'held_out', or 'train' for all others.
-        size: Number of images to hold out: the same of every class, and one more of as many classes as the rest needs.
+        part: 'test', 'held_out', or 'train' for all others.
+        size: Number of images to hold out.
         fraction: Instead, the fraction of every class to hold out, rounded, at least one image.
         seed: Decides which.
+        test: Number or fraction, as ``size`` or ``fraction`` is given, of images to cut off before. Both together are as many images as
+            one such share would be: the sum is rounded.
+        test_seed: Decides which.
 
     Returns:
         Names by class, each list sorted.
+
+    Raises:
+        ConfigError: Nothing is left to train on, or ``seed`` is not settled.
     """
-    total = sum(map(len, images.values()))
-    if size is not None:
-        if size > total // 2:
-            print_log(f'holdout.size={size} is more than half of the {total} images: {total // 2} are held out.', 'current',
-                      level=logging.WARNING)
-            size = total // 2
-        share, rest = divmod(size, len(images))
-        extra = set(seeded_order(images, seed)[:rest])
-        quota = {folder: share + (folder in extra) for folder in images}
+    if seed == RUN_SEED:
+        raise ConfigError("holdout.seed='run' stands for the seed of a run, but this is none: give a number.")
+    counts = {folder: len(names) for folder, names in images.items()}
+    if fraction is not None:
+        cut = {folder: max(1, round(test * count)) if test else 0 for folder, count in counts.items()}
+        quota = {folder: max(1, round((fraction + (test or 0)) * count) - cut[folder]) for folder, count in counts.items()}
     else:
-        quota = {folder: max(1, round(fraction * len(names))) for folder, names in images.items()}
-    short = [f'{folder} ({len(images[folder])} images for a share of {number})' for folder, number in quota.items()
-             if number > len(images[folder])]
-    if short:
-        raise ValueError(f'Too few images for holdout.size={size} in {len(short)} classes: {some(short)}. Use a smaller size, or '
-                         'holdout=dict(fraction=...).')
-    bare = [folder for folder, number in quota.items() if number == len(images[folder])]
+        cut = proportional(counts, lowered(test, sum(counts.values()), 'test'), test_seed) if test else dict.fromkeys(counts, 0)
+        rest = {folder: count - cut[folder] for folder, count in counts.items()}
+        quota = proportional(rest, lowered(size, sum(rest.values()), 'size'), seed)
+    bare = [folder for folder, count in counts.items() if cut[folder] + quota[folder] >= count]
+    if len(bare) == len(images):
+        raise ConfigError(f'The hold-out leaves no image to train on: no class has more than {max(counts.values())}. Hold out fewer, or '
+                          'validate on images of another folder.')
     if bare:
         print_log(f'The hold-out leaves no image to train on in {len(bare)} of {len(images)} classes: {some(bare)}.', 'current',
                   level=logging.WARNING)
-    held_out = {folder: set(seeded_order(names, seed)[:quota[folder]]) for folder, names in images.items()}
-    return {
-        folder: [name for name in names if (name in held_out[folder]) == (part == 'held_out')] for folder, names in images.items()
-    }
+    parts = dict(train={}, held_out={}, test={})
+    for folder, names in images.items():
+        parts['test'][folder] = sorted(seeded_order(names, test_seed)[:cut[folder]])
+        left = [name for name in names if name not in set(parts['test'][folder])] if cut[folder] else names
+        held_out = set(seeded_order(left, seed)[:quota[folder]])
+        parts['held_out'][folder] = sorted(held_out)
+        parts['train'][folder] = [name for name in left if name not in held_out]
+    return parts[part]
+
+
+def lowered(size: int, total: int, key: str) -> int:
+    """``size``, or half of ``total`` with a warning where it is more."""
+    if size <= total // 2:
+        return size
+    print_log(f'holdout.{key}={size} is more than half of the {total} images: {total // 2} are held out.', 'current',
+              level=logging.WARNING)
+    return total // 2
+
+
+def proportional(counts: dict[str, int], size: int, seed: int) -> dict[str, int]:
+    """Shares of ``size`` in proportion to ``counts``: rounded down, and one more for the largest remainders, of equal ones by seed."""
+    total = sum(counts.values())
+    shares = {name: size * count // total for name, count in counts.items()}
+    drawn = {name: place for place, name in enumerate(seeded_order(counts, seed))}
+    remainders = sorted(counts, key=lambda name: (-(size * counts[name] % total), drawn[name]))
+    for name in remainders[:size - sum(shares.values())]:
+        shares[name] += 1
+    return shares
 
 
 def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) -> dict[str, list[str]]:
     """``per_class`` images of every class, drawn with a seed; each list sorted. A smaller number is a part of a larger one."""
     short = [f'{folder} ({len(names)})' for folder, names in images.items() if len(names) < per_class]
     if short:
-        raise ValueError(f'per_class={per_class}, but {len(short)} classes have fewer images: {some(short)}.')
+        raise ConfigError(f'per_class={per_class}, but {len(short)} classes have fewer images: {some(short)}.')
     return {folder: sorted(seeded_order(names, seed)[:per_class]) for folder, names in images.items()}
 
 
@@ -313,7 +424,7 @@ def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[
     readable = {folder: [name for name in names if name not in bad] for folder, names in images.items()}
     emptied = [folder for folder in images if images[folder] and not readable[folder]]
     if emptied:
-        raise ValueError(f'{root}: no readable image is left in the class folders {some(emptied)}.')
+        raise ConfigError(f'{root}: no readable image is left in the class folders {some(emptied)}.')
     return readable
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Union
 
 from mmpretrain.registry import DATASETS
 
+from ..errors import ConfigError, MissingFileError
 from .folder import FolderDataset, list_class_folders, list_images, some, some_with_nearest
 from .imagenet_shifts import IMAGENET_CLASSES, IMAGENET_WNIDS
+from .names import class_names, composed, plain_name, read_names, read_text
 
 Class = Union[str, int]
 
@@ -20,9 +21,9 @@ Class = Union[str, int]
 class FolderShiftDataset(FolderDataset):
     """Any folders of images as a test set for a head with given classes, of which they need not have all.
 
-    A folder's name is matched with the names of the classes, without regard to case, underscores, hyphens and other punctuation; for
-    ImageNet's classes WordNet ids match too. What does not match by its name is given in a map. Several folders may mean one class
-    and, in a map, one folder several classes, any of which is right.
+    A folder's name is matched with the names of the classes: exactly, or else without regard to case, underscores, hyphens and other
+    punctuation; for ImageNet's classes WordNet ids match too. What does not match by its name is given in a map. Several folders may
+    mean one class and, in a map, one folder several classes, any of which is right.
 
     Args:
         data_root (str): Folder of the set.
@@ -56,12 +57,12 @@ class FolderShiftDataset(FolderDataset):
             if group:
                 members[group].append(folder)
         if not members:
-            raise ValueError(f'{root}: the map leaves out all of its {len(groups)} folders.')
+            raise ConfigError(f'{root}: the map leaves out all of its {len(groups)} folders.')
         order = sorted(members)
         indices = [index for group in order for index in group]
         shared = {index for index in indices if indices.count(index) > 1}
         if shared:
-            raise ValueError(f'{root}: folder_map lets the class {some([self.head_classes[index] for index in sorted(shared)])} mean '
+            raise ConfigError(f'{root}: folder_map lets the class {some([self.head_classes[index] for index in sorted(shared)])} mean '
                              'several different classes of the set: its folders need the same list of classes.')
         self._metainfo['classes'] = tuple(' / '.join(self.head_classes[index] for index in group) for group in order)
         whole = order == [(index, ) for index in range(len(self.head_classes))]
@@ -86,24 +87,26 @@ def match_folders(folders: Sequence[str], head_classes: Sequence[str],
     Raises:
         ValueError: A folder without a class, or one that may mean several.
     """
-    exact = {wnid: index for index, wnid in enumerate(wnids)}
-    named = defaultdict(list)
-    for index, name in enumerate(head_classes):
+    exact, named = {wnid: index for index, wnid in enumerate(wnids)}, defaultdict(list)
+    for index, name in enumerate(map(composed, head_classes)):
         named[plain_name(name)].append(index)
+        if head_classes.count(name) == 1:
+            exact[name] = index
     by_index = folder_map == 'index'
-    folder_map = {} if folder_map is None or by_index else folder_map
+    folder_map = {} if folder_map is None or by_index else {composed(folder): value for folder, value in folder_map.items()}
     matched, unknown, ambiguous = {}, [], []
     for folder in folders:
+        name = composed(folder)
         if by_index:
-            found = [int(folder)] if folder.isdigit() and int(folder) < len(head_classes) else []
-        elif folder in folder_map:
-            value = folder_map[folder]
+            found = [int(folder)] if folder.isdecimal() and int(folder) < len(head_classes) else []
+        elif name in folder_map:
+            value = folder_map[name]
             if value is None:
                 matched[folder] = ()
                 continue
             found = [class_index(item, folder, head_classes, exact, named) for item in _as_list(value)]
-        elif folder in exact:
-            found = [exact[folder]]
+        elif name in exact:
+            found = [exact[name]]
         else:
             found = named.get(plain_name(folder), [])
             if len(found) > 1:
@@ -122,7 +125,7 @@ def match_folders(folders: Sequence[str], head_classes: Sequence[str],
     if ambiguous:
         problems.append(f'{len(ambiguous)} folders match several classes of the same name: {some(ambiguous)}; give the index in folder_map')
     if problems:
-        raise ValueError(f'{where}: {"; ".join(problems)}.')
+        raise ConfigError(f'{where}: {"; ".join(problems)}.')
     return matched
 
 
@@ -131,15 +134,15 @@ def class_index(value: Class, folder: str, head_classes: Sequence[str], exact: M
     if isinstance(value, int) and not isinstance(value, bool):
         if 0 <= value < len(head_classes):
             return value
-        raise ValueError(f'folder_map: {folder!r} is class {value}, but the head has {len(head_classes)}.')
-    if value in exact:
-        return exact[value]
+        raise ConfigError(f'folder_map: {folder!r} is class {value}, but the head has {len(head_classes)}.')
+    if composed(str(value)) in exact:
+        return exact[composed(str(value))]
     found = named.get(plain_name(str(value)), [])
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f'folder_map: {folder!r} is {value!r}, the name of the classes {", ".join(map(str, found))}: give the index.')
-    raise ValueError(f'folder_map: {folder!r} is {some_with_nearest([str(value)], head_classes)}, which is no class of the head.')
+        raise ConfigError(f'folder_map: {folder!r} is {value!r}, the name of the classes {", ".join(map(str, found))}: give the index.')
+    raise ConfigError(f'folder_map: {folder!r} is {some_with_nearest([str(value)], head_classes)}, which is no class of the head.')
 
 
 def read_folder_map(folder_map: Mapping | str | Path) -> dict:
@@ -153,23 +156,23 @@ def read_folder_map(folder_map: Mapping | str | Path) -> dict:
         return dict(folder_map)
     path = Path(folder_map).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"folder_map={str(folder_map)!r} is neither a dict, 'index' nor a file that exists.")
-    text = path.read_text(encoding='utf-8')
+        raise MissingFileError(f"folder_map={str(folder_map)!r} is neither a dict, 'index' nor a file that exists.")
+    text = read_text(path)
     if path.suffix == '.json':
         try:
             loaded = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f'{path} is no valid JSON ({error}).') from None
+            raise ConfigError(f'{path} is no valid JSON ({error}).') from None
         if not isinstance(loaded, dict):
-            raise ValueError(f'{path} must hold an object of folders and their classes.')
+            raise ConfigError(f'{path} must hold an object of folders and their classes.')
         return loaded
     loaded = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split('\n'), start=1):
         if not line.strip() or line.startswith('#'):
             continue
         folder, _, name = line.strip().partition('\t' if '\t' in line else ' ')
         if not name.strip():
-            raise ValueError(f'{path}, line {number}: {line!r} is not a folder and its class.')
+            raise ConfigError(f'{path}, line {number}: {line!r} is not a folder and its class.')
         loaded[folder.strip()] = int(name) if name.strip().isdigit() else name.strip()
     return loaded
 
@@ -179,18 +182,12 @@ def head_class_names(head_classes: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(head_classes, str) and head_classes == 'imagenet':
         return IMAGENET_CLASSES
     if isinstance(head_classes, str):
-        path = Path(head_classes).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"head_classes={head_classes!r} is neither 'imagenet', a list nor a file that exists.")
-        head_classes = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+        if not Path(head_classes).expanduser().is_file():
+            raise MissingFileError(f"head_classes={head_classes!r} is neither 'imagenet', a list nor a file that exists.")
+        return tuple(read_names(head_classes))
     if not head_classes:
-        raise ValueError('head_classes is empty.')
-    return tuple(head_classes)
-
-
-def plain_name(name: str) -> str:
-    """A name without case, and with a single space for what is no letter or digit: 'Sports_Car' is 'sports car'."""
-    return re.sub(r'[\W_]+', ' ', name.casefold()).strip()
+        raise ConfigError('head_classes is empty.')
+    return tuple(class_names(head_classes, 'head_classes'))
 
 
 def _as_list(value) -> list:

@@ -16,9 +16,11 @@ from mmpretrain.registry import DATASETS
 from rich.progress import track
 from timm.data import ImageNetInfo
 
+from ..errors import ConfigError
 from .folder import FolderDataset, some, some_with_nearest, sub_folders
 from .images import is_image_name
 from .layouts import CORRUPTIONS, SETS, SEVERITIES, SPLITS, find_imagenet, find_set
+from .names import read_text
 
 # In label order, which is the order of the ids. OpenAI's names, in which 'missile' and 'sunglasses' stand twice.
 IMAGENET_WNIDS = tuple(ImageNetInfo().label_names())
@@ -64,7 +66,7 @@ class ImageNetDataset(FolderDataset):
         FileNotFoundError: Flat images, and no ground truth.
         ValueError: Unknown, missing or empty class folders, or a ground truth that does not fit.
     """
-    METAINFO = dict(classes=IMAGENET_CLASSES, label_groups=None)
+    METAINFO = dict(classes=IMAGENET_CLASSES, label_groups=None, folders=IMAGENET_WNIDS)
 
     def __init__(self, data_root: str, split_dir: str = '', ground_truth: str | None = None, **kwargs) -> None:
         self.ground_truth = ground_truth
@@ -139,7 +141,7 @@ class ImageNetSketchDataset(FolderDataset):
         data_root (str): Its folder, or one for all sets (see :func:`mmcfmask.datasets.layouts.find_set`).
         **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``.
     """
-    METAINFO = dict(classes=IMAGENET_CLASSES, label_groups=None, protocol=SETS['imagenet-sketch'].protocol)
+    METAINFO = dict(classes=IMAGENET_CLASSES, label_groups=None, folders=IMAGENET_WNIDS, protocol=SETS['imagenet-sketch'].protocol)
 
     def __init__(self, data_root: str, **kwargs) -> None:
         super().__init__(str(find_set('imagenet-sketch', data_root)), folders=IMAGENET_WNIDS, **kwargs)
@@ -279,9 +281,13 @@ def read_ground_truth(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f'There is no ground truth {path}.')
-    text = path.read_text(encoding='utf-8')
+    text = read_text(path)
     if path.suffix == '.csv':
-        rows = [(row['ImageId'], row['PredictionString'].split()[0]) for row in csv.DictReader(text.splitlines())]
+        table = csv.DictReader(text.splitlines())
+        if not {'ImageId', 'PredictionString'} <= set(table.fieldnames or ()):
+            raise ConfigError(f'{path} has no columns ImageId and PredictionString, as LOC_val_solution.csv has, but '
+                              f'{some(table.fieldnames or ["none"])}.')
+        rows = [(row['ImageId'], ((row['PredictionString'] or '').split() or [''])[0]) for row in table]
     else:
         lines = [line.split() for line in text.splitlines() if line.strip()]
         rows = [(Path(line[0]).stem, line[1]) if len(line) == 2 else (f'ILSVRC2012_val_{number:08d}', line[0])
@@ -350,11 +356,11 @@ def read_objectnet_mapping(folder: Path) -> ObjectNetMapping:
     tables = {}
     for name in MAPPINGS[:3]:
         try:
-            tables[name] = json.loads((folder / name).read_text(encoding='utf-8'))
+            tables[name] = json.loads(read_text(folder / name))
         except json.JSONDecodeError as error:
             raise ValueError(f'{folder / name} is no valid JSON ({error}).') from None
     labels, overlap, numbers = tables.values()
-    lines = [line.strip() for line in (folder / MAPPINGS[3]).read_text(encoding='utf-8').splitlines()]
+    lines = [line.strip() for line in read_text(folder / MAPPINGS[3]).splitlines()]
     usual = {number: int(index) for index, number in numbers.items()}
     if len(usual) != len(numbers) or not set(usual) <= set(range(len(lines))):
         raise ValueError(f'{folder / MAPPINGS[2]} does not number the {len(lines)} lines of {MAPPINGS[3]} one by one.')

@@ -7,11 +7,15 @@ ground-truth mask.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
+
+from ..ranges import Count, Seed
 
 IMAGE_SIZE = 64
 SHAPES_CLASSES = ('circle', 'square', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie')
@@ -469,10 +473,10 @@ class ShapesDataset(BaseDataset):
     METAINFO = dict(classes=SHAPES_CLASSES)
 
     def __init__(self,
-                 split: str = 'train',
-                 size: int | None = None,
-                 seed: int = 0,
-                 pipeline=(),
+                 split: Literal[tuple(SPLITS)] = 'train',
+                 size: Count | None = None,
+                 seed: Seed = 0,
+                 pipeline: Sequence = (),
                  test_mode: bool = False,
                  **kwargs):
         if split not in SPLITS:
@@ -500,6 +504,10 @@ class ShapesDataset(BaseDataset):
         shape = (IMAGE_SIZE, IMAGE_SIZE)
         return dict(info, img=self.images[index].copy(), gt_mask=self.masks[index].copy(), img_shape=shape,
                     ori_shape=shape)
+
+    def image_keys(self) -> list[str]:
+        """What tells its images from those of other splits and seeds, without rendering them."""
+        return [f'shapes/{self.split}/{self.seed}/{index}' for index in range(self.size)]
 
     def extra_repr(self) -> list[str]:
         return [f'Split: \t{self.split}', f'Seed: \t{self.seed}']

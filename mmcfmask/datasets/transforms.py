@@ -9,6 +9,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import StorageError
+from ..ranges import Count, Positive, Whole
 from .images import open_image, read_image, to_rgb
 
 
@@ -31,7 +32,11 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
     def transform(self, results: dict) -> dict | None:
         """Read ``results['img_path']``."""
         if self.imdecode_backend != 'pillow' or self.color_type not in ('color', 'color_ignore_orientation') or self.file_client_args:
-            return super().transform(results)
+            try:
+                return super().transform(results)
+            except Exception as error:  # OpenCV, and mmcv where OpenCV gives nothing
+                raise StorageError(f'{results["img_path"]} cannot be read as an image with imdecode_backend={self.imdecode_backend!r} '
+                                   f'({error})') from None
         try:
             image = read_image(results['img_path'], self.backend_args, turned=self.color_type == 'color')
         except StorageError:
@@ -56,7 +61,7 @@ class CropBorder(BaseTransform):
         ValueError: The image has nothing but border; names its file.
     """
 
-    def __init__(self, border: int = 2) -> None:
+    def __init__(self, border: Whole = 2) -> None:
         if border < 0:
             raise ValueError(f'CropBorder: border={border} must not be negative.')
         self.border = border
@@ -98,7 +103,7 @@ class LoadResizedImage(BaseTransform):
         StorageError: The file cannot be read, or not without guessing; names it.
     """
 
-    def __init__(self, scale: int, reducing_gap: float | None = None, backend_args: dict | None = None) -> None:
+    def __init__(self, scale: Count, reducing_gap: Positive | None = None, backend_args: dict | None = None) -> None:
         if scale < 1:
             raise ValueError(f'LoadResizedImage: scale={scale} must be a positive number of pixels.')
         if reducing_gap is not None and reducing_gap < 1:

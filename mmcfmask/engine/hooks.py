@@ -2,16 +2,24 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import ExponentialMovingAverage, is_model_wrapper
-from mmpretrain.registry import HOOKS, MODELS
+from mmpretrain.registry import DATASETS, HOOKS, MODELS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..datasets import FolderDataset, FolderShiftDataset
+from ..datasets.names import first_difference, plain_name
+from ..errors import ConfigError
 from ..evaluation.accuracy import check_groups
+from ..models.class_weights import resolve_classnames
+from ..ranges import Positive, Share
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -100,11 +108,11 @@ class RelativeEMAHook(EMAHook):
         ValueError: A horizon outside (0, 1], or a momentum besides.
     """
 
-    def __init__(self, horizon: float = 0.2, ema_type: str = 'UnbiasedMovingAverage', **kwargs) -> None:
+    def __init__(self, horizon: Share = 0.2, ema_type: str = 'UnbiasedMovingAverage', **kwargs) -> None:
         if not 0 < horizon <= 1:
-            raise ValueError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
+            raise ConfigError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
         if 'momentum' in kwargs:
-            raise ValueError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
+            raise ConfigError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
         super().__init__(ema_type=ema_type, **kwargs)
         self.horizon = horizon
 
@@ -135,9 +143,9 @@ class DistillWeightHook(Hook):
         ValueError: A weight that is not above 0, or a model that does not distil.
     """
 
-    def __init__(self, start: float, end: float) -> None:
+    def __init__(self, start: Positive, end: Positive) -> None:
         if start <= 0 or end <= 0:
-            raise ValueError(f'DistillWeightHook(start={start}, end={end}): both must be above 0')
+            raise ConfigError(f'DistillWeightHook(start={start}, end={end}): both must be above 0')
         self.start = start
         self.end = end
 
@@ -145,8 +153,8 @@ class DistillWeightHook(Hook):
         """Refuse a model without distillation before it is trained for hours."""
         model = unwrapped(runner.model)
         if getattr(model, 'teacher', None) is None or model.head.distill is None:
-            raise ValueError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is None: '
-                             'leave the hook out of custom_hooks')
+            raise ConfigError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is '
+                              'None: leave the hook out of custom_hooks')
         self.head = model.head
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
@@ -160,14 +168,30 @@ class CheckClassesHook(Hook):
     """Before the first batch: every dataset has the classes of the head, in its order, or says in ``metainfo['label_groups']`` which
     outputs of the head mean them. All sets of a :class:`MultiSetTestLoop` or :class:`MultiSetValLoop` are looked at.
 
+    The classes of the head are those of the training set, which a checkpoint records, or those of the prompts or images that it starts
+    from.
+
     Raises:
-        ValueError: Another number of classes, groups that do not fit, the names of the head's prompts in another order than the
-            dataset's labels, or two sets labelled by the order of their folders that have folders of other names.
+        ConfigError: Another number of classes, groups that do not fit, a class of the head or of the training set at another label, or
+            two sets labelled by the order of their folders that have folders of other names.
     """
 
+    def __init__(self) -> None:
+        self.trained: dict = {}  # metainfo of the training set
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Remember the classes that were trained."""
+        self.trained = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+
     def before_train(self, runner) -> None:
-        """Check the training and the validation sets."""
+        """Check the training and the validation sets; of a resumed run against the classes it began with."""
+        if not runner.iter:  # weights to start from may know other classes
+            self.trained = {}
         self._check_all(runner, {'train_dataloader': runner.train_dataloader, **self._loaders('val_dataloader', runner.val_loop)})
+        self.trained = metainfo_of(runner.train_dataloader)
+        if self.trained.get('label_groups') is not None:
+            raise ConfigError('the training set has only some of the classes of the head, or groups of them (label_groups), so that its '
+                              'labels are no rows of the head: train on a FolderDataset with a folder for each class')
 
     def before_test(self, runner) -> None:
         """Check the test sets."""
@@ -182,39 +206,86 @@ class CheckClassesHook(Hook):
         return {name: loop.dataloader}
 
     def _check_all(self, runner, loaders: dict[str, DataLoader]) -> None:
-        first = None  # set whose labels are the order of its folders, and these
-        for name, loader in loaders.items():
-            self._check(runner, name, loader)
-            metainfo = getattr(loader.dataset, 'metainfo', None) or {}
-            folders = metainfo.get('folders')
-            if folders is None or metainfo.get('label_groups') is not None:
-                continue
-            first = first or (name, folders)
-            for label, (ours, theirs) in enumerate(zip(folders, first[1])):
-                if ours != theirs:
-                    raise ValueError(f'class {label} is the folder {ours!r} in the dataset of {name}, but {theirs!r} in that of '
-                                     f'{first[0]}: its images would be taken for another class. Say which folder is which class by a '
-                                     "FolderShiftDataset with folder_map, or name the folders in the order of the labels (folders=[…])")
-
-    def _check(self, runner, name: str, loader) -> None:
         model = unwrapped(runner.model)
-        metainfo = getattr(loader.dataset, 'metainfo', None) or {}
-        classes, groups = metainfo.get('classes'), metainfo.get('label_groups')
-        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
-        if classes is None or num_classes is None:
-            return
-        if groups is not None:
-            if len(groups) != len(classes):
-                raise ValueError(f'the dataset of {name} has {len(classes)} classes, but {len(groups)} label_groups')
-            try:
-                check_groups(groups, num_classes)
-            except ValueError as error:
-                raise ValueError(f'the dataset of {name} does not fit model.head.num_classes={num_classes}: {error}') from None
-            return
-        if len(classes) != num_classes:
-            raise ValueError(f'the dataset of {name} has {len(classes)} classes ({", ".join(map(str, classes[:5]))}, …), '
-                             f'but model.head.num_classes={num_classes}')
-        prompts = (getattr(model.head, 'class_weights', None) or {}).get('classnames')
-        if isinstance(prompts, (list, tuple)) and sorted(prompts) == sorted(classes) and list(prompts) != list(classes):
-            raise ValueError(f'model.head.class_weights.classnames holds the classes of {name} in another order than its labels '
-                             f'({", ".join(classes[:5])}, …): the head would start with its rows exchanged')
+        head = getattr(model, 'head', None)
+        start = getattr(head, 'class_weights', None) or {}
+        start_images = metainfo_of_folders(start.get('dataset'))
+        first = None  # set whose labels are the order of its folders
+        for name, loader in loaders.items():
+            metainfo = metainfo_of(loader)
+            check_number_of_classes(name, metainfo, getattr(head, 'num_classes', None))
+            if metainfo.get('label_groups') is not None:
+                continue
+            check_prompts(name, metainfo, start.get('classnames'), 'model.head.class_weights')
+            for auxiliary in getattr(model, 'auxiliary', None) or ():
+                check_prompts(name, metainfo, getattr(auxiliary, 'classnames', None), f'model.auxiliary ({type(auxiliary).__name__})')
+            check_labels(name, metainfo, 'the images that the head starts from (model.head.class_weights.dataset)', start_images)
+            check_labels(name, metainfo, 'the training set of the checkpoint', self.trained)
+            if metainfo.get('folders'):
+                first = first or (name, metainfo)
+                check_labels(name, metainfo, *first)
+
+
+def metainfo_of(loader: DataLoader) -> dict:
+    """What the dataset of a loader says about itself."""
+    return getattr(loader.dataset, 'metainfo', None) or {}
+
+
+def metainfo_of_folders(dataset: dict | None) -> dict:
+    """The same of the config of a :class:`FolderDataset`, whose images are not listed; empty for anything else."""
+    kind = DATASETS.get(dataset['type']) if dataset and isinstance(dataset.get('type'), str) else None
+    if not isinstance(kind, type) or not issubclass(kind, FolderDataset) or kind.class_images is FolderShiftDataset.class_images:
+        return {}
+    built = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
+    if not built.metainfo.get('classes'):
+        built.name_classes(Path(built.img_prefix))
+    return built.metainfo
+
+
+def check_number_of_classes(name: str, metainfo: dict, num_classes: int | None) -> None:
+    """Raise a ConfigError unless the classes of the dataset of ``name`` are those of a head with ``num_classes``, or groups of these."""
+    classes, groups = metainfo.get('classes'), metainfo.get('label_groups')
+    if classes is None or num_classes is None:
+        return
+    if groups is not None:
+        if len(groups) != len(classes):
+            raise ConfigError(f'the dataset of {name} has {len(classes)} classes, but {len(groups)} label_groups')
+        try:
+            check_groups(groups, num_classes)
+        except ValueError as error:
+            raise ConfigError(f'the dataset of {name} does not fit model.head.num_classes={num_classes}: {error}') from None
+    elif len(classes) != num_classes:
+        raise ConfigError(f'the dataset of {name} has {len(classes)} classes ({", ".join(map(str, classes[:5]))}, …), '
+                          f'but model.head.num_classes={num_classes}. For a test set with some of the classes use a FolderShiftDataset, '
+                          'which matches folders by name')
+
+
+def check_prompts(name: str, metainfo: dict, prompts: str | Sequence[str] | None, where: str) -> None:
+    """Raise a ConfigError where a name among the prompts of ``where`` is the class of another label in the dataset of ``name``."""
+    classes = metainfo.get('classes')
+    if not prompts or not classes or prompts == 'dataset':
+        return
+    rows = defaultdict(list)
+    for row, prompt in enumerate(map(plain_name, resolve_classnames(prompts))):
+        rows[prompt].append(row)
+    for label, found in enumerate(str(found) for found in classes):
+        if label not in rows.get(plain_name(found), [label]):
+            raise ConfigError(f'{where}.classnames has {found!r} in place {rows[plain_name(found)][0]}, but it is the label {label} of the '
+                              f'dataset of {name} ({", ".join(map(str, classes[:5]))}, …): classes would be exchanged. Give classnames in '
+                              'the order of the labels, or use a FolderShiftDataset, which matches by name')
+
+
+def check_labels(name: str, metainfo: dict, where: str, trained: dict) -> None:
+    """Raise a ConfigError where a label means another class in the dataset of ``name`` than in ``where``, by the names of folders if
+    those make the labels of both, else by the names of classes."""
+    key, what = ('folders', 'the folder ') if metainfo.get('folders') and trained.get('folders') else ('classes', '')
+    ours, theirs = ([str(name) for name in info.get(key) or ()] for info in (metainfo, trained))
+    label = first_difference(ours, theirs) if ours and theirs else None
+    if label is None:
+        return
+    ours, theirs = (repr(names[label]) if label < len(names) else 'nothing' for names in (ours, theirs))
+    known = [str(name) for name in trained.get('classes') or trained['folders']]
+    raise ConfigError(f'class {label} is {what}{ours} in the dataset of {name}, but {theirs} in {where}: its images would be taken for '
+                      "another class. Match its folders by name, with type='FolderShiftDataset', head_classes="
+                      f'[{", ".join(map(repr, known[:5]))}{", …" if len(known) > 5 else ""}] and, for other names, folder_map; or, if only '
+                      'the names are others, give the folders in the order of the labels (folders=[…]) and the same classes=[…]')

@@ -2,32 +2,44 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import copy
 import inspect
+import logging
 import os
 import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+import yaml
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import base_configs, can_fuse_optimizer, keep_freed_memory, loads_file, start_process_group_without_gpu, use_tf32
+from ..compat import base_configs, base_files, can_fuse_optimizer, keep_freed_memory, loads_file, start_process_group_without_gpu, use_tf32
 from ..datasets import FolderDataset
+from ..datasets.folder import follow_run
+from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
+from ..models.auxiliary import FLYP
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
 from .checkpoints import check_checkpoint, check_fits, check_same_tower
 from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
-from .preflight import check_arguments, check_start, is_a, slow_bfloat16
+from .options import add_cfg_options
+from .preflight import check_arguments, check_complete, check_start, is_a, lower_errors, slow_bfloat16, unmatched_keys, value_of
+from .schema import check_config
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
@@ -35,6 +47,10 @@ READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} |
     # Of the Runner, but no arguments.
     'activation_checkpointing', 'compile', 'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'
 }
+
+
+# Hooks without which checkpoints cannot be read, runs do not resume as they were, or a wrong run is not stopped.
+OWN_HOOKS = ('PlainCheckpointHook', 'IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook')
 
 
 def load_config(path: str, options: dict) -> Config:
@@ -45,36 +61,110 @@ def load_config(path: str, options: dict) -> Config:
     one of them.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: An option that is neither read by anything nor a variable that something uses, or a setting that a part of the model
-            does not take, or of the optimizer; near names are listed.
+        MissingFileError: There is no such file.
+        ConfigError: A file that is no config; an option that is neither read by anything nor a variable that something uses; a value that
+            a part of the config does not take. Near names are listed.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'there is no config {path!r}')
     cfg = read_config(path)
-    _strip_delete(cfg)
     bases = list(base_configs(path))
     keep_training_images(cfg, *bases)
     spread_variables(cfg, *bases)
     before = copy.deepcopy(cfg)
-    cfg.merge_from_dict(options)
+    try:
+        cfg.merge_from_dict(options)
+        if 'custom_imports' in {key.partition('.')[0] for key in options}:
+            import_modules_from_strings(**cfg.custom_imports)
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:  # such as an index into what is no list
+        raise ConfigError(f'--cfg-options {" ".join(options)}: {str(error).splitlines()[0]}') from None
     keep_training_images(cfg, before)
     used = spread_variables(cfg, before)
     for name in dict.fromkeys(key.partition('.')[0] for key in options):
         if name not in READ_KEYS and name not in before:
             known = {*READ_KEYS, *before, *(f'{key}.{name}' for key, value in before.items() if isinstance(value, dict) and name in value)}
-            raise ValueError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, sorted(known))}')
+            raise ConfigError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, sorted(known))}')
         if name not in READ_KEYS and cfg[name] != before[name] and name not in used:
-            raise ValueError(f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it')
+            raise ConfigError(f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it')
     check_arguments(cfg)
     return cfg
 
 
 def read_config(path: str) -> Config:
-    """``Config.fromfile``; modules of ``custom_imports`` are also found in the current folder, as by ``python -m``."""
+    """``Config.fromfile``; modules of ``custom_imports`` are also found in the current folder, as by ``python -m``.
+
+    Raises:
+        MissingFileError: There is no such file, or none that it inherits from.
+        ConfigError: It is no config, or fails; with the file and the line.
+    """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    return Config.fromfile(path)
+    place = [path]
+    try:
+        _check_files(path, place, [])
+        cfg = Config.fromfile(path)
+        _strip_delete(cfg)  # which imports what a config in the newer style names
+        return cfg
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program
+        raise ConfigError(_what_fails(error, place[-1])) from error
+
+
+def _check_files(path: str, place: list[str], heirs: list[str]) -> None:
+    """Raise a UserError for a config, or a base of it, that is no readable file, or inherits from itself; ``place`` ends with the file
+    that is looked at."""
+    place.append(path)
+    check_text_file(path, 'config', f' (the _base_ of {heirs[-1]})' if heirs else '')
+    chain = [os.path.realpath(heir) for heir in heirs]
+    if os.path.realpath(path) in chain:
+        raise ConfigError(f'{path} inherits from itself, by _base_: {" -> ".join([*heirs, path])}')
+    for base in base_files(path):
+        _check_files(base, place, [*heirs, path])
+    place.append(path)
+
+
+def check_text_file(path: str, what: str, more: str = '') -> None:
+    """Raise a MissingFileError or a ConfigError unless ``path`` is a readable file of text, of a kind that settings are written in."""
+    if not os.path.exists(path):
+        raise MissingFileError(f'there is no {what} {path!r}{more}')
+    if not os.path.isfile(path):
+        raise ConfigError(f'the {what} {path!r}{more} is a folder or a device, not a file')
+    if Path(path).suffix not in ('.py', '.yaml', '.yml', '.json'):
+        raise ConfigError(f'the {what} {path!r}{more} must be a .py, .yaml, .yml or .json file')
+    if os.path.getsize(path) > 10 * 2**20:
+        raise ConfigError(f'the {what} {path!r}{more} is larger than 10 MB')
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+    except UnicodeDecodeError:
+        raise ConfigError(f'the {what} {path!r}{more} is not UTF-8 text') from None
+    except OSError as error:
+        raise StorageError(f'cannot read the {what} {path!r}{more}: {error.strerror}') from None
+    if text.startswith('\ufeff'):
+        raise ConfigError(f'the {what} {path!r}{more} begins with a byte order mark: save it as UTF-8 without BOM')
+    try:
+        if Path(path).suffix == '.py':
+            ast.parse(text)
+    except SyntaxError as error:
+        raise ConfigError(f'{path}, line {error.lineno}: {error.msg}') from None
+    except (ValueError, RecursionError, MemoryError):  # a null byte; brackets in brackets in …
+        raise ConfigError(f'the {what} {path!r}{more} is no Python that could be read') from None
+
+
+def _what_fails(error: Exception, path: str) -> str:
+    """Where the program that a config is fails, in one line."""
+    path, line = os.path.abspath(path), error.lineno if isinstance(error, SyntaxError) else None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        inside = frame.f_locals.get('filename')
+        if frame.f_globals.get('__name__') == 'mmengine.config.config' and frame.f_code.co_name == '_file2dict' and inside:
+            path = inside
+        elif frame.f_code.co_filename == path:  # mmengine runs a config under its name
+            line = number
+    text = 'it is nested too deeply' if isinstance(error, RecursionError) else (str(error).splitlines() or [''])[0]
+    if isinstance(error, yaml.YAMLError):
+        text = ' '.join(str(error).split())
+    elif isinstance(error, AttributeError) and not path.endswith('.py'):
+        text = 'it must be a mapping of names to values'
+    kind = '' if isinstance(error, (yaml.YAMLError, RecursionError)) or not path.endswith('.py') else f'{type(error).__name__}: '
+    return f'{path}{"" if line is None else f", line {line}"}: {kind}{text}'
 
 
 def spread_variables(cfg: Config, *before: Config) -> set[str]:
@@ -92,12 +182,11 @@ def spread_variables(cfg: Config, *before: Config) -> set[str]:
 def keep_training_images(cfg: Config, *before: Config) -> None:
     """Let a linear probe and a gate be made of the training images of ``cfg``, in place, if they were of those of ``before``; and of the
     validation images likewise."""
-    model = cfg.get('model') or {}
-    start = (model.get('head') or {}).get('class_weights') or {}
-    for part in (start if start.get('type') == 'linear_probe' else {}, model.get('gate') or {}):
+    start = value_of(cfg, 'model.head.class_weights') or {}
+    for part in (start if value_of(start, 'type') == 'linear_probe' else {}, value_of(cfg, 'model.gate') or {}):
         for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
-            now, *earlier = ((config.get(loader) or {}).get('dataset') for config in (cfg, *before))
-            if now and part.get(images) and part[images] in earlier:
+            now, *earlier = (value_of(config, f'{loader}.dataset') for config in (cfg, *before))
+            if now and value_of(part, images) and part[images] in earlier:
                 part[images] = copy.deepcopy(now)
 
 
@@ -125,13 +214,23 @@ def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'where lo
     """Arguments of every tool that builds a Runner; ``work_dir`` and ``amp`` are what their help says. See :func:`apply_run_arguments`."""
     parser.add_argument('--work-dir', help=f'{work_dir} (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help=amp)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override config values, key=value')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
-    """Launcher and work dir of the command line, in place."""
+    """Launcher and work dir of the command line, in place.
+
+    Raises:
+        ConfigError: The config lacks something that a Runner needs, or the launcher did not start this process.
+    """
+    check_config(cfg)
+    for mode in ('val', 'test'):
+        loop = cfg.get(f'{mode}_cfg') or {}
+        if 'id_set' in loop:
+            choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)
+    check_launcher(args.launcher)
     if args.launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
         os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']  # the Runner wraps the model for the GPU of this name
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -139,11 +238,33 @@ def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
 
 
+# What mmengine reads of the environment that a launcher sets.
+LAUNCHERS = dict(pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+                 mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MASTER_ADDR'))
+
+
+def check_launcher(launcher: str) -> None:
+    """Raise a ConfigError for a launcher that this process was not started by."""
+    starters = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun', mpi='mpirun')
+    for variable in LAUNCHERS.get(launcher, ()):
+        value = os.environ.get(variable)
+        if value is None:
+            raise ConfigError(f'--launcher {launcher} is for processes that {starters[launcher]} starts, but {variable} is not set: '
+                              'leave it out for a single process')
+        if variable.endswith(('RANK', 'SIZE', 'PORT', 'PROCID', 'NTASKS')) and not value.isdecimal():
+            raise ConfigError(f'--launcher {launcher}: {variable}={value!r} is not a number')
+
+
 def world_size(launcher: str) -> int:
     """Number of processes of this job, before any process group exists."""
     if launcher == 'none':
         return 1
     return int(os.environ.get(dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE').get(launcher, 'WORLD_SIZE'), 1))
+
+
+def is_first_process(launcher: str) -> bool:
+    """Whether this process is the one of its job that writes, before any process group exists."""
+    return launcher == 'none' or int(os.environ.get(dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK').get(launcher, 'RANK'), 0)) == 0
 
 
 def fit_total_batch(cfg: Config, processes: int) -> None:
@@ -154,18 +275,23 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     optimizer steps.
 
     Raises:
-        ValueError: The total is not a multiple of what the processes take at once.
+        ConfigError: ``accumulative_counts`` is something else, or the total is not a multiple of what the processes take at once.
     """
     total, each = cfg.get('total_batch_size'), cfg.train_dataloader.batch_size
     if total is None:
         return
     if total % (processes * each):
-        raise ValueError(f'total_batch_size={total} is not a multiple of {processes} process(es) x train_dataloader.batch_size={each}: '
+        raise ConfigError(f'total_batch_size={total} is not a multiple of {processes} process(es) x train_dataloader.batch_size={each}: '
                          f'change one of them, e.g. --cfg-options train_dataloader.batch_size='
                          f'{max((b for b in range(1, each + 1) if total % (processes * b) == 0), default=each)}'
                          if total % processes == 0 else
                          f'total_batch_size={total} cannot be split over {processes} processes: change one of them')
     counts = total // (processes * each)
+    given = cfg.optim_wrapper.get('accumulative_counts', counts)
+    if given != counts:
+        raise ConfigError(f'optim_wrapper.accumulative_counts={given}, but total_batch_size={total} is {counts} x '
+                          f'train_dataloader.batch_size={each} x {processes} process(es): leave out accumulative_counts, or '
+                          'set total_batch_size=None')
     cfg.optim_wrapper.accumulative_counts = counts
     sampler = cfg.train_dataloader.get('sampler') or {}
     if counts > 1 and is_a(ResumableSampler, sampler.get('type'), DATA_SAMPLERS):
@@ -202,28 +328,35 @@ def prepare_test(cfg: Config,
     """
     loop = cfg.get('test_cfg') or {}
     if 'id_set' not in loop:
-        raise ValueError("the config must test by test_cfg=dict(type='MultiSetTestLoop', id_set=…), with a dict of named sets as "
+        raise ConfigError("the config must test by test_cfg=dict(type='MultiSetTestLoop', id_set=…), with a dict of named sets as "
                          'test_dataloader')
     loop.amp = amp
     if shifts is not None:
         loop.shifts = shifts
         loop.skip_missing = [loop.id_set] if loop.get('skip_missing') else False
     names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
+    check_complete(cfg, 'test', names)
     for name in names if skip_broken else ():
         dataset = cfg.test_dataloader[name].dataset
         if not is_a(FolderDataset, dataset.type, DATASETS):
-            raise ValueError(f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset can)')
+            raise ConfigError(f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset can)')
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
-    forget_training(cfg.model)
-    if checkpoint is None:
+    makes_head = any(is_a(FLYP, loss.get('type'), MODELS) for loss in cfg.model.get('auxiliary') or ())
+    if not (keep_start and makes_head):
+        forget_training(cfg.model)
+    loaded = None if checkpoint is None else check_checkpoint(checkpoint)
+    if keep_start and makes_head and not any(name.startswith('auxiliary.') for name in loaded['state_dict']):
+        raise ConfigError(f'{checkpoint} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the training')
+    trained = (loaded or {}).get('meta') or {}
+    follow_run(cfg, trained.get('seed', (cfg.get('randomness') or {}).get('seed')))
+    if loaded is None:
         return None
-    loaded = check_checkpoint(checkpoint)
     check_same_tower(cfg.model, loaded, checkpoint)
     weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
     if weight is not None and num_classes is not None and len(weight) != num_classes:
-        raise ValueError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
+        raise ConfigError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
     if not keep_start and not cfg.model.get('gate'):
         forget_pretrained(cfg.model)
     return loaded
@@ -232,7 +365,7 @@ def prepare_test(cfg: Config,
 def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
     """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that in distribution.
 
-    Its model has its weights whoever builds it, and its pipeline begins with an image file.
+    Its model has its weights whoever builds it, its pipeline begins with an image file, and ``classes`` are the names of the classes.
 
     Args:
         path (str): A config file that tests on several sets.
@@ -248,12 +381,13 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
         >>> inferencer('photo.jpg')
     """
     cfg = load_config(path, options or {})
-    prepare_test(cfg, checkpoint)
+    loaded = prepare_test(cfg, checkpoint)
     if checkpoint is None:
         check_start(cfg)
-    dataset = cfg.test_dataloader[cfg.test_cfg.id_set].dataset
-    dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
+    dataset = cfg.test_dataloader.dataset
+    cfg.classes = class_names([dataset], loaded)
+    dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.model = dict(type='ModelWithWeights', model=cfg.model, checkpoint=checkpoint)
     return cfg
 
@@ -273,8 +407,24 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
     built = MODELS.build(model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     load_weights(built, loaded, checkpoint)
-    built._dataset_meta = (loaded or {}).get('meta', {}).get('dataset_meta')  # for mmpretrain's inferencers
     return built
+
+
+def class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Sequence[str] | None:
+    """Names of a model's classes: those in a checkpoint, else of the first data set that has names of its own, or has its images at hand,
+    whose folders have names. None where there are none.
+
+    Args:
+        datasets: Configs.
+        checkpoint: From :func:`check_checkpoint`.
+    """
+    names = (((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}).get('classes')
+    for dataset in datasets:
+        names = names or getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
+    for dataset in datasets if names is None else ():
+        with suppress(OSError, ValueError, RuntimeError):
+            return DATASETS.build({**dataset, 'pipeline': []}).metainfo.get('classes')
+    return names
 
 
 def file_pipeline(dataset: dict, model: dict) -> list[dict]:
@@ -303,14 +453,14 @@ def add_gate(cfg: Config) -> None:
         ValueError: The model cannot have one, or the config has no such images.
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
-        raise ValueError(f'a gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
+        raise ConfigError(f'a gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
     gate = dict(cfg.model.get('gate') or {})
     for part, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
         if 'type' in (gate.get(part) or {}):
             continue
         images = cfg.get(loader) or {}
         if 'dataset' not in images:
-            raise ValueError(f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: use one '
+            raise ConfigError(f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: use one '
                              f'that has, or set model.gate.{part}')
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
         gate.setdefault('num_workers', min(images.get('num_workers', 0), usable_cores()))
@@ -324,15 +474,29 @@ def add_second_look(cfg: Config, side: float) -> None:
         ValueError: The model cannot, or ``side`` is out of range.
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
-        raise ValueError(f'a second look needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
-    check_side(side)
+        raise ConfigError(f'a second look needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
+    with lower_errors('second look'):
+        check_side(side)
     cfg.model.second_look = side
 
 
-def method_name(config: str, model: dict) -> str:
-    """What a test is called in tables and reports: the name of the config, and with what it was tested; the words are those of studies."""
+def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
+    """What a test is called in tables and reports; the words are those of studies.
+
+    The name of the config that was trained, with what was made of its weights and with what they were tested. Without a checkpoint nothing
+    of the config was trained: it is 'zero-shot', or 'LP' where the head is a linear probe.
+
+    Args:
+        config (str): Path of the config.
+        model (dict): The model as it was tested.
+        checkpoint (dict, optional): What was tested.
+    """
+    meta = (checkpoint or {}).get('meta') or {}
+    start = ((model.get('head') or {}).get('class_weights') or {}).get('type')
+    name = Path(config).stem if checkpoint else 'LP' if start == 'linear_probe' else 'zero-shot'
+    made = [*(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []), *([f'{meta["soup"]} soup'] if meta.get('soup') else [])]
     ways = [words for part, words in dict(gate='gate', second_look='second look').items() if model.get(part)]
-    return ' + '.join([Path(config).stem, *([' and '.join(ways)] if ways else [])])
+    return ' + '.join([name, *made, *([' and '.join(ways)] if ways else [])])
 
 
 def forget_training(model: dict) -> None:
@@ -412,13 +576,30 @@ def fit_loaders(cfg: Config, processes: int = 1) -> None:
 
 def cache_images(cfg: Config) -> None:
     """Where ``cfg.cache_dir`` is set, keep the resized images of the training and the validation set there, in place
-    (:class:`mmcfmask.datasets.CachedDataset`)."""
+    (:class:`mmcfmask.datasets.CachedDataset`); of a wrapper, such as a ClassBalancedDataset, those of the sets in it."""
+
+    def cached(dataset: dict) -> dict:
+        if dataset.get('type') == 'CachedDataset':
+            return dataset
+        if 'dataset' in dataset:
+            return dict(dataset, dataset=cached(dataset['dataset']))
+        if 'datasets' in dataset:
+            return dict(dataset, datasets=[cached(part) for part in dataset['datasets']])
+        return dict(type='CachedDataset', dataset=dataset, cache_dir=cfg.cache_dir)
+
     if cfg.get('cache_dir') is None:
         return
     for key in ('train_dataloader', 'val_dataloader'):
         loader = cfg.get(key)
-        if loader and 'dataset' in loader and loader.dataset.type != 'CachedDataset':
-            loader.dataset = dict(type='CachedDataset', dataset=loader.dataset, cache_dir=cfg.cache_dir)
+        if loader and 'dataset' in loader:
+            loader.dataset = cached(loader.dataset)
+
+
+def add_own_hooks(cfg: Config) -> None:
+    """Add :data:`OWN_HOOKS` to the custom hooks of ``cfg``, in place, where a config with a list of its own has left them out."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    named = {hook['type'] if isinstance(hook['type'], str) else hook['type'].__name__ for hook in hooks if isinstance(hook, dict)}
+    cfg.custom_hooks = [*(dict(type=name) for name in OWN_HOOKS if name not in named), *hooks]
 
 
 def fit_optimizer(cfg: Config) -> None:
@@ -429,11 +610,13 @@ def fit_optimizer(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine.
+    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine, and
+    with the hooks that the package relies on.
 
     ``cfg.tf32`` (default: False) lets products and convolutions of float32 numbers round their factors to TensorFloat32 on a GPU, and
     ``cfg.randomness.deterministic`` makes two runs equal to the last bit there.
     """
+    add_own_hooks(cfg)
     fit_loaders(cfg, world_size(cfg.launcher))
     cache_images(cfg)
     fit_optimizer(cfg)
@@ -452,7 +635,9 @@ def build_runner(cfg: Config) -> Runner:
         cfg.model_wrapper_cfg = wrapper
         assert get_world_size() == world_size(cfg.launcher)
     runner = Runner.from_cfg(cfg)
-    slow = slow_bfloat16(cfg, get_device())
-    if slow:
-        runner.logger.warning(slow)
+    for handler in runner.logger.handlers:
+        if isinstance(handler, logging.FileHandler):  # names of files may be no UTF-8
+            handler.stream.reconfigure(errors='backslashreplace')
+    for warning in filter(None, [slow_bfloat16(cfg, get_device()), unmatched_keys(cfg, runner.model)]):
+        runner.logger.warning(warning)
     return runner

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.device import get_device
@@ -16,6 +17,9 @@ from mmpretrain.registry import DATA_SAMPLERS, LOOPS
 from torch.utils.data import DataLoader
 
 from ..datasets import MissingSetError
+from ..errors import ConfigError
+from ..files import check_file_name
+from ..ranges import Count
 
 
 @DATA_SAMPLERS.register_module()
@@ -32,7 +36,7 @@ class ResumableSampler(DefaultSampler):
     """
     start = 0
 
-    def __init__(self, *args, multiple: int = 1, **kwargs) -> None:
+    def __init__(self, *args, multiple: Count = 1, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.multiple = multiple
 
@@ -57,10 +61,10 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             step = getattr(self.dataloader.sampler, 'multiple', 1)
             what, key = (('optimizer step', 'total_batch_size') if step > self.dataloader.batch_size else
                          ('batch', 'train_dataloader.batch_size'))
-            raise ValueError(f'the training set has {len(self.dataloader.dataset)} images, fewer than one {what} of '
+            raise ConfigError(f'the training set has {len(self.dataloader.dataset)} images, fewer than one {what} of '
                              f'{max(step, self.dataloader.batch_size)} per process: lower {key}')
         if not isinstance(self.dataloader.sampler, ResumableSampler):
-            raise TypeError('ResumableEpochLoop needs train_dataloader.sampler.type="ResumableSampler"')
+            raise ConfigError('ResumableEpochLoop needs train_dataloader.sampler.type="ResumableSampler"')
 
     def run(self):
         """Train. A resumed run must have epochs of as many batches as before; one that was killed after an epoch begins with its
@@ -73,7 +77,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         if self._iter and {'max_iters', 'max_epochs'} <= before.keys():
             length = before['max_iters'] // before['max_epochs']
             if length != len(self.dataloader):
-                raise ValueError(f'the run to resume had {length} batches per epoch and process, this one has {len(self.dataloader)}: '
+                raise ConfigError(f'the run to resume had {length} batches per epoch and process, this one has {len(self.dataloader)}: '
                                  'resume with the same images, train_dataloader.batch_size and number of processes, or start another run '
                                  'from its weights with --cfg-options load_from=…')
         self.runner.call_hook('before_train')
@@ -195,7 +199,7 @@ class MultiSetLoop(BaseLoop):
 
     def _build_loader(self, name: str, cfg: dict) -> DataLoader:
         if cfg.get('drop_last'):
-            raise ValueError(f'{self.mode}_dataloader[{name!r}].drop_last=True would leave out images')
+            raise ConfigError(f'{self.mode}_dataloader[{name!r}].drop_last=True would leave out images')
         if get_device() == 'cpu':  # pinning: torch warns, there is nothing to copy to
             cfg = {'worker_init_fn': dict(type=give_way), **cfg, 'pin_memory': False}
         diff_rank_seed = self.runner._randomness_cfg.get('diff_rank_seed', False)
@@ -208,7 +212,7 @@ class MultiSetLoop(BaseLoop):
         if keep_predictions:
             keeping = [metric for metric in evaluator.metrics if hasattr(metric, 'keep_predictions')]
             if not keeping:
-                raise ValueError(f'the metrics of {name} keep no predictions of single images: use ShiftAccuracy')
+                raise ConfigError(f'the metrics of {name} keep no predictions of single images: use ShiftAccuracy')
             keeping[0].keep_predictions = True
         return evaluator
 
@@ -259,9 +263,10 @@ class MultiSetLoop(BaseLoop):
         return outputs
 
     def _evaluate(self, name: str, images: int) -> dict[str, float]:
-        metrics = self.evaluators[name].evaluate(images)
+        metrics, others = split_metrics(self.evaluators[name].evaluate(images))
         self.results[name] = dict(
-            metrics={key.partition('/')[2]: float(value) for key, value in metrics.items()}, details=self._details(self.evaluators[name]))
+            metrics={key.partition('/')[2]: value for key, value in metrics.items()},
+            details={**{key.partition('/')[2]: value for key, value in others.items()}, **self._details(self.evaluators[name])})
         return metrics
 
     @staticmethod
@@ -355,6 +360,18 @@ class Clock:
         return self.last - self.start
 
 
+def split_metrics(metrics: dict) -> tuple[dict[str, float], dict]:
+    """Metrics that are numbers, as floats, and the others, such as a confusion matrix, as lists."""
+    numbers, others = {}, {}
+    for key, value in metrics.items():
+        values = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        if values.dtype.kind in 'biuf' and values.size == 1:
+            numbers[key] = float(values.item())
+        else:
+            others[key] = values.tolist()
+    return numbers, others
+
+
 def may_be_missing(name: str, skip_missing: bool | Sequence[str]) -> bool:
     """Whether a set is left out where its data is not there; ``skip_missing`` as of :class:`MultiSetTestLoop`."""
     return skip_missing if isinstance(skip_missing, bool) else name in skip_missing
@@ -364,19 +381,21 @@ def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, m
     """The shifts to run: those named, or all sets but ``id_set``.
 
     Raises:
-        ValueError: Not a dict of dataloaders, or an unknown name; the known ones are listed.
+        ValueError: Not a dict of dataloaders, a name that no file can have, or an unknown one; the known ones are listed.
     """
     if not dataloader or any(not isinstance(loader, dict) or 'dataset' not in loader for loader in dataloader.values()):
-        raise ValueError(f'{mode}_cfg.type="MultiSet…Loop" takes {mode}_dataloader = dict(<name of set>=dict(dataset=…, …), …)')
+        raise ConfigError(f'{mode}_cfg.type="MultiSet…Loop" takes {mode}_dataloader = dict(<name of set>=dict(dataset=…, …), …)')
+    for name in dataloader:
+        check_file_name(name, f'{mode}_dataloader')
     if id_set not in dataloader:
-        raise ValueError(f'{mode}_cfg.id_set={id_set!r} is not among the {mode} sets {", ".join(dataloader)}')
+        raise ConfigError(f'{mode}_cfg.id_set={id_set!r} is not among the {mode} sets {", ".join(dataloader)}')
     known = [name for name in dataloader if name != id_set]
     if shifts is None:
         return known
     unknown = [name for name in shifts if name not in known]
     if unknown:
         hints = [f'{name!r} is the in-distribution set, which always runs' if name == id_set else repr(name) for name in unknown]
-        raise ValueError(f'no such shift: {", ".join(hints)}; the shifts of this config are {", ".join(known) or "none"}')
+        raise ConfigError(f'no such shift: {", ".join(hints)}; the shifts of this config are {", ".join(known) or "none"}')
     return list(dict.fromkeys(shifts))
 
 
@@ -386,7 +405,8 @@ def metrics_of(name: str, evaluator: dict | list, mode: str = 'test') -> list[di
         shared = {key: value for key, value in evaluator.items() if key != 'evaluators'}
         evaluator = evaluator['evaluators'].get(name, shared)
         if not evaluator:
-            raise ValueError(f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all others')
+            raise ConfigError(f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all '
+                              'others')
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
 
 
@@ -409,8 +429,8 @@ def refuse_choice_by_shift(parts, id_set: str, sets: Sequence[str]) -> None:
             name = key.split('/')[0]
             advice = f"Choose by the in-distribution validation set: {setting}='{id_set}/top1'"
             if name != id_set and name in (*sets, 'ood_average'):
-                raise ValueError(f'{setting}={key!r} would choose by a distribution shift. What is chosen on a shift is fitted to it, and '
+                raise ConfigError(f'{setting}={key!r} would choose by a distribution shift. What is chosen on a shift is fitted to it, and '
                                  f'its accuracy there no longer measures robustness. {advice}')
             if setting == 'save_best' and key != 'auto' and name != id_set:
-                raise ValueError(f'{setting}={key!r}: there is no such metric. Metrics are named <set>/<metric>, and the sets are '
+                raise ConfigError(f'{setting}={key!r}: there is no such metric. Metrics are named <set>/<metric>, and the sets are '
                                  f'{", ".join(sets)}. {advice}')

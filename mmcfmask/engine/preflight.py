@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import ast
-import inspect
+import copy
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,18 +14,21 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import Registry
-from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmpretrain.registry import DATASETS, HOOKS, METRICS, MODELS
+from torch import nn
 
 from ..compat import multiplies_bfloat16
 from ..datasets import FolderDataset, MissingSetError
-from ..datasets.folder import check_folders, sub_folders
-from ..errors import ConfigError, StorageError
+from ..datasets.folder import check_folders, follow_run, sub_folders
+from ..datasets.overlap import images_of, known_apart
+from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import ShiftAccuracy
 from ..files import FULL, remove_leftovers
 from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import check_pretrained, near_names
 from .hooks import DistillWeightHook
 from .loops import choose_shifts, may_be_missing, metrics_of, refuse_choice_by_shift
+from .schema import check_config
 
 SLOW_BFLOAT16 = 'this CPU has no instructions for bfloat16, in which a step takes ten times as long as in float32, or more. Leave it out'
 
@@ -69,12 +73,12 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
             {key: value for key, value in hook.items() if key not in ('interval', 'priority')}
             for hook in values.get('custom_hooks') or () if is_a((EMAHook, DistillWeightHook), hook['type'], HOOKS)]
     for key in SAME_IN_A_RESUMED_RUN:
-        old, new = _value(before, key), _value(now, key)
+        old, new = value_of(before, key), value_of(now, key)
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):  # name the part that differs
                 part = next(part for part in [*old, *new] if old.get(part) != new.get(part))
                 key, old, new = f'{key}.{part}', old.get(part), new.get(part)
-            raise ValueError(f'{name} was trained with {key} = {old}, but now it is {new}: resume with the same config, or start another '
+            raise ConfigError(f'{name} was trained with {key} = {old}, but now it is {new}: resume with the same config, or start another '
                              f'run from these weights with --cfg-options load_from={name}')
 
 
@@ -94,10 +98,10 @@ def config_values(text: str, free: Sequence[str] = FREE_IN_A_RESUMED_RUN) -> dic
     return {line.targets[0].id: value(line.value) for line in ast.parse(text).body if isinstance(line, ast.Assign)}
 
 
-def _value(values: dict, key: str):
+def value_of(values: dict, key: str):
     """What a dotted key names, None where there is no such thing."""
     for part in key.split('.'):
-        values = (values or {}).get(part)
+        values = values.get(part) if isinstance(values, (dict, Config)) else None
     return values
 
 
@@ -112,10 +116,10 @@ def check_fill(cfg: Config) -> None:
         return
     loader = cfg.train_dataloader
     if loader.batch_size < 2:
-        raise ValueError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but '
+        raise ConfigError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but '
                          f'train_dataloader.batch_size={loader.batch_size}: raise it to at least 2, or use fill="none"')
     if not loader.get('drop_last'):
-        raise ValueError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but the last batch '
+        raise ConfigError(f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but the last batch '
                          'of an epoch may hold a single one: set train_dataloader.drop_last=True')
 
 
@@ -125,54 +129,44 @@ def makes_counterfactuals(model: dict) -> bool:
         (model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
 
 
-def check_arguments(cfg: dict) -> None:
+def check_arguments(cfg: Config) -> None:
     """What would fail when a part of a config is built, which in a study can be hours later.
 
     Raises:
-        ValueError: A setting that a part of the model, the optimizer or a schedule does not take, with near names; or a value that the
-            head or the data preprocessor does not take.
+        ConfigError: What :func:`.schema.check_config` finds; or values that the head or the data preprocessor does not take together.
     """
-    model, schedules = cfg.get('model') or {}, cfg.get('param_scheduler') or []
-    for name in ('backbone', 'neck', 'head', 'teacher', 'data_preprocessor', 'gate'):
-        part, default = model.get(name) or {}, dict(data_preprocessor='CAMRefillDataPreprocessor', gate='ConformalGate').get(name)
-        default = default if is_a(CounterfactualClassifier, model.get('type'), MODELS) else None
-        kind = _check_keys(f'model.{name}', part, MODELS, default)
-        if is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS):  # quickly built
+    check_config(cfg, whole=False)
+    ours = is_a(CounterfactualClassifier, value_of(cfg, 'model.type'), MODELS)
+    for name, default in dict(head=None, data_preprocessor='CAMRefillDataPreprocessor').items():  # quickly built
+        part = value_of(cfg, f'model.{name}') or {}
+        kind = part.get('type', default)
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        if ours and is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS):
             arguments = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
-            try:
-                with torch.random.fork_rng(devices=[]):  # what is built afterwards starts from the same random numbers
-                    kind(**{**({'in_channels': 1} if name == 'head' else {}), **arguments})
-            except (TypeError, ValueError) as error:
-                raise ValueError(f'model.{name}: {error}') from None
-    _check_keys('optim_wrapper.optimizer', (cfg.get('optim_wrapper') or {}).get('optimizer') or {}, OPTIMIZERS)
-    for schedule in [schedules] if isinstance(schedules, dict) else schedules:
-        _check_keys('param_scheduler', schedule, PARAM_SCHEDULERS, known=('convert_to_iter_based', ))
+            given = dict(in_channels=1) if name == 'head' else {}
+            with lower_errors(f'model.{name}'), torch.random.fork_rng(devices=[]):  # what is built later has the same random numbers
+                kind(**{**given, **arguments})
 
 
-def _check_keys(where: str, part: dict, registry: Registry, default: str | None = None, known: Iterable[str] = ()) -> type | None:
-    """Raise a ValueError for a key of ``part`` that its type does not take; the type, where it is a class."""
-    kind = part.get('type', default)
-    kind = registry.get(kind) if isinstance(kind, str) else kind
-    if not isinstance(kind, type):
-        return None
-    known = {'type', '_scope_', *known}
-    for base in kind.__mro__:  # what **kwargs pass on is that of the next class
-        parameters = inspect.signature(base.__init__).parameters
-        known |= parameters.keys()
-        if '__init__' in vars(base) and all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    for key in part:
-        if key not in known:
-            taken = sorted(known - {'type', '_scope_', 'self', 'args', 'kwargs', 'params', 'optimizer'})
-            raise ValueError(f'{where}: {kind.__name__} has no {key!r}.{near_names(key, taken) or " It takes " + ", ".join(taken)}')
-    return kind
+@contextmanager
+def lower_errors(where: str) -> Iterator[None]:
+    """What the parts below raise for a value that the user gave, as a UserError that names the key."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f'{where}: {error}') from None
+    except FileNotFoundError as error:
+        raise MissingFileError(f'{where}: {error}') from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f'{where}: {error}') from None
 
 
 def check_backbone(model: dict) -> None:
     """Raise a ValueError or a FileNotFoundError for an image tower that open_clip has not, or a file of weights that is not there."""
     tower = model.get('backbone') or {}
     if is_a(OpenCLIPBackbone, tower.get('type'), MODELS) and tower.get('load', True):
-        check_pretrained(tower.get('model_name'), tower.get('pretrained'))
+        with lower_errors('model.backbone'):
+            check_pretrained(tower.get('model_name'), tower.get('pretrained'))
 
 
 def check_training_data(cfg: Config) -> None:
@@ -182,7 +176,7 @@ def check_training_data(cfg: Config) -> None:
         MissingSetError, ValueError: With the key of the data set.
     """
     val = cfg.get('val_dataloader') or {}
-    loaders = dict(train_dataloader=cfg.get('train_dataloader'), **{'model.head.class_weights': _value(cfg, 'model.head.class_weights')})
+    loaders = dict(train_dataloader=cfg.get('train_dataloader'), **{'model.head.class_weights': value_of(cfg, 'model.head.class_weights')})
     loaders.update({'val_dataloader': val} if 'dataset' in val else {f'val_dataloader.{name}': loader for name, loader in val.items()})
     for key, loader in loaders.items():
         _find_folder(f'{key}.dataset', (loader or {}).get('dataset'))
@@ -211,7 +205,7 @@ def check_test_data(cfg: Config) -> None:
             try:
                 check_folders(folders, present, Path(dataset.img_prefix), dataset.other_folders)
             except ValueError as error:
-                raise ValueError(f'{key}: {error}') from None
+                raise ConfigError(f'{key}: {error}') from None
     if len(missing) == len(names):
         raise MissingSetError('none of the test sets is there:\n' + '\n'.join(missing.values()))
 
@@ -220,11 +214,8 @@ def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
     """Build a data set without its images, and look for its folder; None for one that has no folder."""
     if not dataset or not is_a(FolderDataset, dataset.type, DATASETS):
         return None
-    try:
+    with lower_errors(key):
         built = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
-    except (OSError, ValueError) as error:
-        kind = MissingSetError if isinstance(error, MissingSetError) else ValueError
-        raise kind(f'{key}: {error}') from None
     folder = Path(built.img_prefix)
     if not folder.is_dir():
         raise MissingSetError(f'{key}: there is no folder {folder.absolute()}: set its data_root (of all: --cfg-options data_root=…), and '
@@ -235,63 +226,131 @@ def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
 def check_selection(cfg: Config) -> None:
     """Nothing of a training may be chosen by a distribution shift.
 
+    Images that choose the checkpoint and are tested in distribution too are warned of, and so are test images that are trained on.
+
     Raises:
-        ValueError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, the validation set is one of
-            the shifts of the test, or images are both trained on and held out.
+        ConfigError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, images of the validation set
+            are also those of a shift of the test, or images are both trained on and held out.
     """
     loader, loop = cfg.get('val_dataloader'), cfg.get('val_cfg') or {}
     if not loader:
         return
     held_out = loader.get(loop['id_set'], {}) if loop.get('id_set') else loader
     if held_out.get('dataset'):
-        _check_hold_out(cfg, held_out)
+        _check_hold_out(cfg, held_out['dataset'])
     if loop.get('id_set'):
         parts = [cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('param_scheduler')]
         refuse_choice_by_shift(parts, loop.id_set, list(loader))
-    _check_save_best(cfg, loop.get('id_set'))
-    if loop.get('id_set'):
-        return
-    id_set = (cfg.get('test_cfg') or {}).get('id_set')
-    for name, test in (cfg.get('test_dataloader') or {}).items() if id_set else ():
-        if name != id_set and _images_of(loader) == _images_of(test):
-            raise ValueError(f'val_dataloader reads the same images as the shift {name!r} of test_dataloader: a checkpoint chosen by them '
-                             'is fitted to that shift. Validate on images held out of the training set')
+    _check_save_best(cfg)
 
 
-def _check_save_best(cfg: Config, id_set: str | None) -> None:
+def check_complete(cfg: Config, mode: str, names: Iterable[str] | None = None) -> None:
+    """Raise a ConfigError for a validation or a test that would leave out the last images of a set."""
+    loaders = cfg.get(f'{mode}_dataloader') or {}
+    loaders = {f'{mode}_dataloader': loaders} if 'dataset' in loaders else {
+        f'{mode}_dataloader.{name}': loader for name, loader in loaders.items() if names is None or name in names}
+    for key, loader in loaders.items():
+        if loader.get('drop_last'):
+            raise ConfigError(f'{key}.drop_last=True would leave out images: set it to False')
+
+
+def check_validation(cfg: Config) -> None:
+    """The validation of a training sees all images, and gives the metrics that early stopping and schedules wait for.
+
+    Raises:
+        ConfigError: ``drop_last``, or a ``monitor`` that is no metric of the validation, as far as these are known here.
+    """
+    check_complete(cfg, 'val')
+    parts = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
+    for key in ('custom_hooks', 'param_scheduler'):
+        value = cfg.get(key) or []
+        parts.update({key: value} if isinstance(value, dict) else {f'{key}[{index}]': part for index, part in enumerate(value)})
+    known = _known_metrics(cfg)
+    for key, part in parts.items():
+        monitor = (part or {}).get('monitor')
+        if monitor is None:
+            continue
+        if not cfg.get('val_dataloader'):
+            raise ConfigError(f'{key}.monitor={monitor!r}: there is no validation that could give it')
+        if known is not None and monitor not in known:
+            raise ConfigError(f'{key}.monitor={monitor!r}: the validation gives no such metric, but {", ".join(known)}')
+
+
+def _known_metrics(cfg: Config) -> list[str] | None:
+    """The names of all metrics of the validation; None where one of them is not ours."""
+    loop, evaluator = cfg.get('val_cfg') or {}, cfg.get('val_evaluator')
+    sets = list(cfg.val_dataloader) if loop.get('id_set') else [None]
+    known = []
+    for name in sets:
+        metrics = metrics_of(name, evaluator, 'val') if name else evaluator if isinstance(evaluator, list) else [evaluator]
+        for metric in metrics:
+            if not metric or not is_a(ShiftAccuracy, metric.get('type'), METRICS):
+                return None
+            prefix = name or metric.get('prefix') or ShiftAccuracy.default_prefix
+            known += [f'{prefix}/{key}' for key in ShiftAccuracy.NAMES]
+    return list(dict.fromkeys(known))
+
+
+def _check_save_best(cfg: Config) -> None:
     """The metric that chooses the checkpoint must be one that the validation gives, as far as its metrics are known here."""
-    chosen, evaluator = _value(cfg, 'default_hooks.checkpoint.save_best'), cfg.get('val_evaluator')
-    metrics = metrics_of(id_set, evaluator, 'val') if id_set else evaluator if isinstance(evaluator, list) else [evaluator]
-    if not isinstance(chosen, str) or chosen == 'auto' or not all(
-            metric and is_a(ShiftAccuracy, metric['type'], METRICS) for metric in metrics):
-        return
-    prefixes = [id_set or metric.get('prefix') or ShiftAccuracy.default_prefix for metric in metrics]
-    known = [f'{prefix}/{name}' for prefix in prefixes for name in ShiftAccuracy.NAMES]
-    if chosen not in known:
-        raise ValueError(f'default_hooks.checkpoint.save_best={chosen!r}: the validation gives no such metric, but {", ".join(known)}')
+    chosen, known = value_of(cfg, 'default_hooks.checkpoint.save_best'), _known_metrics(cfg)
+    for name in [chosen] if isinstance(chosen, str) else chosen or []:
+        if known is not None and name != 'auto' and name not in known:
+            raise ConfigError(f'default_hooks.checkpoint.save_best={name!r}: the validation gives no such metric, but {", ".join(known)}')
 
 
 def _check_hold_out(cfg: Config, held_out: dict) -> None:
-    """Two parts of one folder are apart only if they are split in the same way."""
-    there = _images_of(held_out)
-    for key in ('train_dataloader', 'model.head.class_weights'):
-        part = _value(cfg, key) or {}
-        if not part.get('dataset'):
-            continue
-        here = _images_of(part)
-        if not is_a(FolderDataset, here['type'], DATASETS) or any(
-                here.get(place) != there.get(place) for place in ('type', 'data_root', 'split_dir', 'domain')):
-            continue  # other images
-        ours, theirs = ({'seed': 0, **(images.get('holdout') or {})} for images in (here, there))
-        if {ours.pop('part', None), theirs.pop('part', None)} != {'train', 'held_out'} or ours != theirs:
-            raise ValueError(f'{key}.dataset has holdout={here.get("holdout")}, but the validation set, of the same folder, '
-                             f'{there.get("holdout")}: images that choose the checkpoint would be trained on. Give both the same size (or '
-                             "fraction) and seed, and part='train' and part='held_out'")
+    """Which images are trained on, choose something and are tested: compared are the images, however their configs are written."""
+    listed: dict[str, set[str]] = {}
+
+    def shared(one: str, other: str) -> str:
+        """How many images of the data set at key ``other`` are at key ``one`` too, in words; empty if there are none."""
+        if not sets.get(one) or not sets.get(other) or known_apart(sets[one], sets[other]):
+            return ''
+        for key in (one, other):
+            if key not in listed:
+                listed[key] = _list_images(key, sets[key], value_of(cfg, 'randomness.seed'))
+        both = listed[one] & listed[other]
+        return f'{len(both):,} of its {len(listed[other]):,} images (such as {min(both)})' if both else ''
+
+    start = value_of(cfg, 'model.head.class_weights') or {}
+    tests = {name: f'test_dataloader.{name}.dataset' for name in cfg.get('test_dataloader') or ()}
+    train, fitted, chosen_by = 'train_dataloader.dataset', 'model.head.class_weights.dataset', 'model.head.class_weights.held_out'
+    sets = {train: value_of(cfg, train), fitted: start.get('dataset'), chosen_by: start.get('held_out'), 'val_dataloader': held_out,
+            **{key: cfg.test_dataloader[name].get('dataset') for name, key in tests.items()}}
+    for images, choosing in ((train, 'val_dataloader'), (fitted, 'val_dataloader'), (fitted, chosen_by)):
+        if both := shared(images, choosing):
+            raise ConfigError(f'{choosing} chooses by its images, but {both} would be trained on ({images}). Give both data sets of one '
+                              "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
+    loop = cfg.get('test_cfg') or {}
+    for name, key in tests.items() if loop.get('id_set') else ():
+        if name != loop.id_set and loop.get('shifts') is not None and name not in loop.shifts:
+            continue  # it does not run
+        if both := shared('val_dataloader', key):
+            if name != loop.id_set:
+                raise ConfigError(f'val_dataloader reads images of the shift {name!r} of test_dataloader, {both}: a checkpoint chosen by '
+                                  'them is fitted to that shift. Validate on images held out of the training set')
+            print_log(f'{key}: {both} also choose the checkpoint (val_dataloader), which is better on them than on others. Test on a part '
+                      "of its own: holdout=dict(fraction=0.1, test=0.1, …, part='test')", 'current', level=logging.WARNING)
+        if both := shared(train, key):
+            print_log(f'{key}: {both} are trained on (train_dataloader), so that the accuracy on them says nothing of others', 'current',
+                      level=logging.WARNING)
 
 
-def _images_of(loader: dict) -> dict:
-    """What decides which images a loader reads."""
-    return {key: value for key, value in loader['dataset'].items() if key not in ('pipeline', 'test_mode', 'lazy_init', 'serialize_data')}
+def _list_images(key: str, dataset: dict, seed: int | None) -> set[str]:
+    """:func:`images_of` the config of a data set; empty, with a warning, where they cannot be listed."""
+    dataset = copy.deepcopy(dataset)
+    follow_run(dataset, seed or 0)
+    try:
+        return set(images_of(dataset))
+    except MissingFileError:  # said by those who need it
+        return set()
+    except ConfigError as error:
+        raise ConfigError(f'{key}: {error}') from None
+    except Exception as error:  # of any data set there may be
+        print_log(f'the images of {key} cannot be compared with those of other data sets ({type(error).__name__}: {error})', 'current',
+                  level=logging.WARNING)
+        return set()
 
 
 def warn_of_random_start(cfg: Config) -> None:
@@ -313,12 +372,24 @@ def check_start(cfg: Config) -> None:
         raise ConfigError('the head would have random weights: give a checkpoint, or set model.head.class_weights')
 
 
+def unmatched_keys(cfg: Config, model: nn.Module) -> str | None:
+    """What to say of settings for parameters that the model does not have; None where there are none."""
+    keys = value_of(cfg, 'optim_wrapper.paramwise_cfg.custom_keys') or {}
+    names = [name for name, _ in model.named_parameters()] if keys else []
+    unmatched = [key for key in keys if not any(key in name for name in names)]
+    if not unmatched:
+        return None
+    parts = sorted({part for name in names for part in name.split('.')} - {'weight', 'bias'})
+    return 'optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has ' + ', '.join(
+        f'{key!r} in its name, so it does nothing.{near_names(key, parts)}' for key in unmatched)
+
+
 def slow_bfloat16(cfg: Config, device: str) -> str | None:
     """What to say of a run that is asked for bfloat16 where the CPU multiplies it one number at a time; None elsewhere."""
     asked = []
-    if _value(cfg, 'optim_wrapper.type') == 'AutocastOptimWrapper' or _value(cfg, 'val_cfg.amp') or _value(cfg, 'test_cfg.amp'):
+    if value_of(cfg, 'optim_wrapper.type') == 'AutocastOptimWrapper' or value_of(cfg, 'val_cfg.amp') or value_of(cfg, 'test_cfg.amp'):
         asked.append('--amp')
-    if _value(cfg, 'model.teacher.precision') == 'bf16':
+    if value_of(cfg, 'model.teacher.precision') == 'bf16':
         asked.append("model.teacher.precision='bf16'")
     if not asked or multiplies_bfloat16(device):
         return None

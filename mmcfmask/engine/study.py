@@ -4,10 +4,11 @@ What a study file says is in docs/studies.md.
 """
 from __future__ import annotations
 
-import argparse
+import copy
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,20 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from rich.console import Console
 from rich.measure import Measurement
 
 from .. import __version__
-from ..compat import multiplies_bfloat16
+from ..compat import SafeYAMLLoader, multiplies_bfloat16
+from ..datasets.folder import follow_run
+from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
-from ..files import write_json, write_text
+from ..files import check_file_name, locked, remove_leftovers, write_json, write_text
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 from .checkpoints import best_checkpoint
 from .jobs import Job, JobError, Step, run_jobs
-from .launch import load_config, read_config
+from .launch import check_text_file, load_config, read_config
 from .preflight import SLOW_BFLOAT16, makes_counterfactuals
 
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
@@ -88,17 +91,23 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
     """
     where = f'methods[{name!r}]'
     if not isinstance(name, str):
-        raise ValueError(f'{where}: the name must be a text, in quotes if it looks like a number')
+        raise ConfigError(f'{where}: the name must be a text, in quotes if it looks like a number')
     if not isinstance(entry, (str, Mapping)):
-        raise ValueError(f'{where} must be a config or a mapping, but is {entry!r}')
+        raise ConfigError(f'{where} must be a config or a mapping, but is {entry!r}')
     entry = dict(config=entry) if isinstance(entry, str) else dict(entry)
     check_keys(entry, METHOD_KEYS, where)
     for key, kind in (('cfg_options', Mapping), ('sweep', Mapping), *((key, (list, tuple)) for key in ('seeds', 'datasets', 'options'))):
         if entry.get(key) is not None and not isinstance(entry[key], kind):
-            raise ValueError(f'{where}: {key} must be {WORDS[dict if kind is Mapping else list]}, but is {entry[key]!r}')
+            raise ConfigError(f'{where}: {key} must be {WORDS[dict if kind is Mapping else list]}, but is {entry[key]!r}')
+    if not isinstance(entry.get('greedy', False), bool):
+        raise ConfigError(f'{where}: greedy must be {WORDS[bool]}, but is {entry["greedy"]!r}')
     sweep = entry.pop('sweep', None) or {}
     if not all(isinstance(values, (list, tuple)) and values for values in sweep.values()):
-        raise ValueError(f'{where}: sweep takes a list of values for every key')
+        raise ConfigError(f'{where}: sweep takes a list of values for every key')
+    if math.prod(map(len, sweep.values())) > 1000:
+        raise ConfigError(f'{where}: sweep stands for more than 1000 methods')
+    if not all(isinstance(key, str) for part in (sweep, entry.get('cfg_options') or {}) for key in part):
+        raise ConfigError(f'{where}: the keys of cfg_options and of sweep are names, such as optim_wrapper.optimizer.lr')
     methods = []
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values))
@@ -111,26 +120,28 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
         method = Method(' '.join([full, *appended]), **{**fields, 'cfg_options': options, 'options': list(fields.get('options') or ())})
         for key in SOURCES:
             if not isinstance(getattr(method, key), (str, type(None))):
-                raise ValueError(f'{where}: {key} must be {WORDS[str]}, but is {getattr(method, key)!r}')
+                raise ConfigError(f'{where}: {key} must be {WORDS[str]}, but is {getattr(method, key)!r}')
         check_seeds(method.seeds, where)
         if isinstance(method.alpha, bool) or not isinstance(method.alpha, (int, float)) or not 0 <= method.alpha <= 1:
-            raise ValueError(f'{where}: alpha must lie between 0 (pre-trained) and 1 (fine-tuned), but is {method.alpha!r}')
+            raise ConfigError(f'{where}: alpha must lie between 0 (pre-trained) and 1 (fine-tuned), but is {method.alpha!r}')
         given = [source for source in SOURCES if getattr(method, source) is not None]
         if len(given) != 1:
-            raise ValueError(f'{where} must have one of {", ".join(SOURCES)}, but has {" and ".join(given) or "none"}')
+            raise ConfigError(f'{where} must have one of {", ".join(SOURCES)}, but has {" and ".join(given) or "none"}')
         if bool(method.retest) != bool(method.options) or not all(option in OPTIONS for option in method.options):
-            raise ValueError(f'{where}: retest needs options, a list of {" and ".join(OPTIONS)}, and nothing else can have them, '
+            raise ConfigError(f'{where}: retest needs options, a list of {" and ".join(OPTIONS)}, and nothing else can have them, '
                              f'but they are {method.options!r}')
         if method.source and method.cfg_options:
-            raise ValueError(f'{where} is derived from {method.source!r}, whose cfg_options count: it can have none of its own')
+            raise ConfigError(f'{where} is derived from {method.source!r}, whose cfg_options count: it can have none of its own')
         methods.append(method)
     return methods
 
 
 def check_seeds(seeds: Sequence[Any] | None, where: str) -> None:
-    """Raise a ValueError unless all are whole numbers."""
-    if not all(type(seed) is int for seed in seeds or ()):
-        raise ValueError(f'{where}: seeds must be whole numbers, but are {seeds!r}')
+    """Raise a ConfigError unless all are different whole numbers."""
+    if not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds or ()):
+        raise ConfigError(f'{where}: seeds must be whole numbers from 0 on, but are {seeds!r}')
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise ConfigError(f'{where}: seeds must be one or several different numbers, but are {seeds!r}')
 
 
 def check_number(value: Any, where: str) -> None:
@@ -139,14 +150,14 @@ def check_number(value: Any, where: str) -> None:
         mantissa, _, exponent = value.lower().partition('e')
         mantissa = mantissa if '.' in mantissa else f'{mantissa}.0'
         exponent = exponent if exponent[0] in '+-' else f'+{exponent}'
-        raise ValueError(f'{where} is the text {value!r}, not a number, by the rules of YAML: write {mantissa}e{exponent}')
+        raise ConfigError(f'{where} is the text {value!r}, not a number, by the rules of YAML: write {mantissa}e{exponent}')
 
 
 def check_keys(mapping: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     """Raise a ValueError that names an unknown key."""
     unknown = [key for key in mapping if key not in known]
     if unknown:
-        raise ValueError(f'{where} has no {unknown[0]!r}: it can have {", ".join(known)}')
+        raise ConfigError(f'{where} has no {unknown[0]!r}: it can have {", ".join(known)}')
 
 
 def check_twice(node: yaml.Node | None) -> None:
@@ -156,7 +167,7 @@ def check_twice(node: yaml.Node | None) -> None:
     for key, value in pairs:
         line = key.start_mark.line + 1
         if key.value in lines:
-            raise ValueError(f'{key.value!r} stands twice in it, at lines {lines[key.value]} and {line}')
+            raise ConfigError(f'{key.value!r} stands twice in it, at lines {lines[key.value]} and {line}')
         lines[key.value] = line
         check_twice(value)
 
@@ -165,22 +176,19 @@ def load_study(path: str) -> dict[str, Any]:
     """Read a study file (YAML, JSON, or Python as a config), whose output goes to ``work_dirs/<its name>`` if it says nothing else.
 
     Raises:
-        FileNotFoundError, ValueError: With the file's name.
+        MissingFileError, ConfigError: With the file's name.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'there is no study {path!r}')
-    try:
-        if Path(path).suffix in ('.yaml', '.yml'):
-            check_twice(yaml.compose(Path(path).read_text(encoding='utf-8')))
-        study = Config.fromfile(path, format_python_code=False).to_dict()
-    except Exception as error:  # readers of four formats
-        raise ValueError(f'{path} cannot be read: {error}') from error
+    check_text_file(path, 'study')
+    study = read_config(path).to_dict()
+    if Path(path).suffix in ('.yaml', '.yml'):
+        check_twice(yaml.compose(Path(path).read_text(encoding='utf-8'), Loader=SafeYAMLLoader))
     check_keys(study, STUDY_KEYS, path)
+    study = {key: value for key, value in study.items() if value is not None}
     for key, kind in STUDY_TYPES.items():
-        if study.get(key) is not None and not isinstance(study[key], kind):
-            raise ValueError(f'{path}: {key} must be {WORDS[kind]}, but is {study[key]!r}')
+        if key in study and (not isinstance(study[key], kind) or study[key] == ''):
+            raise ConfigError(f'{path}: {key} must be {WORDS[kind]}, but is {study[key]!r}')
     if not study.get('methods'):
-        raise ValueError(f'{path} has no methods')
+        raise ConfigError(f'{path} has no methods')
     check_seeds(study.get('seeds'), path)
     return {'out': str(Path('work_dirs') / Path(path).stem), **study}
 
@@ -218,7 +226,7 @@ class Study:
                  pictures: bool = True,
                  only: Sequence[str] | None = None) -> None:
         if keep not in ('best', 'all'):
-            raise ValueError(f"keep={keep!r}: choose 'best' or 'all'")
+            raise ConfigError(f"keep={keep!r}: choose 'best' or 'all'")
         self.out = Path(out)
         self.seeds = list(seeds)
         self.cfg_options = dict(cfg_options or {})
@@ -227,8 +235,9 @@ class Study:
         self.keep = keep
         self.pictures = pictures
         for name, entry in (datasets or {}).items():
-            if not isinstance(name, str) or not isinstance(entry, (str, Mapping)):
-                raise ValueError(f'datasets[{name!r}] must be a name and a config or a mapping, but is {entry!r}')
+            check_file_name(name, 'datasets')
+            if not isinstance(entry, (str, Mapping)):
+                raise ConfigError(f'datasets[{name!r}] must be a name and a config or a mapping, but is {entry!r}')
         self.datasets = {
             name: dict(config=entry) if isinstance(entry, str) else dict(entry)
             for name, entry in (datasets or {'': '{config}'}).items()
@@ -236,8 +245,13 @@ class Study:
         for name, entry in self.datasets.items():
             check_keys(entry, DATASET_KEYS, f'datasets[{name!r}]')
             if 'config' not in entry:
-                raise ValueError(f'datasets[{name!r}] needs config, a path with {{config}} in it')
+                raise ConfigError(f'datasets[{name!r}] needs config, a path with {{config}} in it')
+            for key, kind in dict(config=str, cfg_options=Mapping).items():
+                if not isinstance(entry.get(key, kind()) if kind is str else entry.get(key) or {}, kind):
+                    raise ConfigError(f'datasets[{name!r}]: {key} must be {WORDS[str if kind is str else dict]}, but is {entry[key]!r}')
         self.methods = [method for name, entry in methods.items() for method in expand_method(name, entry)]
+        for method in self.methods:
+            check_file_name(slug(method.name), f'methods[{method.name!r}]')
         check_methods(self.methods, list(self.datasets))
         self.chosen = {method.name for method in (select_methods(self.methods, only) if only else self.methods)}
         self.configs: dict[tuple[str, str], Config] = {}
@@ -251,7 +265,7 @@ class Study:
         folders = [job.product.parent for runs in self.runs.values() for job in runs.values()]
         if len(set(folders)) < len(folders):
             twice = next(folder for folder in folders if folders.count(folder) > 1)
-            raise ValueError(f'two methods would write to {twice}: give them names that differ in letters or digits')
+            raise ConfigError(f'two methods would write to {twice}: give them names that differ in letters or digits')
 
     @property
     def jobs(self) -> list[Job]:
@@ -270,15 +284,18 @@ class Study:
                 return
             cfg, parents = self.configs[dataset, method.source], self.runs[dataset, method.source]
             if None in parents and not method.retest:
-                raise ValueError(f'methods[{method.name!r}]: {method.source!r} is not trained, so nothing can be derived from it')
+                raise ConfigError(f'methods[{method.name!r}]: {method.source!r} is not trained, so nothing can be derived from it')
             seeds = list(parents) if method.seeds is None or None in parents else list(method.seeds)
             lacking = [seed for seed in seeds if seed not in parents]
             if lacking:
-                raise ValueError(f'methods[{method.name!r}]: {method.source!r} has no run with seed {lacking[0]}, but with '
+                raise ConfigError(f'methods[{method.name!r}]: {method.source!r} has no run with seed {lacking[0]}, but with '
                                  f'{", ".join(map(str, parents))}')
             needs = {seed: [parents[seed]] for seed in seeds}
             if method.soup:
                 needs = {None: [need for of_seed in needs.values() for need in of_seed]}
+            if method.greedy and len(seeds) > 1 and follow_run(copy.deepcopy(cfg.get('val_dataloader') or {}), 0):
+                raise ConfigError(f"methods[{method.name!r}]: each seed of {method.source!r} has held-out images of its own "
+                                  "(holdout.seed='run'), which the others have trained on: a greedy soup needs one hold-out")
         else:
             cfg = self._config(dataset, method)
             needs = {seed: [] for seed in (seeds if cfg.get('train_cfg') else [None])}
@@ -304,16 +321,16 @@ class Study:
         entry = self.datasets[dataset]
         path = entry['config'].replace('{config}', method.config)
         if not Path(path).is_file():
-            raise FileNotFoundError(f'methods[{method.name!r}]: there is no config {path!r}')
+            raise MissingFileError(f'methods[{method.name!r}]: there is no config {path!r}')
         options = {**self.cfg_options, **(entry.get('cfg_options') or {}), **method.cfg_options, **self.overrides}
         for key, value in options.items():
             check_number(value, f'methods[{method.name!r}]: {key}')
         try:
             cfg = load_config(path, applicable(path, options))
-        except Exception as error:  # a config is a program, and options may not fit it
-            raise ValueError(f'methods[{method.name!r}]: {path} with {options}: {error}') from error
+        except UserError as error:
+            raise ConfigError(f'methods[{method.name!r}]: {path} with {options}: {error}') from error
         if 'id_set' not in (cfg.get('test_cfg') or {}):
-            raise ValueError(f'methods[{method.name!r}]: {path} has no test_cfg.id_set, so no in-distribution set')
+            raise ConfigError(f'methods[{method.name!r}]: {path} has no test_cfg.id_set, so no in-distribution set')
         return cfg
 
     # run -------------------------------------------------------------------------------------------------------------------
@@ -416,8 +433,11 @@ class Study:
 
     def run(self, console: Console, jobs: int = 1) -> dict[str, str]:
         """Run what is not finished, ``jobs`` at once; then :meth:`gather`. Returns the failures, label to reason."""
-        failed = run_jobs(self.jobs, console, jobs)
-        self.gather(console)
+        with locked(self.out, 'a study'):
+            for folder in {*(self.out / dataset for dataset in self.datasets), *(job.product.parent for job in self.jobs)}:
+                remove_leftovers(folder)
+            failed = run_jobs(self.jobs, console, jobs)
+            self.gather(console)
         if failed:
             console.print(f'\n{len(failed)} failed:', style='bold red', highlight=False)
             for label, reason in failed.items():
@@ -466,6 +486,8 @@ def run_or_exit(study: Study, console: Console, jobs: int = 1) -> None:
         failed = study.run(console, jobs)
     except KeyboardInterrupt:
         raise SystemExit('stopped; the same command goes on') from None
+    except StorageError as error:
+        raise SystemExit(str(error)) from None
     if failed:
         raise SystemExit(1)
 
@@ -476,14 +498,14 @@ def check_methods(methods: Sequence[Method], datasets: Sequence[str]) -> None:
     for method in methods:
         where = f'methods[{method.name!r}]'
         if by_name[method.name] is not method:
-            raise ValueError(f'two methods are named {method.name!r}')
+            raise ConfigError(f'two methods are named {method.name!r}')
         if method.source and method.source not in by_name:
-            raise ValueError(f'{where} is derived from {method.source!r}, which is none of {", ".join(by_name)}')
+            raise ConfigError(f'{where} is derived from {method.source!r}, which is none of {", ".join(by_name)}')
         if method.source and by_name[method.source].source:
-            raise ValueError(f'{where} is derived from {method.source!r}, which is derived itself')
+            raise ConfigError(f'{where} is derived from {method.source!r}, which is derived itself')
         unknown = [name for name in method.datasets or () if name not in datasets]
         if unknown:
-            raise ValueError(f'{where}.datasets: {unknown[0]!r} is none of {", ".join(datasets)}')
+            raise ConfigError(f'{where}.datasets: {unknown[0]!r} is none of {", ".join(datasets)}')
 
 
 def select_methods(methods: Sequence[Method], only: Sequence[str]) -> list[Method]:
@@ -495,7 +517,7 @@ def select_methods(methods: Sequence[Method], only: Sequence[str]) -> list[Metho
     names = {method.name for method in methods}
     for pattern in only:
         if not any(fnmatch(name, pattern) for name in names):
-            raise ValueError(f'no method is named {pattern!r}: there are {", ".join(method.name for method in methods)}')
+            raise ConfigError(f'no method is named {pattern!r}: there are {", ".join(method.name for method in methods)}')
     chosen = {method.name for method in methods if any(fnmatch(method.name, pattern) for pattern in only)}
     chosen |= {method.source for method in methods if method.name in chosen and method.source}
     return [method for method in methods if method.name in chosen]
@@ -514,13 +536,6 @@ def applicable(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options without those for sections that the config sets to None: a zero-shot config has no training to change."""
     cfg = read_config(path)
     return {key: value for key, value in options.items() if '.' not in key or cfg.get(key.partition('.')[0], '') is not None}
-
-
-def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` strings of a command line, as ``--cfg-options`` of the tools reads them."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    return parser.parse_args(['--cfg-options', *options] if options else []).cfg_options
 
 
 def fingerprint(cfg: Config, seed: int | None, amp: bool, derivation: Sequence[Any] = (), sources: Sequence[str] = ()) -> str:
@@ -566,5 +581,5 @@ def checkpoint_to_test(folder: Path) -> Path:
 
 def sign_metrics(found: Path, path: Path, method: str, seed: int | None) -> None:
     """Move what a test wrote to its place, with the names of the method and the seed in it."""
-    write_json(path, {**json.loads(found.read_text(encoding='utf-8', errors='surrogateescape')), 'method': method, 'seed': seed})
-    found.unlink()
+    write_json(found, {**json.loads(found.read_text(encoding='utf-8', errors='surrogateescape')), 'method': method, 'seed': seed})
+    found.replace(path)

@@ -15,14 +15,17 @@ from mmengine.hooks import EMAHook, Hook
 from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..files import write_json, write_tensors, write_text
+from ..models.auxiliary import FLYP
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .launch import build_model
-from .loops import Clock, MultiSetTestLoop
+from .loops import Clock, MultiSetTestLoop, split_metrics
+from .record import training_of
 
 DEFAULT_ALPHA = 0.5
 """What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""
@@ -42,15 +45,16 @@ def parse_alphas(texts: Sequence[str | float]) -> list[float]:
             parts = []
         if len(parts) == 1:
             alphas += parts
-        elif len(parts) == 3 and parts[2] > 0 and parts[1] > parts[0] and math.isclose(
+        elif len(parts) == 3 and parts[2] > 0 and 0 < (parts[1] - parts[0]) / parts[2] < 1e3 and math.isclose(
                 (parts[1] - parts[0]) / parts[2], round((parts[1] - parts[0]) / parts[2]), abs_tol=1e-6):
             steps = round((parts[1] - parts[0]) / parts[2])
             alphas += [parts[0] + (parts[1] - parts[0]) * step / steps for step in range(steps + 1)]
         else:
-            raise ValueError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to the last')
+            raise ConfigError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to '
+                              'the last, in at most 1000 steps')
     alphas = sorted({round(alpha, 6) for alpha in alphas})
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):  # NaN is not
-        raise ValueError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
+        raise ConfigError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
     return alphas
 
 
@@ -62,7 +66,7 @@ def start_weights(model: dict) -> dict[str, Tensor]:
     """
     head = model.get('head') or {}
     if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
-        raise ValueError('WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give it class '
+        raise ConfigError('WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give it class '
                          'embeddings')
     return build_model(copy.deepcopy(model)).state_dict()
 
@@ -72,7 +76,8 @@ class WiSEFTLoop(MultiSetTestLoop):
     """A :class:`MultiSetTestLoop` over the line (1 − α) θ0 + α θ1; every image is read once, for all α.
 
     θ0 is :func:`start_weights` of the runner's config, θ1 what the runner's model holds when the loop runs; afterwards it holds it again.
-    Metrics are reported as ``alpha=<α>/<set>/<metric>``.
+    Metrics are reported as ``alpha=<α>/<set>/<metric>``. Where a text tower makes the head
+    (:class:`mmcfmask.models.auxiliary.FLYP`), the text towers are mixed, and the head of an α is made of the mixture.
 
     Args:
         *args, **kwargs: Those of :class:`MultiSetTestLoop`.
@@ -108,6 +113,10 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.weights = self._model_weights()  # written to in place
         self.end = {name: value.clone() for name, value in self.weights.items()}
         self.start = {name: value.to(self.end[name].device) for name, value in self.start.items()}
+        self.maker = next((module for module in getattr(self.model, 'auxiliary', ()) if isinstance(module, FLYP)), None)
+        if self.maker is not None:
+            self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}
+        self.heads: dict[float, dict[str, Tensor]] = {}
         try:
             return super().run()
         finally:
@@ -115,8 +124,22 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     @torch.no_grad()
     def _move_to(self, alpha: float) -> None:
+        made = self._head(alpha)
         for name, weight in self.weights.items():
-            weight.copy_(lerp(self.start[name], self.end[name], alpha))
+            weight.copy_(made[name] if name in made else lerp(self.start[name], self.end[name], alpha))
+
+    def _head(self, alpha: float) -> dict[str, Tensor]:
+        """What a text tower makes of the head at one α; nothing where there is none, and at the ends, where it is made already."""
+        if self.maker is None or alpha in (0, 1):
+            return {}
+        if alpha not in self.heads:
+            made = self.maker.mixed_head(self.model.head, self.text, alpha)
+            self.heads[alpha] = {f'head.{name}': value for name, value in made.items()}
+        return self.heads[alpha]
+
+    def weights_at(self, alpha: float) -> dict[str, Tensor]:
+        """θ at one α, after ``run``."""
+        return {**interpolate(self.start, self.end, alpha), **self._head(alpha)}
 
     @torch.inference_mode()
     def _run_batch(self, name: str, batch, clock: Clock) -> list:
@@ -134,11 +157,11 @@ class WiSEFTLoop(MultiSetTestLoop):
     def _evaluate(self, name: str, images: int) -> dict[str, float]:
         metrics = {}
         for alpha in self.alphas:
-            of_alpha = self.evaluators[name][alpha].evaluate(images)
+            of_alpha, others = split_metrics(self.evaluators[name][alpha].evaluate(images))
             metrics.update(of_alpha)
             self.by_alpha[alpha][name] = dict(
-                metrics={key.split('/', 2)[2]: float(value) for key, value in of_alpha.items()},
-                details=self._details(self.evaluators[name][alpha]))
+                metrics={key.split('/', 2)[2]: value for key, value in of_alpha.items()},
+                details={**{key.split('/', 2)[2]: value for key, value in others.items()}, **self._details(self.evaluators[name][alpha])})
         self.results[name] = self.by_alpha[self.alphas[-1]][name]
         return metrics
 
@@ -169,8 +192,9 @@ def describe_line(loop: WiSEFTLoop, runs: dict[float, dict]) -> dict:
         line=[dict(alpha=alpha, metrics=run['metrics']) for alpha, run in runs.items()])
 
 
-def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, seed: int | None) -> dict:
-    run = describe_run(loop, config, checkpoint, seed, loop.model.data_preprocessor, loop.by_alpha[alpha], f'{Path(config).stem}_wise_ft')
+def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, meta: dict) -> dict:
+    run = describe_run(loop, config, checkpoint, meta.get('seed'), loop.model.data_preprocessor, loop.by_alpha[alpha],
+                       f'{Path(config).stem}_wise_ft', training_of(meta))
     return dict(run, wise_ft_alpha=alpha)
 
 
@@ -198,7 +222,7 @@ def line_table(line: dict) -> dict:
         first_column='α')
 
 
-def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, seed: int | None = None) -> dict:
+def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, meta: dict | None = None) -> dict:
     """Write what a loop that has run found: ``wise_ft.json`` and ``wise_ft.md``, all α; ``wise_ft.png`` and ``.pdf``, the curve, where the
     ID set and a shift ran at several α; ``metrics.json``, the default α, where it was evaluated.
 
@@ -206,7 +230,7 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
         dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
     """
     described = describe_checkpoint(checkpoint)  # once: it reads the whole file
-    runs = {alpha: _run_at(loop, alpha, config, described, seed) for alpha in loop.alphas}
+    runs = {alpha: _run_at(loop, alpha, config, described, meta or {}) for alpha in loop.alphas}
     line = describe_line(loop, runs)
     written = [folder / 'wise_ft.json', folder / 'wise_ft.md']
     write_json(written[0], line)
@@ -225,7 +249,7 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
 
 def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | None = None) -> None:
     """Write the weights at one α as a checkpoint that tools/test.py takes."""
-    weights = {name: value.cpu() for name, value in interpolate(loop.start, loop.end, alpha).items()}
+    weights = {name: value.cpu() for name, value in loop.weights_at(alpha).items()}
     write_tensors(path, dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights))
 
 
@@ -253,7 +277,7 @@ class WiSEFTHook(Hook):
                  save: float | None = None,
                  amp: bool = False) -> None:
         if checkpoint not in ('best', 'last'):
-            raise ValueError(f"WiSEFTHook: checkpoint={checkpoint!r} must be 'best' or 'last'")
+            raise ConfigError(f"WiSEFTHook: checkpoint={checkpoint!r} must be 'best' or 'last'")
         self.alphas = parse_alphas(alphas)
         self.save = None if save is None else parse_alphas([save])[0]
         self.checkpoint = checkpoint
@@ -263,7 +287,7 @@ class WiSEFTHook(Hook):
         """Build the pre-trained weights and the loop over the test sets."""
         cfg: Config = runner.cfg
         if not cfg.get('test_dataloader') or 'id_set' not in (cfg.get('test_cfg') or {}):
-            raise ValueError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")
+            raise ConfigError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")
         settings = {key: value for key, value in cfg.test_cfg.items() if key not in ('type', 'amp')}
         self.loop = WiSEFTLoop(runner, cfg.test_dataloader, cfg.test_evaluator, amp=self.amp, alphas=self.alphas, **settings)
 
@@ -287,7 +311,7 @@ class WiSEFTHook(Hook):
         self.loop.model.load_state_dict(last)
         if is_main_process():
             folder = Path(runner.work_dir) / 'wise_ft'
-            written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, runner.seed)['written']
+            written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, meta)['written']
             if self.save is not None:
                 written.append(folder / f'wise_ft_{self.save:g}.pth')
                 save_interpolated(self.loop, self.save, written[-1], meta)

@@ -30,11 +30,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..datasets.names import class_names, read_names
 from ..datasets.shapes import SHAPES_TEMPLATES
 from ..errors import ConfigError, StorageError
 from ..files import atomic_write, check_whole, remove_leftovers
+from ..ranges import Count, Positive, Seed, Whole
 from .clip_loading import NoTextTowerError, load_text_model, resolve_pretrained
 from .linear_probe import STRENGTHS, fit_linear_probe
+from .torchscript import is_torchscript
 
 PROMPTS_PER_BATCH = 800
 
@@ -69,19 +72,18 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
     """
     cfg = dict(cfg)
     kind = cfg.pop('type', None)
-    builders = dict(text=_build_text, file=_build_file, prototype=_build_prototype, linear_probe=_build_linear_probe)
-    if kind not in builders:
-        raise ValueError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, builders))}.')
+    if kind not in CLASS_WEIGHTS:
+        raise ValueError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, CLASS_WEIGHTS))}.')
     if cfg.get('classnames') == 'dataset':
         if classnames is None:
             raise ValueError("class_weights.classnames='dataset', but the dataset's class names are not known here: list the "
                              'names, or give the path of a text file with one per line.')
         cfg['classnames'] = list(classnames)
     try:
-        inspect.signature(builders[kind]).bind(classifier, **cfg)
+        inspect.signature(CLASS_WEIGHTS[kind]).bind(classifier, **cfg)
     except TypeError as error:  # a key too many or too few
         raise ValueError(f'class_weights=dict(type={kind!r}, ...): {error}') from error
-    return builders[kind](classifier, **cfg)
+    return CLASS_WEIGHTS[kind](classifier, **cfg)
 
 
 def text_class_weights(model: nn.Module, tokenizer: Callable, classnames: Sequence[str], templates: Sequence[str],
@@ -126,13 +128,18 @@ def _mean_text_embeddings(model, tokenizer, rows, columns, device, description) 
 def image_features(extract_feat: Callable[[Tensor], tuple], data_preprocessor: nn.Module, dataset: Dataset, indices: Sequence[int],
                    batch_size: int = 64, num_workers: int = 0) -> Tensor:
     """L2-normalised features (N, D), float32 on the CPU, of the images at ``indices``; arguments as :func:`prototype_class_weights`."""
-    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
     features = []
-    for batch in track(loader, description=f'Features of {len(indices)} images'):
-        inputs = data_preprocessor(batch)['inputs']
+    for inputs in batches_of(Subset(dataset, indices), data_preprocessor, batch_size, num_workers, f'Features of {len(indices)} images'):
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             features.append(F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu())
     return torch.cat(features)
+
+
+def batches_of(dataset: Dataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str) -> Iterator[Tensor]:
+    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``; shows progress."""
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
+    for batch in track(loader, description=description):
+        yield data_preprocessor(batch)['inputs']
 
 
 def labels_of(dataset: Dataset, indices: Iterable[int]) -> Tensor:
@@ -207,11 +214,10 @@ def resolve_classnames(classnames: str | Sequence[str]) -> list[str]:
         if not path.is_file():
             raise FileNotFoundError(f"class_weights.classnames={classnames!r} is neither 'imagenet', 'dataset' nor a file that "
                                     f'exists (looked for {path.absolute()}).')
-        classnames = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-    classnames = [str(name) for name in classnames]
+        return read_names(path)
     if not classnames:
         raise ValueError('class_weights.classnames is empty.')
-    return classnames
+    return class_names(classnames, 'class_weights.classnames')
 
 
 def resolve_templates(templates: str | Sequence[str]) -> list[str]:
@@ -248,6 +254,8 @@ def load_class_weights(path: str | Path) -> Tensor:
             weight = load_file(path)
         else:
             check_whole(path)
+            if is_torchscript(path):
+                raise ValueError('it is a TorchScript archive')
             weight = torch.load(path, map_location='cpu', weights_only=True)
     except StorageError:
         raise
@@ -334,8 +342,8 @@ def _build_file(classifier: nn.Module, *, path: str) -> Tensor:
     return load_class_weights(path)
 
 
-def _build_prototype(classifier: nn.Module, *, dataset: dict, per_class: int = 60, batch_size: int = 64, seed: int = 0,
-                     num_workers: int = 0, cache_dir: str | None = None) -> Tensor:
+def _build_prototype(classifier: nn.Module, *, dataset: dict, per_class: Count = 60, batch_size: Count = 64, seed: Seed = 0,
+                     num_workers: Whole = 0, cache_dir: str | None = None) -> Tensor:
     cfg, dataset = dataset, DATASETS.build(dataset)
     indices = draw_per_class(dataset, per_class, seed)
 
@@ -346,8 +354,8 @@ def _build_prototype(classifier: nn.Module, *, dataset: dict, per_class: int = 6
     return cached(_images_key('prototype', classifier, cfg, dataset, indices), compute, cache_dir)
 
 
-def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict | None = None, strengths: Sequence[float] | None = None,
-                        batch_size: int = 64, num_workers: int = 0, cache_dir: str | None = None) -> Tensor:
+def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict | None = None, strengths: Sequence[Positive] | None = None,
+                        batch_size: Count = 64, num_workers: Whole = 0, cache_dir: str | None = None) -> Tensor:
     strengths = list(STRENGTHS if strengths is None else strengths)
     if held_out is None:
         if (dataset.get('holdout') or {}).get('part') != 'train':
@@ -494,3 +502,7 @@ def _update(digest: Any, info: dict) -> None:
     if 'img_path' in info and os.path.isfile(info['img_path']):
         stat = os.stat(info['img_path'])
         digest.update(f'{stat.st_size} {stat.st_mtime_ns}'.encode())
+
+
+# Where class embeddings come from: the type of a config to what makes them.
+CLASS_WEIGHTS = dict(text=_build_text, file=_build_file, prototype=_build_prototype, linear_probe=_build_linear_probe)

@@ -7,6 +7,8 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ..ranges import Count, NonNegative, Positive
+
 
 def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over batch and dimension of (f(x̃) − f0(x̃))² (CVPR 2023, equation 3), in float32.
@@ -61,14 +63,14 @@ class CLIPDistillHead(ClsHead):
     """
 
     def __init__(self,
-                 num_classes: int,
-                 in_channels: int | None = None,
+                 num_classes: Count,
+                 in_channels: Count | None = None,
                  class_weights: dict | None = None,
                  distill: str | None = 'feature',
-                 distill_weight: float = 30.,
-                 temperature: float = 10.,
-                 cls_weight: float = 1.,
-                 cls_temperature: float = 1.,
+                 distill_weight: NonNegative = 30.,
+                 temperature: Positive = 10.,
+                 cls_weight: NonNegative = 1.,
+                 cls_temperature: Positive = 1.,
                  init_cfg: dict | None = None) -> None:
         super().__init__(loss=dict(type='CrossEntropyLoss', loss_weight=cls_weight), init_cfg=init_cfg)
         if distill not in ('feature', 'logits', None):

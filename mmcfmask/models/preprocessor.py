@@ -19,6 +19,7 @@ from ..counterfactual import (
     random_views,
     refill,
 )
+from ..ranges import Share
 
 PUBLISHED_VALUES = {
     ('random', 'none'): 0.75, ('object', 'none'): 0.3, ('context', 'none'): 0.6,
@@ -68,10 +69,10 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
     def __init__(self,
                  mask: str | None = 'object',
                  fill: str = 'single',
-                 value: float | None = None,
+                 value: Share | None = None,
                  relevance: str = 'attention',
                  views: dict | None = None,
-                 colors: float = 0.,
+                 colors: Share = 0.,
                  **kwargs) -> None:
         if kwargs.get('batch_augments'):
             raise ValueError('batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has no '

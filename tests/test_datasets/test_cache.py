@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import DATASETS
 from PIL import Image
 
 from mmcfmask.datasets import CachedDataset, FolderDataset
@@ -195,3 +197,18 @@ def test_one_option_caches_training_and_validation(root):
     assert cfg.train_dataloader.dataset.type == cfg.val_dataloader.dataset.type == 'CachedDataset'
     assert cfg.train_dataloader.dataset.dataset.pipeline == PIPELINE and cfg.test_dataloader.a.dataset.type == 'FolderDataset'
 
+
+
+def test_option_keeps_the_images_of_wrapped_sets(root):
+    images = dict(type='FolderDataset', data_root=str(root), pipeline=PIPELINE)
+    balanced = dict(type='ClassBalancedDataset', oversample_thr=0.6, dataset=images)
+    both = dict(type='ConcatDataset', datasets=[images, dict(type='RepeatDataset', times=2, dataset=images)])
+    for wrapped in balanced, both:
+        cfg = Config(dict(cache_dir=str(root.parent / 'cache'), train_dataloader=dict(dataset=wrapped)))
+        cache_images(cfg)
+        kept = cfg.train_dataloader.dataset
+        inner = kept.dataset if wrapped is balanced else kept.datasets[1].dataset
+        assert kept.type == wrapped['type'] and inner == dict(type='CachedDataset', dataset=images, cache_dir=cfg.cache_dir)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            for _ in range(2):  # made, and read
+                assert_same_items(DATASETS.build(kept), DATASETS.build(wrapped))

@@ -145,7 +145,8 @@ def test_broken_images(tmp_path, published):
     assert check_set('imagenet-a', tmp_path, sample=0).status == 'complete'
     report = check_set('imagenet-a', tmp_path, sample=None)
     assert report.decoded == 20 and report.status == 'wrong'
-    assert report.problems[0].startswith(f'1 of 20 images that were read are broken: {path} cannot be read as an image (image file is truncated')
+    assert report.problems[0].startswith(
+        f'1 of 20 images that were read are broken: {path} cannot be read as an image (image file is truncated')
 
 
 def test_imagenet_in_the_wrong_folders(tmp_path, published):

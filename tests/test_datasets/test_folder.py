@@ -1,16 +1,18 @@
 import random
+import unicodedata
 
 import numpy as np
 import open_clip
 import pytest
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmpretrain.registry import DATASETS
 from PIL import Image
 from timm.data import ImageNetInfo
 
 from mmcfmask.datasets import FolderDataset, ImageNetDataset, PACSDataset
-from mmcfmask.datasets.folder import split_holdout
-from mmcfmask.errors import StorageError
+from mmcfmask.datasets.folder import follow_run, split_holdout
+from mmcfmask.errors import ConfigError, StorageError
 from mmcfmask.evaluation import describe_set
 
 LOAD = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='PackInputs')]
@@ -98,7 +100,7 @@ def test_holdout_parts_are_disjoint_and_complete(root, setting):
 
 def test_holdout_is_stratified(root):
     assert sorted(counts(FolderDataset(str(root), holdout=dict(size=8, part='held_out')))) == [2, 3, 3]
-    assert counts(FolderDataset(str(root), holdout=dict(size=9, part='held_out'))) == [3, 3, 3]
+    assert counts(FolderDataset(str(root), holdout=dict(size=18, part='held_out'))) == [5, 6, 7]
     assert counts(FolderDataset(str(root), holdout=dict(fraction=0.25, part='held_out'))) == [2, 3, 4]
     assert counts(FolderDataset(str(root), holdout=dict(fraction=0.25, part='train'))) == [8, 9, 10]
 
@@ -135,17 +137,68 @@ def test_large_holdout_is_lowered_with_a_warning(tmp_path, log):
     (dict(size=3), "part=None must be 'train' or 'held_out'"),
     (dict(size=3, part='val'), "part='val'"),
     (dict(siez=3, part='train'), 'no setting siez'),
+    (dict(size=3, part='test'), "part='test' needs a share"),
+    (dict(size=3, test=0.1, part='test'), 'test=0.1 must be a positive number of images'),
+    (dict(fraction=0.1, test=3, part='test'), 'test=3 must lie between 0 and 1'),
+    (dict(fraction=0.5, test=0.5, part='test'), 'leave nothing to train on'),
+    (dict(fraction=True, part='train'), 'fraction=True must lie'),
+    (dict(size=3, seed='ran', part='train'), "seed='ran' must be a whole number, or 'run'"),
+    (dict(size=3, test=3, test_seed='run', part='train'), "test_seed='run' must be a whole number"),
 ])
 def test_bad_holdout(root, setting, message):
     with pytest.raises(ValueError, match=message):
         FolderDataset(str(root), holdout=setting)
 
 
-def test_holdout_larger_than_a_class(root):
-    for index in range(100):
-        save_image(root / 'dog' / f'more_{index}.png')
-    with pytest.raises(ValueError, match=r'holdout.size=60 in 2 classes: cat \(10 images for a share of 20\), emu \(14'):
-        FolderDataset(str(root), holdout=dict(size=60, part='train'))
+@pytest.mark.parametrize('size', [1, 7, 50, 500])
+def test_holdout_is_proportional_to_the_classes(size):
+    """Within one image of each class's share, and in sum what was asked for."""
+    rng = random.Random(size)
+    images = {f'c{label}': [f'c{label}/{i}' for i in range(rng.randint(2, 60))] for label in range(40)}
+    total = sum(map(len, images.values()))
+    held_out = split_holdout(images, part='held_out', size=size)
+    assert sum(map(len, held_out.values())) == size
+    assert all(abs(len(held_out[folder]) - size * len(names) / total) < 1 for folder, names in images.items())
+
+
+@pytest.mark.parametrize('setting', [dict(fraction=0.1, test=0.1), dict(fraction=0.25, test=0.4), dict(size=6, test=9)])
+def test_three_parts(root, setting):
+    """The test part is cut first, by its own seed; the seed of the hold-out splits the rest anew."""
+
+    def parts(**seeds):
+        return {part: set(names(FolderDataset(str(root), holdout=dict(setting, **seeds, part=part))))
+                for part in ('train', 'held_out', 'test')}
+
+    first, second = parts(), parts(seed=1)
+    for found in (first, second):
+        assert sum(map(len, found.values())) == 36 and len(set.union(*found.values())) == 36
+    assert first['test'] == second['test'] != parts(test_seed=1)['test']
+    assert first['held_out'] != second['held_out'] and first['train'] != second['train']
+    both = dict(size=setting['size']) if 'size' in setting else dict(fraction=setting['fraction'] + setting['test'])
+    if 'fraction' in setting:  # training images are those of a hold-out without a test part
+        assert first['train'] == set(names(FolderDataset(str(root), holdout=dict(both, part='train'))))
+
+
+def test_seed_of_the_run(root):
+    follows = dict(fraction=0.25, seed='run', part='train')
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dict(holdout=follows), dict(holdout=None)])),
+                      model=dict(head=dict(class_weights=dict(dataset=dict(holdout=dict(follows, seed=5)))))))
+    with pytest.raises(ConfigError, match="holdout.seed='run' stands for the seed of the run, which has none: set randomness.seed"):
+        follow_run(cfg, None)
+    assert follow_run(cfg, 7) and not follow_run(cfg, 8)
+    assert cfg.train_dataloader.dataset.datasets[0].holdout.seed == 7 and cfg.model.head.class_weights.dataset.holdout.seed == 5
+    with pytest.raises(ConfigError, match="'run' stands for the seed of a run, but this is none: give a number"):
+        FolderDataset(str(root), holdout=follows)
+
+
+def test_holdout_that_leaves_nothing(tmp_path, log):
+    for name in ('a', 'b'):
+        save_image(tmp_path / name / '0.png')
+    with pytest.raises(ConfigError, match='leaves no image to train on: no class has more than 1'):
+        FolderDataset(str(tmp_path), holdout=dict(fraction=0.2, part='train'))
+    save_image(tmp_path / 'a' / '1.png')
+    assert counts(FolderDataset(str(tmp_path), holdout=dict(fraction=0.2, part='train'))) == [1, 0]
+    assert 'no image to train on in 1 of 2 classes: b' in log[0]
 
 
 def test_per_class(root):
@@ -292,3 +345,66 @@ def test_pacs(tmp_path, monkeypatch):
     (tmp_path / 'sketch' / 'cow').mkdir()
     with pytest.raises(ValueError, match='1 folders are no known classes: cow'):
         PACSDataset(str(tmp_path), domain='sketch')
+
+
+def test_numbered_folders_are_sorted_by_number(tmp_path):
+    """Sorted as text, 10 would come before 2, and the prompts of twelve digits would be those of other digits."""
+    for number in range(12):
+        save_image(tmp_path / str(number) / f'{number}.png')
+    dataset = FolderDataset(str(tmp_path))
+    assert dataset.metainfo['classes'] == tuple(map(str, range(12)))
+    assert [item['gt_label'] for item in map(dataset.get_data_info, range(12))] == list(range(12))
+    assert [path.split('/')[-2] for path in names(dataset)] == list(map(str, range(12)))
+
+
+@pytest.mark.parametrize('folders', [('train', 'val'), ('Training', 'test', 'meta'), ('train2017', 'val2017'), ('test', ),
+                                     ('train_images', 'test_images'), ('valid', 'dev')])
+def test_parts_of_a_data_set_are_no_classes(tmp_path, folders):
+    for folder in folders:
+        save_image(tmp_path / folder / 'cat' / '0.png')
+    with pytest.raises(ConfigError, match='are parts of a data set, not classes: set split_dir to one of them, e.g. split_dir='):
+        FolderDataset(str(tmp_path))
+    assert counts(FolderDataset(str(tmp_path), folders=folders)) == [1] * len(folders)  # they really are
+    assert FolderDataset(str(tmp_path), split_dir=folders[0]).metainfo['classes'] == ('cat', )
+
+
+def test_a_train_may_be_a_class(tmp_path, log):
+    for folder in ('bus', 'express_train', 'test_tube', 'train'):
+        save_image(tmp_path / folder / '0.png')
+    assert counts(FolderDataset(str(tmp_path))) == [1, 1, 1, 1] and not log
+
+
+def test_classes_that_lie_deeper(tmp_path, log):
+    for domain in ('photo', 'sketch'):
+        for name in ('cat', 'dog', *(['emu'] if domain == 'photo' else [])):
+            save_image(tmp_path / domain / name / '0.png')
+    FolderDataset(str(tmp_path))
+    assert len(log) == 1 and 'photo, sketch are taken for the classes, but hold no images' in log[0] and 'the folders cat, dog.' in log[0]
+    log.clear()
+    save_image(tmp_path / 'sketch' / '0.png')
+    FolderDataset(str(tmp_path))
+    assert not log
+
+
+def test_folders_from_a_mac(tmp_path):
+    """Names in the decomposed form are the same names, in the same order and with the same hold-out."""
+    roots = []
+    for form in ('NFC', 'NFD'):
+        roots.append(tmp_path / form)
+        for name in ('cafz', 'café', 'zoo'):
+            for number in range(9):
+                save_image(roots[-1] / unicodedata.normalize(form, name) / unicodedata.normalize(form, f'é{number}.png'))
+    plain, mac = (FolderDataset(str(root), holdout=dict(fraction=0.3, part='held_out')) for root in roots)
+    assert plain.metainfo['classes'] == mac.metainfo['classes'] == mac.metainfo['folders'] == ('cafz', 'café', 'zoo')
+    assert [unicodedata.normalize('NFC', name) for name in names(mac)] == [name.replace('/NFC/', '/NFD/') for name in names(plain)]
+    assert counts(FolderDataset(str(roots[1]), folders=['zoo', 'café', 'cafz'])) == [9, 9, 9]
+    with pytest.raises(ConfigError, match='3 class folders, but 2 class names'):
+        FolderDataset(str(roots[1]), classes=['a', 'b'])
+    save_image(roots[0] / unicodedata.normalize('NFD', 'café') / '0.png')
+    with pytest.raises(ConfigError, match=r"'caf\\xe9'.* have the same name in two Unicode forms"):
+        FolderDataset(str(roots[0]))
+
+
+def test_class_names_from_a_file(root, tmp_path):
+    (tmp_path / 'names.txt').write_bytes(b'\xef\xbb\xbfa cat\r\na dog\r\n\r\nan emu\r\n')
+    assert FolderDataset(str(root), classes=str(tmp_path / 'names.txt')).metainfo['classes'] == ('a cat', 'a dog', 'an emu')

@@ -1,6 +1,7 @@
 """One's own shift: folders matched with the classes of a head."""
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,14 @@ def test_a_name_of_two_classes(tmp_path):
         assert labels(FolderShiftDataset(str(tmp_path / 'set'), 'imagenet', folder_map=dict(missile=value))) == dict(missile=(second, ))
 
 
+def test_an_exact_name_comes_first(tmp_path):
+    """By punctuation alone, C, C++ and C# would be one class."""
+    head = ['C', 'C++', 'C#', 'café']
+    dataset = build(tmp_path, 'C++', 'C#', unicodedata.normalize('NFD', 'café'), 'stew', head_classes=head,
+                    folder_map={unicodedata.normalize('NFD', 'stew'): unicodedata.normalize('NFD', 'café')})
+    assert sorted(labels(dataset).values()) == [(1, ), (2, ), (3, ), (3, )] and dataset.metainfo['classes'] == ('C++', 'C#', 'café')
+
+
 def test_map(tmp_path):
     """Several folders to a class, a folder to several classes, and folders left out; what is not in the map goes by its name."""
     folder_map = dict(plush='teddy bear', roadster=0, wagon='Sports_Car', fish=['great white shark', 3], misc=None, elsewhere='nothing')
@@ -73,7 +82,7 @@ def test_map(tmp_path):
 def test_maps_in_files(tmp_path):
     expected = {'my cars': (0, ), 'plush': (1, ), 'x': (3, )}
     (tmp_path / 'map.json').write_text(json.dumps({'my cars': 'sports car', 'plush': ['teddy bear'], 'x': 3}))
-    (tmp_path / 'map.txt').write_text('# folder, class\nmy cars\tSports car\nplush teddy bear\n\nx 3\n')
+    (tmp_path / 'map.txt').write_bytes(b'\xef\xbb\xbfmy cars\tSports car\r\n# folder, class\r\nplush teddy bear\r\n\r\nx 3\r\n')
     (tmp_path / 'classes.txt').write_text('\n'.join(HEAD) + '\n')
     trees.make_tree(tmp_path / 'set', expected)
     for name in ('map.json', 'map.txt'):

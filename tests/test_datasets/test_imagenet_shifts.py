@@ -17,7 +17,7 @@ from PIL import Image
 import mmcfmask.datasets.imagenet_shifts as shifts
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_CLASSES, IMAGENET_WNIDS, MAPPINGS, read_class_map, read_objectnet_mapping
-from mmcfmask.errors import StorageError
+from mmcfmask.errors import ConfigError, StorageError
 from mmcfmask.evaluation import describe_set
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -323,9 +323,16 @@ def test_flat_val_with_labels_of_mmpretrain(tmp_path):
 def test_flat_val_of_kaggle(tmp_path):
     wnids = trees.make_flat_val(tmp_path / 'ILSVRC/Data/CLS-LOC/val')
     rows = [f'ILSVRC2012_val_{number:08d},{wnid} 111 108 230 366 {wnid} 1 2 3 4 ' for number, wnid in enumerate(wnids, start=1)]
-    (tmp_path / 'LOC_val_solution.csv').write_text('\n'.join(['ImageId,PredictionString', *reversed(rows)]))
+    (tmp_path / 'LOC_val_solution.csv').write_text('\n'.join(['ImageId,PredictionString', *reversed(rows)]), encoding='utf-8-sig')
     for root in (tmp_path, tmp_path / 'ILSVRC', tmp_path / 'ILSVRC/Data/CLS-LOC'):
         check_flat(build('ImageNetDataset', root, split_dir='val'), wnids)
+
+
+def test_kaggles_table_without_its_columns(tmp_path):
+    trees.make_flat_val(tmp_path / 'val', count=2)
+    (tmp_path / 'LOC_val_solution.csv').write_text('image,label\nILSVRC2012_val_00000001,0\n')
+    with pytest.raises(ConfigError, match='has no columns ImageId and PredictionString, .*, but image, label'):
+        build('ImageNetDataset', tmp_path, split_dir='val')
 
 
 def test_flat_val_without_a_class(tmp_path):

@@ -109,14 +109,14 @@ def test_linear_probe_follows_the_training_images(tmp_path):
         "_base_ = ['./base.py', './empty.py']\nmodel = dict(head=dict(class_weights=dict(type='linear_probe', "
         "dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}})))")
     (tmp_path / 'child.py').write_text(
-        "_base_ = './lpft.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='Mine'))\ndata_root = '/mine'")
+        "_base_ = './lpft.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='ShapesDataset'))\ndata_root = '/mine'")
 
     def probe(name, **options):
         cfg = load_config(str(tmp_path / name), {key.replace('__', '.'): value for key, value in options.items()})
         return cfg, cfg.model.head.class_weights
 
     cfg, weights = probe('child.py')
-    assert weights.dataset == cfg.train_dataloader.dataset == dict(type='Mine')
+    assert weights.dataset == cfg.train_dataloader.dataset == dict(type='ShapesDataset')
     assert weights.held_out == cfg.val_dataloader.dataset and weights.held_out.data_root == '/mine'
     cfg, weights = probe('lpft.py', train_dataloader__dataset__per_class=60, val_dataloader__dataset__part=9, data_root='/mine')
     assert weights.dataset == cfg.train_dataloader.dataset and (weights.dataset.per_class, weights.dataset.data_root) == (60, '/mine')
@@ -156,15 +156,16 @@ def test_gate_of_the_training_and_validation_images(monkeypatch):
     cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
     add_gate(cfg)
     assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2)
-    cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='Mine')})
+    cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')})
     add_gate(cfg)
-    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='Mine'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0)
+    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60),
+                                  num_workers=0)
     forget_pretrained(cfg.model)
     assert cfg.model.gate is None
     with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
         add_gate(load_config('configs/shapes/zeroshot.py', {}))
     with pytest.raises(ValueError, match="a gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
-        add_gate(load_config(path, {'model.type': 'ImageClassifier'}))
+        add_gate(Config(dict(model=dict(type='ImageClassifier'))))
 
 
 def test_second_look():
@@ -172,7 +173,7 @@ def test_second_look():
     add_second_look(cfg, 0.8)
     assert cfg.model.second_look == 0.8
     with pytest.raises(ValueError, match="a second look needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
-        add_second_look(load_config('configs/shapes/cfmask.py', {'model.type': 'ImageClassifier'}), 0.8)
+        add_second_look(Config(dict(model=dict(type='ImageClassifier'))), 0.8)
 
 
 def test_gate_follows_the_training_images(tmp_path):
@@ -235,7 +236,10 @@ def test_processes_of_every_launcher(monkeypatch):
 
 
 def test_local_rank_of_mpi_is_that_of_mpi(monkeypatch):
-    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '3')
+    for variable, value in dict(LOCAL_RANK='3', RANK='3', SIZE='4').items():
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{variable}', value)
+    monkeypatch.setenv('MASTER_ADDR', 'localhost')
+    monkeypatch.setattr(launch, 'check_config', lambda cfg: None)
     for launcher, rank in (('mpi', '3'), ('none', '0')):
         monkeypatch.setenv('LOCAL_RANK', '0')
         cfg = Config(dict(work_dir='w'))
@@ -259,7 +263,7 @@ def test_settings_of_the_runner_are_no_unknown_names(tmp_path):
 ])
 def test_wrapper_of_the_config_is_kept_without_a_gpu(monkeypatch, given, wrapped):
     monkeypatch.setattr(launch, 'start_process_group_without_gpu', lambda launcher: True)
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg))
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg, model=None, logger=SimpleNamespace(handlers=[])))
     assert build_runner(Config(dict(launcher='none', **given))).cfg.model_wrapper_cfg == wrapped
 
 
@@ -282,14 +286,20 @@ def test_fused_optimizer_only_where_there_is_one(monkeypatch):
 
 def test_runner_warns_of_slow_bfloat16(monkeypatch):
     said = []
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(logger=SimpleNamespace(warning=said.append)))
+    runner = SimpleNamespace(model=None, logger=SimpleNamespace(handlers=[], warning=said.append))
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: runner)
     monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device: False)
     for amp in (False, True):
         launch.build_runner(Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp))))
     assert len(said) == 1 and said[0].startswith('--amp: this CPU has no instructions for bfloat16')
 
 
-def test_name_says_with_what_a_method_was_tested():
-    for model, name in ((dict(), 'ft'), (dict(gate=dict(level=0.1)), 'ft + gate'), (dict(gate=None, second_look=0.9), 'ft + second look'),
-                        (dict(gate=dict(level=0.1), second_look=0.9), 'ft + gate and second look')):
-        assert method_name('configs/pacs/ft.py', model) == name
+def test_name_says_what_was_tested():
+    probe = dict(head=dict(class_weights=dict(type='linear_probe')))
+    for model, meta, name in (
+        (dict(), {}, 'ft'), (dict(gate=dict(level=0.1)), {}, 'ft + gate'), (dict(gate=None, second_look=0.9), {}, 'ft + second look'),
+        (dict(gate=dict(level=0.1), second_look=0.9), {}, 'ft + gate and second look'), (probe, {}, 'ft'),
+        (dict(), dict(wise_ft_alpha=0.), 'ft + WiSE-FT'), (dict(gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
+        (dict(), None, 'zero-shot'), (dict(second_look=0.9), None, 'zero-shot + second look'), (probe, None, 'LP'),
+    ):
+        assert method_name('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name

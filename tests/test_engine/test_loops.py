@@ -89,7 +89,7 @@ def test_sets_of_other_folders_are_refused(tmp_path):
     def test(**shift):
         return run(config(dict(id=tree('bee', 'cat'), shift=tree('ant', 'bee', **shift)), tmp_path / 'run', dict(num_classes=2)))
 
-    with pytest.raises(ValueError, match=r"class 0 is the folder 'ant' in the dataset of test_dataloader\['shift'\], but 'bee' in that of "
+    with pytest.raises(ValueError, match=r"class 0 is the folder 'ant' in the dataset of test_dataloader\['shift'\], but 'bee' in "
                        r"test_dataloader\['id'\]: .*FolderShiftDataset"):
         test()
     with pytest.raises(ValueError, match="class 0 is the folder 'ant'"):

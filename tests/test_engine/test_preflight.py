@@ -19,6 +19,7 @@ from mmcfmask.engine.preflight import (
     check_training_data,
     check_work_dir,
 )
+from mmcfmask.errors import ConfigError, StorageError
 
 
 def test_work_dir_must_be_writable(tmp_path):
@@ -30,7 +31,7 @@ def test_work_dir_must_be_writable(tmp_path):
 
 
 def test_out_must_be_a_file_that_can_be_written(tmp_path):
-    with pytest.raises(OSError, match="--out '.*' is a folder: give the name of a file"):
+    with pytest.raises(StorageError, match="--out '.*' is a folder: give the name of a file"):
         check_out(str(tmp_path))
     (tmp_path / 'file').touch()
     with pytest.raises(OSError, match='cannot write to the folder .*file.* choose another with --out'):
@@ -105,7 +106,7 @@ def test_settings_that_a_part_does_not_take(part, setting, near):
     ('optim_wrapper.optimizer.weight_decy', 0.1, "AdamW has no 'weight_decy'.*weight_decay"),
     ('param_scheduler.pct_strat', 0.1, "param_scheduler: OneCycle has no 'pct_strat'.*pct_start"),
     ('model.data_preprocessor.mask', 'foreground', "model.data_preprocessor: unknown mask 'foreground': choose from object"),
-    ('model.data_preprocessor.value', 3., 'model.data_preprocessor: the threshold of the object mask must lie in'),
+    ('model.data_preprocessor.value', 3., 'model.data_preprocessor.value=3.0: it must be less than or equal to 1'),
     ('model.data_preprocessor.views', dict(turn=3), 'model.data_preprocessor: .*turn'),
     ('model.head.distill', 'feat', "model.head: unknown distill='feat'"),
 ])
@@ -132,28 +133,139 @@ def test_tower_is_looked_for_before_the_model():
 TRAIN, HELD_OUT = (dict(fraction=0.2, seed=0, part=part) for part in ('train', 'held_out'))
 
 
-def selection(train=TRAIN, held_out=HELD_OUT, save_best='accuracy/top1', val_cfg=None, **more):
-    images = dict(type='FolderDataset', data_root='data', split_dir='train', pipeline=[])
+def selection(train=TRAIN, held_out=HELD_OUT, save_best='accuracy/top1', val_cfg=None, root='data', **more):
+    images = dict(type='FolderDataset', data_root=str(root), split_dir='train', pipeline=[])
     return Config(dict(
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', save_best=save_best)), val_evaluator=dict(type='ShiftAccuracy'), **more,
         val_cfg=val_cfg or {}, train_dataloader=dict(dataset=dict(images, holdout=train)),
         val_dataloader=dict(dataset=dict(images, holdout=held_out))))
 
 
-def test_images_that_choose_may_not_be_trained_on():
-    check_selection(selection())
-    check_selection(selection(TRAIN, dict(fraction=0.2, part='held_out')))  # 0 is the default seed
-    for train in (None, dict(TRAIN, seed=1), dict(TRAIN, fraction=0.1), HELD_OUT):
-        with pytest.raises(ValueError, match='train_dataloader.dataset has holdout=.*: images that choose the checkpoint would'):
-            check_selection(selection(train))
-    with pytest.raises(ValueError, match='has holdout=None, but the validation set, of the same folder, None'):
-        check_selection(selection(None, None))
-    cfg = selection(None)
-    cfg.train_dataloader.dataset.data_root = 'others'
+@pytest.fixture
+def data(tmp_path):
+    """train/: two classes of ten images; copy/: the same names, other files; lists and links to train/."""
+    for split in ('train', 'copy'):
+        for name in ('cat', 'dog'):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(10):
+                (tmp_path / split / name / f'{number}.jpg').write_bytes(b'no image: nothing is read')
+    (tmp_path / 'link').symlink_to(tmp_path / 'train')
+    (tmp_path / 'links').mkdir()
+    for name in ('cat', 'dog'):
+        (tmp_path / 'links' / name).mkdir()
+        for number in range(10):
+            (tmp_path / 'links' / name / f'other_{number}.jpg').symlink_to(tmp_path / 'train' / name / f'{number}.jpg')
+    paths = [f'{split}/{name}/{number}.jpg {label}' for split in ('train', 'copy') for label, name in enumerate(('cat', 'dog'))
+             for number in range(10)]
+    (tmp_path / 'train.txt').write_text('\n'.join(paths[:20]))
+    (tmp_path / 'copy.txt').write_text('\n'.join(paths[20:]))
+    return tmp_path
+
+
+def folder(root, **settings):
+    return dict(type='FolderDataset', data_root=str(root), pipeline=[dict(type='LoadImageFromFile')], **settings)
+
+
+def listed(root, name):
+    return dict(type='CustomDataset', data_root=str(root), ann_file=f'{name}.txt', pipeline=[dict(type='PackInputs')])
+
+
+def test_images_that_choose_may_not_be_trained_on(data):
+    check_selection(selection(root=data))
+    check_selection(selection(TRAIN, dict(fraction=0.2, part='held_out'), root=data))  # 0 is the default seed
+    check_selection(selection(dict(TRAIN, seed='run'), dict(HELD_OUT, seed='run'), root=data))
+    for train, number in ((None, 4), (dict(TRAIN, seed=1), 4), (dict(TRAIN, fraction=0.1), 2), (HELD_OUT, 4), (dict(TRAIN, seed='run'), 4)):
+        with pytest.raises(ConfigError, match=rf'val_dataloader chooses by its images, but {number} of its 4 images \(such as .*/train/cat/'
+                           r'\d.jpg\) would be trained on \(train_dataloader.dataset\).*holdout=dict'):
+            check_selection(selection(train, root=data, randomness=dict(seed=1)))
+    with pytest.raises(ConfigError, match='20 of its 20 images'):
+        check_selection(selection(None, None, root=data))
+    cfg = selection(root=data)
+    cfg.train_dataloader.dataset = folder(data / 'copy')
     check_selection(cfg)
     cfg.model = dict(head=dict(class_weights=dict(type='prototype', dataset=dict(cfg.val_dataloader.dataset, holdout=None))))
-    with pytest.raises(ValueError, match='model.head.class_weights.dataset has holdout=None'):
+    with pytest.raises(ConfigError, match=r'4 of its 4 .* trained on \(model.head.class_weights.dataset\)'):
         check_selection(cfg)
+    cfg.model.head.class_weights = dict(type='linear_probe', dataset=folder(data / 'copy'), held_out=folder(data / 'copy', indices=[0, 11]))
+    with pytest.raises(ConfigError, match='model.head.class_weights.held_out chooses by its images, but 2 of its 2'):
+        check_selection(cfg)
+
+
+def test_images_are_compared_however_they_are_written(data, monkeypatch):
+    monkeypatch.chdir(data)
+    whole = folder('train')
+    ways = [
+        whole, folder('./train/'), folder(data / 'link'), folder('links'), folder('.', split_dir='train'), folder('copy/../link'),
+        dict(type='ClassBalancedDataset', oversample_thr=0.05, dataset=whole), dict(type='RepeatDataset', times=3, dataset=whole),
+        dict(type='ConcatDataset', datasets=[folder('copy'), folder('links')]), dict(type='CachedDataset', cache_dir='none', dataset=whole),
+        dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[listed(data, 'copy'), listed(data, 'train')])),
+        listed('.', 'train'), dict(type='CustomDataset', data_prefix='links', pipeline=[]),
+        dict(type='KFoldDataset', fold=0, num_splits=2, dataset=whole), folder('train', skip_unreadable=True, per_class=9),
+        folder('train', folders=['dog', 'cat']), folder('train', holdout=dict(size=2, part='train')),
+    ]
+    for way in ways:
+        cfg = selection(root=data)
+        cfg.train_dataloader.dataset = way
+        with pytest.raises(ConfigError, match=r'of its 4 images .* would be trained on'):
+            check_selection(cfg)
+    others = [folder('copy'), listed(data, 'copy'), folder('train', holdout=dict(size=4, part='train')),
+              dict(type='RepeatDataset', times=3, dataset=folder('train', holdout=TRAIN)),
+              dict(type='ConcatDataset', datasets=[folder('copy'), folder('./link/', holdout=TRAIN)])]
+    for way in others:
+        cfg = selection(root=data)
+        cfg.train_dataloader.dataset = way
+        check_selection(cfg)
+
+
+def said(monkeypatch):
+    messages = []
+    monkeypatch.setattr(preflight, 'print_log', lambda text, *args, **kwargs: messages.append(text))
+    return messages
+
+
+def test_validation_set_is_no_shift(data):
+    """A part of a shift fits the checkpoint to it, too."""
+    cfg = selection(root=data, test_cfg=dict(id_set='mine'))
+    cfg.test_dataloader = dict(mine=dict(dataset=folder(data / 'copy')), drawings=dict(dataset=folder(data / 'links')))
+    message = r"val_dataloader reads images of the shift 'drawings' of test_dataloader, 4 of its 20 images .*: a checkpoint chosen by them"
+    for val_cfg in ({}, dict(type='MultiSetValLoop', id_set='held_out')):
+        if val_cfg:
+            cfg.val_cfg, cfg.val_dataloader = val_cfg, dict(held_out=cfg.val_dataloader)
+            cfg.default_hooks.checkpoint.save_best = 'held_out/top1'
+        with pytest.raises(ConfigError, match=message):
+            check_selection(cfg)
+    cfg.test_cfg.shifts = []  # it would not run
+    check_selection(cfg)
+    shapes = load_config('configs/shapes/ft.py', {'val_dataloader.dataset.split': 'sketch', 'val_dataloader.dataset.size': 20})
+    with pytest.raises(ConfigError, match="the shift 'sketch' of test_dataloader, 20 of its 1,000 images"):
+        check_selection(shapes)
+    check_selection(load_config('configs/shapes/ft.py', {}))
+
+
+def test_images_that_choose_or_train_and_are_tested_are_named(data, monkeypatch):
+    messages = said(monkeypatch)
+    three = [dict(fraction=0.2, test=0.2, part=part) for part in ('train', 'held_out', 'test')]
+
+    def test(holdout):
+        cfg = selection(*three[:2], root=data, test_cfg=dict(id_set='mine'),
+                        test_dataloader=dict(mine=dict(dataset=folder(data / 'link', holdout=holdout)), gone=dict(dataset=folder('gone'))))
+        messages.clear()
+        check_selection(cfg)
+        return '; '.join(messages)
+
+    assert not test(three[2])
+    assert not test(dict(three[2], seed=1))
+    assert test(three[1]).startswith('test_dataloader.mine.dataset: 4 of its 4 images (such as ')
+    assert "also choose the checkpoint (val_dataloader), which is better on them than on others" in test(three[1])
+    assert ' 12 of its 12 images (such as ' in test(three[0]) and 'are trained on (train_dataloader)' in test(three[0])
+    assert test(None).count(' of its 20 images') == 2
+
+
+def test_images_that_cannot_be_listed_are_named(data, monkeypatch):
+    messages, cfg = said(monkeypatch), selection(root=data)
+    cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=str(data), ann_file='links.txt')
+    check_selection(cfg)
+    assert len(messages) == 1 and messages[0].startswith('the images of train_dataloader.dataset cannot be compared with those of other')
 
 
 def test_training_data_is_looked_for_before_the_model(tmp_path):

@@ -1,5 +1,6 @@
 """Whole runs of a few iterations on the built-in benchmark, with a random tower."""
 import json
+import math
 import os
 import subprocess
 import sys
@@ -230,6 +231,9 @@ def test_moving_average_is_validated_and_saved(hook, tmp_path, tiny_pretrained, 
     average = trajectory[0]
     for weight in trajectory[1:]:
         average = 0.75 * average + 0.25 * weight
+    if hook['type'] == 'RelativeEMAHook':  # the first weights weigh no more than those after them
+        shares = torch.tensor([0.75**age for age in range(4, -1, -1)])
+        average = sum(share / shares.sum() * weight for share, weight in zip(shares, trajectory))
     assert len(trajectory) == 5 and (average - trajectory[-1]).abs().max() > 1e-5
     for seen in validated:
         torch.testing.assert_close(seen, average)
@@ -240,6 +244,32 @@ def test_moving_average_is_validated_and_saved(hook, tmp_path, tiny_pretrained, 
         assert not any('teacher' in name for part in ('state_dict', 'ema_state_dict') for name in checkpoint[part])
 
 
+def test_of_equally_accurate_checkpoints_the_likelier_is_the_best(tmp_path, tiny_pretrained, monkeypatch):
+    """Also where the run was resumed in between."""
+    from mmcfmask.evaluation import ShiftAccuracy
+    found = iter([(40., 0.5), (60., 0.9), (60., 0.8),  # a resumed run begins with the last validation
+                  (60., 0.8), (60., 0.85), (60., 0.85), (60., 0.79), (59., 0.1)])
+    monkeypatch.setattr(ShiftAccuracy, 'evaluate', lambda self, size: dict(zip(('accuracy/top1', 'accuracy/nll'), next(found))))
+    best = []
+    for epochs in 3, 4, 6:  # what is said of the run is read again from its checkpoint
+        train(config(tmp_path, tiny_pretrained, resume=epochs > 3, **{'train_cfg.max_epochs': epochs}))
+        best.append(check_checkpoint(str(tmp_path / 'best.pth'))['meta'])
+    assert [(meta['epoch'], meta['best']['value']) for meta in best] == [(3, 60.), (3, 60.), (5, 60.)]
+
+
+def test_moving_average_counts_optimizer_steps(tmp_path, tiny_pretrained):
+    """10 steps of 8 images, at once or in batches of 4: one average."""
+    averages = []
+    for batch in 8, 4:
+        cfg = config(tmp_path / str(batch), tiny_pretrained, **{'train_dataloader.batch_size': batch, 'model.teacher': None})
+        cfg.custom_hooks.append(dict(type='RelativeEMAHook', horizon=0.8))
+        train(cfg)
+        averages.append(torch.load(tmp_path / str(batch) / 'epoch_2.pth', weights_only=True))
+    assert [int(average['ema_state_dict']['steps']) for average in averages] == [10, 10]
+    for name in 'head.fc.weight', 'backbone.visual.proj':
+        torch.testing.assert_close(*(average['state_dict'][name] for average in averages), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize('wrong, message', [(dict(horizon=0.), 'above 0 and at most 1'), (dict(horizon=2.), 'above 0 and at most 1'),
                                             (dict(momentum=0.1), 'leave momentum out')])
 def test_relative_moving_average_says_what_is_wrong(wrong, message):
@@ -247,8 +277,9 @@ def test_relative_moving_average_says_what_is_wrong(wrong, message):
         RelativeEMAHook(**wrong)
 
 
-def test_distillation_weight_goes_from_start_to_end(tmp_path, tiny_pretrained, monkeypatch):
-    """Equal factors from step to step, and the loss is weighted by them."""
+@pytest.mark.parametrize('counts', [1, 2])
+def test_distillation_weight_goes_from_start_to_end(counts, tmp_path, tiny_pretrained, monkeypatch):
+    """Equal factors from step to step of the optimizer, and the loss is weighted by them."""
     from mmcfmask.models import CLIPDistillHead
     original, seen = CLIPDistillHead.distill_loss, []
 
@@ -259,13 +290,13 @@ def test_distillation_weight_goes_from_start_to_end(tmp_path, tiny_pretrained, m
         return loss
 
     monkeypatch.setattr(CLIPDistillHead, 'distill_loss', look)
-    cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 2})
+    cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 2, 'train_dataloader.batch_size': 8 // counts})
     cfg.custom_hooks.append(dict(type='DistillWeightHook', start=8., end=2.))
     train(cfg)
-    steps = len(seen)
-    assert steps == 10
-    for step, (weight, measured) in enumerate(seen):
-        assert weight == pytest.approx(8 * 0.25**(step / steps))
+    assert len(seen) == 10 * counts
+    for batch, (weight, measured) in enumerate(seen):
+        step = batch // counts
+        assert weight == pytest.approx(8 * 0.25**(step / 10))
         assert step == 0 or measured == pytest.approx(weight, rel=1e-3)  # at the first step student and teacher are one
 
 
@@ -319,21 +350,51 @@ def test_bfloat16_run(tmp_path, tiny_pretrained):
     assert all(value < 100 for parts in losses(tmp_path).values() for value in parts)
 
 
-def test_learning_rate_schedule_equals_torch(tmp_path, tiny_pretrained):
-    options = {'train_cfg.max_epochs': 20, 'param_scheduler.pct_start': 0.1, 'optim_wrapper.optimizer.lr': 5e-4}
-    train(config(tmp_path, tiny_pretrained, **options))
-    path, = tmp_path.glob('*/vis_data/scalars.json')
-    rates = [json.loads(line)['lr'] for line in path.read_text().splitlines() if '"lr"' in line]
-    weight = torch.nn.Parameter(torch.zeros(1))
-    reference = torch.optim.AdamW([weight], lr=1.)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        reference, 5e-4, total_steps=100, pct_start=0.1, div_factor=25., final_div_factor=1e4, cycle_momentum=False)
-    expected = []
-    for _ in range(100):
-        expected.append(reference.param_groups[0]['lr'])
-        reference.step()
+@pytest.mark.parametrize('counts', [1, 4])
+def test_sixty_steps_of_the_published_recipe(counts, tmp_path, tiny_pretrained, monkeypatch):
+    """The Runner against the recipe as it is written down: AdamW, torch's OneCycleLR as it comes, the gradient of a step clipped once."""
+    from mmcfmask.engine.loops import ResumableEpochLoop
+    original, batches, logged = ResumableEpochLoop.run_iter, [], []
+
+    def run_iter(self, idx, data_batch):
+        original(self, idx, data_batch)
+        batches.append(data_batch)
+        logged.append(self.runner.message_hub.get_scalar('train/lr').current())
+
+    monkeypatch.setattr(ResumableEpochLoop, 'run_iter', run_iter)
+    options = {'train_cfg.max_epochs': 12, 'train_cfg.val_interval': 12, 'train_dataloader.batch_size': 8 // counts,
+               'model.data_preprocessor.mask': 'random'}  # patches that no rounding of a relevance can change
+    cfg = config(tmp_path, tiny_pretrained, **options)
+    fit_total_batch(cfg, 1)
+    runner = build_runner(cfg)
+    start = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    model = runner.train()
+    trained = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(start)
+    model.train()
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-4, total_steps=60, pct_start=0.02)
+    rates = []
+    for step in range(60):
+        optimizer.zero_grad()
+        for index in range(step * counts, (step + 1) * counts):
+            torch.manual_seed(index)  # what IterationSeedHook makes of seed 0
+            losses = model(**model.data_preprocessor(batches[index], True), mode='loss')
+            ((losses['loss_cls'] + losses['loss_distill']) / counts).backward()
+            rates.append(optimizer.param_groups[0]['lr'])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        optimizer.step()
         schedule.step()
-    assert rates == pytest.approx(expected, rel=1e-6)
+    assert len(batches) == 60 * counts and logged == pytest.approx(rates)
+    moved, apart = {}, {}
+    for name, value in model.state_dict().items():
+        parts = slice(None)
+        if name.endswith('in_proj_bias'):  # of queries, keys and values; that of the keys has no gradient but noise
+            parts = torch.arange(len(value)).view(3, -1)[[0, 2]].flatten()
+        moved[name], apart[name] = ((value - other)[parts].norm().item() for other in (start[name], trained[name]))
+    assert all(apart[name] < 1e-3 * moved[name] for name in moved)
+    assert math.hypot(*apart.values()) < 1e-4 * math.hypot(*moved.values())
 
 
 def test_training_set_smaller_than_a_batch_is_an_error(tmp_path, tiny_pretrained):
@@ -401,7 +462,7 @@ def test_wrong_classes_stop_before_the_first_batch(tmp_path, tiny_pretrained):
     cfg = config(tmp_path, tiny_pretrained)
     names = ['square', 'circle', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie']
     cfg.model.head.class_weights = dict(type='text', classnames=names, templates=['{}'], cache_dir=str(tmp_path / 'cache'))
-    with pytest.raises(ValueError, match='in another order than its labels'):
+    with pytest.raises(ValueError, match="classnames has 'circle' in place 1, but it is the label 0 of the dataset of train_dataloader"):
         train(cfg)
 
 

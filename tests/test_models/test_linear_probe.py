@@ -81,7 +81,7 @@ def test_best_at_an_end_of_the_grid_is_a_warning(monkeypatch):
     monkeypatch.setattr('mmcfmask.models.linear_probe.print_log', lambda message, *args, **kwargs: said.append(message))
     features, labels = clouds(num=30)
     held_out, held_out_labels = clouds(num=200, seed=1)
-    for strengths, end in XX, ([1., 1e3], 'smallest C that was tried, 1:'):
+    for strengths, end in ([1e-6, 1.], 'largest C that was tried, 1:'), ([1., 1e3], 'smallest C that was tried, 1:'):
         fit_linear_probe(features, labels, held_out, held_out_labels, 3, strengths)
         assert end in said.pop()
     fit_linear_probe(features, labels, held_out, held_out_labels, 3, [1e-6, 1e-2, 1., 1e3])

@@ -15,7 +15,6 @@ from oracle import config, loader, write_tree
 from processes import free_port
 from scripts import load_tool
 
-from mmcfmask.errors import StorageError
 from mmcfmask.evaluation.runs import find_runs, group_runs
 
 ROOT = Path(__file__).parents[2]
@@ -91,9 +90,10 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     evaluate(write('oracle', 7), '--out', tmp_path / 'new' / 'metrics.json', '--predictions', tmp_path / 'predictions')
     result = json.loads((tmp_path / 'new' / 'metrics.json').read_text())
     assert set(result) == {
-        'format', 'config', 'method', 'seed', 'checkpoint', 'id_set', 'sets', 'ood_average', 'missing', 'versions', 'metrics'
+        'format', 'config', 'method', 'seed', 'checkpoint', 'training', 'amp', 'id_set', 'sets', 'ood_average', 'missing', 'versions',
+        'metrics'
     }
-    assert (result['format'], result['method'], result['checkpoint'], result['seed'], result['id_set']) == (1, 'oracle', None, None, 'id')
+    assert (result['format'], result['method'], result['checkpoint'], result['seed'], result['id_set']) == (1, 'zero-shot', None, None, 'id')
     assert set(result['sets']['id']) == {
         'metrics', 'dataset', 'root', 'images', 'published_images', 'classes', 'published_classes', 'complete', 'skipped', 'notes',
         'transform', 'per_class', 'per_class_count', 'reliability', 'speed'
@@ -106,7 +106,7 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     assert 'get it from the shop' in result['missing']['gone']
     text = ' '.join(capfd.readouterr().out.split())
     assert 'OOD avg: unweighted mean of many, right.' in text and 'many: incomplete: 18 of 20 images.' in text
-    assert 'gone: missing, not tested. there is no' in text and ' oracle ' in text and 'checkpoint: none' in text
+    assert 'gone: missing, not tested. there is no' in text and ' zero-shot ' in text and 'checkpoint: none' in text
     assert f'written: {tmp_path}/new/metrics.json {tmp_path}/predictions/id.csv {tmp_path}/predictions/many.csv' in text
     with open(tmp_path / 'predictions' / 'many.csv', newline='') as file:
         rows = list(csv.DictReader(file))
@@ -125,7 +125,7 @@ def test_shifts_by_name(write, tmp_path, monkeypatch):
     for name, arguments in (('test', [str(path)]), ('wise_ft', [str(path), str(tmp_path / 'any.pth')])):
         module = load_tool(name)
         monkeypatch.setattr(module, 'build_runner', None)  # no model is built
-        torch.save(dict(state_dict={}), tmp_path / 'any.pth')
+        torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'any.pth')
         with pytest.raises(SystemExit, match='test_dataloader.gone.dataset: there is no .*get it from the shop'):
             module.main([*arguments, '--shifts', 'right', 'gone'])
 
@@ -145,7 +145,7 @@ def test_broken_images(write, tmp_path, capfd):
     path = write('oracle', 7)
     broken = tmp_path / 'data' / 'right' / 'class0003' / '1.png'
     broken.write_bytes(broken.read_bytes()[:-25])
-    with pytest.raises(StorageError, match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unreadable'):
+    with pytest.raises(SystemExit, match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unreadable'):
         evaluate(path, '--shifts', 'right')
     evaluate(path, '--shifts', 'right', '--skip-broken', '--out', tmp_path / 'metrics.json')
     part = json.loads((tmp_path / 'metrics.json').read_text())['sets']['right']

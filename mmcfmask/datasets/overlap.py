@@ -1,0 +1,89 @@
+"""Which images a data set holds, and which of them another one holds too, however the configs are written."""
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import DATASETS
+
+from .cache import CachedDataset
+from .folder import FolderDataset
+
+# Settings of a FolderDataset that leave out images, or change how they are read, but put none in.
+NARROWING = ('pipeline', 'test_mode', 'lazy_init', 'serialize_data', 'skip_unreadable', 'per_class', 'subset_seed', 'indices', 'classes',
+             'max_refetch')
+
+
+def images_of(cfg: dict) -> Iterator[str]:
+    """What tells the images of a data set's config from others: the real path of a file, links resolved, or a digest of pixels in memory.
+
+    Lists, concatenations, and wrappers that repeat images or choose some are looked through. No image file is read.
+    """
+    with DefaultScope.overwrite_default_scope('mmpretrain'):  # mmengine's wrappers look there for what they wrap
+        dataset = _build(cfg)
+    if hasattr(dataset, 'image_keys'):
+        return iter(dataset.image_keys())
+    if isinstance(dataset, FolderDataset):
+        return real_paths(item['img_path'] for item in dataset.data_list)
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+    return (next(real_paths([info['img_path']])) if info.get('img_path') else hashlib.sha256(info['img']).hexdigest() for info in infos
+            if info.get('img_path') or 'img' in info)
+
+
+def _build(cfg: dict):
+    """The data set of a config without its pipeline."""
+    if _is_a(CachedDataset, cfg):
+        return _build(cfg['dataset'])
+    cfg, plain = _without_pipelines(cfg), _is_a(BaseDataset, cfg)
+    dataset = DATASETS.build(dict(cfg, lazy_init=True) if plain else cfg)
+    if isinstance(dataset, FolderDataset):
+        dataset.serialize_data = False
+    if plain and not hasattr(dataset, 'image_keys'):
+        dataset.full_init()
+    return dataset
+
+
+def _without_pipelines(node):
+    """A copy of a config in which no image is transformed, or read to see whether it can be."""
+    if isinstance(node, dict):
+        node = {key: _without_pipelines(value) for key, value in node.items() if key != 'skip_unreadable'}
+        return dict(node, pipeline=[]) if 'pipeline' in node else node
+    return [_without_pipelines(item) for item in node] if isinstance(node, (list, tuple)) else copy.copy(node)
+
+
+def real_paths(paths: Iterable[str]) -> Iterator[str]:
+    """``os.path.realpath`` of each, with one look at every folder instead of at every file."""
+    folders: dict[str, tuple[str, set[str]]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            try:
+                with os.scandir(folder or '.') as entries:
+                    links = {entry.name for entry in entries if entry.is_symlink()}
+            except OSError:  # not there: found when it is read
+                links = set()
+            folders[folder] = os.path.realpath(folder), links
+        real, links = folders[folder]
+        yield os.path.realpath(path) if name in links else f'{real}/{name}'
+
+
+def known_apart(one: dict, other: dict) -> bool:
+    """Whether two configs are different parts of one hold-out, which is known without listing their images."""
+    if not all(_is_a(FolderDataset, cfg) for cfg in (one, other)) or one['type'] != other['type']:
+        return False
+    keys = {*one, *other} - {*NARROWING, 'holdout', 'data_root'}
+    roots = {os.path.realpath(os.path.expanduser(cfg.get('data_root') or '')) for cfg in (one, other)}
+    if len(roots) > 1 or any(one.get(key) != other.get(key) for key in keys):
+        return False
+    splits = [{'seed': 0, 'test_seed': 0, **(cfg.get('holdout') or {})} for cfg in (one, other)]
+    parts = {split.pop('part', None) for split in splits}
+    return len(parts) == 2 and splits[0] == splits[1]
+
+
+def _is_a(base: type, cfg: dict) -> bool:
+    kind = DATASETS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+    return isinstance(kind, type) and issubclass(kind, base)

@@ -1,0 +1,131 @@
+"""Values of ``--cfg-options key=value``: they arrive as they are written.
+
+A value is read as the Python that a config would hold: numbers, True, None, lists, tuples, dicts, also as ``dict(key=value)``, and texts
+in quotes. Anything else is a text, with its spaces and commas. What OpenMMLab users know is kept where it can mean one thing only: true and
+false, lists of bare words in brackets, ``[fog,snow]``, and lists of numbers without, ``0.9,0.999``.
+"""
+from __future__ import annotations
+
+import argparse
+import ast
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import ConfigError
+
+WORDS = dict(true=True, false=False, inf=float('inf'), nan=float('nan'))
+OPEN, CLOSE = '([{', ')]}'
+
+
+class ConfigOptions(argparse.Action):
+    """Argparse action of ``--cfg-options``: a dict of dotted keys and values, or an error in one line."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        try:
+            setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **parse_options(values)})
+        except ConfigError as error:
+            parser.error(f'{option_string}: {error}')
+
+
+def add_cfg_options(parser: argparse.ArgumentParser, of: str = '') -> None:
+    """The option of every tool that reads a config."""
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, default={}, metavar='KEY=VALUE',
+                        help=f'override config values{of and " " + of}: key=value; a value is Python, or else a text as it is written')
+
+
+def seed(text: str) -> int:
+    """A ``type`` of argparse: a seed, which numpy wants below 2³²."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 0 to {2**32 - 1}')
+    return int(text)
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Dotted keys and values of ``key=value`` texts; of two of one key the last one counts.
+
+    Raises:
+        ConfigError: A text without ``=``, a key with an empty part, or a value that looks like Python and is none.
+    """
+    parsed = {}
+    for text in options:
+        key, equals, value = text.partition('=')
+        if not equals or not all(key.split('.')):
+            raise ConfigError(f'{text!r} is not key=value, such as model.head.distill_weight=10; one with spaces needs quotes around it')
+        parsed[key] = parse_value(value, key)
+    return parsed
+
+
+def parse_value(text: str, key: str = 'value') -> Any:
+    """What a text stands for; see above.
+
+    Raises:
+        ConfigError: It looks like Python, but is not a value.
+    """
+    bare = text.strip()
+    try:
+        value = _literal(bare)
+        return list(value) if isinstance(value, tuple) and bare[0] != '(' else value
+    except ValueError:
+        pass
+    if bare[:1] == '[' and bare[-1:] == ']':
+        return [parse_value(item, key) for item in _split(bare[1:-1], key)]
+    if bare[:1] == '(' and bare[-1:] == ')' and len(items := _split(bare[1:-1], key)) > 1:
+        return tuple(parse_value(item, key) for item in items)
+    if bare.startswith(('dict(', '{')) and bare[-1:] in (')', '}') and (':' in bare or '=' in bare):
+        raise ConfigError(f'{key}={text}: this looks like a dict, but is not a Python value: put texts in it in quotes, as in '
+                          f'{key}="dict(type=\'FD\', weight=1.0)", or all of it for a text')
+    return text
+
+
+def _literal(text: str) -> Any:
+    """A Python value; ValueError for anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # a text such as 1if
+            value = _value(ast.parse(text, mode='eval').body)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(text) from error
+    if isinstance(value, (int, float)) and '_' in text:  # 2024_01 is a name
+        raise ValueError(text)
+    return value
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, bool, type(None))):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in WORDS:
+        return WORDS[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _value(node.operand)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, (ast.List, ast.Tuple)):
+        values = [_value(item) for item in node.elts]
+        return values if isinstance(node, ast.List) else tuple(values)
+    if isinstance(node, ast.Dict) and all(node.keys):
+        return dict(zip(map(_value, node.keys), map(_value, node.values)))
+    of_dict = isinstance(node, ast.Call) and getattr(node.func, 'id', None) == 'dict'
+    if of_dict and not node.args and all(item.arg for item in node.keywords):
+        return {item.arg: _value(item.value) for item in node.keywords}
+    raise ValueError('not a value')
+
+
+def _split(text: str, key: str) -> list[str]:
+    """The items of a list of bare words, at the commas that are in no bracket and no quotes."""
+    items, depth, quote, start = [], 0, None, 0
+    for index, char in enumerate(text):
+        if quote:
+            quote = None if char == quote else quote
+        elif char in '\'"' and not text[start:index].strip():  # an apostrophe inside of a word is none
+            quote = char
+        elif char in OPEN + CLOSE:
+            depth += 1 if char in OPEN else -1
+        elif char == ',' and depth == 0:
+            items.append(text[start:index])
+            start = index + 1
+    if depth or quote:
+        raise ConfigError(f'{key}=[{text}]: a bracket or a quote in it is not closed')
+    if text[start:].strip():
+        items.append(text[start:])
+    return [item.strip() for item in items]
