@@ -6,7 +6,9 @@ from pathlib import Path
 
 # Only tests/gpu, run by `make test-gpu`, are for GPUs: all others hide them, before torch looks.
 GPU_TESTS = Path(__file__).parent / 'gpu'
-if any(GPU_TESTS in (path := Path(argument.split('::')[0]).resolve()).parents or path == GPU_TESTS for argument in sys.argv[1:]):
+if any(GPU_TESTS in (path := Path(argument.split('::')[0]).resolve(), *path.parents) for argument in sys.argv[1:]):
+    os.environ['GPU_TESTS'] = '1'  # for worker processes, which have no arguments
+if 'GPU_TESTS' in os.environ:
     os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'  # for deterministic runs; read with the first product
 else:
     os.environ['CUDA_VISIBLE_DEVICES'] = ''

@@ -41,7 +41,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == 'new' and names(path.parent) == ['a.txt']
 
 
-@pytest.mark.parametrize('write', [lambda path: write_text(path, 'x' * 3_000_000), lambda path: write_tensors(path, torch.zeros(2_500_000))])
+@pytest.mark.parametrize('write', [lambda path: write_text(path, 'x' * 3_000_000), lambda path: write_tensors(path, torch.zeros(500_000))])
 def test_full_disk(tmp_path, write):
     """In a process that may write no files over 1 MB."""
     path = tmp_path / 'checkpoint.pth'

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.engine.options import add_cfg_options, seed
 from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, run_or_exit
 from mmcfmask.errors import one_line
@@ -30,7 +30,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare methods in and out of distribution')
     parser.add_argument('methods', nargs='*', metavar='NAME=CONFIG', help='methods (default: zero-shot, FT and CFMask on the built-in '
                         'benchmark); one whose config has no train_cfg is tested as it comes')
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='training seeds (default: 0)')
+    parser.add_argument('--seeds', nargs='+', type=seed, default=[0], help='training seeds (default: 0)')
     parser.add_argument('--out', default='work_dirs/quickstart', help='where everything goes (default: %(default)s)')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     add_cfg_options(parser, 'of every method')

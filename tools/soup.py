@@ -3,6 +3,7 @@
 
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth            # all of them
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy   # those that help on the held-out images
+    python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy --ties paper      # as published where soups are equally accurate
 
 They are models of one config that started from the same weights: other seeds, other epochs, other hyper-parameters. The greedy soup looks
 at the images of ``val_dataloader``, which are held out of the training set, never at a test set or a shift.
@@ -22,8 +23,9 @@ from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inhe
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
 from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_out
-from mmcfmask.engine.soup import greedy_soup, save_soup, uniform_soup
+from mmcfmask.engine.soup import TIES, greedy_soup, save_soup, uniform_soup
 from mmcfmask.errors import ConfigError, one_line
+from mmcfmask.evaluation import preference
 from mmcfmask.output import run_tool
 
 
@@ -33,6 +35,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoints', nargs='+', help='checkpoint files')
     parser.add_argument('--out', required=True, help='the checkpoint to write')
     parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
+    parser.add_argument('--ties', choices=TIES, default='nll', help='of two greedy soups of the same accuracy the better is that '
+                        'of the lower cross-entropy (nll, the default), the larger (paper: Wortsman et al.), or the smaller (code: theirs)')
     parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
     add_cfg_options(parser)
     args = parser.parse_args(argv)
@@ -42,26 +46,29 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def held_out_accuracy(cfg: Config, work_dir: str):
-    """A function of weights: how good they are on ``val_dataloader``, by the metric that chooses checkpoints; of one that is the better the
-    less it is, the negative."""
+    """A function of weights: how good they are on ``val_dataloader``, by the metric that chooses checkpoints (:func:`preference`)."""
     if cfg.get('val_dataloader') is None:
         raise SystemExit('--greedy needs held-out images, but the config has no val_dataloader')
     checkpoint = cfg.default_hooks.checkpoint
-    key, sign = checkpoint.get('save_best'), -1 if checkpoint.get('rule') == 'less' else 1
+    key, rule = checkpoint.get('save_best'), checkpoint.get('rule')
     cfg.merge_from_dict(dict(launcher='none', work_dir=work_dir, log_level='WARNING', load_from=None, resume=False))
     cfg.default_hooks.checkpoint = None
     for part in ('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'test_cfg', 'test_dataloader', 'test_evaluator'):
         cfg[part] = None
     runner = build_runner(cfg)
 
-    def evaluate(state) -> float:
+    def evaluate(state) -> tuple[float, float]:
         # Of a checkpoint the weights of auxiliary losses are left out; anything else that does not fit is an error.
         runner.model.load_state_dict(state)
         metrics = runner.val()
         chosen = next(iter(metrics)) if key in (None, 'auto') else key  # mmengine's 'auto': the first
-        return sign * float(metrics[chosen])
+        return preference(metrics, chosen, rule)
 
     return evaluate
+
+
+def _cells(found: tuple[float, float]) -> tuple[str, str]:
+    return f'{found[0]:.2f}', f'{found[1]:.3f}'
 
 
 @one_line()
@@ -84,11 +91,11 @@ def main(argv=None) -> None:
     try:
         if args.greedy:
             evaluate = held_out_accuracy(cfg, args.work_dir or str(Path(args.out).parent))
-            soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate)
-            table = Table('Model', 'Held-out accuracy', 'In the soup')
-            for path, accuracy in sorted(alone.items(), key=lambda item: -item[1]):
-                table.add_row(path, f'{accuracy:.2f}', 'yes' if path in chosen else '')
-            table.add_row('the soup', f'{evaluate(soup):.2f}', f'{len(chosen)} of {len(alone)}', style='bold')
+            soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate, args.ties)
+            table = Table('Model', 'Held-out accuracy', '−NLL', 'In the soup')
+            for path, found in sorted(alone.items(), key=lambda item: item[1], reverse=True):
+                table.add_row(path, *_cells(found), 'yes' if path in chosen else '')
+            table.add_row('the soup', *_cells(evaluate(soup)), f'{len(chosen)} of {len(alone)}', style='bold')
             Console().print(table)
         else:
             soup, chosen = uniform_soup(map(load, args.checkpoints)), args.checkpoints

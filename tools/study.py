@@ -15,7 +15,7 @@ import argparse
 
 from rich.console import Console
 
-from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.engine.options import add_cfg_options, seed
 from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, load_study, run_or_exit
 from mmcfmask.errors import ConfigError, one_line
@@ -27,7 +27,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('study', help='study file (.yaml, .json or .py)')
     parser.add_argument('--out', help='where everything goes (default: what the study says, else work_dirs/<its name>)')
     parser.add_argument('--jobs', type=int, default=1, help='runs at once; several share a GPU if its memory allows (default: 1)')
-    parser.add_argument('--seeds', nargs='+', type=int, help='training seeds, in place of those of the study')
+    parser.add_argument('--seeds', nargs='+', type=seed, help='training seeds, in place of those of the study')
     parser.add_argument('--only', nargs='+', metavar='METHOD', help='these methods (* stands for anything), and what they are derived from')
     parser.add_argument('--datasets', nargs='+', metavar='NAME', help='run on these data sets of the study')
     parser.add_argument('--list', action='store_true', help='show the runs and whether they are finished; run nothing')

@@ -12,6 +12,7 @@ from mmcfmask.compat import end_process_group
 from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine import checkpoints, launch, preflight
 from mmcfmask.engine.hooks import unwrapped
+from mmcfmask.engine.options import seed
 from mmcfmask.errors import ConfigError, one_line
 from mmcfmask.files import explained, locked
 from mmcfmask.output import run_tool
@@ -21,7 +22,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model')
     parser.add_argument('config', help='config file')
     parser.add_argument('--resume', nargs='?', const='auto', help='go on from PATH, or from the latest checkpoint of the work dir (auto)')
-    parser.add_argument('--seed', type=int, help='seed of everything random (default: that of the config)')
+    parser.add_argument('--seed', type=seed, help='seed of everything random (default: that of the config)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     launch.add_run_arguments(parser, work_dir='where logs and checkpoints go')
     return parser.parse_args(argv)

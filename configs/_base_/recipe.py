@@ -39,6 +39,7 @@ custom_hooks = [
     dict(type='CheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2, filename_tmpl='resume_{}.pth', save_last=False),
 ]
 visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+log_processor = dict(type='MeanLogProcessor')
 log_level = 'INFO'
 load_from = None
 resume = False

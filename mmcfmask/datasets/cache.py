@@ -24,7 +24,7 @@ from PIL import features
 from rich.filesize import decimal
 
 from ..errors import StorageError
-from ..files import atomic_write, write_json
+from ..files import atomic_write, remove_leftovers, write_json
 
 # Transforms that give the same image every time.
 CACHEABLE = ('LoadImageFromFile', 'LoadResizedImage', 'Resize', 'ResizeEdge', 'CenterCrop', 'CropBorder')
@@ -129,6 +129,7 @@ class CachedTransforms:
             raise StorageError(f'CachedDataset: cannot write to cache_dir {str(self.path.parent)!r} ({error.strerror}): choose another, '
                                'or none') from None
         with FileLock(f'{self.path}.lock'):
+            remove_leftovers(self.path.parent)
             there = self.path.stat() if self.path.exists() else None
             if there is not None and there.st_size == size:
                 missing = size - there.st_blocks * 512

@@ -5,7 +5,7 @@ import hashlib
 import os
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,7 +27,7 @@ from .imagenet_shifts import (
     read_ground_truth,
     read_objectnet_mapping,
 )
-from .images import why_unreadable_all
+from .images import left_out_words, why_unreadable_all
 from .layouts import SETS, SEVERITIES, WNIDS, find_imagenet, find_set
 
 NUMBERS = tuple(str(label) for label in range(1000))
@@ -207,7 +207,10 @@ def _check_folders(report: SetReport, root: Path, expected: Sequence[str], per_c
     """Class folders against those expected; returns the images that count."""
     present = sub_folders(root)
     report.problems += folder_problems(expected, present, other)
-    images = _list(root, present, watch, f'{report.title}: counting')
+    left_out = Counter()
+    images = _list(root, present, watch, f'{report.title}: counting', left_out)
+    if left_out:
+        report.notes.append(f'{left_out_words(left_out)} are no images')
     doubled = duplicate_folders(root, images)
     if doubled:
         report.problems.append(f'{sum(map(len, doubled)) - len(doubled)} class folders hold the same files as another: {_equal(doubled)}')
@@ -273,10 +276,15 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
     return paths
 
 
-def _list(root: Path, folders: Sequence[str], watch: Watch, what: str) -> dict[str, list[str]]:
-    """Images of folders; threads, because file systems over a network answer slowly."""
+def _list(root: Path, folders: Sequence[str], watch: Watch, what: str, left_out: Counter) -> dict[str, list[str]]:
+    """Images of folders, and what else lies there; threads, because file systems over a network answer slowly."""
+    counts = [Counter() for _ in folders]
     with ThreadPoolExecutor() as pool:
-        return dict(zip(folders, watch(pool.map(lambda folder: list_images(root, folder), folders), len(folders), what)))
+        found = pool.map(lambda folder, count: list_images(root, folder, count), folders, counts)
+        images = dict(zip(folders, watch(found, len(folders), what)))
+    for count in counts:
+        left_out.update(count)
+    return images
 
 
 def _misplaced(name: str, root: Path, images: Mapping[str, Sequence[str]]) -> list[str]:

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..ranges import Count, Seed
-from .images import EXTENSIONS, find_images, is_hidden, left_out_words, lies_in, list_folder, why_unreadable, why_unreadable_all
+from .images import EXTENSIONS, find_images, is_folder, left_out_words, lies_in, list_folder, why_unreadable, why_unreadable_all
 from .names import class_names, composed, in_order, read_names
 
 RUN_SEED = 'run'  # holdout.seed: that of the run
@@ -255,8 +255,8 @@ def list_class_folders(root: Path) -> list[str]:
 def sub_folders(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted; hidden ones are left out, and links to a folder that ``root`` lies in."""
     real = os.path.realpath(root)
-    return sorted(entry.name for entry in list_folder(root) if entry.is_dir() and not is_hidden(entry.name)
-                  and not (entry.is_symlink() and lies_in(real, os.path.realpath(entry.path))))
+    return [entry.name for entry in list_folder(root)
+            if is_folder(entry) and not (entry.is_symlink() and lies_in(real, os.path.realpath(entry.path)))]
 
 
 def check_folders(expected: Sequence[str], present: Sequence[str], root: Path, other: Sequence[str] = ()) -> None:

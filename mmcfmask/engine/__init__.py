@@ -1,11 +1,12 @@
 from .checkpoints import CheckpointHook
 from .hooks import CheckClassesHook, DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
+from .logs import MeanLogProcessor
 from .loops import MultiSetTestLoop, MultiSetValLoop, ResumableEpochLoop, ResumableSampler
 from .optim import AutocastOptimWrapper, OneCycle
 from .wise_ft import WiSEFTHook, WiSEFTLoop
 
 __all__ = [
-    'AutocastOptimWrapper', 'CheckClassesHook', 'CheckpointHook', 'DistillWeightHook', 'IterationSeedHook', 'MultiSetTestLoop',
-    'MultiSetValLoop', 'OneCycle', 'RelativeEMAHook', 'ResumableEpochLoop', 'ResumableSampler', 'StopOnInvalidLossHook', 'WiSEFTHook',
-    'WiSEFTLoop'
+    'AutocastOptimWrapper', 'CheckClassesHook', 'CheckpointHook', 'DistillWeightHook', 'IterationSeedHook', 'MeanLogProcessor',
+    'MultiSetTestLoop', 'MultiSetValLoop', 'OneCycle', 'RelativeEMAHook', 'ResumableEpochLoop', 'ResumableSampler',
+    'StopOnInvalidLossHook', 'WiSEFTHook', 'WiSEFTLoop'
 ]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
 from ..errors import ConfigError, MissingFileError, StorageError
+from ..evaluation import nll_of, preference
 from ..files import atomic_write, check_whole, write_text
 from ..models.clip_loading import check_state_dict, check_tensors
 from ..models.torchscript import is_torchscript
@@ -33,8 +35,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     """mmengine's ``CheckpointHook``, with which a run that is killed at any moment can be resumed.
 
     A checkpoint is whole on the disk before ``last_checkpoint`` names it, and only then is an older one deleted. The best one, by
-    ``save_best``, is ``best.pth``: its ``meta`` has ``epoch``, ``iter`` and ``best=dict(metric=…, value=…)`` (of several metrics each has a
-    ``best_<metric>.pth``). A resumed run finds its own files in the folder, under whatever path they were written.
+    ``save_best`` and among equals by :func:`mmcfmask.evaluation.preference`, is ``best.pth``: its ``meta`` has ``epoch``, ``iter`` and
+    ``best=dict(metric=…, value=…)`` (of several metrics each has a ``best_<metric>.pth``). A resumed run finds its own
+    files in the folder, under whatever path they were written.
 
     Configs get this class by ``type='CheckpointHook'``. Arguments are those of mmengine's.
     """
@@ -68,14 +71,14 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         """Where the best checkpoint by a metric is written."""
         return Path(self.out_dir) / (BEST if len(self.key_indicators) == 1 else f'best_{key.replace("/", "_")}.pth')
 
-    def _names(self, key: str) -> tuple[str, str]:
-        """mmengine's names for the best score and its file in the message hub."""
+    def _names(self, key: str) -> tuple[str, str, str]:
+        """Names in the message hub: mmengine's for the best score and its file, and ours for the cross-entropy that decides ties."""
         end = '' if len(self.key_indicators) == 1 else f'_{key}'
-        return f'best_score{end}', f'best_ckpt{end}'
+        return f'best_score{end}', f'best_ckpt{end}', f'best_nll{end}'
 
     def _find_best(self, runner, key: str) -> None:
         """Let the message hub of a resumed run name the best checkpoint in this work dir; without one, forget its score."""
-        info, (score, name) = runner.message_hub.runtime_info, self._names(key)
+        info, (score, name, nll) = runner.message_hub.runtime_info, self._names(key)
         recorded = info.get(name)
         if not recorded:
             return
@@ -92,7 +95,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                 runner.message_hub.update_info(name, str(own))
                 return
         runner.logger.warning(f'the best checkpoint so far, {recorded}, is no longer there: the next validation gives a new one')
-        for part in (score, name):
+        for part in (score, name, nll):
             info.pop(part, None)
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
@@ -124,12 +127,18 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             self._init_rule(self.rules, [next(iter(metrics))])
         hub = runner.message_hub
         for key, rule in zip(self.key_indicators, self.rules):
-            score, name = self._names(key)
-            if metrics[key] is None or not self.is_better_than[key](metrics[key], hub.runtime_info.get(score, self.init_value_map[rule])):
+            score, name, nll = self._names(key)
+            if metrics[key] is None:
+                continue
+            found, best = preference(metrics, key, rule), (-math.inf, -math.inf)
+            if score in hub.runtime_info:  # unknown cross-entropy: the earlier one stays
+                best = preference({nll_of(key): hub.runtime_info.get(nll, -math.inf), key: hub.runtime_info[score]}, key, rule)
+            if not found > best:
                 continue
             before, path = hub.runtime_info.get(name), self.best_path(key)
             hub.update_info(score, metrics[key])
             hub.update_info(name, str(path))
+            hub.update_info(nll, metrics.get(nll_of(key), -math.inf))
             meta = dict(epoch=runner.epoch, iter=runner.iter, best=dict(metric=key, value=float(metrics[key])))
             runner.save_checkpoint(self.out_dir, path.name, self.file_client_args, save_optimizer=False, save_param_scheduler=False,
                                    meta=meta, by_epoch=False, backend_args=self.backend_args)
@@ -233,12 +242,12 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
 def _read(path: str) -> dict:
     """A checkpoint with ``state_dict`` and ``meta``, as far as that can be told without looking at its numbers."""
     check_exists(path)
+    if is_torchscript(path):
+        raise ConfigError(f'{path!r} is a TorchScript archive, no checkpoint: name it as model.backbone.pretrained')
     try:
         # What torch < 1.6 wrote is no archive and cannot be mapped.
         checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # the readers raise pickle, zip and key errors of many types
-        if is_torchscript(path):
-            raise ConfigError(f'{path!r} is a TorchScript archive, no checkpoint: name it as model.backbone.pretrained') from None
         raise StorageError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({_first_line(error)})') from None
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise ConfigError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')

@@ -153,8 +153,8 @@ class DistillWeightHook(Hook):
         """Refuse a model without distillation before it is trained for hours."""
         model = unwrapped(runner.model)
         if getattr(model, 'teacher', None) is None or model.head.distill is None:
-            raise ConfigError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is None: '
-                             'leave the hook out of custom_hooks')
+            raise ConfigError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is '
+                              'None: leave the hook out of custom_hooks')
         self.head = model.head
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..datasets import MissingSetError
 from ..errors import ConfigError
+from ..files import check_file_name
 from ..ranges import Count
 
 
@@ -380,10 +381,12 @@ def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, m
     """The shifts to run: those named, or all sets but ``id_set``.
 
     Raises:
-        ValueError: Not a dict of dataloaders, or an unknown name; the known ones are listed.
+        ValueError: Not a dict of dataloaders, a name that no file can have, or an unknown one; the known ones are listed.
     """
     if not dataloader or any(not isinstance(loader, dict) or 'dataset' not in loader for loader in dataloader.values()):
         raise ConfigError(f'{mode}_cfg.type="MultiSet…Loop" takes {mode}_dataloader = dict(<name of set>=dict(dataset=…, …), …)')
+    for name in dataloader:
+        check_file_name(name, f'{mode}_dataloader')
     if id_set not in dataloader:
         raise ConfigError(f'{mode}_cfg.id_set={id_set!r} is not among the {mode} sets {", ".join(dataloader)}')
     known = [name for name in dataloader if name != id_set]
@@ -402,7 +405,8 @@ def metrics_of(name: str, evaluator: dict | list, mode: str = 'test') -> list[di
         shared = {key: value for key, value in evaluator.items() if key != 'evaluators'}
         evaluator = evaluator['evaluators'].get(name, shared)
         if not evaluator:
-            raise ConfigError(f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all others')
+            raise ConfigError(f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all '
+                              'others')
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
 
 

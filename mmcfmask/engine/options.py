@@ -1,8 +1,8 @@
 """Values of ``--cfg-options key=value``: they arrive as they are written.
 
-A value is read as the Python that a config would hold: numbers, True, None, lists, tuples, dicts, also as ``dict(key=value)``, and texts in
-quotes. Anything else is a text, with its spaces and commas. Two habits of OpenMMLab's are kept where they can be meant in one way only: true
-and false, and lists of bare words in brackets, ``[fog,snow]``; a list without brackets is one of Python values, ``0.9,0.999``.
+A value is read as the Python that a config would hold: numbers, True, None, lists, tuples, dicts, also as ``dict(key=value)``, and texts
+in quotes. Anything else is a text, with its spaces and commas. What OpenMMLab users know is kept where it can mean one thing only: true and
+false, lists of bare words in brackets, ``[fog,snow]``, and lists of numbers without, ``0.9,0.999``.
 """
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def add_cfg_options(parser: argparse.ArgumentParser, of: str = '') -> None:
                         help=f'override config values{of and " " + of}: key=value; a value is Python, or else a text as it is written')
 
 
+def seed(text: str) -> int:
+    """A ``type`` of argparse: a seed, which numpy wants below 2³²."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 0 to {2**32 - 1}')
+    return int(text)
+
+
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """Dotted keys and values of ``key=value`` texts; of two of one key the last one counts.
 
@@ -44,7 +51,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     for text in options:
         key, equals, value = text.partition('=')
         if not equals or not all(key.split('.')):
-            raise ConfigError(f'{text!r} is not key=value, such as model.head.distill_weight=10 (a value with spaces needs quotes around all)')
+            raise ConfigError(f'{text!r} is not key=value, such as model.head.distill_weight=10; one with spaces needs quotes around it')
         parsed[key] = parse_value(value, key)
     return parsed
 
@@ -98,7 +105,8 @@ def _value(node: ast.expr) -> Any:
         return values if isinstance(node, ast.List) else tuple(values)
     if isinstance(node, ast.Dict) and all(node.keys):
         return dict(zip(map(_value, node.keys), map(_value, node.values)))
-    if isinstance(node, ast.Call) and getattr(node.func, 'id', None) == 'dict' and not node.args and all(item.arg for item in node.keywords):
+    of_dict = isinstance(node, ast.Call) and getattr(node.func, 'id', None) == 'dict'
+    if of_dict and not node.args and all(item.arg for item in node.keywords):
         return {item.arg: _value(item.value) for item in node.keywords}
     raise ValueError('not a value')
 

@@ -136,13 +136,16 @@ def check_arguments(cfg: Config) -> None:
         ConfigError: What :func:`.schema.check_config` finds; or values that the head or the data preprocessor does not take together.
     """
     check_config(cfg, whole=False)
+    ours = is_a(CounterfactualClassifier, value_of(cfg, 'model.type'), MODELS)
     for name, default in dict(head=None, data_preprocessor='CAMRefillDataPreprocessor').items():  # quickly built
         part = value_of(cfg, f'model.{name}') or {}
-        kind = MODELS.get(part.get('type', default)) if isinstance(part.get('type', default), str) else part.get('type')
-        if is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS) and is_a(CounterfactualClassifier, value_of(cfg, 'model.type'), MODELS):
+        kind = part.get('type', default)
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        if ours and is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS):
             arguments = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
+            given = dict(in_channels=1) if name == 'head' else {}
             with lower_errors(f'model.{name}'), torch.random.fork_rng(devices=[]):  # what is built later has the same random numbers
-                kind(**{**({'in_channels': 1} if name == 'head' else {}), **arguments})
+                kind(**{**given, **arguments})
 
 
 @contextmanager

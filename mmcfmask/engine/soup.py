@@ -6,10 +6,13 @@ from typing import Callable
 
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..files import write_tensors
 from ..models.interpolation import check_same_model
 
 State = Mapping[str, Tensor]
+TIES = ('nll', 'paper', 'code')
+"""What a greedy soup makes of ingredients that are equally accurate."""
 
 
 def uniform_soup(states: Iterable[State]) -> dict[str, Tensor]:
@@ -36,37 +39,46 @@ def uniform_soup(states: Iterable[State]) -> dict[str, Tensor]:
                 total[name] += state[name]
         number += 1
     if not number:
-        raise ValueError('a soup needs at least one model')
+        raise ConfigError('a soup needs at least one model')
     return {name: (total[name] / number).to(value.dtype) if name in total else value.clone() for name, value in first.items()}
 
 
-def greedy_soup(names: Iterable[str], load: Callable[[str], State],
-                evaluate: Callable[[State], float]) -> tuple[dict[str, Tensor], list[str], dict[str, float]]:
+def greedy_soup(names: Iterable[str], load: Callable[[str], State], evaluate: Callable[[State], tuple[float, float]],
+                ties: str = 'nll') -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
     """Greedy soup (Wortsman et al. 2022, recipe 1): from the best ingredient to the worst, each is added if the mean of the weights does
     not get worse by it.
+
+    On a few hundred images many soups are equally accurate, and what is done then changes what is in the soup:
+
+    - ``'nll'``: Of two that are equally accurate the one of the lower cross-entropy is the better.
+    - ``'paper'``: An ingredient that leaves the accuracy as it is is added, and of equal ones the first is tried first.
+    - ``'code'``: As in the authors' released code, it is not added, and the last is tried first.
 
     Args:
         names (Iterable[str]): Names of the ingredients.
         load (Callable): Name to state dict.
-        evaluate (Callable): State dict to its accuracy on held-out images of the training distribution.
+        evaluate (Callable): State dict to accuracy and negative cross-entropy on held-out images of the training distribution, as of
+            :func:`mmcfmask.evaluation.preference`.
+        ties (str): One of :data:`TIES`.
 
     Returns:
-        tuple: The soup, the names of its ingredients in the order they were added, and the accuracy of every ingredient alone.
+        tuple: The soup, the names of its ingredients in the order they were added, and what ``evaluate`` gives for every ingredient alone.
 
     Raises:
         ValueError: As :func:`uniform_soup`.
     """
     alone = {name: evaluate(load(name)) for name in names}
     if not alone:
-        raise ValueError('a soup needs at least one model')
-    order = sorted(alone, key=alone.__getitem__, reverse=True)
+        raise ConfigError('a soup needs at least one model')
+    counted = slice(2 if ties == 'nll' else 1)
+    order = sorted(reversed(alone) if ties == 'code' else alone, key=lambda name: alone[name][counted], reverse=True)
     chosen = order[:1]
-    soup, best = uniform_soup([load(chosen[0])]), alone[chosen[0]]
+    soup, best = uniform_soup([load(chosen[0])]), alone[chosen[0]][counted]
     for name in order[1:]:
         tried = uniform_soup(load(other) for other in (*chosen, name))
-        accuracy = evaluate(tried)
-        if accuracy >= best:
-            soup, best = tried, accuracy
+        found = evaluate(tried)[counted]
+        if found > best or (found == best and ties != 'code'):
+            soup, best = tried, found
             chosen.append(name)
     return soup, chosen, alone
 

@@ -8,6 +8,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +24,16 @@ from rich.console import Console
 from rich.measure import Measurement
 
 from .. import __version__
-from ..compat import multiplies_bfloat16
+from ..compat import SafeYAMLLoader, multiplies_bfloat16
 from ..datasets.folder import follow_run
-from ..errors import ConfigError, MissingFileError, StorageError
+from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import describe_checkpoint
 from ..evaluation.runs import Run, metric_of, problems_of, read_run
-from ..files import locked, remove_leftovers, write_json, write_text
+from ..files import check_file_name, locked, remove_leftovers, write_json, write_text
 from ..visualization import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
 from .checkpoints import best_checkpoint
 from .jobs import Job, JobError, Step, run_jobs
-from .launch import load_config, read_config
+from .launch import check_text_file, load_config, read_config
 from .preflight import SLOW_BFLOAT16, makes_counterfactuals
 
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
@@ -98,9 +99,15 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
     for key, kind in (('cfg_options', Mapping), ('sweep', Mapping), *((key, (list, tuple)) for key in ('seeds', 'datasets', 'options'))):
         if entry.get(key) is not None and not isinstance(entry[key], kind):
             raise ConfigError(f'{where}: {key} must be {WORDS[dict if kind is Mapping else list]}, but is {entry[key]!r}')
+    if not isinstance(entry.get('greedy', False), bool):
+        raise ConfigError(f'{where}: greedy must be {WORDS[bool]}, but is {entry["greedy"]!r}')
     sweep = entry.pop('sweep', None) or {}
     if not all(isinstance(values, (list, tuple)) and values for values in sweep.values()):
         raise ConfigError(f'{where}: sweep takes a list of values for every key')
+    if math.prod(map(len, sweep.values())) > 1000:
+        raise ConfigError(f'{where}: sweep stands for more than 1000 methods')
+    if not all(isinstance(key, str) for part in (sweep, entry.get('cfg_options') or {}) for key in part):
+        raise ConfigError(f'{where}: the keys of cfg_options and of sweep are names, such as optim_wrapper.optimizer.lr')
     methods = []
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values))
@@ -130,9 +137,11 @@ def expand_method(name: str, entry: str | Mapping[str, Any]) -> list[Method]:
 
 
 def check_seeds(seeds: Sequence[Any] | None, where: str) -> None:
-    """Raise a ValueError unless all are whole numbers."""
-    if not all(type(seed) is int for seed in seeds or ()):
-        raise ConfigError(f'{where}: seeds must be whole numbers, but are {seeds!r}')
+    """Raise a ConfigError unless all are different whole numbers."""
+    if not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds or ()):
+        raise ConfigError(f'{where}: seeds must be whole numbers from 0 on, but are {seeds!r}')
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise ConfigError(f'{where}: seeds must be one or several different numbers, but are {seeds!r}')
 
 
 def check_number(value: Any, where: str) -> None:
@@ -167,19 +176,16 @@ def load_study(path: str) -> dict[str, Any]:
     """Read a study file (YAML, JSON, or Python as a config), whose output goes to ``work_dirs/<its name>`` if it says nothing else.
 
     Raises:
-        FileNotFoundError, ValueError: With the file's name.
+        MissingFileError, ConfigError: With the file's name.
     """
-    if not Path(path).is_file():
-        raise MissingFileError(f'there is no study {path!r}')
-    try:
-        if Path(path).suffix in ('.yaml', '.yml'):
-            check_twice(yaml.compose(Path(path).read_text(encoding='utf-8')))
-        study = Config.fromfile(path, format_python_code=False).to_dict()
-    except Exception as error:  # readers of four formats
-        raise ConfigError(f'{path} cannot be read: {error}') from error
+    check_text_file(path, 'study')
+    study = read_config(path).to_dict()
+    if Path(path).suffix in ('.yaml', '.yml'):
+        check_twice(yaml.compose(Path(path).read_text(encoding='utf-8'), Loader=SafeYAMLLoader))
     check_keys(study, STUDY_KEYS, path)
+    study = {key: value for key, value in study.items() if value is not None}
     for key, kind in STUDY_TYPES.items():
-        if study.get(key) is not None and not isinstance(study[key], kind):
+        if key in study and (not isinstance(study[key], kind) or study[key] == ''):
             raise ConfigError(f'{path}: {key} must be {WORDS[kind]}, but is {study[key]!r}')
     if not study.get('methods'):
         raise ConfigError(f'{path} has no methods')
@@ -229,7 +235,8 @@ class Study:
         self.keep = keep
         self.pictures = pictures
         for name, entry in (datasets or {}).items():
-            if not isinstance(name, str) or not isinstance(entry, (str, Mapping)):
+            check_file_name(name, 'datasets')
+            if not isinstance(entry, (str, Mapping)):
                 raise ConfigError(f'datasets[{name!r}] must be a name and a config or a mapping, but is {entry!r}')
         self.datasets = {
             name: dict(config=entry) if isinstance(entry, str) else dict(entry)
@@ -239,7 +246,12 @@ class Study:
             check_keys(entry, DATASET_KEYS, f'datasets[{name!r}]')
             if 'config' not in entry:
                 raise ConfigError(f'datasets[{name!r}] needs config, a path with {{config}} in it')
+            for key, kind in dict(config=str, cfg_options=Mapping).items():
+                if not isinstance(entry.get(key, kind()) if kind is str else entry.get(key) or {}, kind):
+                    raise ConfigError(f'datasets[{name!r}]: {key} must be {WORDS[str if kind is str else dict]}, but is {entry[key]!r}')
         self.methods = [method for name, entry in methods.items() for method in expand_method(name, entry)]
+        for method in self.methods:
+            check_file_name(slug(method.name), f'methods[{method.name!r}]')
         check_methods(self.methods, list(self.datasets))
         self.chosen = {method.name for method in (select_methods(self.methods, only) if only else self.methods)}
         self.configs: dict[tuple[str, str], Config] = {}
@@ -315,7 +327,7 @@ class Study:
             check_number(value, f'methods[{method.name!r}]: {key}')
         try:
             cfg = load_config(path, applicable(path, options))
-        except Exception as error:  # a config is a program, and options may not fit it
+        except UserError as error:
             raise ConfigError(f'methods[{method.name!r}]: {path} with {options}: {error}') from error
         if 'id_set' not in (cfg.get('test_cfg') or {}):
             raise ConfigError(f'methods[{method.name!r}]: {path} has no test_cfg.id_set, so no in-distribution set')
@@ -422,7 +434,7 @@ class Study:
     def run(self, console: Console, jobs: int = 1) -> dict[str, str]:
         """Run what is not finished, ``jobs`` at once; then :meth:`gather`. Returns the failures, label to reason."""
         with locked(self.out, 'a study'):
-            for folder in {folder for job in self.jobs for folder in (job.product.parent, job.product.parent.parent)}:
+            for folder in {*(self.out / dataset for dataset in self.datasets), *(job.product.parent for job in self.jobs)}:
                 remove_leftovers(folder)
             failed = run_jobs(self.jobs, console, jobs)
             self.gather(console)
@@ -569,5 +581,5 @@ def checkpoint_to_test(folder: Path) -> Path:
 
 def sign_metrics(found: Path, path: Path, method: str, seed: int | None) -> None:
     """Move what a test wrote to its place, with the names of the method and the seed in it."""
-    write_json(path, {**json.loads(found.read_text(encoding='utf-8', errors='surrogateescape')), 'method': method, 'seed': seed})
-    found.unlink()
+    write_json(found, {**json.loads(found.read_text(encoding='utf-8', errors='surrogateescape')), 'method': method, 'seed': seed})
+    found.replace(path)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..files import write_json, write_tensors, write_text
+from ..models.auxiliary import FLYP
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
 from .checkpoints import check_checkpoint, inherited_meta
@@ -44,12 +45,13 @@ def parse_alphas(texts: Sequence[str | float]) -> list[float]:
             parts = []
         if len(parts) == 1:
             alphas += parts
-        elif len(parts) == 3 and parts[2] > 0 and parts[1] > parts[0] and math.isclose(
+        elif len(parts) == 3 and parts[2] > 0 and 0 < (parts[1] - parts[0]) / parts[2] < 1e3 and math.isclose(
                 (parts[1] - parts[0]) / parts[2], round((parts[1] - parts[0]) / parts[2]), abs_tol=1e-6):
             steps = round((parts[1] - parts[0]) / parts[2])
             alphas += [parts[0] + (parts[1] - parts[0]) * step / steps for step in range(steps + 1)]
         else:
-            raise ConfigError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to the last')
+            raise ConfigError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to '
+                              'the last, in at most 1000 steps')
     alphas = sorted({round(alpha, 6) for alpha in alphas})
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):  # NaN is not
         raise ConfigError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
@@ -74,7 +76,8 @@ class WiSEFTLoop(MultiSetTestLoop):
     """A :class:`MultiSetTestLoop` over the line (1 − α) θ0 + α θ1; every image is read once, for all α.
 
     θ0 is :func:`start_weights` of the runner's config, θ1 what the runner's model holds when the loop runs; afterwards it holds it again.
-    Metrics are reported as ``alpha=<α>/<set>/<metric>``.
+    Metrics are reported as ``alpha=<α>/<set>/<metric>``. Where a text tower makes the head
+    (:class:`mmcfmask.models.auxiliary.FLYP`), the text towers are mixed, and the head of an α is made of the mixture.
 
     Args:
         *args, **kwargs: Those of :class:`MultiSetTestLoop`.
@@ -110,6 +113,10 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.weights = self._model_weights()  # written to in place
         self.end = {name: value.clone() for name, value in self.weights.items()}
         self.start = {name: value.to(self.end[name].device) for name, value in self.start.items()}
+        self.maker = next((module for module in getattr(self.model, 'auxiliary', ()) if isinstance(module, FLYP)), None)
+        if self.maker is not None:
+            self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}
+        self.heads: dict[float, dict[str, Tensor]] = {}
         try:
             return super().run()
         finally:
@@ -117,8 +124,22 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     @torch.no_grad()
     def _move_to(self, alpha: float) -> None:
+        made = self._head(alpha)
         for name, weight in self.weights.items():
-            weight.copy_(lerp(self.start[name], self.end[name], alpha))
+            weight.copy_(made[name] if name in made else lerp(self.start[name], self.end[name], alpha))
+
+    def _head(self, alpha: float) -> dict[str, Tensor]:
+        """What a text tower makes of the head at one α; nothing where there is none, and at the ends, where it is made already."""
+        if self.maker is None or alpha in (0, 1):
+            return {}
+        if alpha not in self.heads:
+            made = self.maker.mixed_head(self.model.head, self.text, alpha)
+            self.heads[alpha] = {f'head.{name}': value for name, value in made.items()}
+        return self.heads[alpha]
+
+    def weights_at(self, alpha: float) -> dict[str, Tensor]:
+        """θ at one α, after ``run``."""
+        return {**interpolate(self.start, self.end, alpha), **self._head(alpha)}
 
     @torch.inference_mode()
     def _run_batch(self, name: str, batch, clock: Clock) -> list:
@@ -228,7 +249,7 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
 
 def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | None = None) -> None:
     """Write the weights at one α as a checkpoint that tools/test.py takes."""
-    weights = {name: value.cpu() for name, value in interpolate(loop.start, loop.end, alpha).items()}
+    weights = {name: value.cpu() for name, value in loop.weights_at(alpha).items()}
     write_tensors(path, dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights))
 
 

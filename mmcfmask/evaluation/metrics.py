@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -17,6 +17,28 @@ from ..datasets.layouts import SEVERITIES
 from .accuracy import class_scores, confidence, label_rank, negative_log_likelihood, per_class_accuracy
 from .calibration import expected_calibration_error, reliability_bins
 from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, mean_error
+
+
+def nll_of(key: str) -> str:
+    """The metric that decides where two models are equal by ``key``: ``'accuracy/nll'`` for ``'accuracy/top1'``."""
+    return f'{key.rpartition("/")[0]}/nll'.lstrip('/')
+
+
+def preference(metrics: Mapping[str, float], key: str, rule: str | None = 'greater') -> tuple[float, float]:
+    """By what one model is preferred to another on held-out images: the larger, the better.
+
+    Accuracy on a few hundred images is often equal, and the first of the equal ones an accident. The likelihood of the labels tells them
+    apart.
+
+    Args:
+        metrics (Mapping[str, float]): Of a validation.
+        key (str): The metric to choose by.
+        rule (str, optional): Whether the better is the 'greater' one or the 'less'.
+
+    Returns:
+        tuple[float, float]: The metric, or its negative, and the negative cross-entropy; 0 where that was not measured.
+    """
+    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_of(key), 0.)
 
 
 @METRICS.register_module()

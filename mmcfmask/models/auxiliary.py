@@ -5,7 +5,8 @@ such a module: what it needs of the pre-trained model it takes in ``start``, and
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ from ..ranges import Count, NonNegative
 from .class_weights import resolve_classnames, resolve_templates, text_class_weights, text_embeddings, text_source
 from .clip_loading import NoTextTowerError, load_text_tower
 from .head import knowledge_distillation
+from .interpolation import fingerprint, interpolate
 
 
 def l2_sp(weights: Iterable[Tensor], start: Iterable[Tensor]) -> Tensor:
@@ -310,6 +312,7 @@ class FLYP(PromptLoss):
                              f'{classifier.head.cls_weight})')
         if classifier.teacher is not None and classifier.head.distill == 'logits':
             raise ValueError("FLYP trains no head that model.head.distill='logits' could train: use 'feature', or teacher=None")
+        self.source = model_name, pretrained
         self.text, self.tokenizer = load_text_tower(model_name, pretrained)
         self.text.requires_grad_(True)
         classifier.head.requires_grad_(False)
@@ -329,16 +332,24 @@ class FLYP(PromptLoss):
 
     def finish(self, classifier: nn.Module) -> None:
         """Make the head of the text tower, unless it is of this tower already."""
-        now = self._fingerprint()
+        now = fingerprint(self.text)
         if self.head_made_of is None or not torch.equal(self.head_made_of, now):
-            device, training = now.device, self.text.training
-            with torch.autocast(device.type, enabled=False):
-                embeddings = text_class_weights(self.text.eval(), self.tokenizer, self.classnames, self.templates, device)
-            self.text.train(training)
-            classifier.head.init_class_weights(embeddings, self.text.logit_scale.detach().exp().item())
+            self._make_head(classifier.head, self.text)
             self.head_made_of = now
 
-    def _fingerprint(self) -> Tensor:
-        """Changes with the weights of the text tower, on their device."""
-        with torch.no_grad():
-            return torch.stack([weight.double().norm() for weight in self.text.parameters()])
+    def _make_head(self, head: nn.Module, text: nn.Module) -> None:
+        device, training = text.logit_scale.device, text.training
+        with torch.autocast(device.type, enabled=False):
+            embeddings = text_class_weights(text.eval(), self.tokenizer, self.classnames, self.templates, device)
+        text.train(training)
+        head.init_class_weights(embeddings, text.logit_scale.detach().exp().item())
+
+    def mixed_head(self, head: nn.Module, end: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+        """The state of the ``head`` that is made of the text tower on the line of WiSE-FT, (1 − α) start + α ``end``: the towers of images
+        and texts are mixed alike, as in the paper."""
+        text, _ = load_text_tower(*self.source)
+        device = next(head.parameters()).device
+        text.load_state_dict(interpolate(text.state_dict(), end, alpha))
+        mixed = deepcopy(head)
+        self._make_head(mixed, text.to(device))
+        return mixed.state_dict()

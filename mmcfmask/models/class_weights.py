@@ -37,6 +37,7 @@ from ..files import atomic_write, check_whole, remove_leftovers
 from ..ranges import Count, Positive, Seed, Whole
 from .clip_loading import NoTextTowerError, load_text_model, resolve_pretrained
 from .linear_probe import STRENGTHS, fit_linear_probe
+from .torchscript import is_torchscript
 
 PROMPTS_PER_BATCH = 800
 
@@ -127,13 +128,18 @@ def _mean_text_embeddings(model, tokenizer, rows, columns, device, description) 
 def image_features(extract_feat: Callable[[Tensor], tuple], data_preprocessor: nn.Module, dataset: Dataset, indices: Sequence[int],
                    batch_size: int = 64, num_workers: int = 0) -> Tensor:
     """L2-normalised features (N, D), float32 on the CPU, of the images at ``indices``; arguments as :func:`prototype_class_weights`."""
-    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
     features = []
-    for batch in track(loader, description=f'Features of {len(indices)} images'):
-        inputs = data_preprocessor(batch)['inputs']
+    for inputs in batches_of(Subset(dataset, indices), data_preprocessor, batch_size, num_workers, f'Features of {len(indices)} images'):
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             features.append(F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu())
     return torch.cat(features)
+
+
+def batches_of(dataset: Dataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str) -> Iterator[Tensor]:
+    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``; shows progress."""
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
+    for batch in track(loader, description=description):
+        yield data_preprocessor(batch)['inputs']
 
 
 def labels_of(dataset: Dataset, indices: Iterable[int]) -> Tensor:
@@ -248,6 +254,8 @@ def load_class_weights(path: str | Path) -> Tensor:
             weight = load_file(path)
         else:
             check_whole(path)
+            if is_torchscript(path):
+                raise ValueError('it is a TorchScript archive')
             weight = torch.load(path, map_location='cpu', weights_only=True)
     except StorageError:
         raise

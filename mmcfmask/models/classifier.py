@@ -12,6 +12,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..counterfactual import attention_relevance, drop_tokens, mask_keys, patch_grid, record_attention
+from ..ranges import OpenShare
 from .auxiliary import Step
 from .class_weights import build_class_weights
 from .preprocessor import CAMRefillDataPreprocessor, Counterfactual
@@ -56,7 +57,7 @@ class CounterfactualClassifier(ImageClassifier):
                  data_preprocessor: dict | None = None,
                  auxiliary: list[dict] | None = None,
                  gate: dict | None = None,
-                 second_look: float | None = None,
+                 second_look: OpenShare | None = None,
                  **kwargs) -> None:
         for key in {'pretrained', 'init_cfg'} & kwargs.keys():
             if kwargs[key] is not None:
@@ -164,17 +165,18 @@ class CounterfactualClassifier(ImageClassifier):
         ``by_start`` (bool) says whose they are."""
         if self.gate is None and self.second_look is None:
             return super().predict(inputs, data_samples, **kwargs)
-        if self.second_look is None:
-            scores = self(inputs)
-        else:
-            scores = look_twice(self.backbone, self, inputs, self.second_look)
+        scores = self._look(inputs)
         if self.gate is None:
             return self.head._get_predictions(scores, data_samples)
-        scores, by_start = self.gate(inputs, scores, self.second_look)
+        scores, by_start = self.gate(inputs, scores, self.gate.threshold(self, self._look), self.second_look)
         data_samples = self.head._get_predictions(scores, data_samples)
         for sample, started in zip(data_samples, by_start.tolist()):
             sample.set_field(started, 'by_start', dtype=bool)
         return data_samples
+
+    def _look(self, inputs: Tensor) -> Tensor:
+        """Logits (B, C) by one look or two."""
+        return self(inputs) if self.second_look is None else look_twice(self.backbone, self, inputs, self.second_look)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_cls``, with a teacher ``loss_distill``, and those of the auxiliary modules.

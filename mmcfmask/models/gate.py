@@ -2,14 +2,18 @@
 from __future__ import annotations
 
 import math
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
+from ..compat import autocast_dtype
+from ..errors import ConfigError
 from ..ranges import Count, OpenShare, Whole
-from .class_weights import cached_features, class_name, labels_of, num_classes
+from .class_weights import batches_of, cached_features, class_name, labels_of, num_classes
+from .interpolation import fingerprint
 from .second_look import look_twice
 from .teacher import OpenCLIPTeacher
 
@@ -41,19 +45,28 @@ def conformal_threshold(held_out: Tensor, level: float) -> float:
         p(x) = (1 + #{held-out images at most as similar as x}) / (n + 1)
 
     An image drawn as the held-out ones were falls below it with probability ``level`` at most (Bates et al., "Testing for Outliers
-    with Conformal p-values", Annals of Statistics 2023, section 1.2).
+    with Conformal p-values", Annals of Statistics 2023, section 1.2), if its similarity is measured as theirs.
 
     Args:
-        held_out (Tensor): (n,) similarities of the held-out images to their own class.
+        held_out (Tensor): (n,) similarities of the held-out images.
         level (float): In (0, 1).
+
+    Raises:
+        ValueError: As :func:`number_below`.
+    """
+    return held_out.sort().values[number_below(len(held_out), level) - 1].item()
+
+
+def number_below(images: int, level: float) -> int:
+    """With fewer held-out images than this as low, of ``images``, p ≤ ``level``.
 
     Raises:
         ValueError: Fewer than 1 / level - 1 held-out images, too few for any p-value to be as low as ``level``.
     """
-    rejected = math.floor(level * (len(held_out) + 1) + 1e-9)  # p ≤ level where fewer held-out images than this are as low
-    if rejected < 1:
-        raise ValueError(f'level={level:g} needs at least {math.ceil(1 / level) - 1} held-out images, but there are {len(held_out)}')
-    return held_out.sort().values[rejected - 1].item()
+    number = math.floor(level * (images + 1) + 1e-9)
+    if number < 1:
+        raise ConfigError(f'level={level:g} needs at least {math.ceil(1 / level) - 1} held-out images, but there are {images}')
+    return number
 
 
 @MODELS.register_module()
@@ -65,7 +78,10 @@ class ConformalGate(nn.Module):
 
     Fine-tuning helps on images like those it saw and costs robustness on others; what an image is like is measured by the start, whose
     features were never fitted to the training images: by :func:`class_similarity`, against the :func:`conformal_threshold` of held-out
-    images. No shift has a part in it. Costs a second forward pass, in float32 under autocast too.
+    images. Those, too, are compared with the class that the fine-tuned model sees in them, and not with their own: or the similarities
+    of a model that errs would be measured in two ways, and many more images than ``level`` of the training distribution be sent away.
+    No shift has a part in it. Costs a second forward pass, in float32 under autocast too, and one over the held-out images for
+    every model (weights, precision, number of looks).
 
     Ours, not published; it is near to the weights that Zhu et al., "Robust Fine-tuning of Zero-shot Models via Variance Reduction" (NeurIPS
     2024) give the two models by the distance to what the start gets wrong.
@@ -102,10 +118,30 @@ class ConformalGate(nn.Module):
         """Keep a copy of a classifier that holds its pre-trained weights, and what it makes of the training and the held-out images."""
         self.start = OpenCLIPTeacher()
         self.start.start_from(classifier.backbone, classifier.neck, classifier.head)
-        (bank, labels), (held_out, held_out_labels) = (self._read(classifier, cfg) for cfg in (self.dataset, self.held_out))
-        self.threshold = conformal_threshold(class_similarity(held_out, held_out_labels, bank, labels, self.neighbours), self.level)
+        (bank, labels), (held_out, _) = (self._read(classifier, cfg) for cfg in (self.dataset, self.held_out))
+        number_below(len(held_out), self.level)  # an error now, and not in a test
         self.register_buffer('bank', bank)
         self.register_buffer('bank_labels', labels)
+        self.register_buffer('held_out_features', held_out)
+        self.thresholds: dict[tuple, float] = {}
+
+    @torch.no_grad()
+    def threshold(self, classifier: nn.Module, scores: Callable[[Tensor], Tensor]) -> float:
+        """What the similarity of an image must reach, for the weights that ``classifier`` has now.
+
+        Args:
+            classifier (nn.Module): The fine-tuned model, of which :meth:`start_from` saw the start.
+            scores (Callable): How it makes logits (B, C) of images (B, 3, H, W).
+        """
+        key = (classifier.second_look, autocast_dtype(self.bank.device.type), *fingerprint(classifier).tolist())
+        if key not in self.thresholds:
+            dataset = DATASETS.build(self.held_out)
+            batches = batches_of(dataset, classifier.data_preprocessor, self.reading['batch_size'], self.reading['num_workers'],
+                                 f'Predictions for {len(dataset)} held-out images')
+            predicted = torch.cat([scores(images).argmax(dim=1) for images in batches])
+            similarity = class_similarity(self.held_out_features, predicted, self.bank, self.bank_labels, self.neighbours)
+            self.thresholds[key] = conformal_threshold(similarity, self.level)
+        return self.thresholds[key]
 
     def _read(self, classifier: nn.Module, cfg: dict) -> tuple[Tensor, Tensor]:
         """Features (N, D) and labels (N,) of a dataset."""
@@ -127,13 +163,13 @@ class ConformalGate(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, images: Tensor, logits: Tensor, second_look: float | None = None) -> tuple[Tensor, Tensor]:
-        """Scores (B, C) of ``images`` (B, 3, H, W), where the fine-tuned model gives ``logits`` (B, C); and bool (B,), True where they are
-        those of the start, by :func:`look_twice` with a ``second_look``."""
+    def forward(self, images: Tensor, logits: Tensor, threshold: float, second_look: float | None = None) -> tuple[Tensor, Tensor]:
+        """Scores (B, C) of ``images`` (B, 3, H, W), where the fine-tuned model gives ``logits`` (B, C) and has this :meth:`threshold`; and
+        bool (B,), True where they are those of the start, by :func:`look_twice` with a ``second_look``."""
         with torch.autocast(images.device.type, enabled=False):  # as the bank and the threshold
             features = self.start(images)
             similarity = class_similarity(F.normalize(features, dim=-1), logits.argmax(dim=1), self.bank, self.bank_labels, self.neighbours)
-            by_start = similarity < self.threshold
+            by_start = similarity < threshold
             if second_look is None or not by_start.any():
                 answers = self.start.logits(features[by_start])
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_same_model(first: Mapping[str, Tensor], second: Mapping[str, Tensor],
@@ -46,3 +46,9 @@ def lerp(start: Tensor, end: Tensor, alpha: float) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(start.dtype, end.dtype), torch.float32)
     # torch.lerp starts from the nearer end, so that both ends are exact.
     return torch.lerp(start.to(end.device, dtype), end.to(dtype), alpha).to(end.dtype)
+
+
+def fingerprint(module: nn.Module) -> Tensor:
+    """Norms (number of weights,), float64, on the device of ``module``: they change with its weights."""
+    with torch.no_grad():
+        return torch.stack([weight.double().norm() for weight in module.parameters()])

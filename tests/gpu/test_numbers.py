@@ -68,9 +68,9 @@ def test_relevance_map_is_the_full_recursion(build, batch, recompute):
         assert relative(relevance_map(model, images, labels), right) < 0.03
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('queries, tokens, width', [(1, 197, 64), (197, 197, 64), (50, 50, 64), (257, 257, 80), (577, 577, 64),
-                                                    (1, 577, 32), (17, 17, 128)])
+@pytest.mark.parametrize('queries, tokens, width, dtype', [
+    (1, 197, 64, torch.bfloat16), (197, 197, 64, torch.bfloat16), (50, 50, 64, torch.float16), (257, 257, 80, torch.bfloat16),
+    (577, 577, 64, torch.bfloat16), (17, 17, 128, torch.bfloat16)])
 def test_relevance_kernel_is_its_formula(queries, tokens, width, dtype):
     """80 channels, as in ViT-H, take the plain way."""
     qkv = torch.randn(3, tokens, 3, 5, width, device='cuda').to(dtype)
@@ -157,7 +157,7 @@ def test_attention_back_ends(queries, masked, backend):
     assert relative(gradients(torch.bfloat16, every if backend is None else getattr(SDPBackend, backend)), exact) < 0.01
 
 
-def test_tf32_and_the_relevance_map(build, batch, capsys):
+def test_tf32_and_the_relevance_map(build, batch, record_property):
     """float32 products are exact unless asked otherwise; what TensorFloat32 does to maps and masks is small."""
     model = build().eval().cuda()
     images, labels = batch()['inputs'].cuda().float() / 60 - 2, torch.arange(16, device='cuda') % 5
@@ -169,6 +169,6 @@ def test_tf32_and_the_relevance_map(build, batch, capsys):
         use_tf32(False)
     assert torch.equal(relevance_map(model, images, labels), exact)
     moved = (patch_mask(fast, 'object', 0.3) != patch_mask(exact, 'object', 0.3)).float().mean()
-    with capsys.disabled():
-        print(f'\nTF32: relevance differs by {relative(fast, exact):.1e}, and {float(moved):.2%} of the patches change sides')
+    record_property('relevance differs by', relative(fast, exact))
+    record_property('patches that change sides', float(moved))
     assert 0 < relative(fast, exact) < 0.02 and moved < 0.02

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from oracle import RUNS
 from scripts import load_tool
 
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_runner, fit_total_batch
-from mmcfmask.engine.preflight import check_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
@@ -37,13 +37,12 @@ def run(work_dir, load_from=None, deterministic=True):
 
 
 @pytest.mark.parametrize('deterministic', [True, False])
-def test_resumed_run_is_the_whole_run(tmp_path, capsys, deterministic):
+def test_resumed_run_is_the_whole_run(tmp_path, record_property, deterministic):
     """To the last bit with ``randomness.deterministic=True``; without, the kernels of attention add up in any order."""
     whole = run(tmp_path / 'whole', deterministic=deterministic)
     resumed = run(tmp_path / 'resumed', str(tmp_path / 'whole' / 'epoch_1.pth'), deterministic)
     away = max(float((whole[name] - resumed[name]).abs().max()) for name in whole)
-    with capsys.disabled():
-        print(f'\nresumed, deterministic={deterministic}: weights differ by {away:.1e}')
+    record_property('weights differ by', away)
     assert away == 0 if deterministic else away < 1e-2
 
 

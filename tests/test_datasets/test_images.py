@@ -1,5 +1,6 @@
 """Pixels against Pillow's ``convert('RGB')``, which torchvision's and CLIP's loaders use; what it gets wrong, against numpy or refused."""
 import os
+import struct
 import warnings
 import zlib
 from collections import Counter
@@ -13,6 +14,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image, features
 
 from mmcfmask.datasets import FolderDataset
+from mmcfmask.datasets.folder import sub_folders
 from mmcfmask.datasets.images import find_images, read_image, to_rgb, why_unreadable
 from mmcfmask.errors import StorageError
 
@@ -116,6 +118,26 @@ def test_sixteen_bits_of_grey_are_not_white(tmp_path):
         check(tmp_path / name, expected)
 
 
+def tiff(bits, photometric, data):
+    """An uncompressed grey TIFF of 40 x 30 pixels; photometric 0: white is zero."""
+    tags = {256: 40, 257: 30, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 30, 279: len(data)}
+    entries = b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack('<2sHI', b'II', 42, 8 + len(data)) + data + struct.pack('<H', len(tags)) + entries + bytes(4)
+
+
+def test_grey_tiffs_of_twelve_bits_and_where_white_is_zero(tmp_path):
+    grey = np.repeat((WIDE // 256).astype(np.uint8)[:, :, None], 3, axis=2)
+    first, second = (WIDE[:, part::2].astype(np.uint32) >> 4 for part in (0, 1))
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8).tobytes()
+    for photometric, expected in (1, grey), (0, 255 - grey):
+        for bits, data in (16, WIDE.astype('<u2').tobytes()), (12, packed):
+            (tmp_path / f'{bits}.tif').write_bytes(tiff(bits, photometric, data))
+            if bits == 16 or photometric:  # Pillow knows no 12 bits where white is zero
+                check(tmp_path / f'{bits}.tif', expected)
+            else:
+                assert 'no image format that is read' in why_unreadable(tmp_path / f'{bits}.tif')
+
+
 def test_turned_by_exif_only_where_it_is_asked_for(tmp_path):
     save_odd(tmp_path)
     for name in ('turned.jpg', 'turned.png', 'turned.webp'):
@@ -188,9 +210,12 @@ def test_what_is_left_out_is_counted(tmp_path):
     os.mkfifo(tmp_path / 'pipe.png')
     (tmp_path / 'lost.png').symlink_to(tmp_path / 'nothing.png')
     (tmp_path / 'd.png').symlink_to(tmp_path / 'a.png')
+    (tmp_path / 'e.png').symlink_to(tmp_path / 'f.png')
+    (tmp_path / 'f.png').symlink_to(tmp_path / 'e.png')
     left_out = Counter()
     assert find_images(tmp_path, left_out=left_out) == ['a.png', 'd.png']
-    assert left_out == {'.heic': 2, '.txt': 1, 'none': 1, '': 2}
+    assert left_out == {'.heic': 2, '.txt': 1, 'none': 1, '': 4}
+    assert sub_folders(tmp_path) == ['sub']
 
 
 def test_every_real_folder_is_visited_once(tmp_path):

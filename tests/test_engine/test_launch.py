@@ -158,7 +158,8 @@ def test_gate_of_the_training_and_validation_images(monkeypatch):
     assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2)
     cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')})
     add_gate(cfg)
-    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0)
+    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60),
+                                  num_workers=0)
     forget_pretrained(cfg.model)
     assert cfg.model.gate is None
     with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
@@ -235,7 +236,10 @@ def test_processes_of_every_launcher(monkeypatch):
 
 
 def test_local_rank_of_mpi_is_that_of_mpi(monkeypatch):
-    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '3')
+    for variable, value in dict(LOCAL_RANK='3', RANK='3', SIZE='4').items():
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{variable}', value)
+    monkeypatch.setenv('MASTER_ADDR', 'localhost')
+    monkeypatch.setattr(launch, 'check_config', lambda cfg: None)
     for launcher, rank in (('mpi', '3'), ('none', '0')):
         monkeypatch.setenv('LOCAL_RANK', '0')
         cfg = Config(dict(work_dir='w'))
@@ -259,7 +263,7 @@ def test_settings_of_the_runner_are_no_unknown_names(tmp_path):
 ])
 def test_wrapper_of_the_config_is_kept_without_a_gpu(monkeypatch, given, wrapped):
     monkeypatch.setattr(launch, 'start_process_group_without_gpu', lambda launcher: True)
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg))
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg, model=None, logger=SimpleNamespace(handlers=[])))
     assert build_runner(Config(dict(launcher='none', **given))).cfg.model_wrapper_cfg == wrapped
 
 
@@ -282,7 +286,8 @@ def test_fused_optimizer_only_where_there_is_one(monkeypatch):
 
 def test_runner_warns_of_slow_bfloat16(monkeypatch):
     said = []
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(model=None, logger=SimpleNamespace(warning=said.append)))
+    runner = SimpleNamespace(model=None, logger=SimpleNamespace(handlers=[], warning=said.append))
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: runner)
     monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device: False)
     for amp in (False, True):
         launch.build_runner(Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp))))

@@ -1,7 +1,9 @@
+import random
+
 import pytest
 import torch
 
-from mmcfmask.engine.soup import greedy_soup, uniform_soup
+from mmcfmask.engine.soup import TIES, greedy_soup, uniform_soup
 
 
 def states(*values):
@@ -23,7 +25,7 @@ def greedy(values, target):
 
     def evaluate(state):
         asked.append(state['weight'][0].item())
-        return 100 - abs(asked[-1] - target)
+        return 100 - abs(asked[-1] - target), 0.
 
     return greedy_soup(ingredients, ingredients.__getitem__, evaluate), asked
 
@@ -32,12 +34,47 @@ def test_greedy_soup_adds_what_does_not_hurt_from_the_best_on():
     (soup, chosen, alone), asked = greedy([0, 8, 13, 40], target=10)
     # Best alone: b (8), then c (13): mean 10.5 is better; a (0): mean 7 is worse; d (40): mean 20.3 is worse.
     assert chosen == ['b', 'c'] and soup['weight'][0].item() == 10.5
-    assert alone == {'a': 90, 'b': 98, 'c': 97, 'd': 70} and asked == pytest.approx([0, 8, 13, 40, 10.5, 7, 61 / 3])
+    assert {name: found[0] for name, found in alone.items()} == {'a': 90, 'b': 98, 'c': 97, 'd': 70}
+    assert asked == pytest.approx([0, 8, 13, 40, 10.5, 7, 61 / 3])
 
 
-def test_equally_good_is_added():
-    (soup, chosen, _), _ = greedy([9, 11, 11], target=10)
-    assert chosen == ['a', 'b'] and soup['weight'][0].item() == 10  # the third would make it worse
+def naive_greedy(values, measure, ties):
+    """Recipe 1 with loops over numbers: (score, likelihood) of a mean by ``measure``."""
+    score, likelihood = (lambda numbers, i=i: measure(sum(numbers) / len(numbers))[i] for i in (0, 1))
+    better = dict(
+        nll=lambda new, old: score(new) > score(old) or (score(new) == score(old) and likelihood(new) >= likelihood(old)),
+        paper=lambda new, old: score(new) >= score(old),
+        code=lambda new, old: score(new) > score(old))[ties]
+    left, soup = list(range(len(values))), []
+    while left:
+        best = left[0]
+        for other in left[1:]:
+            mine, theirs = ([values[index]] for index in (best, other))
+            if score(theirs) > score(mine) or (score(theirs) == score(mine) and (
+                    ties == 'code' or (ties == 'nll' and likelihood(theirs) > likelihood(mine)))):
+                best = other
+        left.remove(best)
+        if not soup or better([values[index] for index in (*soup, best)], [values[index] for index in soup]):
+            soup.append(best)
+    return soup
+
+
+@pytest.mark.parametrize('ties', TIES)
+def test_ties(ties):
+    """Accuracies of few images, so that many are equal; the ways to decide then differ."""
+    rng, others = random.Random(0), 0
+
+    def measure(value):
+        return float(round(abs(value - 8) / 2)) * -1, -abs(value - 9)
+
+    for _ in range(300):
+        values = [rng.randrange(17) for _ in range(5)]
+        ingredients = dict(enumerate(states(*values)))
+        soup, chosen, _ = greedy_soup(ingredients, ingredients.__getitem__, lambda state: measure(state['weight'][0].item()), ties)
+        assert chosen == naive_greedy(values, measure, ties)
+        assert soup['weight'][0].item() == pytest.approx(sum(values[index] for index in chosen) / len(chosen))
+        others += any(naive_greedy(values, measure, other) != chosen for other in TIES)
+    assert others > 150
 
 
 def test_ingredients_must_be_of_one_model():

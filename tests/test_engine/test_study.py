@@ -171,7 +171,7 @@ def test_a_picture_of_every_variant(tmp_path):
     ({1: 'ft'}, r'methods\[1\]: the name must be a text'),
     ({'W': dict(wise_ft=['FT'])}, "wise_ft must be a text, but is \\['FT'\\]"),
     ({'FT': dict(config=3)}, 'config must be a text, but is 3'),
-    ({'FT': dict(config='ft', seeds=[0, 1.5])}, r'seeds must be whole numbers, but are \[0, 1.5\]'),
+    ({'FT': dict(config='ft', seeds=[0, 1.5])}, r'seeds must be whole numbers from 0 on, but are \[0, 1.5\]'),
     ({'FT': {}}, 'must have one of config, wise_ft, retest, soup, but has none'),
     ({'FT': dict(config='ft', soup='FT')}, 'but has config and soup'),
     ({'FT': dict(config='ft', sweep={'a.b': 3})}, 'sweep takes a list of values'),
@@ -206,11 +206,11 @@ def test_mistakes_in_a_study_file(tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no study'):
         load_study(str(path))
     for text, message in [('method: {FT: ft}', "my.yaml has no 'method': it can have out, seeds"), ('seeds: [0]', 'has no methods'),
-                          ('methods: {FT: [', 'my.yaml cannot be read'),
-                          ('methods:\n  FT: ft\n  FT: fd', "my.yaml cannot be read: 'FT' stands twice in it, at lines 2 and 3"),
+                          ('methods: {FT: [', 'my.yaml: while parsing'),
+                          ('methods:\n  FT: ft\n  FT: fd', "my.yaml: while parsing: 'FT' stands twice in it, at lines 2 and 3"),
                           ('methods: [ft]', r"methods must be a mapping, .*: value, but is \['ft'\]"),
                           ('methods: {FT: ft}\nseeds: 3', r'my.yaml: seeds must be a list, such as \[0, 1, 2\], but is 3'),
-                          ('methods: {FT: ft}\nseeds: [a]', r"seeds must be whole numbers, but are \['a'\]")]:
+                          ('methods: {FT: ft}\nseeds: [a]', r"seeds must be whole numbers from 0 on, but are \['a'\]")]:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             load_study(str(path))

@@ -244,6 +244,19 @@ def test_moving_average_is_validated_and_saved(hook, tmp_path, tiny_pretrained, 
         assert not any('teacher' in name for part in ('state_dict', 'ema_state_dict') for name in checkpoint[part])
 
 
+def test_of_equally_accurate_checkpoints_the_likelier_is_the_best(tmp_path, tiny_pretrained, monkeypatch):
+    """Also where the run was resumed in between."""
+    from mmcfmask.evaluation import ShiftAccuracy
+    found = iter([(40., 0.5), (60., 0.9), (60., 0.8),  # a resumed run begins with the last validation
+                  (60., 0.8), (60., 0.85), (60., 0.85), (60., 0.79), (59., 0.1)])
+    monkeypatch.setattr(ShiftAccuracy, 'evaluate', lambda self, size: dict(zip(('accuracy/top1', 'accuracy/nll'), next(found))))
+    best = []
+    for epochs in 3, 4, 6:  # what is said of the run is read again from its checkpoint
+        train(config(tmp_path, tiny_pretrained, resume=epochs > 3, **{'train_cfg.max_epochs': epochs}))
+        best.append(check_checkpoint(str(tmp_path / 'best.pth'))['meta'])
+    assert [(meta['epoch'], meta['best']['value']) for meta in best] == [(3, 60.), (3, 60.), (5, 60.)]
+
+
 def test_moving_average_counts_optimizer_steps(tmp_path, tiny_pretrained):
     """10 steps of 8 images, at once or in batches of 4: one average."""
     averages = []

@@ -12,7 +12,7 @@ from mmpretrain.registry import METRICS
 from mmpretrain.structures import DataSample
 
 import mmcfmask  # noqa: F401
-from mmcfmask.evaluation import ALEXNET_ERROR
+from mmcfmask.evaluation import ALEXNET_ERROR, preference
 from mmcfmask.evaluation.metrics import interleave
 
 GROUPS = ((2, ), (7, 0, 5), (4, 9), (1, ), (3, ), (6, ))  # of ten outputs; 8 takes no part
@@ -218,3 +218,11 @@ def test_mce_needs_everything():
         del item['corruption']
     with pytest.raises(ValueError, match="0.png has no corruption or severity.*meta_keys="):
         evaluate(items, groups=None, classes='xyz', kind='CorruptionError')
+
+
+def test_preference():
+    likely, unlikely = {'held_out/top1': 80., 'held_out/nll': 0.5}, {'held_out/top1': 80., 'held_out/nll': 0.6}
+    assert preference(likely, 'held_out/top1') > preference(unlikely, 'held_out/top1')
+    assert preference(dict(unlikely, **{'held_out/top1': 80.1}), 'held_out/top1') > preference(likely, 'held_out/top1')
+    assert preference(likely, 'held_out/nll', 'less') > preference(unlikely, 'held_out/nll', 'less')
+    assert preference({'mine': 1.}, 'mine') == (1., 0.) and preference({'top1': 1., 'nll': 2.}, 'top1') == (1., -2.)

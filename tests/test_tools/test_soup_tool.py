@@ -37,12 +37,14 @@ def test_uniform(tool, checkpoints, tmp_path, capsys):
     assert 'uniform soup of 2 models' in capsys.readouterr().out
 
 
-def test_greedy_leaves_out_what_hurts_on_held_out_images(tool, checkpoints, tmp_path, capsys):
+@pytest.mark.parametrize('ties, members', [('nll', ['good']), ('paper', ['half', 'good']), ('code', ['good'])])
+def test_greedy_leaves_out_what_hurts_on_held_out_images(tool, checkpoints, tmp_path, capsys, ties, members):
+    """Half the logits are as accurate, but less likely."""
     ingredients = [checkpoints[name] for name in ('broken', 'half', 'good')]
-    tool.main([CONFIG, *ingredients, '--out', str(tmp_path / 'soup.pth'), '--greedy', *OPTIONS])
+    tool.main([CONFIG, *ingredients, '--out', str(tmp_path / 'soup.pth'), '--greedy', '--ties', ties, *OPTIONS])
     soup = torch.load(tmp_path / 'soup.pth', weights_only=True)
-    assert set(soup['meta']['ingredients']) == {checkpoints['good'], checkpoints['half']}
-    assert 'greedy soup of 2 models' in capsys.readouterr().out and not list(tmp_path.glob('best*'))
+    assert soup['meta']['ingredients'] == [checkpoints[name] for name in members]
+    assert f'greedy soup of {len(members)} models' in capsys.readouterr().out and not list(tmp_path.glob('best*'))
 
 
 @pytest.mark.parametrize('choice', [['save_best=auto'], ['save_best=None'], ['save_best=accuracy/nll', 'rule=less']])
