@@ -282,8 +282,13 @@ def _check_training_state(checkpoint: dict, path: str) -> None:
             raise ConfigError(f'{path!r}: training cannot resume from meta[{key!r}] = {meta.get(key)!r}')
     if not isinstance(meta.get('cfg'), str):
         raise ConfigError(f'{path!r} does not say what it was trained with (meta["cfg"]), so training cannot resume from it')
-    if not isinstance(checkpoint['optimizer'], dict) or not isinstance(checkpoint['message_hub'], dict):
+    optimizer = checkpoint['optimizer']
+    if not isinstance(optimizer, dict) or not isinstance(checkpoint['message_hub'], dict):
         raise ConfigError(f'{path!r}: its training state is not that of a run of mmengine')
+    parts = [optimizer] if {'state', 'param_groups'} & set(optimizer) else list(optimizer.values())  # of several optimizers
+    if not parts or not all(isinstance(part, dict) and {'state', 'param_groups'} <= set(part) for part in parts) or (
+            meta['iter'] and any('betas' in group and not part['state'] for part in parts for group in part['param_groups'])):
+        raise ConfigError(f'{path!r} lacks the state of the optimizer, so training cannot resume from it')
 
 
 def check_schedules(cfg: Config, checkpoint: dict, name: str) -> None:
@@ -293,6 +298,9 @@ def check_schedules(cfg: Config, checkpoint: dict, name: str) -> None:
     if wanted and (not found or len(found) != len(wanted)):
         raise ConfigError(f'{name} holds the state of {len(found or ())} schedules, but the config has {len(wanted)} (param_scheduler): '
                           'training cannot resume from it')
+    for schedule in found if isinstance(found, list) else ():
+        if type(schedule.get('last_step')) is int and schedule['last_step'] < 0:
+            raise ConfigError(f'{name}: a schedule cannot resume at step {schedule["last_step"]}')
 
 
 def _tensors(value, name: str) -> Iterator[tuple[str, Tensor]]:
