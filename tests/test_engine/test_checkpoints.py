@@ -117,7 +117,7 @@ def test_newest_whole_checkpoint_is_resumed(work_dir, said):
         (work_dir / 'last_checkpoint').write_text(text) if text is not None else (work_dir / 'last_checkpoint').unlink()
         assert find_resumable(work_dir) == str(work_dir / 'epoch_1.pth') and 'is empty or not there: resuming' in said[-1][1]
     flip(work_dir / 'epoch_1.pth')
-    with pytest.raises(StorageError, match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete'):
+    with pytest.raises(StorageError, match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete what'):
         find_resumable(work_dir)
     (work_dir / 'epoch_1.pth').unlink()
     assert find_resumable(work_dir) is None  # best.pth has no training state
@@ -151,6 +151,8 @@ def test_best_of_a_run_that_began_elsewhere_is_copied(work_dir, tmp_path, tiny_p
     expected = best.read_bytes()
     if not there:
         best.unlink()
+    (tmp_path / 'second').mkdir()
+    (tmp_path / 'second' / 'best.pth').write_text("another run's")
     cfg = config(tmp_path / 'second', tiny_pretrained, resume=True, load_from=str(work_dir / 'epoch_2.pth'),
                  **{'optim_wrapper.optimizer.lr': 1e-3, 'train_cfg.max_epochs': 3})
     train(cfg)
