@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import os
 import platform
@@ -68,6 +67,7 @@ from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, loa
 from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
 from mmcfmask.errors import one_line
+from mmcfmask.files import write_json
 from mmcfmask.models import classifier, lean_vit
 from mmcfmask.output import run_tool
 
@@ -610,8 +610,7 @@ def show(result: dict) -> None:
 def write(path: str | None, result: dict) -> None:
     """As JSON, if there is a path."""
     if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(result, indent=2) + '\n')
+        write_json(path, result)
 
 
 @one_line()

@@ -88,6 +88,7 @@ def main(argv=None) -> None:
     def load(path: str):
         return ingredients[path]['state_dict']
 
+    table = None
     try:
         if args.greedy:
             evaluate = held_out_accuracy(cfg, args.work_dir or str(Path(args.out).parent))
@@ -96,13 +97,14 @@ def main(argv=None) -> None:
             for path, found in sorted(alone.items(), key=lambda item: item[1], reverse=True):
                 table.add_row(path, *_cells(found), 'yes' if path in chosen else '')
             table.add_row('the soup', *_cells(evaluate(soup)), f'{len(chosen)} of {len(alone)}', style='bold')
-            Console().print(table)
         else:
             soup, chosen = uniform_soup(map(load, args.checkpoints)), args.checkpoints
     except (ValueError, RuntimeError) as error:
         raise SystemExit(f'{error}') from None
     meta = dict(inherited_meta(ingredients[args.checkpoints[0]]), soup='greedy' if args.greedy else 'uniform', ingredients=list(chosen))
     save_soup(args.out, soup, meta)
+    if table:
+        Console().print(table)
     Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {args.out}', highlight=False)
 
 
