@@ -4,8 +4,7 @@ from __future__ import annotations
 import os
 
 import torch
-from mmengine.registry import DefaultScope
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain import get_model
 from torch import nn
 
 from .engine.launch import inference_config
@@ -33,10 +32,6 @@ def load_model(config: str | os.PathLike,
         >>> ImageClassificationInferencer(model)('photo.jpg')[0]['pred_class']
     """
     cfg = inference_config(os.fspath(config), None if checkpoint is None else os.fspath(checkpoint), options)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(cfg.model)
-    model._config, model._metainfo = cfg, None  # as mmpretrain's get_model does, for its inferencers
-    dataset = cfg.test_dataloader.dataset
-    known = dict(classes=dataset.classes) if dataset.get('classes') else getattr(DATASETS.get(dataset.type), 'METAINFO', {})
-    model._dataset_meta = model._dataset_meta or known
-    return model.to(device).eval()
+    model = get_model(cfg, device=device)
+    model._dataset_meta = dict(classes=cfg.classes)  # for mmpretrain's inferencer
+    return model

@@ -86,6 +86,7 @@ photos = dict(type='FolderDataset', data_root={str(tmp_path / 'photos')!r}, fold
 test_dataloader = dict(test=dict(dataset=dict(_delete_=True, **photos)))
 model = dict(data_preprocessor=dict(to_rgb=True))
 """)
+    assert load_model(config)._dataset_meta['classes'] == shapes.metainfo['classes']  # names of folders, without a checkpoint
     accuracy, rows = evaluate(tmp_path, str(config), trained)
     inferencer = ImageClassificationInferencer(load_model(config, trained))
     assert [result['pred_class'] for result in inferencer([row['path'] for row in rows])] == [row['pred'] for row in rows]

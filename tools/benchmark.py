@@ -484,7 +484,8 @@ def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, floa
             stack.enter_context(mock.patch.object(lean_vit, name, replacement))
         for name in ('relevance_through_layer', 'quick_gelu_backward'):
             stack.enter_context(mock.patch.object(kernels, name, getattr(ledger, name)))
-        stack.enter_context(mock.patch.object(kernels, 'available', lambda device: True))
+        for name in ('fits_relevance', 'fits_quick_gelu'):
+            stack.enter_context(mock.patch.object(kernels, name, lambda *tensors: True))
         steps = Steps(cfg, 'cpu', ('counterfactual', ), partial(without_values, fake=fake))
         stack.enter_context(fake)
         stack.enter_context(ledger)

@@ -26,7 +26,7 @@ from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, pat
 from mmcfmask.datasets.folder import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_model, file_pipeline, load_config
+from mmcfmask.engine.launch import build_model, class_names, file_pipeline, load_config
 from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_out, makes_counterfactuals
 from mmcfmask.errors import one_line
@@ -154,21 +154,6 @@ def images_of_files(cfg, files: list[Path]) -> list[dict]:
     return [pipeline(dict(img_path=str(path))) for path in files]
 
 
-def class_names(cfg, checkpoint: dict | None):
-    """Class names: from the checkpoint, the class of a data set, or a data set of the config; None if all of them fail."""
-    names = ((checkpoint or {}).get('meta') or {}).get('dataset_meta', {}).get('classes')
-    sets = named_sets(cfg)
-    for dataset in sets.values():
-        names = names or getattr(DATASETS.get(dataset.type), 'METAINFO', {}).get('classes')
-    for name in ('test', 'val', 'train'):
-        if names is None and name in sets:
-            try:  # names of the folders, where the data is at hand
-                names = DATASETS.build(sets[name]).metainfo.get('classes')
-            except (OSError, ValueError, RuntimeError):
-                continue
-    return names
-
-
 def parse_labels(labels: list[str], names: list[str], num: int) -> list[int]:
     """Class indices of names or indices."""
     if len(labels) not in (1, num):
@@ -215,7 +200,9 @@ def main(argv=None) -> None:
         raise SystemExit(str(error)) from None
     gt_masks = None
     if files:
-        items, names = images_of_files(cfg, files), class_names(cfg, checkpoint)
+        sets = named_sets(cfg)
+        items = images_of_files(cfg, files)
+        names = class_names([sets[name] for name in ('test', 'val', 'train') if name in sets], checkpoint)
     else:
         items, gt_masks, names = images_of_split(cfg, args.split, args.num, args.seed)
     inputs = model.data_preprocessor(

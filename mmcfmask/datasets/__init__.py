@@ -11,10 +11,10 @@ from .imagenet_shifts import (
     ObjectNetDataset,
 )
 from .shapes import ShapesDataset
-from .transforms import CropBorder, LoadResizedImage
+from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage
 
 __all__ = [
     'CachedDataset', 'CropBorder', 'FolderDataset', 'FolderShiftDataset', 'ImageNetADataset', 'ImageNetCDataset', 'ImageNetDataset',
-    'ImageNetRDataset', 'ImageNetSketchDataset', 'ImageNetV2Dataset', 'LoadResizedImage', 'MissingSetError', 'ObjectNetDataset',
-    'PACSDataset', 'ShapesDataset'
+    'ImageNetRDataset', 'ImageNetSketchDataset', 'ImageNetV2Dataset', 'LoadImageFromFile', 'LoadResizedImage', 'MissingSetError',
+    'ObjectNetDataset', 'PACSDataset', 'ShapesDataset'
 ]

@@ -20,8 +20,7 @@ EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.webp'
 # Of their own by operating systems and file servers, such as previews of every image.
 SYSTEM_NAMES = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found', 'Thumbs.db', 'desktop.ini')
 # Pillow's names of the formats that are read, whatever a file's name. Not among them: EPS, for which Pillow runs Ghostscript.
-FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'AVIF', 'HEIF', 'JPEG2000', 'TGA', 'QOI', 'PCX', 'ICO', 'SGI',
-           'DDS', 'PSD')
+FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'AVIF', 'HEIF', 'JPEG2000', 'TGA', 'QOI', 'ICO')
 BitsPerSample, PhotometricInterpretation = 258, 262  # tags of TIFF
 MAX_PIXELS = 178_956_970  # above, a small file may fill the memory; Pillow's limit, which other packages switch off
 

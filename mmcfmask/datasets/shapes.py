@@ -7,7 +7,9 @@ ground-truth mask.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from mmpretrain.datasets import BaseDataset
@@ -471,10 +473,10 @@ class ShapesDataset(BaseDataset):
     METAINFO = dict(classes=SHAPES_CLASSES)
 
     def __init__(self,
-                 split: str = 'train',
+                 split: Literal[tuple(SPLITS)] = 'train',
                  size: Count | None = None,
                  seed: Seed = 0,
-                 pipeline=(),
+                 pipeline: Sequence = (),
                  test_mode: bool = False,
                  **kwargs):
         if split not in SPLITS:

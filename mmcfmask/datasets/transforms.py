@@ -32,7 +32,11 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
     def transform(self, results: dict) -> dict | None:
         """Read ``results['img_path']``."""
         if self.imdecode_backend != 'pillow' or self.color_type not in ('color', 'color_ignore_orientation') or self.file_client_args:
-            return super().transform(results)
+            try:
+                return super().transform(results)
+            except Exception as error:  # OpenCV, and mmcv where OpenCV gives nothing
+                raise StorageError(f'{results["img_path"]} cannot be read as an image with imdecode_backend={self.imdecode_backend!r} '
+                                   f'({error})') from None
         try:
             image = read_image(results['img_path'], self.backend_args, turned=self.color_type == 'color')
         except StorageError:

@@ -242,12 +242,12 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
 def _read(path: str) -> dict:
     """A checkpoint with ``state_dict`` and ``meta``, as far as that can be told without looking at its numbers."""
     check_exists(path)
+    if is_torchscript(path):
+        raise ConfigError(f'{path!r} is a TorchScript archive, no checkpoint: name it as model.backbone.pretrained')
     try:
         # What torch < 1.6 wrote is no archive and cannot be mapped.
         checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # the readers raise pickle, zip and key errors of many types
-        if is_torchscript(path):
-            raise ConfigError(f'{path!r} is a TorchScript archive, no checkpoint: name it as model.backbone.pretrained') from None
         raise StorageError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({_first_line(error)})') from None
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise ConfigError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')

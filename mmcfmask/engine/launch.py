@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import copy
 import inspect
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -63,7 +66,6 @@ def load_config(path: str, options: dict) -> Config:
             a part of the config does not take. Near names are listed.
     """
     cfg = read_config(path)
-    _strip_delete(cfg)
     bases = list(base_configs(path))
     keep_training_images(cfg, *bases)
     spread_variables(cfg, *bases)
@@ -98,7 +100,9 @@ def read_config(path: str) -> Config:
     place = [path]
     try:
         _check_files(path, place, [])
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
+        _strip_delete(cfg)  # which imports what a config in the newer style names
+        return cfg
     except UserError:
         raise
     except Exception as error:  # a config is a program
@@ -136,6 +140,13 @@ def check_text_file(path: str, what: str, more: str = '') -> None:
         raise StorageError(f'cannot read the {what} {path!r}{more}: {error.strerror}') from None
     if text.startswith('\ufeff'):
         raise ConfigError(f'the {what} {path!r}{more} begins with a byte order mark: save it as UTF-8 without BOM')
+    try:
+        if Path(path).suffix == '.py':
+            ast.parse(text)
+    except SyntaxError as error:
+        raise ConfigError(f'{path}, line {error.lineno}: {error.msg}') from None
+    except (ValueError, RecursionError, MemoryError):  # a null byte; brackets in brackets in …
+        raise ConfigError(f'the {what} {path!r}{more} is no Python that could be read') from None
 
 
 def _what_fails(error: Exception, path: str) -> str:
@@ -215,6 +226,10 @@ def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
         ConfigError: The config lacks something that a Runner needs, or the launcher did not start this process.
     """
     check_config(cfg)
+    for mode in ('val', 'test'):
+        loop = cfg.get(f'{mode}_cfg') or {}
+        if 'id_set' in loop:
+            choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)
     check_launcher(args.launcher)
     if args.launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
         os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']  # the Runner wraps the model for the GPU of this name
@@ -350,7 +365,7 @@ def prepare_test(cfg: Config,
 def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
     """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that in distribution.
 
-    Its model has its weights whoever builds it, and its pipeline begins with an image file.
+    Its model has its weights whoever builds it, its pipeline begins with an image file, and ``classes`` are the names of the classes.
 
     Args:
         path (str): A config file that tests on several sets.
@@ -366,12 +381,13 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
         >>> inferencer('photo.jpg')
     """
     cfg = load_config(path, options or {})
-    prepare_test(cfg, checkpoint)
+    loaded = prepare_test(cfg, checkpoint)
     if checkpoint is None:
         check_start(cfg)
-    dataset = cfg.test_dataloader[cfg.test_cfg.id_set].dataset
-    dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
+    dataset = cfg.test_dataloader.dataset
+    cfg.classes = class_names([dataset], loaded)
+    dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.model = dict(type='ModelWithWeights', model=cfg.model, checkpoint=checkpoint)
     return cfg
 
@@ -391,8 +407,24 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
     built = MODELS.build(model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     load_weights(built, loaded, checkpoint)
-    built._dataset_meta = (loaded or {}).get('meta', {}).get('dataset_meta')  # for mmpretrain's inferencers
     return built
+
+
+def class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Sequence[str] | None:
+    """Names of a model's classes: those in a checkpoint, else of the first data set that has names of its own, or has its images at hand,
+    whose folders have names. None where there are none.
+
+    Args:
+        datasets: Configs.
+        checkpoint: From :func:`check_checkpoint`.
+    """
+    names = (((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}).get('classes')
+    for dataset in datasets:
+        names = names or getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
+    for dataset in datasets if names is None else ():
+        with suppress(OSError, ValueError, RuntimeError):
+            return DATASETS.build({**dataset, 'pipeline': []}).metainfo.get('classes')
+    return names
 
 
 def file_pipeline(dataset: dict, model: dict) -> list[dict]:
@@ -448,10 +480,23 @@ def add_second_look(cfg: Config, side: float) -> None:
     cfg.model.second_look = side
 
 
-def method_name(config: str, model: dict) -> str:
-    """What a test is called in tables and reports: the name of the config, and with what it was tested; the words are those of studies."""
+def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
+    """What a test is called in tables and reports; the words are those of studies.
+
+    The name of the config that was trained, with what was made of its weights and with what they were tested. Without a checkpoint nothing
+    of the config was trained: it is 'zero-shot', or 'LP' where the head is a linear probe.
+
+    Args:
+        config (str): Path of the config.
+        model (dict): The model as it was tested.
+        checkpoint (dict, optional): What was tested.
+    """
+    meta = (checkpoint or {}).get('meta') or {}
+    start = ((model.get('head') or {}).get('class_weights') or {}).get('type')
+    name = Path(config).stem if checkpoint else 'LP' if start == 'linear_probe' else 'zero-shot'
+    made = [*(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []), *([f'{meta["soup"]} soup'] if meta.get('soup') else [])]
     ways = [words for part, words in dict(gate='gate', second_look='second look').items() if model.get(part)]
-    return ' + '.join([Path(config).stem, *([' and '.join(ways)] if ways else [])])
+    return ' + '.join([name, *made, *([' and '.join(ways)] if ways else [])])
 
 
 def forget_training(model: dict) -> None:

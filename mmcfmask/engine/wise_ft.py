@@ -25,6 +25,7 @@ from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .launch import build_model
 from .loops import Clock, MultiSetTestLoop, split_metrics
+from .record import training_of
 
 DEFAULT_ALPHA = 0.5
 """What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""
@@ -191,8 +192,9 @@ def describe_line(loop: WiSEFTLoop, runs: dict[float, dict]) -> dict:
         line=[dict(alpha=alpha, metrics=run['metrics']) for alpha, run in runs.items()])
 
 
-def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, seed: int | None) -> dict:
-    run = describe_run(loop, config, checkpoint, seed, loop.model.data_preprocessor, loop.by_alpha[alpha], f'{Path(config).stem}_wise_ft')
+def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, meta: dict) -> dict:
+    run = describe_run(loop, config, checkpoint, meta.get('seed'), loop.model.data_preprocessor, loop.by_alpha[alpha],
+                       f'{Path(config).stem}_wise_ft', training_of(meta))
     return dict(run, wise_ft_alpha=alpha)
 
 
@@ -220,7 +222,7 @@ def line_table(line: dict) -> dict:
         first_column='α')
 
 
-def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, seed: int | None = None) -> dict:
+def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, meta: dict | None = None) -> dict:
     """Write what a loop that has run found: ``wise_ft.json`` and ``wise_ft.md``, all α; ``wise_ft.png`` and ``.pdf``, the curve, where the
     ID set and a shift ran at several α; ``metrics.json``, the default α, where it was evaluated.
 
@@ -228,7 +230,7 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
         dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
     """
     described = describe_checkpoint(checkpoint)  # once: it reads the whole file
-    runs = {alpha: _run_at(loop, alpha, config, described, seed) for alpha in loop.alphas}
+    runs = {alpha: _run_at(loop, alpha, config, described, meta or {}) for alpha in loop.alphas}
     line = describe_line(loop, runs)
     written = [folder / 'wise_ft.json', folder / 'wise_ft.md']
     write_json(written[0], line)
@@ -309,7 +311,7 @@ class WiSEFTHook(Hook):
         self.loop.model.load_state_dict(last)
         if is_main_process():
             folder = Path(runner.work_dir) / 'wise_ft'
-            written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, runner.seed)['written']
+            written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, meta)['written']
             if self.save is not None:
                 written.append(folder / f'wise_ft_{self.save:g}.pth')
                 save_interpolated(self.loop, self.save, written[-1], meta)

@@ -37,6 +37,7 @@ from ..files import atomic_write, check_whole, remove_leftovers
 from ..ranges import Count, Positive, Seed, Whole
 from .clip_loading import NoTextTowerError, load_text_model, resolve_pretrained
 from .linear_probe import STRENGTHS, fit_linear_probe
+from .torchscript import is_torchscript
 
 PROMPTS_PER_BATCH = 800
 
@@ -253,6 +254,8 @@ def load_class_weights(path: str | Path) -> Tensor:
             weight = load_file(path)
         else:
             check_whole(path)
+            if is_torchscript(path):
+                raise ValueError('it is a TorchScript archive')
             weight = torch.load(path, map_location='cpu', weights_only=True)
     except StorageError:
         raise

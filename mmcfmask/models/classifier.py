@@ -12,6 +12,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..counterfactual import attention_relevance, drop_tokens, mask_keys, patch_grid, record_attention
+from ..ranges import OpenShare
 from .auxiliary import Step
 from .class_weights import build_class_weights
 from .preprocessor import CAMRefillDataPreprocessor, Counterfactual
@@ -56,7 +57,7 @@ class CounterfactualClassifier(ImageClassifier):
                  data_preprocessor: dict | None = None,
                  auxiliary: list[dict] | None = None,
                  gate: dict | None = None,
-                 second_look: float | None = None,
+                 second_look: OpenShare | None = None,
                  **kwargs) -> None:
         for key in {'pretrained', 'init_cfg'} & kwargs.keys():
             if kwargs[key] is not None:

@@ -140,7 +140,11 @@ class LeanBlock(ResidualAttentionBlock):
         keep = recomputed if recompute and not self.compiled else _kept
         with keep(normed, self.ln_1, q_x):
             update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
-        x, normed = (_compiled(_add_and_normalize) if self.compiled else _add_and_normalize)(x, update, self.ln_2)
+        if self.compiled:  # as (B·T, C): code for one number of rows is code for all, also for the class token alone
+            x, normed = (part.view_as(update) for part in _compiled(_add_and_normalize)(
+                x.flatten(0, 1).contiguous(), update.flatten(0, 1), self.ln_2))
+        else:
+            x, normed = _add_and_normalize(x, update, self.ln_2)
         with keep(normed, self.ln_2, x):
             hidden = self.mlp.c_fc(normed)
         active = self.mlp.gelu(hidden)
@@ -243,7 +247,7 @@ class LeanQuickGELU(QuickGELU):
     compiled = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return _compiled(_quick_gelu)(x) if self.compiled else _QuickGELU.apply(x)
+        return _compiled(_quick_gelu)(x.flatten(0, -2)).view_as(x) if self.compiled else _QuickGELU.apply(x)
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -265,7 +269,7 @@ class _QuickGELU(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         x, = ctx.saved_tensors
-        if kernels.available(x.device):
+        if kernels.fits_quick_gelu(x.device, x.dtype):
             return kernels.quick_gelu_backward(grad, x)
         return torch.ops.aten.silu_backward(grad, x * 1.702)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Callable
+from typing import Callable, Literal
 
 import torch
 from mmpretrain.registry import MODELS
@@ -41,7 +41,7 @@ class OpenCLIPTeacher(nn.Module):
     exact = False
     _rounded: torch.dtype | None = None
 
-    def __init__(self, model_name: str | None = None, pretrained: str | None = None, precision: str | None = None) -> None:
+    def __init__(self, model_name: str | None = None, pretrained: str | None = None, precision: Literal['bf16'] | None = None) -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise ValueError(f"OpenCLIPTeacher has no precision={precision!r}: choose 'bf16', or None to follow the student")

@@ -167,7 +167,7 @@ test_dataloader = dict(dataset=dict(type='FolderDataset', data_root={str(tmp_pat
     inputs = (images * 255 - torch.tensor([120., 110, 100])[:, None, None]) / 60
     torch.testing.assert_close(relevance, relevance_map(model, inputs, torch.tensor([0, 0, 1, 1])), atol=1e-5, rtol=1e-3)
     assert set(show(photos, config=str(config), options=[])[4]) <= {'pred. cat', 'pred. dog'}
-    for broken in ({}, {**model.state_dict(), 'head.fc.weight': torch.zeros(3, 16)}):
+    for broken in (dict(other=torch.zeros(1)), {**model.state_dict(), 'head.fc.weight': torch.zeros(3, 16)}):
         torch.save(dict(state_dict=broken), 'other.pth')
         with pytest.raises(SystemExit, match='other.pth does not fit the model of the config: .*'):
             show('other.pth', photos, config=str(config), options=[])
