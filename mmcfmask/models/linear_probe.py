@@ -82,9 +82,9 @@ def fit_linear_probe(features: Tensor, labels: Tensor, held_out_features: Tensor
 
     Features are brought to mean 0 and standard deviation 1 by one number each, so that a strength means the same for any tower; the
     strengths are tried from the strongest penalty to the weakest, each starting from the one before. Of those as accurate as the best one,
-    up to one standard error of its accuracy, the lowest cross-entropy is taken: accuracy does not see how sure a probe is, and the strongest
-    penalties rank the classes right with weights of almost 0. The result is for the features as they are given. That it lies at an end of
-    ``strengths`` is logged as a warning.
+    up to one standard error of its accuracy, the lowest cross-entropy is taken: accuracy does not see how sure a probe is, and the
+    strongest penalties rank the classes right with weights of almost 0. The result is for the features as they are given. That it lies at
+    an end of ``strengths`` is logged as a warning.
 
     Args:
         features, held_out_features (Tensor): (N, D) and (M, D) float32.
