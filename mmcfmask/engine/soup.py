@@ -16,11 +16,12 @@ from ..models.interpolation import check_same_model
 from .preflight import is_a
 
 State = Mapping[str, Tensor]
+HeadMaker = Callable[[State], 'dict[str, Tensor]']
 TIES = ('nll', 'paper', 'code')
 """What a greedy soup makes of ingredients that are equally accurate."""
 
 
-def uniform_soup(states: Iterable[State], make_head: Callable[[State], dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
+def uniform_soup(states: Iterable[State], make_head: HeadMaker | None = None) -> dict[str, Tensor]:
     """Mean of the weights, with equal shares.
 
     Args:
@@ -55,9 +56,9 @@ def own_weights(state: State) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith('auxiliary.')}
 
 
-def head_maker(model: dict) -> Callable[[State], dict[str, Tensor]] | None:
-    """For a model config whose head a text tower makes (:class:`mmcfmask.models.auxiliary.FLYP`): a function of mean weights that gives them
-    the head of the mean text tower, which is not the mean of the heads. None for others."""
+def head_maker(model: dict) -> HeadMaker | None:
+    """For a model config whose head a text tower makes (:class:`mmcfmask.models.auxiliary.FLYP`): a function of mean weights that gives
+    them the head of the mean text tower, which is not the mean of the heads. None for others."""
     if not any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('auxiliary') or ()):
         return None
     built = MODELS.build(copy.deepcopy(model)).to(get_device())
@@ -73,8 +74,7 @@ def head_maker(model: dict) -> Callable[[State], dict[str, Tensor]] | None:
 
 
 def greedy_soup(names: Iterable[str], load: Callable[[str], State], evaluate: Callable[[State], tuple[float, float]],
-                ties: str = 'nll',
-                make_head: Callable[[State], dict[str, Tensor]] | None = None) -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
+                ties: str = 'nll', make_head: HeadMaker | None = None) -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
     """Greedy soup (Wortsman et al. 2022, recipe 1): from the best ingredient to the worst, each is added if the mean of the weights does
     not get worse by it.
 
@@ -96,8 +96,10 @@ def greedy_soup(names: Iterable[str], load: Callable[[str], State], evaluate: Ca
         tuple: The soup, the names of its ingredients in the order they were added, and what ``evaluate`` gives for every ingredient alone.
 
     Raises:
-        ValueError: As :func:`uniform_soup`.
+        ValueError: As :func:`uniform_soup`; unknown ``ties``.
     """
+    if ties not in TIES:
+        raise ConfigError(f'ties={ties!r} is unknown: choose from {", ".join(TIES)}')
     alone = {name: evaluate(load(name)) for name in names}
     if not alone:
         raise ConfigError('a soup needs at least one model')
