@@ -77,14 +77,14 @@ def main(argv=None) -> dict:
     args = parse_args(argv)
     with one_line(args.config):
         cfg = load_config(args.config, args.cfg_options)
+        if args.gate:
+            add_gate(cfg)
         apply_run_arguments(cfg, args)
         check_work_dir(cfg.work_dir)
         if args.out:
             check_out(args.out)
         if args.predictions:
             check_work_dir(args.predictions, 'folder', '--predictions')
-        if args.gate:
-            add_gate(cfg)
         if args.second_look is not None:
             add_second_look(cfg, args.second_look)
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)

@@ -434,8 +434,8 @@ def _check_value(where: str, value: Any, hint: Any, more: str = '') -> None:
         adapter.validate_python(value)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        if any(problem['type'] == 'is_instance_of' for problem in errors):
-            return  # it may become one
+        if any(problem['type'] in ('is_instance_of', 'is_subclass_of', 'callable_type') for problem in errors):
+            return  # what it names may be one
         raise ConfigError(f'{where}={_short(value)}: it must be {" or ".join(dict.fromkeys(map(_wanted, errors)))}{more}') from None
 
 
@@ -473,7 +473,7 @@ def _strict(hint: Any) -> Any:
 
 WANTED = dict(int_type='a whole number', int_from_float='a whole number', float_type='a number', bool_type='True or False',
               string_type='a text', dict_type='a dict', mapping_type='a dict', list_type='a list', tuple_type='a list',
-              sequence_str='a list', iterable_type='a list', callable_type='a function', none_required='None')
+              sequence_str='a list', iterable_type='a list', none_required='None')
 
 
 def _wanted(problem: dict) -> str:

@@ -175,6 +175,8 @@ def combinations() -> Iterator[Case]:
     yield Case('other id set', 'test', options={'test_cfg.id_set': 'photo'}, says='photo')
     yield Case('empty probe', options={'model.head.class_weights': dict(type='linear_probe')}, says='dataset')
     yield Case('lists for numbers of a list', options={'optim_wrapper.optimizer.betas': [[0.9], 0.9]}, says='betas')
+    yield Case('half a gate', 'test', options={'model.gate.level': 0.1}, says='dataset')
+    yield Case('gate with a level', 'test', [TRAIN, '--gate'], options={'model.gate.level': 0.1}, may_run=True)
     yield Case('half a test', options={'test_cfg': None}, says='test_cfg')
 
 

@@ -303,3 +303,23 @@ def test_name_says_what_was_tested():
         (dict(), None, 'zero-shot'), (dict(second_look=0.9), None, 'zero-shot + second look'), (probe, None, 'LP'),
     ):
         assert method_name('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name
+
+
+def test_own_hooks_are_added_where_a_config_leaves_them_out():
+    cfg = Config(dict(custom_hooks=[dict(type='EMAHook'), dict(type='IterationSeedHook')]))
+    launch.add_own_hooks(cfg)
+    launch.add_own_hooks(cfg)
+    assert [hook['type'] for hook in cfg.custom_hooks] == ['PlainCheckpointHook', 'CheckClassesHook', 'StopOnInvalidLossHook', 'EMAHook',
+                                                           'IterationSeedHook']
+    cfg = Config(dict(custom_hooks=None))
+    launch.add_own_hooks(cfg)
+    assert [hook['type'] for hook in cfg.custom_hooks] == list(launch.OWN_HOOKS)
+
+
+def test_accumulation_of_the_config_is_not_reset():
+    cfg = Config.fromstring(CONFIG, '.py')
+    cfg.optim_wrapper.accumulative_counts = 6
+    fit_total_batch(cfg, 1)
+    assert cfg.optim_wrapper.accumulative_counts == 6
+    with pytest.raises(ValueError, match='optim_wrapper.accumulative_counts=6, but total_batch_size=.* is 3 x .*: leave out accumulative'):
+        fit_total_batch(cfg, 2)

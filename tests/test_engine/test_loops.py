@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_runner, fit_total_batch, load_config
-from mmcfmask.engine.loops import SetSequence, choose_shifts, refuse_choice_by_shift
+from mmcfmask.engine.loops import SetSequence, choose_shifts, refuse_choice_by_shift, split_metrics
 from mmcfmask.engine.preflight import check_selection
 from mmcfmask.errors import StorageError
 
@@ -352,3 +352,8 @@ def test_bfloat16(trees, tmp_path):
     runner.model.forward = watching
     runner.test()
     assert set(dtypes) == {torch.bfloat16}
+
+
+def test_metrics_that_are_no_numbers():
+    numbers, others = split_metrics({'r/top1': torch.tensor(3), 'r/nll': 0.5, 'r/confusion': torch.eye(2), 'r/name': 'x'})
+    assert numbers == {'r/top1': 3.0, 'r/nll': 0.5} and others == {'r/confusion': [[1., 0.], [0., 1.]], 'r/name': 'x'}

@@ -398,3 +398,35 @@ def test_slow_bfloat16_is_named(monkeypatch):
             for change in changes:
                 said = preflight.slow_bfloat16(Config({**float32, **change}), 'cpu')
                 assert said is None if fast else said.startswith(begin)
+
+
+def test_metric_that_stops_must_exist():
+    cfg = selection(custom_hooks=[dict(type='EarlyStoppingHook', monitor='accuracy/top1')])
+    preflight.check_validation(cfg)
+    cfg.custom_hooks[0].monitor = 'accuracy/top_1'
+    with pytest.raises(ValueError, match="monitor='accuracy/top_1': the validation gives no such metric, but accuracy/top1"):
+        preflight.check_validation(cfg)
+    cfg.val_evaluator = [dict(type='ShiftAccuracy'), dict(type='Accuracy')]  # whose metrics are not known here
+    preflight.check_validation(cfg)
+    cfg.val_dataloader = cfg.val_evaluator = None
+    with pytest.raises(ValueError, match='there is no validation that could give it'):
+        preflight.check_validation(cfg)
+
+
+def test_all_images_are_validated_and_tested():
+    cfg = selection()
+    cfg.val_dataloader.drop_last = True
+    with pytest.raises(ValueError, match='val_dataloader.drop_last=True would leave out images'):
+        preflight.check_validation(cfg)
+    cfg.test_dataloader = dict(a=dict(dataset=dict(), drop_last=True), b=dict(dataset=dict()))
+    preflight.check_complete(cfg, 'test', ['b'])
+    with pytest.raises(ValueError, match='test_dataloader.a.drop_last=True'):
+        preflight.check_complete(cfg, 'test', ['a', 'b'])
+
+
+def test_settings_for_parameters_that_are_not_there():
+    model = torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(1, 1)))
+    cfg = Config(dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys={'bakcbone': dict(lr_mult=0.1), 'backbone.bias': dict()}))))
+    assert "no parameter of the model has 'bakcbone' in its name, so it does nothing. Did you mean 'backbone'" in preflight.unmatched_keys(
+        cfg, model)
+    assert preflight.unmatched_keys(Config(dict(optim_wrapper=None)), model) is None

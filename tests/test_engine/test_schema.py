@@ -1,11 +1,12 @@
 """What a config may say is judged by the signatures of the classes that it names."""
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Callable, Literal, Optional
 
 import mmpretrain
 import pytest
 from mmengine.config import Config
 from mmengine.registry import Registry
+from torch import nn
 
 import mmcfmask  # noqa: F401
 from mmcfmask.engine.schema import check_arguments, check_config, check_part
@@ -44,13 +45,13 @@ class Base:
 class Part(Base):
 
     def __init__(self, kind: Literal['a', 'b'] = 'a', points: 'tuple[float, ...]' = (), untyped=None, lost: 'Nowhere' = 1,  # noqa: F821
-                 **kwargs) -> None:
+                 call: Optional[Callable] = None, module: Optional[nn.Module] = None, **kwargs) -> None:
         super().__init__(**kwargs)
 
 
 @pytest.mark.parametrize('values', [
     dict(size=3), dict(size=3, share=1), dict(kind='b', points=[1, 2.5]), dict(points=(1, )), dict(names=None), dict(names=('x', )),
-    dict(untyped=object(), lost='x'),
+    dict(untyped=object(), lost='x'), dict(call='name', module=dict(type='ReLU')),
 ])
 def test_values_that_are_meant(values):
     check_part('part', dict(type='Part', **values), PARTS)
