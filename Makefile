@@ -1,9 +1,10 @@
 # make quickstart: the method on the built-in benchmark, from nothing but Python.   make test: the test suite.   make test-all: with what takes longer.
+# make fuzz: all bad inputs of the corpus (tests/fuzz), of which make test tries some.
 # make test-gpu: what needs a GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all test-gpu lint clean
+.PHONY: quickstart test test-all test-gpu fuzz lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python tools/compare.py
@@ -13,6 +14,9 @@ test: .venv/installed
 
 test-all: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
+
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m '' tests/fuzz
 
 test-gpu: .venv/installed
 	$(BIN)/python -m pytest -n 4 --dist worksteal tests/gpu

@@ -61,6 +61,7 @@ from mmpretrain import ImageClassificationInferencer
 from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
 from torch import nn
 
+from .errors import ConfigError
 from .files import write_tensors, write_text
 
 
@@ -216,7 +217,13 @@ def base_files(path: str) -> list[str]:
 
     mmengine 0.10 has no public name for them. Ends when it has.
     """
-    return [Config._get_cfg_path(base, path)[0] for base in Config._get_base_files(path)]
+    found = []
+    for base in Config._get_base_files(path):
+        try:
+            found.append(Config._get_cfg_path(base, path)[0])
+        except (ValueError, ImportError, FileNotFoundError, TypeError) as error:  # no such package, no such config in it, no text
+            raise ConfigError(f'{path} inherits from {base!r}, which cannot be found: {str(error).splitlines()[0]}') from None
+    return found
 
 
 def base_configs(path: str) -> Iterator[Config]:

@@ -14,6 +14,10 @@ class ConfigError(UserError, ValueError):
     """A value of a config, a study or the command line that cannot be meant."""
 
 
+class TrainingError(UserError, FloatingPointError):
+    """A training that has failed: its numbers are no longer finite."""
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that is not there."""
 
@@ -24,11 +28,13 @@ class StorageError(UserError, OSError):
 
 @contextmanager
 def one_line(where: str | None = None) -> Iterator[None]:
-    """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where``, and exit code 1."""
+    """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where`` unless it names that
+    itself, and exit code 1."""
     try:
         yield
     except UserError as error:
-        raise SystemExit(f'{where}: {message_of(error)}' if where else message_of(error)) from None
+        text = message_of(error)
+        raise SystemExit(f'{where}: {text}' if where and where not in text else text) from None
 
 
 def message_of(error: UserError) -> str:

@@ -1,7 +1,9 @@
 """GPU kernels of our own, in Triton, which comes with torch for NVIDIA and AMD GPUs. Where it does not, callers have a plain way."""
 from __future__ import annotations
 
+import warnings
 from functools import cache
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -17,22 +19,33 @@ _QUERIES, _KEYS, _MOST_KEYS = 64, 64, 256
 
 
 @cache
-def available(device: torch.device) -> bool:
-    """Whether kernels can be compiled and run on ``device``; Triton also needs a C compiler."""
-    if triton is None or device.type != 'cuda':
-        return False
+def fits_quick_gelu(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether :func:`quick_gelu_backward` runs on this device."""
+    x = torch.ones(16, device=device, dtype=dtype)
+    return triton is not None and device.type == 'cuda' and _runs(lambda: quick_gelu_backward(x, x))
+
+
+def fits_relevance(query: Tensor, key: Tensor, value: Tensor, grad: Tensor) -> bool:
+    """Whether :func:`relevance_through_layer` takes these; their products must not need more than their bits."""
+    dtypes = {x.dtype for x in (query, key, value, grad)}
+    return triton is not None and key.is_cuda and dtypes <= {torch.bfloat16, torch.float16} and len(dtypes) == 1 and _fits_relevance(
+        key.device, key.dtype, *key.shape[2:])
+
+
+@cache
+def _fits_relevance(device: torch.device, dtype: torch.dtype, keys: int, width: int) -> bool:
+    x = torch.zeros(1, 1, keys, width, device=device, dtype=dtype)
+    return width in (16, 32, 64, 128) and _runs(lambda: relevance_through_layer(torch.zeros(1, keys, device=device), x, x, x, x, 1.))
+
+
+def _runs(kernel: Callable) -> bool:
+    """Whether a kernel can be compiled and started here: Triton needs a C compiler, and tiles that the GPU has room for."""
     try:
-        x = torch.ones(16, device=device, dtype=torch.bfloat16)
-        return bool(torch.isfinite(quick_gelu_backward(x, x)).all())
-    except Exception:  # of Triton, the driver or the C compiler: no common class
+        kernel()
+        return True
+    except Exception as error:  # of Triton, the driver or the compiler: no common class
+        warnings.warn(f'a GPU kernel cannot be used here, and a slower way is taken: {type(error).__name__}: {error}')
         return False
-
-
-def fits_relevance(*tensors: Tensor) -> bool:
-    """Whether :func:`relevance_through_layer` takes these q, k, v and gradient; their products must not need more than their bits."""
-    width = tensors[0].shape[-1]
-    return (all(x.dtype in (torch.bfloat16, torch.float16) for x in tensors) and 16 <= width <= 128 and width & width - 1 == 0
-            and available(tensors[0].device))
 
 
 if triton is not None:

@@ -6,6 +6,8 @@ import io
 import sys
 from typing import Callable, TextIO
 
+from .errors import one_line
+
 
 class _Stream(io.FileIO):
     """A file descriptor that takes what is written even where nobody reads any more, as behind ``| head``."""
@@ -35,5 +37,6 @@ def lasting(stream: TextIO | None) -> TextIO | None:
 def run_tool(main: Callable[[], object]) -> None:
     """Run the ``main`` of a tool as a program: its output is :func:`lasting`, and a whole number that it returns is the exit code."""
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
-    code = main()
+    with one_line():
+        code = main()
     sys.exit(code if type(code) is int else 0)

@@ -33,6 +33,7 @@ from mmcfmask.engine.launch import (
     prepare_test,
 )
 from mmcfmask.engine.preflight import check_out, check_test_data, check_work_dir, warn_of_random_start
+from mmcfmask.engine.record import training_of
 from mmcfmask.errors import StorageError, one_line
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.files import atomic_write, write_json
@@ -96,9 +97,11 @@ def main(argv=None) -> dict:
         warn_of_random_start(cfg)
     metrics = runner.test()
     if is_main_process():
-        seed = (checkpoint or {}).get('meta', {}).get('seed')
-        run = describe_run(runner.test_loop, args.config, describe_checkpoint(args.checkpoint), seed,
-                           unwrapped(runner.model).data_preprocessor, method=method_name(args.config, cfg.model))
+        meta = (checkpoint or {}).get('meta') or {}
+        run = describe_run(runner.test_loop, args.config, describe_checkpoint(args.checkpoint), meta.get('seed'),
+                           unwrapped(runner.model).data_preprocessor, method=method_name(args.config, cfg.model, checkpoint),
+                           training=training_of(meta))
+        run.update({key: meta[key] for key in ('wise_ft_alpha', 'soup') if meta.get(key) is not None})
         accuracies = {name: part['metrics']['top1'] for name, part in run['sets'].items() if 'top1' in part['metrics']}
         id_set = run['id_set'] if run['id_set'] in accuracies else None
         shifts = [name for name in accuracies if name != id_set]

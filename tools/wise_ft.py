@@ -64,12 +64,12 @@ def main(argv=None) -> dict:
     check_fits(unwrapped(runner.model), checkpoint, args.checkpoint)
     metrics = runner.test()
     if is_main_process():
-        seed = checkpoint.get('meta', {}).get('seed')
-        results = write_results(runner.test_loop, folder, args.config, args.checkpoint, seed)
+        meta = checkpoint.get('meta') or {}
+        results = write_results(runner.test_loop, folder, args.config, args.checkpoint, meta)
         if args.save is not None:
             path = folder / f'wise_ft_{args.save:g}.pth'
             save_interpolated(runner.test_loop, args.save, path,
-                              dict(inherited_meta(checkpoint), seed=seed, config=args.config, checkpoint=args.checkpoint))
+                              dict(inherited_meta(checkpoint), seed=meta.get('seed'), config=args.config, checkpoint=args.checkpoint))
             results['written'].append(path)
         console, table = Console(), line_table(results['line'])
         notes = table.pop('notes')

@@ -23,7 +23,7 @@ from mmpretrain.registry import DATASETS
 from PIL import features
 from rich.filesize import decimal
 
-from ..errors import StorageError
+from ..errors import ConfigError, StorageError
 from ..files import atomic_write, remove_leftovers, write_json
 
 # Transforms that give the same image every time.
@@ -61,8 +61,8 @@ class CachedDataset:
         transforms = self.dataset.pipeline.transforms
         number = next((i for i, transform in enumerate(transforms) if type(transform).__name__ not in CACHEABLE), len(transforms))
         if number == 0:
-            raise ValueError(f'CachedDataset: a pipeline must begin with transforms among {", ".join(CACHEABLE)} to have its images kept, '
-                             f'but this one begins with {transforms[0] if transforms else "nothing"}.')
+            raise ConfigError(f'CachedDataset: a pipeline must begin with transforms among {", ".join(CACHEABLE)} to have its images kept, '
+                              f'but this one begins with {transforms[0] if transforms else "nothing"}.')
         self.dataset.pipeline = Compose(transforms[:number])
         example = self.dataset.prepare_data(0)['img']
         paths = [self.dataset.get_data_info(i)['img_path'] for i in range(len(self.dataset))]
@@ -100,7 +100,7 @@ class CachedTransforms:
 
     def __init__(self, transforms: Sequence, cache_dir: str, paths: Sequence[str], example: np.ndarray) -> None:
         if example.dtype != np.uint8 or example.ndim != 3:
-            raise ValueError(f'CachedDataset keeps uint8 colour images, but the pipeline gives {example.dtype} of shape {example.shape}.')
+            raise ConfigError(f'CachedDataset keeps uint8 colour images, but the pipeline gives {example.dtype} of shape {example.shape}.')
         self.transforms = list(transforms)
         self.shape = (len(paths), *example.shape)
         about = dict(
@@ -179,8 +179,8 @@ class CachedTransforms:
     def _store(self, idx: int, stamp: int, results: dict) -> None:
         image = np.ascontiguousarray(results['img'])
         if image.shape != self.shape[1:]:
-            raise ValueError(f'CachedDataset keeps images of one size, but {results["img_path"]} has {image.shape[:2]} after the pipeline '
-                             f'and others have {self.shape[1:3]}: let the pipeline crop, or do without the cache.')
+            raise ConfigError(f'CachedDataset keeps images of one size, but {results["img_path"]} has {image.shape[:2]} after the pipeline '
+                              f'and others have {self.shape[1:3]}: let the pipeline crop, or do without the cache.')
         if not self.writable:
             return
         record = np.zeros((), RECORD)

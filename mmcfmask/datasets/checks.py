@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import ConfigError, MissingFileError
 from .folder import MissingSetError, folder_problems, list_images, some, sub_folders
 from .imagenet_shifts import (
     IMAGENET_WNIDS,
@@ -112,10 +113,10 @@ def check_sets(data_root: str | Path, names: Sequence[str] | None = None, sample
         ValueError: An unknown name; the known ones are listed.
     """
     if not Path(data_root).expanduser().is_dir():
-        raise FileNotFoundError(f'there is no folder {data_root}')
+        raise MissingFileError(f'there is no folder {data_root}')
     unknown = [name for name in names or () if name not in SETS]
     if unknown:
-        raise ValueError(f'unknown set {", ".join(unknown)}: choose from {", ".join(SETS)}')
+        raise ConfigError(f'unknown set {", ".join(unknown)}: choose from {", ".join(SETS)}')
     reports = [check_set(name, data_root, sample, seed, watch) for name in names or SETS]
     if not names:
         here = [report.name for report in reports if report.status != 'complete' and SETS[report.name].signs == WNIDS

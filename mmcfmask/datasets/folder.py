@@ -96,7 +96,7 @@ class FolderDataset(BaseDataset):
         if self.holdout is not None:
             check_holdout(self.holdout)
         if per_class is not None and per_class < 1:
-            raise ValueError(f'per_class={per_class} must be at least 1.')
+            raise ConfigError(f'per_class={per_class} must be at least 1.')
         if classes is not None:
             classes = read_names(classes) if isinstance(classes, str) else class_names(classes, 'classes')
         super().__init__(ann_file='', data_root=os.path.expanduser(data_root), data_prefix=split_dir, classes=classes, **kwargs)
@@ -126,7 +126,7 @@ class FolderDataset(BaseDataset):
         empty = [folder for folder, names in images.items() if not names]
         if empty:
             others = f'; {left_out_words(self.left_out)} are no images' if self.left_out else ''
-            raise ValueError(f'{root}: no images in the {len(empty)} class folders {some(empty)}{others}. Image files end in '
+            raise ConfigError(f'{root}: no images in the {len(empty)} class folders {some(empty)}{others}. Image files end in '
                              f'{", ".join(EXTENSIONS)}, in any case.')
         self.num_listed += sum(map(len, images.values()))
         if self.holdout is not None:
@@ -194,7 +194,7 @@ class PACSDataset(FolderDataset):
 
     def __init__(self, data_root: str, domain: str = 'photo', **kwargs) -> None:
         if domain not in self.DOMAINS:
-            raise ValueError(f'PACSDataset: unknown domain {domain!r}, choose one of {", ".join(self.DOMAINS)}.')
+            raise ConfigError(f'PACSDataset: unknown domain {domain!r}, choose one of {", ".join(self.DOMAINS)}.')
         protocol = dict(images=self.IMAGES[domain], num_classes=7, source='https://dali-dl.github.io/project_iccv2017.html')
         super().__init__(data_root, split_dir=domain, folders=self.METAINFO['classes'], metainfo=dict(protocol=protocol), **kwargs)
 
@@ -409,7 +409,7 @@ def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) 
     """``per_class`` images of every class, drawn with a seed; each list sorted. A smaller number is a part of a larger one."""
     short = [f'{folder} ({len(names)})' for folder, names in images.items() if len(names) < per_class]
     if short:
-        raise ValueError(f'per_class={per_class}, but {len(short)} classes have fewer images: {some(short)}.')
+        raise ConfigError(f'per_class={per_class}, but {len(short)} classes have fewer images: {some(short)}.')
     return {folder: sorted(seeded_order(names, seed)[:per_class]) for folder, names in images.items()}
 
 
@@ -424,7 +424,7 @@ def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[
     readable = {folder: [name for name in names if name not in bad] for folder, names in images.items()}
     emptied = [folder for folder in images if images[folder] and not readable[folder]]
     if emptied:
-        raise ValueError(f'{root}: no readable image is left in the class folders {some(emptied)}.')
+        raise ConfigError(f'{root}: no readable image is left in the class folders {some(emptied)}.')
     return readable
 
 

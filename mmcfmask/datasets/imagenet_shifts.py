@@ -16,7 +16,7 @@ from mmpretrain.registry import DATASETS
 from rich.progress import track
 from timm.data import ImageNetInfo
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingFileError
 from .folder import FolderDataset, some, some_with_nearest, sub_folders
 from .images import is_image_name
 from .layouts import CORRUPTIONS, SETS, SEVERITIES, SPLITS, find_imagenet, find_set
@@ -96,7 +96,7 @@ class ImageNetV2Dataset(FolderDataset):
 
     def __init__(self, data_root: str, variant: str = 'matched-frequency', **kwargs) -> None:
         if variant not in self.VARIANTS:
-            raise ValueError(f'ImageNetV2Dataset: unknown variant {variant!r}, choose one of {", ".join(self.VARIANTS)}.')
+            raise ConfigError(f'ImageNetV2Dataset: unknown variant {variant!r}, choose one of {", ".join(self.VARIANTS)}.')
         if variant != 'matched-frequency':
             kwargs['metainfo'] = dict(notes=[f'the variant {variant}, not matched-frequency, which is the one reported'])
         # By number: sorted as strings, "10" would come before "2".
@@ -202,10 +202,10 @@ class ImageNetCDataset(FolderDataset):
         self.severities = tuple(severities)
         unknown = [name for name in self.corruptions if name not in self.CORRUPTIONS]
         if unknown or not self.corruptions:
-            raise ValueError(f'ImageNetCDataset: corruptions={corruptions!r}: {some_with_nearest(unknown, self.CORRUPTIONS) or "none"}; '
-                             f'choose from {", ".join(self.CORRUPTIONS)}.')
+            raise ConfigError(f'ImageNetCDataset: corruptions={corruptions!r}: {some_with_nearest(unknown, self.CORRUPTIONS) or "none"}; '
+                              f'choose from {", ".join(self.CORRUPTIONS)}.')
         if not self.severities or set(self.severities) - set(SEVERITIES):
-            raise ValueError(f'ImageNetCDataset: severities={severities!r} must be some of 1, 2, 3, 4, 5.')
+            raise ConfigError(f'ImageNetCDataset: severities={severities!r} must be some of 1, 2, 3, 4, 5.')
         protocol = dict(SETS['imagenet-c'].protocol, images=50_000 * len(self.corruptions) * len(self.severities))
         super().__init__(
             str(find_set('imagenet-c', data_root)), folders=IMAGENET_WNIDS, metainfo=dict(protocol=protocol), **kwargs)
@@ -215,8 +215,8 @@ class ImageNetCDataset(FolderDataset):
         places = corruption_folders(root, self.corruptions, self.severities)
         missing = [f'{name}/{severity}' for (name, severity), place in places.items() if place is None]
         if missing:
-            raise FileNotFoundError(f'{root}: {len(missing)} of {len(places)} folders are missing: {some(missing)}. Get them from '
-                                    f'{SETS["imagenet-c"].source}, or name those that are there with corruptions and severities.')
+            raise MissingFileError(f'{root}: {len(missing)} of {len(places)} folders are missing: {some(missing)}. Get them from '
+                                   f'{SETS["imagenet-c"].source}, or name those that are there with corruptions and severities.')
         items = []
         for (name, severity), place in track(places.items(), 'Listing ImageNet-C', transient=True, disable=not is_main_process()):
             items += [dict(item, corruption=name, severity=severity) for item in super().list_items(place)]
@@ -244,7 +244,7 @@ def flat_val_images(root: Path, names: Sequence[str], ground_truth: str | Path |
     truth = read_ground_truth(path)
     unknown = [name for name in names if Path(name).stem not in truth]
     if unknown:
-        raise ValueError(f'{root}: {path} does not know {len(unknown)} of {len(names)} images: {some(unknown)}.')
+        raise ConfigError(f'{root}: {path} does not know {len(unknown)} of {len(names)} images: {some(unknown)}.')
     images = {wnid: [] for wnid in IMAGENET_WNIDS}
     for name in names:
         images[truth[Path(name).stem]].append(name)
@@ -264,9 +264,9 @@ def find_ground_truth(val: Path) -> Path:
     for path in (place / name for place in places for name in GROUND_TRUTHS):
         if path.is_file():
             return path
-    raise FileNotFoundError(f'{val} holds images but no class folders, and their labels were not found: looked for '
-                            f'{", ".join(GROUND_TRUTHS)} in it and beside it. Unpack ILSVRC2012_devkit_t12.tar.gz from '
-                            f'{SETS["imagenet"].source} beside it, give the file as ground_truth, or sort the images into class folders.')
+    raise MissingFileError(f'{val} holds images but no class folders, and their labels were not found: looked for '
+                           f'{", ".join(GROUND_TRUTHS)} in it and beside it. Unpack ILSVRC2012_devkit_t12.tar.gz from '
+                           f'{SETS["imagenet"].source} beside it, give the file as ground_truth, or sort the images into class folders.')
 
 
 def read_ground_truth(path: Path) -> dict[str, str]:
@@ -280,7 +280,7 @@ def read_ground_truth(path: Path) -> dict[str, str]:
         ValueError: A line that is none of these; named.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'There is no ground truth {path}.')
+        raise MissingFileError(f'There is no ground truth {path}.')
     text = read_text(path)
     if path.suffix == '.csv':
         table = csv.DictReader(text.splitlines())
@@ -300,15 +300,15 @@ def read_ground_truth(path: Path) -> dict[str, str]:
     known = set(IMAGENET_WNIDS)
     for stem, wnid in rows:
         if wnid not in known:
-            raise ValueError(f"{path}: the label {wnid!r} of {stem} is not one of ImageNet's 1000 classes.")
+            raise ConfigError(f"{path}: the label {wnid!r} of {stem} is not one of ImageNet's 1000 classes.")
     return dict(rows)
 
 
 def devkit_wnids(meta: Path) -> dict[int, str]:
     """WordNet id of each of the devkit's numbers (1 to 1000 for the classes), from its ``meta.mat``."""
     if not meta.is_file():
-        raise FileNotFoundError(f'There is no {meta}, which says what the numbers of the ground truth beside it mean. Both come in '
-                                f'ILSVRC2012_devkit_t12.tar.gz from {SETS["imagenet"].source}.')
+        raise MissingFileError(f'There is no {meta}, which says what the numbers of the ground truth beside it mean. Both come in '
+                               f'ILSVRC2012_devkit_t12.tar.gz from {SETS["imagenet"].source}.')
     synsets = mat4py.loadmat(str(meta))['synsets']
     return dict(zip(synsets['ILSVRC2012_ID'], synsets['WNID']))
 
@@ -351,31 +351,31 @@ def read_objectnet_mapping(folder: Path) -> ObjectNetMapping:
     """
     missing = [name for name in MAPPINGS if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f'{folder} lacks {some(missing)}, which says which classes of ObjectNet are classes of ImageNet. The '
-                                f'mapping files come with the set ({SETS["objectnet"].source}, mappings/ in objectnet-1.0.zip).')
+        raise MissingFileError(f'{folder} lacks {some(missing)}, which says which classes of ObjectNet are classes of ImageNet. The '
+                               f'mapping files come with the set ({SETS["objectnet"].source}, mappings/ in objectnet-1.0.zip).')
     tables = {}
     for name in MAPPINGS[:3]:
         try:
             tables[name] = json.loads(read_text(folder / name))
         except json.JSONDecodeError as error:
-            raise ValueError(f'{folder / name} is no valid JSON ({error}).') from None
+            raise ConfigError(f'{folder / name} is no valid JSON ({error}).') from None
     labels, overlap, numbers = tables.values()
     lines = [line.strip() for line in read_text(folder / MAPPINGS[3]).splitlines()]
     usual = {number: int(index) for index, number in numbers.items()}
     if len(usual) != len(numbers) or not set(usual) <= set(range(len(lines))):
-        raise ValueError(f'{folder / MAPPINGS[2]} does not number the {len(lines)} lines of {MAPPINGS[3]} one by one.')
+        raise ConfigError(f'{folder / MAPPINGS[2]} does not number the {len(lines)} lines of {MAPPINGS[3]} one by one.')
     index = {label: usual[number] for number, label in enumerate(lines) if number in usual}
     twice = {label for label, count in Counter(lines).items() if count > 1}  # 'crane' is a bird and a machine
     unknown = set(overlap) - set(labels.values())
     if unknown:
-        raise ValueError(f'{folder / MAPPINGS[1]}: {some(sorted(unknown))} are no labels in {MAPPINGS[0]}.')
+        raise ConfigError(f'{folder / MAPPINGS[1]}: {some(sorted(unknown))} are no labels in {MAPPINGS[0]}.')
 
     groups = {}
     for name, label in labels.items():
         names = [part.strip() for part in overlap[label].split(';')] if label in overlap else []
         wrong = [part for part in names if part not in index or part in twice]
         if wrong:
-            raise ValueError(f'{folder / MAPPINGS[1]}: {some(wrong)} of {label!r} are not each one line of {MAPPINGS[3]}.')
+            raise ConfigError(f'{folder / MAPPINGS[1]}: {some(wrong)} of {label!r} are not each one line of {MAPPINGS[3]}.')
         groups[name] = tuple(sorted(index[part] for part in names))
     return ObjectNetMapping(labels, groups)
 

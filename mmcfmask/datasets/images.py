@@ -13,7 +13,7 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import StorageError
+from ..errors import ConfigError, StorageError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.webp', '.gif', '.bmp', '.dib', '.tif', '.tiff', '.ppm', '.pgm',
               '.pbm', '.pnm', '.avif', '.jp2', '.j2k', '.jpx', '.tga', '.qoi')
@@ -124,7 +124,7 @@ def open_image(path: str | os.PathLike, backend_args: dict | None = None) -> Ite
         Image.init()
         with _open(path, backend_args) as file, Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f'{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed')
+                raise ConfigError(f'{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed')
             yield image
     except Exception as error:  # decoders raise errors of many types
         raise StorageError(f'{path} cannot be read as an image ({_reason(path, error)})') from None
@@ -134,7 +134,7 @@ def _open(path: str, backend_args: dict | None):
     if backend_args or '://' in path:
         return BytesIO(fileio.get(path, backend_args=backend_args))
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise ValueError('it is no regular file')
+        raise ConfigError('it is no regular file')
     return open(path, 'rb')
 
 
@@ -163,7 +163,7 @@ def to_rgb(image: Image.Image, turned: bool = False) -> Image.Image:
     wide = image.mode.startswith('I;16') or image.mode == 'I' and image.format in ('PNG', 'PPM')
     if image.mode in ('I', 'F') and not wide:
         kind = 'floating-point numbers' if image.mode == 'F' else '32-bit integers'
-        raise ValueError(f'its pixels are {kind}, and nothing says which of them are black and white: convert it to 8 bits')
+        raise ConfigError(f'its pixels are {kind}, and nothing says which of them are black and white: convert it to 8 bits')
     tags = getattr(image, 'tag_v2', {})  # of a TIFF
     if turned:
         image = ImageOps.exif_transpose(image)

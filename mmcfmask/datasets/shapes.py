@@ -7,12 +7,15 @@ ground-truth mask.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from ..errors import ConfigError
 from ..ranges import Count, Seed
 
 IMAGE_SIZE = 64
@@ -148,7 +151,7 @@ def signed_distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         lobe = np.hypot(side - 0.47, v + 0.35) - 0.53
         tip = np.maximum((side - 0.47) * 0.737 + (v + 0.35) * 0.676 - 0.53, -(v + 0.3))
         return np.minimum(lobe, tip)
-    raise ValueError(f'unknown shape {name!r}, known: {", ".join(SHAPES_CLASSES)}')
+    raise ConfigError(f'unknown shape {name!r}, known: {", ".join(SHAPES_CLASSES)}')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -217,7 +220,7 @@ def texture_field(name: str, rng: np.random.Generator) -> np.ndarray:
         return np.clip(2 * puffs - 0.5, 0, 1)
     if name == 'sandy':
         return np.clip(1.4 * _smooth_noise(rng, 52, 52) - 0.2, 0, 1)
-    raise ValueError(f'unknown texture {name!r}, known: {", ".join(TEXTURES)}')
+    raise ConfigError(f'unknown texture {name!r}, known: {", ".join(TEXTURES)}')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -471,17 +474,17 @@ class ShapesDataset(BaseDataset):
     METAINFO = dict(classes=SHAPES_CLASSES)
 
     def __init__(self,
-                 split: str = 'train',
+                 split: Literal[tuple(SPLITS)] = 'train',
                  size: Count | None = None,
                  seed: Seed = 0,
-                 pipeline=(),
+                 pipeline: Sequence = (),
                  test_mode: bool = False,
                  **kwargs):
         if split not in SPLITS:
-            raise ValueError(f'ShapesDataset: unknown split {split!r}, choose one of {", ".join(SPLITS)}')
+            raise ConfigError(f'ShapesDataset: unknown split {split!r}, choose one of {", ".join(SPLITS)}')
         size = SPLIT_SIZES[split] if size is None else size
         if size < 1:
-            raise ValueError(f'ShapesDataset: size must be at least 1, got {size}')
+            raise ConfigError(f'ShapesDataset: size must be at least 1, got {size}')
         self.split, self.size, self.seed = split, size, seed
         super().__init__(ann_file='', pipeline=pipeline, test_mode=test_mode, **kwargs)
 

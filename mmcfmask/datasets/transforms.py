@@ -8,7 +8,7 @@ from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from ..errors import StorageError
+from ..errors import ConfigError, StorageError
 from ..ranges import Count, Positive, Whole
 from .images import open_image, read_image, to_rgb
 
@@ -63,14 +63,14 @@ class CropBorder(BaseTransform):
 
     def __init__(self, border: Whole = 2) -> None:
         if border < 0:
-            raise ValueError(f'CropBorder: border={border} must not be negative.')
+            raise ConfigError(f'CropBorder: border={border} must not be negative.')
         self.border = border
 
     def transform(self, results: dict) -> dict:
         """Crop ``results['img']``."""
         height, width = results['img'].shape[:2]
         if min(height, width) <= 2 * self.border:
-            raise ValueError(f'{results.get("img_path", "an image")}: {width}x{height} pixels are too few for a border of {self.border}.')
+            raise ConfigError(f'{results.get("img_path", "an image")}: {width}x{height} pixels are too few for a border of {self.border}.')
         results['img'] = results['img'][self.border:height - self.border, self.border:width - self.border]
         results['img_shape'] = results['img'].shape[:2]
         return results
@@ -105,9 +105,9 @@ class LoadResizedImage(BaseTransform):
 
     def __init__(self, scale: Count, reducing_gap: Positive | None = None, backend_args: dict | None = None) -> None:
         if scale < 1:
-            raise ValueError(f'LoadResizedImage: scale={scale} must be a positive number of pixels.')
+            raise ConfigError(f'LoadResizedImage: scale={scale} must be a positive number of pixels.')
         if reducing_gap is not None and reducing_gap < 1:
-            raise ValueError(f'LoadResizedImage: reducing_gap={reducing_gap} must be at least 1, or None to decode at full size.')
+            raise ConfigError(f'LoadResizedImage: reducing_gap={reducing_gap} must be at least 1, or None to decode at full size.')
         self.scale = scale
         self.reducing_gap = reducing_gap
         self.backend_args = backend_args

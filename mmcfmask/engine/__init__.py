@@ -7,6 +7,6 @@ from .wise_ft import WiSEFTHook, WiSEFTLoop
 
 __all__ = [
     'AutocastOptimWrapper', 'CheckClassesHook', 'CheckpointHook', 'DistillWeightHook', 'IterationSeedHook', 'MeanLogProcessor',
-    'MultiSetTestLoop', 'MultiSetValLoop', 'OneCycle', 'RelativeEMAHook', 'ResumableEpochLoop', 'ResumableSampler', 'StopOnInvalidLossHook', 'WiSEFTHook',
-    'WiSEFTLoop'
+    'MultiSetTestLoop', 'MultiSetValLoop', 'OneCycle', 'RelativeEMAHook', 'ResumableEpochLoop', 'ResumableSampler',
+    'StopOnInvalidLossHook', 'WiSEFTHook', 'WiSEFTLoop'
 ]

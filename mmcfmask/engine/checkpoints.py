@@ -36,7 +36,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     A checkpoint is whole on the disk before ``last_checkpoint`` names it, and only then is an older one deleted. The best one, by
     ``save_best`` and among equals by :func:`mmcfmask.evaluation.preference`, is ``best.pth``: its ``meta`` has ``epoch``, ``iter`` and
-    ``best=dict(metric=…, value=…)`` (of several metrics each has a ``best_<metric>.pth``). A resumed run finds its own files in the folder, under whatever path they were written.
+    ``best=dict(metric=…, value=…)`` (of several metrics each has a ``best_<metric>.pth``). A resumed run finds its own
+    files in the folder, under whatever path they were written.
 
     Configs get this class by ``type='CheckpointHook'``. Arguments are those of mmengine's.
     """
@@ -45,6 +46,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         """Find what lies in the folder; of a run that was started elsewhere the best checkpoint is copied."""
         info = runner.message_hub.runtime_info
         info.pop('keep_ckpt_ids', None)  # mmengine's, of all hooks together
+        if '://' in str(self.out_dir):
+            raise ConfigError(f'CheckpointHook.out_dir={self.out_dir!r}: checkpoints are written to folders of this machine alone')
         super().before_train(runner)
         self.kept = self._own_steps(runner) if runner.iter and self.max_keep_ckpts > 0 else []
         if self.save_best is None:
@@ -81,12 +84,13 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         recorded = info.get(name)
         if not recorded:
             return
-        own, recorded = self.best_path(key), Path(recorded)
-        here = [path for path in (own, own.with_name(recorded.name)) if path.is_file()]
-        if here:
-            runner.message_hub.update_info(name, str(here[0]))
-            return
-        for path in (Path(runner._load_from or '').parent / recorded.name, recorded):  # a run that began in another work dir
+        own, recorded, resumed = self.best_path(key), Path(recorded), Path(runner._load_from or '').parent
+        if resumed.resolve() == own.parent.resolve():
+            for path in (own, own.with_name(recorded.name)):
+                if path.is_file():
+                    runner.message_hub.update_info(name, str(path))
+                    return
+        for path in (resumed / recorded.name, recorded):  # a run that began in another work dir
             if path.is_file() and _score_of(path) in (None, info.get(score)):
                 if is_main_process():
                     with open(path, 'rb') as source, atomic_write(own) as copy:
@@ -196,7 +200,8 @@ def find_resumable(work_dir: str | os.PathLike) -> str | None:
         print_log(f'{reason}: resuming from {path}, the newest whole checkpoint', 'current', level=logging.WARNING)
         return path
     if recorded or found:
-        raise StorageError(f'{reason}: there is no other checkpoint in {folder} to resume from. To start again, delete {LAST} and them')
+        raise StorageError(f'{reason}: there is no other checkpoint in {folder} to resume from. To start '
+                           f'again, delete what is there, {LAST} too, or choose another work dir')
     return None
 
 
@@ -241,12 +246,12 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
 def _read(path: str) -> dict:
     """A checkpoint with ``state_dict`` and ``meta``, as far as that can be told without looking at its numbers."""
     check_exists(path)
+    if is_torchscript(path):
+        raise ConfigError(f'{path!r} is a TorchScript archive, no checkpoint: name it as model.backbone.pretrained')
     try:
         # What torch < 1.6 wrote is no archive and cannot be mapped.
         checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # the readers raise pickle, zip and key errors of many types
-        if is_torchscript(path):
-            raise ConfigError(f'{path!r} is a TorchScript archive, no checkpoint: name it as model.backbone.pretrained') from None
         raise StorageError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({_first_line(error)})') from None
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise ConfigError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')
@@ -281,8 +286,13 @@ def _check_training_state(checkpoint: dict, path: str) -> None:
             raise ConfigError(f'{path!r}: training cannot resume from meta[{key!r}] = {meta.get(key)!r}')
     if not isinstance(meta.get('cfg'), str):
         raise ConfigError(f'{path!r} does not say what it was trained with (meta["cfg"]), so training cannot resume from it')
-    if not isinstance(checkpoint['optimizer'], dict) or not isinstance(checkpoint['message_hub'], dict):
+    optimizer = checkpoint['optimizer']
+    if not isinstance(optimizer, dict) or not isinstance(checkpoint['message_hub'], dict):
         raise ConfigError(f'{path!r}: its training state is not that of a run of mmengine')
+    parts = [optimizer] if {'state', 'param_groups'} & set(optimizer) else list(optimizer.values())  # of several optimizers
+    if not parts or not all(isinstance(part, dict) and {'state', 'param_groups'} <= set(part) for part in parts) or (
+            meta['iter'] and any('betas' in group and not part['state'] for part in parts for group in part['param_groups'])):
+        raise ConfigError(f'{path!r} lacks the state of the optimizer, so training cannot resume from it')
 
 
 def check_schedules(cfg: Config, checkpoint: dict, name: str) -> None:
@@ -292,6 +302,9 @@ def check_schedules(cfg: Config, checkpoint: dict, name: str) -> None:
     if wanted and (not found or len(found) != len(wanted)):
         raise ConfigError(f'{name} holds the state of {len(found or ())} schedules, but the config has {len(wanted)} (param_scheduler): '
                           'training cannot resume from it')
+    for schedule in found if isinstance(found, list) else ():
+        if type(schedule.get('last_step')) is int and schedule['last_step'] < 0:
+            raise ConfigError(f'{name}: a schedule cannot resume at step {schedule["last_step"]}')
 
 
 def _tensors(value, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import copy
 import inspect
 import logging
@@ -30,13 +31,24 @@ from ..datasets import FolderDataset
 from ..datasets.folder import follow_run
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
+from ..models.auxiliary import FLYP
 from ..models.clip_loading import near_names
 from ..models.second_look import check_side
 from .checkpoints import check_checkpoint, check_fits, check_same_tower
 from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
 from .options import add_cfg_options
-from .preflight import check_arguments, check_complete, check_start, is_a, lower_errors, slow_bfloat16, unmatched_keys, value_of
+from .preflight import (
+    check_arguments,
+    check_backbone,
+    check_complete,
+    check_start,
+    is_a,
+    lower_errors,
+    slow_bfloat16,
+    unmatched_keys,
+    value_of,
+)
 from .schema import check_config
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
@@ -64,7 +76,6 @@ def load_config(path: str, options: dict) -> Config:
             a part of the config does not take. Near names are listed.
     """
     cfg = read_config(path)
-    _strip_delete(cfg)
     bases = list(base_configs(path))
     keep_training_images(cfg, *bases)
     spread_variables(cfg, *bases)
@@ -99,7 +110,9 @@ def read_config(path: str) -> Config:
     place = [path]
     try:
         _check_files(path, place, [])
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
+        _strip_delete(cfg)  # which imports what a config in the newer style names
+        return cfg
     except UserError:
         raise
     except Exception as error:  # a config is a program
@@ -137,6 +150,13 @@ def check_text_file(path: str, what: str, more: str = '') -> None:
         raise StorageError(f'cannot read the {what} {path!r}{more}: {error.strerror}') from None
     if text.startswith('\ufeff'):
         raise ConfigError(f'the {what} {path!r}{more} begins with a byte order mark: save it as UTF-8 without BOM')
+    try:
+        if Path(path).suffix == '.py':
+            ast.parse(text)
+    except SyntaxError as error:
+        raise ConfigError(f'{path}, line {error.lineno}: {error.msg}') from None
+    except (ValueError, RecursionError, MemoryError):  # a null byte; brackets in brackets in …
+        raise ConfigError(f'the {what} {path!r}{more} is no Python that could be read') from None
 
 
 def _what_fails(error: Exception, path: str) -> str:
@@ -216,6 +236,10 @@ def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
         ConfigError: The config lacks something that a Runner needs, or the launcher did not start this process.
     """
     check_config(cfg)
+    for mode in ('val', 'test'):
+        loop = cfg.get(f'{mode}_cfg') or {}
+        if 'id_set' in loop:
+            choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)
     check_launcher(args.launcher)
     if args.launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
         os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']  # the Runner wraps the model for the GPU of this name
@@ -329,8 +353,14 @@ def prepare_test(cfg: Config,
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
-    forget_training(cfg.model)
+    makes_head = any(is_a(FLYP, loss.get('type'), MODELS) for loss in cfg.model.get('auxiliary') or ())
+    if not (keep_start and makes_head):
+        forget_training(cfg.model)
+    if checkpoint is None or keep_start or cfg.model.get('gate'):
+        check_backbone(cfg.model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
+    if keep_start and makes_head and not any(name.startswith('auxiliary.') for name in loaded['state_dict']):
+        raise ConfigError(f'{checkpoint} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the training')
     trained = (loaded or {}).get('meta') or {}
     follow_run(cfg, trained.get('seed', (cfg.get('randomness') or {}).get('seed')))
     if loaded is None:
@@ -465,10 +495,23 @@ def add_second_look(cfg: Config, side: float) -> None:
     cfg.model.second_look = side
 
 
-def method_name(config: str, model: dict) -> str:
-    """What a test is called in tables and reports: the name of the config, and with what it was tested; the words are those of studies."""
+def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
+    """What a test is called in tables and reports; the words are those of studies.
+
+    The name of the config that was trained, with what was made of its weights and with what they were tested. Without a checkpoint nothing
+    of the config was trained: it is 'zero-shot', or 'LP' where the head is a linear probe.
+
+    Args:
+        config (str): Path of the config.
+        model (dict): The model as it was tested.
+        checkpoint (dict, optional): What was tested.
+    """
+    meta = (checkpoint or {}).get('meta') or {}
+    start = ((model.get('head') or {}).get('class_weights') or {}).get('type')
+    name = Path(config).stem if checkpoint else 'LP' if start == 'linear_probe' else 'zero-shot'
+    made = [*(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []), *([f'{meta["soup"]} soup'] if meta.get('soup') else [])]
     ways = [words for part, words in dict(gate='gate', second_look='second look').items() if model.get(part)]
-    return ' + '.join([Path(config).stem, *([' and '.join(ways)] if ways else [])])
+    return ' + '.join([name, *made, *([' and '.join(ways)] if ways else [])])
 
 
 def forget_training(model: dict) -> None:

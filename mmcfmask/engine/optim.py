@@ -12,6 +12,7 @@ from mmpretrain.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS
 from torch import nn
 
 from ..errors import ConfigError
+from ..ranges import Momentum, Share
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -57,10 +58,10 @@ class OneCycle(OneCycleLR):
 
     def __init__(self,
                  optimizer,
-                 pct_start: float = 0.3,
+                 pct_start: Share = 0.3,
                  cycle_momentum: bool = False,
-                 base_momentum: float = 0.85,
-                 max_momentum: float = 0.95,
+                 base_momentum: Momentum = 0.85,
+                 max_momentum: Momentum = 0.95,
                  **kwargs) -> None:
         if cycle_momentum and not any({'betas', 'momentum'} & group.keys() for group in optimizer.param_groups):
             raise ConfigError('param_scheduler.cycle_momentum=True, but the optimizer has neither betas nor momentum: set it to False')
@@ -100,6 +101,7 @@ class OneCycle(OneCycleLR):
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on at the step of a checkpoint."""
         if self.accumulative_counts > 1 and 'accumulative_counts' not in state_dict:
-            raise ConfigError('the run to resume accumulated gradients with a learning rate for every batch, as this package did up to 0.1.0; '
-                              'now there is one for every optimizer step. Start another run from its weights with --cfg-options load_from=…')
+            raise ConfigError('the run to resume accumulated gradients with a learning rate for every batch, as this package did up to '
+                              '0.1.0; now there is one for every optimizer step. Start another run from its weights with --cfg-options '
+                              'load_from=…')
         super().load_state_dict(state_dict)

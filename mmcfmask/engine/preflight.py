@@ -23,7 +23,7 @@ from ..datasets.folder import check_folders, follow_run, sub_folders
 from ..datasets.overlap import images_of, known_apart
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import ShiftAccuracy
-from ..files import FULL, remove_leftovers
+from ..files import FULL, HOST, remove_leftovers
 from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import check_pretrained, near_names
 from .hooks import DistillWeightHook
@@ -37,7 +37,7 @@ def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-
     """Raise a StorageError, with the path, unless results can be written to ``work_dir``; delete what killed runs have left there."""
     try:
         os.makedirs(work_dir, exist_ok=True)
-        probe = Path(work_dir) / f'.writable-{os.getpid()}'
+        probe = Path(work_dir) / f'.writable.{HOST}.{os.getpid()}-0.part'  # a leftover, if killed here
         probe.write_bytes(bytes(4096))  # an empty file fits on a full disk
         probe.unlink()
     except OSError as error:

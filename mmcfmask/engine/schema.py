@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 import torch
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -51,12 +51,13 @@ RANGES: dict[Any, dict[str, Any]] = {
     torch.nn.utils.clip_grad_value_: dict(clip_value=Annotated[float, Gt(0)]),
     OptimWrapper: dict(accumulative_counts=Count),
     DataLoader: dict(batch_size=Annotated[int, Ge(1), Le(10**6)], num_workers=Annotated[int, Ge(0), Le(10**4)], drop_last=bool,
-                     prefetch_factor=Annotated[int, Ge(1), Le(10**4)] | None, timeout=NonNegative, pin_memory=bool,
+                     prefetch_factor=Optional[Annotated[int, Ge(1), Le(10**4)]], timeout=NonNegative, pin_memory=bool,
                      persistent_workers=bool),
     EpochBasedTrainLoop: dict(max_epochs=Count, val_interval=Count, val_begin=Whole),
     IterBasedTrainLoop: dict(max_iters=Count, val_interval=Count, val_begin=Whole),
     Hook: dict(interval=Count),
-    CheckpointHook: dict(interval=Count | Never, max_keep_ckpts=Count | Never, save_begin=Whole, rule=Rule | list[Rule]),
+    CheckpointHook: dict(interval=Union[Count, Never], max_keep_ckpts=Union[Count, Never], save_begin=Whole,
+                         rule=Union[Rule, list[Rule]]),
     EarlyStoppingHook: dict(patience=Whole, min_delta=NonNegative, rule=Rule, stopping_threshold=Finite),
     EMAHook: dict(momentum=OpenShare, begin_iter=Whole, begin_epoch=Whole),
     LogProcessor: dict(window_size=Count),
@@ -68,11 +69,10 @@ RANGES: dict[Any, dict[str, Any]] = {
     ClsDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
     ImgDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
     ResizeEdge: dict(scale=Size, interpolation=Literal['nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming', 'area']),
-    CenterCrop: dict(crop_size=Size | tuple[Size, Size]),
+    CenterCrop: dict(crop_size=Union[Size, tuple[Size, Size]]),
     CrossEntropyLoss: dict(class_weight=Annotated[Sequence[Annotated[float, Ge(0), Le(1e6)]], Len(1)], loss_weight=NonNegative),
-    Runner: dict(load_from=str, log_level=Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'] | int, default_scope=str,
-                 experiment_name=str, launcher=str, work_dir=str),
-    Runner.set_randomness: dict(seed=Seed | None),
+    Runner.__init__: dict(log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int]),
+    Runner.set_randomness: dict(seed=Optional[Seed]),
 }
 # Of DefaultOptimWrapperConstructor, and of mmpretrain's constructor with decay by layer.
 Mult = NonNegative
@@ -80,8 +80,8 @@ PARAMWISE = dict(bias_lr_mult=Mult, bias_decay_mult=Mult, norm_decay_mult=Mult, 
                  dcn_offset_lr_mult=Mult, bypass_duplicate=bool, custom_keys=dict[str, dict[str, Any]])
 LAYER_DECAY = dict(layer_decay_rate=Annotated[float, Gt(0), Le(1)], num_layers=Count)
 # Hints that are wrong in many classes, by the name of the parameter.
-CORRECTED = dict(init_cfg=dict | list[dict] | None, loss_scale=Literal['dynamic'] | float | dict, neck=dict | list[dict] | None, bias=Any,
-                 out_indices=Any, eigvec=Any, input_size=Any)
+CORRECTED = dict(init_cfg=Union[dict, list[dict], None], neck=Union[dict, list[dict], None],
+                 loss_scale=Union[Literal['dynamic'], float, dict], bias=Any, out_indices=Any, eigvec=Any, input_size=Any)
 # Where a class hands on the arguments that it does not name.
 FORWARDED = {CheckpointHook: Runner.save_checkpoint, EMAHook: MomentumAnnealingEMA.__init__}
 # The type of a part that names none, by its owner.
@@ -122,7 +122,7 @@ def check_config(cfg: Config, whole: bool = True) -> None:
                     Runner.__init__, missing=False)
     if whole:
         _check_sections(values)
-    for key, hint in dict(total_batch_size=Count, cache_dir=str).items():
+    for key, hint in dict(total_batch_size=Count, cache_dir=str, tf32=bool, find_unused_parameters=bool).items():
         if values.get(key) is not None:
             _check_value(key, values[key], hint)
     check = partial(check_part, whole=whole, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine'))
@@ -138,6 +138,8 @@ def check_config(cfg: Config, whole: bool = True) -> None:
             check(f'{mode}_cfg', {key: value for key, value in loop.items() if key != 'by_epoch'}, LOOPS, default)
     if values.get('optim_wrapper') is not None:
         _check_optim_wrapper('optim_wrapper', values['optim_wrapper'], check, whole)
+    if values.get('model_wrapper_cfg') is not None:
+        check('model_wrapper_cfg', values['model_wrapper_cfg'], registries.MODEL_WRAPPERS, 'MMDistributedDataParallel')
     if values.get('log_processor') is not None:
         check('log_processor', values['log_processor'], registries.LOG_PROCESSORS, 'LogProcessor')
     for key, registry in dict(param_scheduler=PARAM_SCHEDULERS, custom_hooks=HOOKS, visualizer=registries.VISUALIZERS).items():
@@ -225,7 +227,7 @@ def check_arguments(where: str, arguments: Mapping[str, Any], function: Callable
         hint, default = known.get(key, (Any, inspect.Parameter.empty))
         if not (value is None and default is None):
             for judged in (hint, _range_of(function, key)):
-                _check_value(f'{where}.{key}'.lstrip('.'), value, judged)
+                _check_value(f'{where}.{key}'.lstrip('.'), value, judged, ' or None' if default is None else '')
     lacking = [key for key in required if key not in arguments and key not in given] if missing else []
     if lacking:
         raise ConfigError(f'{where}: {name} needs {" and ".join(lacking)}')
@@ -423,8 +425,8 @@ def _hints_of(function: Callable) -> dict[str, Any]:
     return found
 
 
-def _check_value(where: str, value: Any, hint: Any) -> None:
-    """Raise a ConfigError unless a value is of a type."""
+def _check_value(where: str, value: Any, hint: Any, more: str = '') -> None:
+    """Raise a ConfigError unless a value is of a type; ``more`` is what else is possible."""
     adapter = None if hint is Any else _adapter(hint)
     if adapter is None:
         return
@@ -434,7 +436,7 @@ def _check_value(where: str, value: Any, hint: Any) -> None:
         errors = error.errors(include_url=False)
         if any(problem['type'] == 'is_instance_of' for problem in errors):
             return  # it may become one
-        raise ConfigError(f'{where}={_short(value)}: it must be {" or ".join(dict.fromkeys(map(_wanted, errors)))}') from None
+        raise ConfigError(f'{where}={_short(value)}: it must be {" or ".join(dict.fromkeys(map(_wanted, errors)))}{more}') from None
 
 
 @cache
@@ -446,6 +448,10 @@ def _adapter(hint: Any) -> TypeAdapter | None:
         return None
 
 
+# What serves for an abstract type in a config.
+ABSTRACT = {collections.abc.Sequence: list, collections.abc.Iterable: list, collections.abc.Mapping: dict}
+
+
 def _strict(hint: Any) -> Any:
     """A type whose numbers and texts are taken as they are, where pydantic would take '1' for 1; a list still serves for a tuple."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -453,11 +459,14 @@ def _strict(hint: Any) -> Any:
         return Annotated[hint, Strict()]
     if origin is Annotated:
         return Annotated[(_strict(args[0]), *args[1:])]
-    if origin in (Union, types.UnionType):
+    if origin in (Union, getattr(types, 'UnionType', Union)):
         return Union[tuple(map(_strict, args))]
     if origin is tuple and len(args) == 1:  # OpenMMLab's way to write a tuple of any length
         args = (*args, ...)
-    if origin in (list, tuple, dict, set, collections.abc.Sequence, collections.abc.Mapping, collections.abc.Iterable):
+    abstract = ABSTRACT.get(origin or hint)
+    if abstract is not None:
+        return abstract[tuple(map(_strict, args))] if args else abstract
+    if origin in (list, tuple, dict, set):
         return origin[tuple(arg if arg is ... else _strict(arg) for arg in args)]
     return hint
 

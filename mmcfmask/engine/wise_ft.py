@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..files import write_json, write_tensors, write_text
+from ..models.auxiliary import FLYP
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..visualization import save_figure, to_markdown, wise_ft_curve
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .launch import build_model
 from .loops import Clock, MultiSetTestLoop, split_metrics
+from .record import training_of
 
 DEFAULT_ALPHA = 0.5
 """What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""
@@ -74,7 +76,8 @@ class WiSEFTLoop(MultiSetTestLoop):
     """A :class:`MultiSetTestLoop` over the line (1 − α) θ0 + α θ1; every image is read once, for all α.
 
     θ0 is :func:`start_weights` of the runner's config, θ1 what the runner's model holds when the loop runs; afterwards it holds it again.
-    Metrics are reported as ``alpha=<α>/<set>/<metric>``.
+    Metrics are reported as ``alpha=<α>/<set>/<metric>``. Where a text tower makes the head
+    (:class:`mmcfmask.models.auxiliary.FLYP`), the text towers are mixed, and the head of an α is made of the mixture.
 
     Args:
         *args, **kwargs: Those of :class:`MultiSetTestLoop`.
@@ -110,6 +113,10 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.weights = self._model_weights()  # written to in place
         self.end = {name: value.clone() for name, value in self.weights.items()}
         self.start = {name: value.to(self.end[name].device) for name, value in self.start.items()}
+        self.maker = next((module for module in getattr(self.model, 'auxiliary', ()) if isinstance(module, FLYP)), None)
+        if self.maker is not None:
+            self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}
+        self.heads: dict[float, dict[str, Tensor]] = {}
         try:
             return super().run()
         finally:
@@ -117,8 +124,22 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     @torch.no_grad()
     def _move_to(self, alpha: float) -> None:
+        made = self._head(alpha)
         for name, weight in self.weights.items():
-            weight.copy_(lerp(self.start[name], self.end[name], alpha))
+            weight.copy_(made[name] if name in made else lerp(self.start[name], self.end[name], alpha))
+
+    def _head(self, alpha: float) -> dict[str, Tensor]:
+        """What a text tower makes of the head at one α; nothing where there is none, and at the ends, where it is made already."""
+        if self.maker is None or alpha in (0, 1):
+            return {}
+        if alpha not in self.heads:
+            made = self.maker.mixed_head(self.model.head, self.text, alpha)
+            self.heads[alpha] = {f'head.{name}': value for name, value in made.items()}
+        return self.heads[alpha]
+
+    def weights_at(self, alpha: float) -> dict[str, Tensor]:
+        """θ at one α, after ``run``."""
+        return {**interpolate(self.start, self.end, alpha), **self._head(alpha)}
 
     @torch.inference_mode()
     def _run_batch(self, name: str, batch, clock: Clock) -> list:
@@ -171,8 +192,9 @@ def describe_line(loop: WiSEFTLoop, runs: dict[float, dict]) -> dict:
         line=[dict(alpha=alpha, metrics=run['metrics']) for alpha, run in runs.items()])
 
 
-def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, seed: int | None) -> dict:
-    run = describe_run(loop, config, checkpoint, seed, loop.model.data_preprocessor, loop.by_alpha[alpha], f'{Path(config).stem}_wise_ft')
+def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, meta: dict) -> dict:
+    run = describe_run(loop, config, checkpoint, meta.get('seed'), loop.model.data_preprocessor, loop.by_alpha[alpha],
+                       f'{Path(config).stem}_wise_ft', training_of(meta))
     return dict(run, wise_ft_alpha=alpha)
 
 
@@ -200,7 +222,7 @@ def line_table(line: dict) -> dict:
         first_column='α')
 
 
-def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, seed: int | None = None) -> dict:
+def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, meta: dict | None = None) -> dict:
     """Write what a loop that has run found: ``wise_ft.json`` and ``wise_ft.md``, all α; ``wise_ft.png`` and ``.pdf``, the curve, where the
     ID set and a shift ran at several α; ``metrics.json``, the default α, where it was evaluated.
 
@@ -208,7 +230,7 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
         dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
     """
     described = describe_checkpoint(checkpoint)  # once: it reads the whole file
-    runs = {alpha: _run_at(loop, alpha, config, described, seed) for alpha in loop.alphas}
+    runs = {alpha: _run_at(loop, alpha, config, described, meta or {}) for alpha in loop.alphas}
     line = describe_line(loop, runs)
     written = [folder / 'wise_ft.json', folder / 'wise_ft.md']
     write_json(written[0], line)
@@ -227,7 +249,7 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
 
 def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | None = None) -> None:
     """Write the weights at one α as a checkpoint that tools/test.py takes."""
-    weights = {name: value.cpu() for name, value in interpolate(loop.start, loop.end, alpha).items()}
+    weights = {name: value.cpu() for name, value in loop.weights_at(alpha).items()}
     write_tensors(path, dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights))
 
 
@@ -289,7 +311,7 @@ class WiSEFTHook(Hook):
         self.loop.model.load_state_dict(last)
         if is_main_process():
             folder = Path(runner.work_dir) / 'wise_ft'
-            written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, runner.seed)['written']
+            written = write_results(self.loop, folder, runner.cfg.filename or 'config', path, meta)['written']
             if self.save is not None:
                 written.append(folder / f'wise_ft_{self.save:g}.pth')
                 save_interpolated(self.loop, self.save, written[-1], meta)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+
 Groups = Optional[tuple[tuple[int, ...], ...]]
 
 
@@ -22,11 +24,11 @@ def check_groups(groups: Groups, num_logits: int) -> None:
     """Raise a ValueError, naming the class, for a group that is empty or names an output that the head does not have."""
     for label, group in enumerate(groups or ()):
         if not group:
-            raise ValueError(f'label_groups: class {label} has no output of the head')
+            raise ConfigError(f'label_groups: class {label} has no output of the head')
         wrong = [index for index in group if not 0 <= index < num_logits]
         if wrong:
-            raise ValueError(f'label_groups: class {label} names the outputs {", ".join(map(str, wrong))}, '
-                             f'but the head has {num_logits} (0 to {num_logits - 1})')
+            raise ConfigError(f'label_groups: class {label} names the outputs {", ".join(map(str, wrong))}, '
+                              f'but the head has {num_logits} (0 to {num_logits - 1})')
 
 
 @lru_cache(maxsize=32)

@@ -14,6 +14,7 @@ from mmpretrain.registry import METRICS
 from torch import Tensor
 
 from ..datasets.layouts import SEVERITIES
+from ..errors import ConfigError
 from .accuracy import class_scores, confidence, label_rank, negative_log_likelihood, per_class_accuracy
 from .calibration import expected_calibration_error, reliability_bins
 from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, mean_error
@@ -116,12 +117,12 @@ class ShiftAccuracy(BaseMetric):
     def _labels(self, data_samples: Sequence[dict]) -> np.ndarray:
         """(B, L) int32, L the largest number of labels of an image, the rest −1."""
         if 'gt_label' not in data_samples[0]:
-            raise ValueError(f'{self.prefix}: the items of the set have no gt_label')
+            raise ConfigError(f'{self.prefix}: the items of the set have no gt_label')
         flat = iter(torch.cat([sample['gt_label'] for sample in data_samples]).tolist())
         labels = [list(islice(flat, sample['gt_label'].numel())) for sample in data_samples]
         for members, sample in zip(labels, data_samples):
             if not members or not 0 <= min(members) <= max(members) < self.num_classes:
-                raise ValueError(f'{self.prefix}: {_name(sample)} has the labels {members}, but there are {self.num_classes} classes')
+                raise ConfigError(f'{self.prefix}: {_name(sample)} has the labels {members}, but there are {self.num_classes} classes')
         longest = max(map(len, labels))
         return np.array([members + [-1] * (longest - len(members)) for members in labels], dtype=np.int32)
 
@@ -135,16 +136,16 @@ class ShiftAccuracy(BaseMetric):
             taking_part = scores if self.groups is None else class_scores(scores, self.groups)
             for sample, highest in zip(data_samples, taking_part.amax(dim=1).tolist()):
                 if highest == 0:
-                    raise ValueError(
+                    raise ConfigError(
                         f'{self.prefix}: of {_name(sample)} every class of the set has score 0: the softmax over all classes has '
                         'underflowed, and the head gives no pred_logits to decide by. Use CLIPDistillHead, or set pred_logits in '
                         "the head's predict")
             logits = scores.clamp(min=2.**-149).log()
         else:
-            raise ValueError(f'{self.prefix}: the head gives neither pred_logits nor pred_score')
+            raise ConfigError(f'{self.prefix}: the head gives neither pred_logits nor pred_score')
         if self.groups is None and (classes := (self.dataset_meta or {}).get('classes')) and len(classes) != logits.shape[1]:
-            raise ValueError(f'{self.prefix}: the set has {len(classes)} classes, but the head has {logits.shape[1]}: a set of other '
-                             "classes than the head's needs metainfo=dict(label_groups=…)")
+            raise ConfigError(f'{self.prefix}: the set has {len(classes)} classes, but the head has {logits.shape[1]}: a set of other '
+                              "classes than the head's needs metainfo=dict(label_groups=…)")
         finite = logits.isfinite().all(dim=1)
         if not finite.all():
             broken = data_samples[int((~finite).nonzero()[0])]
@@ -198,13 +199,13 @@ class ShiftAccuracy(BaseMetric):
 
     def _check_complete(self, index: np.ndarray, size: int) -> None:
         if len(index) != size:
-            raise ValueError(f'{self.prefix}: {len(index)} results for {size} images: every image of the set must be evaluated '
-                             '(no drop_last, no sampler that leaves some out)')
+            raise ConfigError(f'{self.prefix}: {len(index)} results for {size} images: every image of the set must be evaluated '
+                              '(no drop_last, no sampler that leaves some out)')
         seen, counts = np.unique(index[index >= 0], return_counts=True)
         if (counts > 1).any():
             twice = counts.argmax()
-            raise ValueError(f'{self.prefix}: item {seen[twice]} was counted {counts[twice]} times: the order of the sampler is not the '
-                             "one in which results are collected; use sampler=dict(type='DefaultSampler', shuffle=False)")
+            raise ConfigError(f'{self.prefix}: item {seen[twice]} was counted {counts[twice]} times: the order of the sampler is not the '
+                              "one in which results are collected; use sampler=dict(type='DefaultSampler', shuffle=False)")
 
 
 @METRICS.register_module()
@@ -224,8 +225,8 @@ class CorruptionError(ShiftAccuracy):
     def _extra(self, data_samples: Sequence[dict]) -> dict[str, np.ndarray]:
         for sample in data_samples:
             if 'corruption' not in sample or 'severity' not in sample:
-                raise ValueError(f'{self.prefix}: {_name(sample)} has no corruption or severity: the pipeline must end in '
-                                 "dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity'))")
+                raise ConfigError(f'{self.prefix}: {_name(sample)} has no corruption or severity: the pipeline must end in '
+                                  "dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity'))")
         return dict(
             corruption=_objects(sys.intern(str(sample['corruption'])) for sample in data_samples),
             severity=np.array([sample['severity'] for sample in data_samples], dtype=np.int8))

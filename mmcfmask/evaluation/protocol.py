@@ -103,7 +103,8 @@ def describe_run(loop,
                  seed: int | None = None,
                  preprocessor=None,
                  results: dict | None = None,
-                 method: str | None = None) -> dict:
+                 method: str | None = None,
+                 training: dict[str, str] | None = None) -> dict:
     """What ``metrics.json`` holds, of a :class:`MultiSetTestLoop` that has run; see docs/evaluation.md.
 
     Args:
@@ -114,6 +115,7 @@ def describe_run(loop,
         preprocessor (ClsDataPreprocessor, optional): The model's.
         results (dict, optional): Defaults to the loop's.
         method (str, optional): Defaults to the name of the config.
+        training (dict, optional): Settings of the training by which runs are told apart, but for the seed.
     """
     results = loop.results if results is None else results
     sets = {}
@@ -134,6 +136,8 @@ def describe_run(loop,
         method=Path(config).stem if method is None else method,
         seed=seed,
         checkpoint=checkpoint,
+        training=training,
+        amp=bool(loop.amp),
         id_set=loop.id_set,
         sets=sets,
         ood_average=average,

@@ -9,6 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import ConfigError
 from .protocol import FORMAT
 
 FILE_NAME = 'metrics.json'
@@ -120,22 +121,27 @@ def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """``{method: its runs, by seed}``, checked to be comparable.
 
     Raises:
-        ValueError: If a method has a seed twice, runs have different in-distribution sets, or a set of the same name has another number
-            of classes in another run.
+        ConfigError: If a method has a seed twice, or runs that differ in more than the seed; if runs have different in-distribution sets,
+            or a set of the same name has another number of classes in another run.
     """
     methods: dict[str, list[Run]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
     everything = [run for group in methods.values() for run in group]
     for method, group in methods.items():
+        advice = 'leave one out, or name them apart: NAME=FOLDER'
         seeds: dict[int | None, Run] = {}
         for run in group:
             if run.seed in seeds:
                 seed = 'without a seed' if run.seed is None else f'with seed {run.seed}'
-                raise ValueError(f'two runs of {method!r} {seed}: {seeds[run.seed].path} and {run.path}; leave one out, or name them '
-                                 'apart: NAME=FOLDER')
+                more = f' ({difference})' if (difference := more_than_the_seed(seeds[run.seed], run)) else ''
+                raise ConfigError(f'two runs of {method!r} {seed}: {seeds[run.seed].path} and {run.path}{more}; {advice}')
             seeds[run.seed] = run
         group.sort(key=lambda run: (run.seed is not None, run.seed))
+        for run in group[1:]:
+            if difference := more_than_the_seed(group[0], run):
+                raise ConfigError(f'{method!r}: {group[0].path} and {run.path} differ in more than the seed ({difference}), so that they '
+                                  f'are no seeds of one method; {advice}')
     first = everything[0]
     for run in everything:
         if run.id_set != first.id_set:
@@ -147,6 +153,25 @@ def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
             where = ', '.join(f'{number} in {run.path}' for number, run in reversed(classes.items()))
             raise ValueError(f'{name!r} is not the same set everywhere: its number of classes is {where}; make a report for each')
     return methods
+
+
+def more_than_the_seed(one: Run, other: Run) -> str | None:
+    """What two runs differ in besides the seed, in words; None where there is nothing that their files tell."""
+    ours, theirs = one.content, other.content
+    if bool(ours.get('checkpoint')) != bool(theirs.get('checkpoint')):
+        return f'{(one if theirs.get("checkpoint") else other).path} was tested without a checkpoint'
+    if one.seed != other.seed and None in (one.seed, other.seed):
+        return f'{(one if one.seed is None else other).path} has no seed'
+    pairs = {key: (ours.get(key), theirs.get(key)) for key in ('wise_ft_alpha', 'soup')}
+    pairs.update({'with --amp': (ours.get('amp', False), theirs.get('amp', False)),
+                  'inference': (ours.get('inference') or {}, theirs.get('inference') or {})})
+    trained = [content.get('training') for content in (ours, theirs)]
+    if all(isinstance(settings, dict) for settings in trained):
+        pairs.update({key: tuple(settings.get(key) for settings in trained) for key in {**trained[0], **trained[1]}})
+    for name in one.sets.keys() & other.sets.keys():
+        pairs[f'dataset of {name}'] = one.sets[name].get('dataset'), other.sets[name].get('dataset')
+        pairs[f'transform of {name}'] = transform_of(one.sets[name]), transform_of(other.sets[name])
+    return next((f'{key}: {a} and {b}' for key, (a, b) in pairs.items() if a != b), None)
 
 
 def sets_of(runs: Iterable[Run]) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ such a module: what it needs of the pre-trained model it takes in ``start``, and
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,11 +17,12 @@ from mmpretrain.registry import MODELS
 from open_clip import ClipLoss
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..ranges import Count, NonNegative
 from .class_weights import resolve_classnames, resolve_templates, text_class_weights, text_embeddings, text_source
 from .clip_loading import NoTextTowerError, load_text_tower
 from .head import knowledge_distillation
-from .interpolation import fingerprint
+from .interpolation import fingerprint, interpolate
 
 
 def l2_sp(weights: Iterable[Tensor], start: Iterable[Tensor]) -> Tensor:
@@ -113,7 +115,7 @@ class AuxiliaryLoss(nn.Module):
     def __init__(self, weight: float = 1.) -> None:
         super().__init__()
         if weight < 0:
-            raise ValueError(f'{type(self).__name__}: weight={weight} must not be negative')
+            raise ConfigError(f'{type(self).__name__}: weight={weight} must not be negative')
         self.weight = weight
 
     def start(self, classifier: nn.Module) -> None:
@@ -123,10 +125,10 @@ class AuxiliaryLoss(nn.Module):
             ValueError: The classifier lacks something.
         """
         if self.needs_teacher and classifier.teacher is None:
-            raise ValueError(f"{type(self).__name__} compares with the frozen start: set model.teacher=dict(type='OpenCLIPTeacher')")
+            raise ConfigError(f"{type(self).__name__} compares with the frozen start: set model.teacher=dict(type='OpenCLIPTeacher')")
         if self.needs_teacher and not classifier.teacher.is_start:
-            raise ValueError(f'{type(self).__name__} compares with the frozen start, but the teacher is another model: '
-                             'leave out its model_name')
+            raise ConfigError(f'{type(self).__name__} compares with the frozen start, but the teacher is another model: '
+                              'leave out its model_name')
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Losses by name (``loss_…``), to be added to the others."""
@@ -152,9 +154,9 @@ class L2SP(AuxiliaryLoss):
     def __init__(self, alpha: NonNegative = 0.1, beta: NonNegative = 0.01, head: str = 'start') -> None:
         super().__init__()
         if alpha < 0 or beta < 0:
-            raise ValueError(f'L2SP: alpha={alpha} and beta={beta} must not be negative')
+            raise ConfigError(f'L2SP: alpha={alpha} and beta={beta} must not be negative')
         if head not in ('start', 'zero'):
-            raise ValueError(f'L2SP: unknown head={head!r}: choose "start" or "zero"')
+            raise ConfigError(f'L2SP: unknown head={head!r}: choose "start" or "zero"')
         self.alpha = alpha
         self.beta = beta
         self.head = head
@@ -223,13 +225,13 @@ class PromptLoss(TextLoss):
             if getattr(self, name) is None:
                 setattr(self, name, texts.get(name))
         if self.classnames is None:
-            raise ValueError(f"{type(self).__name__} needs prompts: give it classnames=[…] and templates=…, or start the head from them "
-                             "with class_weights=dict(type='text', …)")
+            raise ConfigError(f"{type(self).__name__} needs prompts: give it classnames=[…] and templates=…, or start the head from them "
+                              "with class_weights=dict(type='text', …)")
         self.classnames = resolve_classnames(self.classnames)
         self.templates = resolve_templates('openai' if self.templates is None else self.templates)
         if len(self.classnames) != classifier.head.num_classes:
-            raise ValueError(f'{type(self).__name__} has {len(self.classnames)} classnames, but the head has '
-                             f'num_classes={classifier.head.num_classes}')
+            raise ConfigError(f'{type(self).__name__} has {len(self.classnames)} classnames, but the head has '
+                              f'num_classes={classifier.head.num_classes}')
         super().start(classifier)
 
 
@@ -266,7 +268,7 @@ class LipsumFT(TextLoss):
                  pretrained: str | None = None) -> None:
         super().__init__(weight, model_name, pretrained)
         if num_texts < 1 or length < 1:
-            raise ValueError(f'LipsumFT: num_texts={num_texts} and length={length} must be positive')
+            raise ConfigError(f'LipsumFT: num_texts={num_texts} and length={length} must be positive')
         self.num_texts = num_texts
         self.length = length
 
@@ -275,11 +277,11 @@ class LipsumFT(TextLoss):
         tokenizer = classifier.teacher.tokenizer
         self.special = getattr(tokenizer, 'sot_token_id', None), getattr(tokenizer, 'eot_token_id', None)
         if None in self.special:
-            raise ValueError(f"LipsumFT draws tokens of CLIP's own vocabulary, but {model_name!r} has a {type(tokenizer).__name__}")
+            raise ConfigError(f"LipsumFT draws tokens of CLIP's own vocabulary, but {model_name!r} has a {type(tokenizer).__name__}")
         self.context_length = tokenizer(['']).shape[1]
         if self.length + 2 > self.context_length:
-            raise ValueError(f'LipsumFT: length={self.length}, but the texts of {model_name!r} have {self.context_length} tokens with the '
-                             'first and the last')
+            raise ConfigError(f'LipsumFT: length={self.length}, but the texts of {model_name!r} have {self.context_length} tokens with the '
+                              'first and the last')
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         tokens = random_tokens(self.num_texts, self.length, self.context_length, *self.special, device=step.features.device)
@@ -307,10 +309,11 @@ class FLYP(PromptLoss):
 
     def start_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
         if classifier.head.cls_weight != 0:
-            raise ValueError(f'FLYP has no cross-entropy, because its head is made by the text tower: set model.head.cls_weight=0 (it is '
-                             f'{classifier.head.cls_weight})')
+            raise ConfigError(f'FLYP has no cross-entropy, because its head is made by the text tower: set model.head.cls_weight=0 (it is '
+                              f'{classifier.head.cls_weight})')
         if classifier.teacher is not None and classifier.head.distill == 'logits':
-            raise ValueError("FLYP trains no head that model.head.distill='logits' could train: use 'feature', or teacher=None")
+            raise ConfigError("FLYP trains no head that model.head.distill='logits' could train: use 'feature', or teacher=None")
+        self.source = model_name, pretrained
         self.text, self.tokenizer = load_text_tower(model_name, pretrained)
         self.text.requires_grad_(True)
         classifier.head.requires_grad_(False)
@@ -332,9 +335,22 @@ class FLYP(PromptLoss):
         """Make the head of the text tower, unless it is of this tower already."""
         now = fingerprint(self.text)
         if self.head_made_of is None or not torch.equal(self.head_made_of, now):
-            device, training = now.device, self.text.training
-            with torch.autocast(device.type, enabled=False):
-                embeddings = text_class_weights(self.text.eval(), self.tokenizer, self.classnames, self.templates, device)
-            self.text.train(training)
-            classifier.head.init_class_weights(embeddings, self.text.logit_scale.detach().exp().item())
+            self._make_head(classifier.head, self.text)
             self.head_made_of = now
+
+    def _make_head(self, head: nn.Module, text: nn.Module) -> None:
+        device, training = text.logit_scale.device, text.training
+        with torch.autocast(device.type, enabled=False):
+            embeddings = text_class_weights(text.eval(), self.tokenizer, self.classnames, self.templates, device)
+        text.train(training)
+        head.init_class_weights(embeddings, text.logit_scale.detach().exp().item())
+
+    def mixed_head(self, head: nn.Module, end: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+        """The state of the ``head`` that is made of the text tower on the line of WiSE-FT, (1 − α) start + α ``end``: the towers of images
+        and texts are mixed alike, as in the paper."""
+        text, _ = load_text_tower(*self.source)
+        device = next(head.parameters()).device
+        text.load_state_dict(interpolate(text.state_dict(), end, alpha))
+        mixed = deepcopy(head)
+        self._make_head(mixed, text.to(device))
+        return mixed.state_dict()

@@ -32,11 +32,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..datasets.names import class_names, read_names
 from ..datasets.shapes import SHAPES_TEMPLATES
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, MissingFileError, StorageError
 from ..files import atomic_write, check_whole, remove_leftovers
 from ..ranges import Count, Positive, Seed, Whole
 from .clip_loading import NoTextTowerError, load_text_model, resolve_pretrained
 from .linear_probe import STRENGTHS, fit_linear_probe
+from .torchscript import is_torchscript
 
 PROMPTS_PER_BATCH = 800
 
@@ -72,16 +73,16 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
     cfg = dict(cfg)
     kind = cfg.pop('type', None)
     if kind not in CLASS_WEIGHTS:
-        raise ValueError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, CLASS_WEIGHTS))}.')
+        raise ConfigError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, CLASS_WEIGHTS))}.')
     if cfg.get('classnames') == 'dataset':
         if classnames is None:
-            raise ValueError("class_weights.classnames='dataset', but the dataset's class names are not known here: list the "
-                             'names, or give the path of a text file with one per line.')
+            raise ConfigError("class_weights.classnames='dataset', but the dataset's class names are not known here: list the "
+                              'names, or give the path of a text file with one per line.')
         cfg['classnames'] = list(classnames)
     try:
         inspect.signature(CLASS_WEIGHTS[kind]).bind(classifier, **cfg)
     except TypeError as error:  # a key too many or too few
-        raise ValueError(f'class_weights=dict(type={kind!r}, ...): {error}') from error
+        raise ConfigError(f'class_weights=dict(type={kind!r}, ...): {error}') from error
     return CLASS_WEIGHTS[kind](classifier, **cfg)
 
 
@@ -135,7 +136,7 @@ def image_features(extract_feat: Callable[[Tensor], tuple], data_preprocessor: n
 
 
 def batches_of(dataset: Dataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str) -> Iterator[Tensor]:
-    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``, with progress shown."""
+    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``; shows progress."""
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
     for batch in track(loader, description=description):
         yield data_preprocessor(batch)['inputs']
@@ -168,7 +169,7 @@ def prototype_class_weights(extract_feat: Callable[[Tensor], tuple], data_prepro
     members = F.one_hot(labels, num_classes(dataset, labels.tolist())).float()  # (N, C)
     if (members.sum(dim=0) == 0).any():
         empty = [class_name(dataset, label) for label in range(members.shape[1]) if not members[:, label].any()]
-        raise ValueError(f'No image of the {len(empty)} classes {", ".join(empty[:5])} for their mean feature.')
+        raise ConfigError(f'No image of the {len(empty)} classes {", ".join(empty[:5])} for their mean feature.')
     features = image_features(extract_feat, data_preprocessor, dataset, indices, batch_size, num_workers)
     return F.normalize(members.T @ features, dim=-1)
 
@@ -188,8 +189,8 @@ def draw_per_class(dataset: Dataset, per_class: int, seed: int = 0) -> list[int]
             short.append(f'{class_name(dataset, label)} ({len(members)})')
         drawn += members[:per_class].tolist()
     if short:
-        raise ValueError(f'per_class={per_class}, but these {len(short)} classes have fewer images: {", ".join(short[:10])}. '
-                         'Lower per_class of class_weights, or give its dataset more images (no holdout).')
+        raise ConfigError(f'per_class={per_class}, but these {len(short)} classes have fewer images: {", ".join(short[:10])}. '
+                          'Lower per_class of class_weights, or give its dataset more images (no holdout).')
     return drawn
 
 
@@ -211,11 +212,11 @@ def resolve_classnames(classnames: str | Sequence[str]) -> list[str]:
     if isinstance(classnames, str):
         path = Path(classnames).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"class_weights.classnames={classnames!r} is neither 'imagenet', 'dataset' nor a file that "
-                                    f'exists (looked for {path.absolute()}).')
+            raise MissingFileError(f"class_weights.classnames={classnames!r} is neither 'imagenet', 'dataset' nor a file that "
+                                   f'exists (looked for {path.absolute()}).')
         return read_names(path)
     if not classnames:
-        raise ValueError('class_weights.classnames is empty.')
+        raise ConfigError('class_weights.classnames is empty.')
     return class_names(classnames, 'class_weights.classnames')
 
 
@@ -223,16 +224,16 @@ def resolve_templates(templates: str | Sequence[str]) -> list[str]:
     """``'openai'``, ``'shapes'``, or strings with a ``{}``, as such strings."""
     if isinstance(templates, str):
         if templates not in ('openai', 'shapes'):
-            raise ValueError(f"class_weights.templates={templates!r} is unknown: choose 'openai', 'shapes', or give a list of "
-                             "strings such as ['a photo of a {}.'].")
+            raise ConfigError(f"class_weights.templates={templates!r} is unknown: choose 'openai', 'shapes', or give a list of "
+                              "strings such as ['a photo of a {}.'].")
         named = dict(openai=open_clip.OPENAI_IMAGENET_TEMPLATES, shapes=SHAPES_TEMPLATES)[templates]
         # open_clip's are functions of the name: rendered with '{}' they are strings like all others.
         return [template if isinstance(template, str) else template('{}') for template in named]
     templates = list(templates)
     wrong = [template for template in templates if not isinstance(template, str) or '{}' not in template]
     if wrong or not templates:
-        raise ValueError(f"class_weights.templates must be strings with a '{{}}' for the class name, but got "
-                         f'{wrong[0] if wrong else templates!r}.')
+        raise ConfigError(f"class_weights.templates must be strings with a '{{}}' for the class name, but got "
+                          f'{wrong[0] if wrong else templates!r}.')
     return templates
 
 
@@ -245,7 +246,7 @@ def load_class_weights(path: str | Path) -> Tensor:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f'class_weights.path={str(path)!r}: there is no such file.')
+        raise MissingFileError(f'class_weights.path={str(path)!r}: there is no such file.')
     try:
         if path.suffix == '.npy':
             weight = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -253,6 +254,8 @@ def load_class_weights(path: str | Path) -> Tensor:
             weight = load_file(path)
         else:
             check_whole(path)
+            if is_torchscript(path):
+                raise ConfigError('it is a TorchScript archive')
             weight = torch.load(path, map_location='cpu', weights_only=True)
     except StorageError:
         raise
@@ -283,8 +286,8 @@ def text_source(classifier: nn.Module, model_name: str | None = None, pretrained
     own_name = getattr(classifier.backbone, 'model_name', None)
     model_name = model_name or own_name
     if model_name is None:
-        raise ValueError(f'{type(classifier.backbone).__name__} has no text tower of its own: name one with '
-                         "model_name='ViT-B-16-quickgelu', pretrained='openai', for a head in class_weights=dict(type='text', ...).")
+        raise ConfigError(f'{type(classifier.backbone).__name__} has no text tower of its own: name one with '
+                          "model_name='ViT-B-16-quickgelu', pretrained='openai', for a head in class_weights=dict(type='text', ...).")
     if pretrained is None and model_name == own_name:
         pretrained = getattr(classifier.backbone, 'pretrained', None)
     return model_name, pretrained
@@ -356,8 +359,8 @@ def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict 
     strengths = list(STRENGTHS if strengths is None else strengths)
     if held_out is None:
         if (dataset.get('holdout') or {}).get('part') != 'train':
-            raise ValueError("class_weights=dict(type='linear_probe', ...) chooses its strength on held-out images: give held_out, "
-                             "a dataset, or dataset.holdout=dict(fraction=0.2, part='train')")
+            raise ConfigError("class_weights=dict(type='linear_probe', ...) chooses its strength on held-out images: give held_out, "
+                              "a dataset, or dataset.holdout=dict(fraction=0.2, part='train')")
         held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
         held_out['holdout'] = {**dataset['holdout'], 'part': 'held_out'}
     parts = [(cfg, DATASETS.build(cfg)) for cfg in (dataset, held_out)]
@@ -375,7 +378,8 @@ def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict 
                   f'{probe.nll:.3f}).', 'current')
         return torch.cat([probe.weight, probe.bias[:, None]], dim=1).cpu()
 
-    return cached(dict(type='linear_probe', features=keys, strengths=strengths, chosen_by=['accuracy', 'nll']), compute, cache_dir)
+    key = dict(type='linear_probe', features=keys, strengths=strengths, chosen_by='nll within a standard error')
+    return cached(key, compute, cache_dir)
 
 
 def cached_features(classifier: nn.Module, cfg: dict, dataset: Dataset, batch_size: int = 64, num_workers: int = 0,

@@ -12,6 +12,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..counterfactual import attention_relevance, drop_tokens, mask_keys, patch_grid, record_attention
+from ..errors import ConfigError
+from ..ranges import OpenShare
 from .auxiliary import Step
 from .class_weights import build_class_weights
 from .preprocessor import CAMRefillDataPreprocessor, Counterfactual
@@ -56,12 +58,12 @@ class CounterfactualClassifier(ImageClassifier):
                  data_preprocessor: dict | None = None,
                  auxiliary: list[dict] | None = None,
                  gate: dict | None = None,
-                 second_look: float | None = None,
+                 second_look: OpenShare | None = None,
                  **kwargs) -> None:
         for key in {'pretrained', 'init_cfg'} & kwargs.keys():
             if kwargs[key] is not None:
-                raise ValueError(f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher was '
-                                 'copied from the start: use model.backbone.pretrained or model.backbone.init_cfg')
+                raise ConfigError(f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher was '
+                                  'copied from the start: use model.backbone.pretrained or model.backbone.init_cfg')
         backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
         neck = MODELS.build(neck) if isinstance(neck, dict) else neck
         width = backbone.embed_dims if neck is None else neck.out_channels
@@ -70,8 +72,8 @@ class CounterfactualClassifier(ImageClassifier):
         data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **(data_preprocessor or {})}
         super().__init__(backbone, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
         if not isinstance(self.data_preprocessor, CAMRefillDataPreprocessor):
-            raise ValueError('CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
-                             f'{data_preprocessor["type"]!r}')
+            raise ConfigError('CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
+                              f'{data_preprocessor["type"]!r}')
         check_normalisation(self.backbone, self.data_preprocessor)
         self._set_frozen(teacher=None, gate=None)
         if second_look is not None:
@@ -107,11 +109,11 @@ class CounterfactualClassifier(ImageClassifier):
             teacher.start_from(self.backbone, self.neck, self.head)
             width = self.head.in_channels if teacher.neck is not None else teacher.backbone.embed_dims
             if width != self.head.in_channels:
-                raise ValueError(f'the teacher {teacher.model_name!r} gives features of width {width}, '
-                                 f'but the student gives width {self.head.in_channels}: choose towers of the same embedding width')
+                raise ConfigError(f'the teacher {teacher.model_name!r} gives features of width {width}, '
+                                  f'but the student gives width {self.head.in_channels}: choose towers of the same embedding width')
             if self.head.distill == 'logits' and not teacher.is_start:
-                raise ValueError(f"distill='logits' compares class probabilities, but the teacher {teacher.model_name!r} has no class "
-                                 "embeddings of its own: use distill='feature', or the student's own start as teacher")
+                raise ConfigError(f"distill='logits' compares class probabilities, but the teacher {teacher.model_name!r} has no class "
+                                  "embeddings of its own: use distill='feature', or the student's own start as teacher")
             self._set_frozen(teacher=teacher)
 
     def _check_hiding(self) -> None:
@@ -121,11 +123,11 @@ class CounterfactualClassifier(ImageClassifier):
             return
         grids = [getattr(tower, 'patch_size', None) for tower in (self.backbone, self.teacher.backbone)]
         if None not in grids and grids[0] != grids[1]:
-            raise ValueError(f'fill="none" hides patches from student and teacher, but the teacher {self.teacher.model_name!r} has patches '
-                             f'of {grids[1]} pixels and the student of {grids[0]}: use fill="single" or "multi"')
+            raise ConfigError(f'fill="none" hides patches from student and teacher, but the teacher {self.teacher.model_name!r} has '
+                              f'patches of {grids[1]} pixels and the student of {grids[0]}: use fill="single" or "multi"')
         if getattr(self.backbone, 'grad_checkpointing', False) and (settings.needs_relevance or after_position(self.backbone) is None):
-            raise ValueError('fill="none" hides patches in the attention of the forward pass, and backbone.grad_checkpointing=True would '
-                             'compute it again without: use fill="single" or "multi", or grad_checkpointing=False')
+            raise ConfigError('fill="none" hides patches in the attention of the forward pass, and backbone.grad_checkpointing=True would '
+                              'compute it again without: use fill="single" or "multi", or grad_checkpointing=False')
 
     def _set_frozen(self, **modules: nn.Module | None) -> None:
         # Past nn.Module's registration: not sub-modules, so not in parameters(), state_dict(), EMA or DDP.
@@ -230,8 +232,8 @@ def check_normalisation(backbone: nn.Module, preprocessor: CAMRefillDataPreproce
         got = getattr(preprocessor, key).flatten().cpu()
         if wanted is not None and (got - torch.tensor(wanted) * 255).abs().max() > 0.5:
             wanted = [round(value * 255, 2) for value in wanted]
-            raise ValueError(f'model.data_preprocessor.{key} is {[round(value, 2) for value in got.tolist()]}, but the weights '
-                             f'{backbone.pretrained or backbone.model_name!r} were trained with {key}={wanted}')
+            raise ConfigError(f'model.data_preprocessor.{key} is {[round(value, 2) for value in got.tolist()]}, but the weights '
+                              f'{backbone.pretrained or backbone.model_name!r} were trained with {key}={wanted}')
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from open_clip.transform import merge_preprocess_dict
 from open_clip.utils import to_2tuple
 from torch import nn
 
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, MissingFileError, StorageError
 from ..files import check_whole
 from .torchscript import is_torchscript, read_torchscript
 
@@ -40,7 +40,7 @@ if (ASSETS / f'{SHAPES_MODEL}.json').is_file() and open_clip.get_model_config(SH
     open_clip.add_model_config(ASSETS / f'{SHAPES_MODEL}.json')
 
 
-class NoTextTowerError(ValueError):
+class NoTextTowerError(ConfigError):
     """Weights that hold an image tower alone."""
 
 
@@ -84,7 +84,7 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
     schema, _ = parse_model_name(model_name)
     if schema is not None:
         if pretrained is not None:
-            raise ValueError(f'{model_name!r} brings its own weights: leave `pretrained` at None (got {pretrained!r}).')
+            raise ConfigError(f'{model_name!r} brings its own weights: leave `pretrained` at None (got {pretrained!r}).')
         model = _create_from_schema(model_name)
         return _image_tower(model_name, model, model.visual.preprocess_cfg, float(model.logit_scale.detach().exp()))
 
@@ -104,7 +104,7 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
     logit_scale = state_dict.get('logit_scale')
     state_dict = {key: value for key, value in state_dict.items() if key.startswith('visual.')}
     if not state_dict:
-        raise ValueError(f'{path} holds no image tower: none of its keys starts with "visual.".')
+        raise ConfigError(f'{path} holds no image tower: none of its keys starts with "visual.".')
     _resize_pos_embed(state_dict, model, path)
     weights = {key[len('visual.'):]: value for key, value in state_dict.items()}
     check_state_dict(model.visual.state_dict(), weights, where=f'{path} does not fit the image tower of {model_name!r}')
@@ -139,7 +139,7 @@ def load_text_model(model_name: str, pretrained: str | None = None, device: str 
                 with mock.patch('open_clip.factory.load_state_dict', return_value=state_dict):  # it would run TorchScript
                     open_clip.load_checkpoint(model, str(path))
             except RuntimeError as error:
-                raise ValueError(f'{path} does not fit {model_name!r}: {error}') from error
+                raise ConfigError(f'{path} does not fit {model_name!r}: {error}') from error
     tokenizer = _or_explain_download(lambda: open_clip.get_tokenizer(model_name), model_name)
     return model.to(device).eval().requires_grad_(False), tokenizer
 
@@ -180,9 +180,9 @@ def check_pretrained(model_name: str, pretrained: str | None) -> None:
     if pretrained == 'shapes':
         path = ASSETS / f'{SHAPES_MODEL}.safetensors'
         if model_name != SHAPES_MODEL:
-            raise ValueError(f"pretrained='shapes' holds the weights of {SHAPES_MODEL!r}, not of {model_name!r}.")
+            raise ConfigError(f"pretrained='shapes' holds the weights of {SHAPES_MODEL!r}, not of {model_name!r}.")
         if not path.is_file():
-            raise FileNotFoundError(f'{path} is missing: it comes with the package; tools/pretrain_shapes_clip.py makes it.')
+            raise MissingFileError(f'{path} is missing: it comes with the package; tools/pretrain_shapes_clip.py makes it.')
         return
     if pretrained is None or open_clip.is_pretrained_cfg(model_name, pretrained):
         return
@@ -190,13 +190,13 @@ def check_pretrained(model_name: str, pretrained: str | None) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        raise FileNotFoundError(f'pretrained={pretrained!r} is a folder: give the path of the checkpoint file in it.')
+        raise MissingFileError(f'pretrained={pretrained!r} is a folder: give the path of the checkpoint file in it.')
     if path.suffix in WEIGHT_SUFFIXES or len(path.parts) > 1:
-        raise FileNotFoundError(f'pretrained={pretrained!r}: there is no such file (looked for {path.absolute()}).')
+        raise MissingFileError(f'pretrained={pretrained!r}: there is no such file (looked for {path.absolute()}).')
     tags = ['shapes'] if model_name == SHAPES_MODEL else open_clip.list_pretrained_tags_by_model(model_name)
     listed = ', '.join(map(repr, tags)) if tags else 'none, so give the path of a checkpoint'
-    raise ValueError(f'Unknown pretrained tag {pretrained!r} for {model_name!r}.{near_names(pretrained, tags)} '
-                     f'Tags of this model: {listed}.')
+    raise ConfigError(f'Unknown pretrained tag {pretrained!r} for {model_name!r}.{near_names(pretrained, tags)} '
+                      f'Tags of this model: {listed}.')
 
 
 def check_model_name(model_name: str) -> None:
@@ -204,7 +204,7 @@ def check_model_name(model_name: str) -> None:
     schema, _ = parse_model_name(model_name)
     if schema is None and open_clip.get_model_config(model_name) is None:
         names = open_clip.list_models()
-        raise ValueError(f'Unknown open_clip model {model_name!r}.{near_names(model_name, names) or " Models: " + ", ".join(names)}')
+        raise ConfigError(f'Unknown open_clip model {model_name!r}.{near_names(model_name, names) or " Models: " + ", ".join(names)}')
 
 
 def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor]:
@@ -353,7 +353,7 @@ def _or_explain_download(load: Callable, model_name: str, pretrained: str | None
         if not sources:
             sources.append(f'what {model_name!r} names, with its tokenizer, to the hub cache {HF_HUB_CACHE}')
         what = f'The weights {pretrained!r} of {model_name!r}' if pretrained else f'Parts of {model_name!r}'
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'{what} are not on this machine and cannot be loaded or downloaded ({error}). Where there is a network, download '
             f'{", or ".join(sources)}; or pass pretrained=\'/path/to/file\' for a file elsewhere.') from error
 

@@ -8,6 +8,7 @@ import torch
 from open_clip import CLIPVisionCfg
 from open_clip.utils import to_2tuple
 
+from ..errors import ConfigError
 from .clip_loading import check_model_name
 
 # open_clip's names (without 'visual.') on the left, mmpretrain's on the right; norms and linears by module, rest by tensor.
@@ -51,8 +52,8 @@ def open_clip_to_mmpretrain(state_dict: dict[str, torch.Tensor]) -> dict[str, to
         else:
             unknown.append(key)
     if unknown:
-        raise ValueError(f'No plain ViT tower of open_clip: mmpretrain has no place for {", ".join(unknown[:5])} '
-                         f'({len(unknown)} keys in all).')
+        raise ConfigError(f'No plain ViT tower of open_clip: mmpretrain has no place for {", ".join(unknown[:5])} '
+                          f'({len(unknown)} keys in all).')
     return converted
 
 
@@ -75,8 +76,8 @@ def mmpretrain_config(model_name: str, pretrained: str | None = None) -> dict:
         output_tokens=vision.output_tokens)
     if vision != supported or not isinstance(vision.layers, int):
         extra = [name for name, value in vars(vision).items() if value != getattr(supported, name)]
-        raise ValueError(f'The image tower of {model_name!r} is not a plain ViT with a class token ({", ".join(extra) or "layers"}): '
-                         "use dict(type='OpenCLIPBackbone', ...).")
+        raise ConfigError(f'The image tower of {model_name!r} is not a plain ViT with a class token ({", ".join(extra) or "layers"}): '
+                          "use dict(type='OpenCLIPBackbone', ...).")
     quick_gelu = cfg.get('quick_gelu') or open_clip.get_pretrained_cfg(model_name, pretrained or '').get('quick_gelu')
     # Both libraries' defaults differ: open_clip's LayerNorm has torch's 1e-5, mmpretrain's VisionTransformer 1e-6.
     norm_cfg = {'type': 'LN', 'eps': 1e-5, **(vision.norm_kwargs or {})}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ..compat import autocast_dtype
+from ..compat import autocast_dtype, no_autocast
 from ..errors import ConfigError
 from ..ranges import Count, OpenShare, Whole
 from .class_weights import batches_of, cached_features, class_name, labels_of, num_classes
@@ -18,6 +18,7 @@ from .second_look import look_twice
 from .teacher import OpenCLIPTeacher
 
 
+@no_autocast()
 def class_similarity(features: Tensor, classes: Tensor, bank: Tensor, bank_labels: Tensor, neighbours: int) -> Tensor:
     """Cosine similarity of each image to the k-th most similar training image of the class it is taken for.
 
@@ -104,10 +105,10 @@ class ConformalGate(nn.Module):
                  num_workers: Whole = 0, cache_dir: str | None = None) -> None:
         super().__init__()
         if neighbours < 1 or not 0 < level < 1:
-            raise ValueError(f'a gate needs neighbours of at least 1 and a level in (0, 1), but got neighbours={neighbours}, '
-                             f'level={level:g}')
+            raise ConfigError(f'a gate needs neighbours of at least 1 and a level in (0, 1), but got neighbours={neighbours}, '
+                              f'level={level:g}')
         if dataset == held_out:
-            raise ValueError('the gate has the same dataset and held_out: the held-out images must be others than the training images')
+            raise ConfigError('the gate has the same dataset and held_out: the held-out images must be others than the training images')
         self.dataset = dataset
         self.held_out = held_out
         self.neighbours = neighbours
@@ -151,8 +152,8 @@ class ConformalGate(nn.Module):
             counts = torch.bincount(labels, minlength=num_classes(dataset, labels.tolist())).tolist()
             short = [f'{class_name(dataset, label)} ({count})' for label, count in enumerate(counts) if count < self.neighbours]
             if short:
-                raise ValueError(f'gate.neighbours={self.neighbours}, but these {len(short)} classes have fewer images in gate.dataset: '
-                                 f'{", ".join(short[:10])}')
+                raise ConfigError(f'gate.neighbours={self.neighbours}, but these {len(short)} classes have fewer images in gate.dataset: '
+                                  f'{", ".join(short[:10])}')
         return cached_features(classifier, cfg, dataset, **self.reading), labels
 
     def train(self, mode: bool = True) -> ConformalGate:

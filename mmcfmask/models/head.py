@@ -7,6 +7,7 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..ranges import Count, NonNegative, Positive
 
 
@@ -74,12 +75,12 @@ class CLIPDistillHead(ClsHead):
                  init_cfg: dict | None = None) -> None:
         super().__init__(loss=dict(type='CrossEntropyLoss', loss_weight=cls_weight), init_cfg=init_cfg)
         if distill not in ('feature', 'logits', None):
-            raise ValueError(f'unknown distill={distill!r}: choose "feature", "logits" or None')
+            raise ConfigError(f'unknown distill={distill!r}: choose "feature", "logits" or None')
         if temperature <= 0 or cls_temperature <= 0 or distill_weight < 0 or cls_weight < 0:
-            raise ValueError(f'temperatures must be positive and loss weights not negative, but temperature={temperature}, '
-                             f'cls_temperature={cls_temperature}, distill_weight={distill_weight}, cls_weight={cls_weight}')
+            raise ConfigError(f'temperatures must be positive and loss weights not negative, but temperature={temperature}, '
+                              f'cls_temperature={cls_temperature}, distill_weight={distill_weight}, cls_weight={cls_weight}')
         if in_channels is None:
-            raise ValueError('CLIPDistillHead needs in_channels when it is built outside CounterfactualClassifier')
+            raise ConfigError('CLIPDistillHead needs in_channels when it is built outside CounterfactualClassifier')
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.class_weights = class_weights
@@ -102,11 +103,11 @@ class CLIPDistillHead(ClsHead):
             ValueError: Another number of classes or feature width than the head's.
         """
         if embeddings.shape[0] != self.num_classes:
-            raise ValueError(f'class_weights={self.class_weights} gives {embeddings.shape[0]} classes, '
-                             f'but the head has num_classes={self.num_classes}')
+            raise ConfigError(f'class_weights={self.class_weights} gives {embeddings.shape[0]} classes, '
+                              f'but the head has num_classes={self.num_classes}')
         if embeddings.shape[1] != self.in_channels:
-            raise ValueError(f'class_weights={self.class_weights} gives embeddings of width {embeddings.shape[1]}, '
-                             f'but the image features have width {self.in_channels}')
+            raise ConfigError(f'class_weights={self.class_weights} gives embeddings of width {embeddings.shape[1]}, '
+                              f'but the image features have width {self.in_channels}')
         with torch.no_grad():
             self.fc.weight.copy_(logit_scale * embeddings)
             self.fc.bias.copy_(torch.zeros_like(self.fc.bias) if bias is None else bias)

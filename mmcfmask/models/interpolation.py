@@ -6,16 +6,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+
 
 def check_same_model(first: Mapping[str, Tensor], second: Mapping[str, Tensor],
                      what: str = 'the pre-trained and the fine-tuned weights') -> None:
     """Raise a ValueError, naming a tensor, unless both hold the same tensors in the same shapes."""
     only = sorted(first.keys() ^ second.keys())
     if only:
-        raise ValueError(f'{what} are not of one model: {len(only)} tensors are in one of them only, such as {only[0]}')
+        raise ConfigError(f'{what} are not of one model: {len(only)} tensors are in one of them only, such as {only[0]}')
     for name, value in first.items():
         if value.shape != second[name].shape:
-            raise ValueError(f'{what} are not of one model: {name} has the shapes {tuple(value.shape)} and {tuple(second[name].shape)}')
+            raise ConfigError(f'{what} are not of one model: {name} has the shapes {tuple(value.shape)} and {tuple(second[name].shape)}')
 
 
 def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -34,7 +36,7 @@ def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alph
         ValueError: α outside [0, 1], or weights of different models.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f'alpha={alpha} must lie in [0, 1]: 0 is the pre-trained model, 1 the fine-tuned one')
+        raise ConfigError(f'alpha={alpha} must lie in [0, 1]: 0 is the pre-trained model, 1 the fine-tuned one')
     check_same_model(theta0, theta1)
     return {name: lerp(theta0[name], end, alpha) for name, end in theta1.items()}
 

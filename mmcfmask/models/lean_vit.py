@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import kernels
 from ..compat import autocast_dtype, bfloat16_products, is_compiling, no_autocast
 from ..counterfactual.relevance import needs_weight_gradients
+from ..errors import ConfigError
 
 # The original: a recorder of attention may stand in its place later.
 _fused_attention = F.scaled_dot_product_attention
@@ -76,7 +77,7 @@ def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool | None 
             block.__class__ = LeanBlock
             block.compiled = compiled
     elif compiled:
-        raise ValueError(f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}')
+        raise ConfigError(f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}')
 
 
 def _is_plain_attention(module: nn.MultiheadAttention) -> bool:
@@ -140,7 +141,11 @@ class LeanBlock(ResidualAttentionBlock):
         keep = recomputed if recompute and not self.compiled else _kept
         with keep(normed, self.ln_1, q_x):
             update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
-        x, normed = (_compiled(_add_and_normalize) if self.compiled else _add_and_normalize)(x, update, self.ln_2)
+        if self.compiled:  # as (B·T, C): code for one number of rows is code for all, also for the class token alone
+            x, normed = (part.view_as(update) for part in _compiled(_add_and_normalize)(
+                x.flatten(0, 1).contiguous(), update.flatten(0, 1), self.ln_2))
+        else:
+            x, normed = _add_and_normalize(x, update, self.ln_2)
         with keep(normed, self.ln_2, x):
             hidden = self.mlp.c_fc(normed)
         active = self.mlp.gelu(hidden)
@@ -243,7 +248,7 @@ class LeanQuickGELU(QuickGELU):
     compiled = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return _compiled(_quick_gelu)(x) if self.compiled else _QuickGELU.apply(x)
+        return _compiled(_quick_gelu)(x.flatten(0, -2)).view_as(x) if self.compiled else _QuickGELU.apply(x)
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -265,7 +270,7 @@ class _QuickGELU(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         x, = ctx.saved_tensors
-        if kernels.available(x.device):
+        if kernels.fits_quick_gelu(x.device, x.dtype):
             return kernels.quick_gelu_backward(grad, x)
         return torch.ops.aten.silu_backward(grad, x * 1.702)
 

@@ -5,6 +5,7 @@ import torch
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 
+from ..errors import ConfigError
 from .clip_loading import load_image_tower
 from .lean_vit import make_lean
 
@@ -88,8 +89,8 @@ class OpenCLIPBackbone(BaseBackbone):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         if tuple(x.shape[-2:]) != self.image_size:
             height, width = x.shape[-2:]
-            raise ValueError(f'{self.model_name!r} takes images of {self.image_size[0]}x{self.image_size[1]} pixels, got '
-                             f'{height}x{width}: change the resize and crop of the pipeline, or the model.')
+            raise ConfigError(f'{self.model_name!r} takes images of {self.image_size[0]}x{self.image_size[1]} pixels, got '
+                              f'{height}x{width}: change the resize and crop of the pipeline, or the model.')
         features = self.visual(x)
         # CoCa towers return their tokens as well.
         return (features[0] if isinstance(features, tuple) else features, )

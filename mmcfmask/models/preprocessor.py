@@ -19,6 +19,7 @@ from ..counterfactual import (
     random_views,
     refill,
 )
+from ..errors import ConfigError
 from ..ranges import Share
 
 PUBLISHED_VALUES = {
@@ -75,22 +76,22 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
                  colors: Share = 0.,
                  **kwargs) -> None:
         if kwargs.get('batch_augments'):
-            raise ValueError('batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has no '
-                             'meaning there: remove batch_augments (or train_cfg.augments) or use ClsDataPreprocessor')
+            raise ConfigError('batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has no '
+                              'meaning there: remove batch_augments (or train_cfg.augments) or use ClsDataPreprocessor')
         super().__init__(**kwargs)
         self._non_blocking = True  # from pinned memory; mmpretrain's class has no argument for it
         if mask is not None and mask not in KINDS:
-            raise ValueError(f'unknown mask {mask!r}: choose from {", ".join(KINDS)}, or None for no mask')
+            raise ConfigError(f'unknown mask {mask!r}: choose from {", ".join(KINDS)}, or None for no mask')
         if fill not in FILLS:
-            raise ValueError(f'unknown fill {fill!r}: choose from {", ".join(FILLS)}')
+            raise ConfigError(f'unknown fill {fill!r}: choose from {", ".join(FILLS)}')
         if relevance != 'attention':
-            raise ValueError(f'unknown relevance {relevance!r}: choose "attention"')
+            raise ConfigError(f'unknown relevance {relevance!r}: choose "attention"')
         if mask is not None:
             value = PUBLISHED_VALUES[mask, fill] if value is None else value
             check_value(mask, value)
         if (views is not None or colors) and (mask is None or fill == 'none'):
-            raise ValueError(f'views and colors change refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill '
-                             '"single" or "multi" (mask="random", value=0. changes no patch), or views=None, colors=0.')
+            raise ConfigError(f'views and colors change refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill '
+                              '"single" or "multi" (mask="random", value=0. changes no patch), or views=None, colors=0.')
         for change, arguments in (random_colors, dict(probability=colors)), (random_views, views or {}):
             change(torch.zeros(1, 3, 1, 1), generator=torch.Generator(), **arguments)  # wrong arguments are an error now, not in training
         self.mask = mask

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..counterfactual import logits_and_relevance, relevance_center, zoom_in
+from ..errors import ConfigError
 
 SECOND_LOOK = 0.9
 """Side of the part, as chosen on the held-out images of the built-in benchmark (docs/results.md)."""
@@ -19,7 +20,7 @@ IMAGES_AT_ONCE = 32
 def check_side(side: float) -> None:
     """Raise a ValueError unless ``side`` is that of a part to zoom in to."""
     if isinstance(side, bool) or not isinstance(side, (int, float)) or not 0 < side < 1:
-        raise ValueError(f'second_look is the side of the part to zoom in to, relative to the image, in (0, 1), but is {side!r}')
+        raise ConfigError(f'second_look is the side of the part to zoom in to, relative to the image, in (0, 1), but is {side!r}')
 
 
 def look_twice(tower: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, side: float) -> Tensor:

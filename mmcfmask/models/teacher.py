@@ -3,13 +3,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Callable
+from typing import Callable, Literal
 
 import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..compat import autocast_dtype
+from ..errors import ConfigError
 from .clip_loading import load_text_tower
 
 PRECISIONS = {None: None, 'bf16': torch.bfloat16}
@@ -41,14 +42,14 @@ class OpenCLIPTeacher(nn.Module):
     exact = False
     _rounded: torch.dtype | None = None
 
-    def __init__(self, model_name: str | None = None, pretrained: str | None = None, precision: str | None = None) -> None:
+    def __init__(self, model_name: str | None = None, pretrained: str | None = None, precision: Literal['bf16'] | None = None) -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ValueError(f"OpenCLIPTeacher has no precision={precision!r}: choose 'bf16', or None to follow the student")
+            raise ConfigError(f"OpenCLIPTeacher has no precision={precision!r}: choose 'bf16', or None to follow the student")
         if pretrained is not None and model_name is None:
-            raise ValueError(f'OpenCLIPTeacher got pretrained={pretrained!r} but no model_name')
+            raise ConfigError(f'OpenCLIPTeacher got pretrained={pretrained!r} but no model_name')
         if model_name is not None and pretrained is None:
-            raise ValueError(f'OpenCLIPTeacher(model_name={model_name!r}) needs pretrained weights: a random teacher teaches nothing')
+            raise ConfigError(f'OpenCLIPTeacher(model_name={model_name!r}) needs pretrained weights: a random teacher teaches nothing')
         self.model_name = model_name
         self.pretrained = pretrained
         self.precision = precision

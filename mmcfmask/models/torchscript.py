@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ..errors import ConfigError
+
 DTYPES = {f'{name}Storage': dtype for name, dtype in dict(
     Double=torch.float64, Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16, Long=torch.int64, Int=torch.int32,
     Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool, ComplexFloat=torch.complex64,
@@ -41,7 +43,7 @@ def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
                 package = name[len(f'{root}/code/'):-len('.py')].replace('/', '.')
                 named.update(_named_tensors(package, archive.read(name).decode()))
     if not isinstance(module, _Module):
-        raise ValueError('it holds no module')
+        raise ConfigError('it holds no module')
     return dict(_state(module, named, '', 0))
 
 
@@ -101,7 +103,7 @@ def _named_tensors(package: str, code: str) -> dict[str, set[str]]:
 
 def _state(module: _Module, named: dict[str, set[str]], prefix: str, depth: int):
     if depth > 100:
-        raise ValueError('its modules are nested without end')
+        raise ConfigError('its modules are nested without end')
     for name, value in module.attributes.items():
         if isinstance(value, _Module):
             yield from _state(value, named, f'{prefix}{name}.', depth + 1)

@@ -236,7 +236,10 @@ def test_processes_of_every_launcher(monkeypatch):
 
 
 def test_local_rank_of_mpi_is_that_of_mpi(monkeypatch):
-    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '3')
+    for variable, value in dict(LOCAL_RANK='3', RANK='3', SIZE='4').items():
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{variable}', value)
+    monkeypatch.setenv('MASTER_ADDR', 'localhost')
+    monkeypatch.setattr(launch, 'check_config', lambda cfg: None)
     for launcher, rank in (('mpi', '3'), ('none', '0')):
         monkeypatch.setenv('LOCAL_RANK', '0')
         cfg = Config(dict(work_dir='w'))
@@ -260,7 +263,7 @@ def test_settings_of_the_runner_are_no_unknown_names(tmp_path):
 ])
 def test_wrapper_of_the_config_is_kept_without_a_gpu(monkeypatch, given, wrapped):
     monkeypatch.setattr(launch, 'start_process_group_without_gpu', lambda launcher: True)
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg))
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg, model=None, logger=SimpleNamespace(handlers=[])))
     assert build_runner(Config(dict(launcher='none', **given))).cfg.model_wrapper_cfg == wrapped
 
 
@@ -283,14 +286,20 @@ def test_fused_optimizer_only_where_there_is_one(monkeypatch):
 
 def test_runner_warns_of_slow_bfloat16(monkeypatch):
     said = []
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(model=None, logger=SimpleNamespace(warning=said.append)))
+    runner = SimpleNamespace(model=None, logger=SimpleNamespace(handlers=[], warning=said.append))
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: runner)
     monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device: False)
     for amp in (False, True):
         launch.build_runner(Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp))))
     assert len(said) == 1 and said[0].startswith('--amp: this CPU has no instructions for bfloat16')
 
 
-def test_name_says_with_what_a_method_was_tested():
-    for model, name in ((dict(), 'ft'), (dict(gate=dict(level=0.1)), 'ft + gate'), (dict(gate=None, second_look=0.9), 'ft + second look'),
-                        (dict(gate=dict(level=0.1), second_look=0.9), 'ft + gate and second look')):
-        assert method_name('configs/pacs/ft.py', model) == name
+def test_name_says_what_was_tested():
+    probe = dict(head=dict(class_weights=dict(type='linear_probe')))
+    for model, meta, name in (
+        (dict(), {}, 'ft'), (dict(gate=dict(level=0.1)), {}, 'ft + gate'), (dict(gate=None, second_look=0.9), {}, 'ft + second look'),
+        (dict(gate=dict(level=0.1), second_look=0.9), {}, 'ft + gate and second look'), (probe, {}, 'ft'),
+        (dict(), dict(wise_ft_alpha=0.), 'ft + WiSE-FT'), (dict(gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
+        (dict(), None, 'zero-shot'), (dict(second_look=0.9), None, 'zero-shot + second look'), (probe, None, 'LP'),
+    ):
+        assert method_name('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name

@@ -15,7 +15,8 @@ def collect(rank, processes, store, out):
         dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=processes)
     hub = MessageHub(f'logs{rank}')
     for step in (1, 2, 3):
-        hub.update_scalars({'train/loss': step + 10 * rank, 'train/loss_cls': 2 * step + 10 * rank, 'train/lr': 0.1 * step, 'val/loss': rank})
+        hub.update_scalars({'train/loss': step + 10 * rank, 'train/loss_cls': 2 * step + 10 * rank, 'train/lr': 0.1 * step})
+    hub.update_scalar('val/loss', rank)
     runner, processor = SimpleNamespace(message_hub=hub), MeanLogProcessor(window_size=2)
     out.put((rank, *(dict(processor._collect_scalars([], runner, mode, prefix)) for mode, prefix in
                      [('train', False), ('train', True), ('val', False)])))

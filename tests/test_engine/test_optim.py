@@ -30,8 +30,9 @@ def ours(steps, counts=1, kind='AdamW', **settings):
 
 @pytest.mark.parametrize('counts', [1, 4])
 @pytest.mark.parametrize('kind', ['AdamW', 'SGD'])
-@pytest.mark.parametrize('steps, settings', [(100, dict(pct_start=0.02)), (60, dict(pct_start=0.02)), (90, dict(pct_start=0.1, three_phase=True)),
-                                             (70, dict(pct_start=0.3, anneal_strategy='linear')), (40, dict(pct_start=0.)),
+@pytest.mark.parametrize('steps, settings', [(100, dict(pct_start=0.02)), (60, dict(pct_start=0.02)),
+                                             (90, dict(pct_start=0.1, three_phase=True)), (40, dict(pct_start=0.)),
+                                             (70, dict(pct_start=0.3, anneal_strategy='linear')),
                                              (80, dict(pct_start=0.1, cycle_momentum=False, div_factor=10., final_div_factor=50.))])
 def test_schedule_is_torchs(steps, settings, kind, counts):
     """Learning rate and momentum; under accumulation one value for all batches of an optimizer step."""

@@ -1,6 +1,8 @@
 """What a study file says, and what it stands for; no run."""
 import json
 import re
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -288,6 +290,23 @@ def test_checkpoint_that_is_tested(tmp_path):
     assert checkpoint_to_test(tmp_path).name == 'epoch_10.pth'
     (tmp_path / 'best_accuracy_top1_epoch_9.pth').touch()
     assert checkpoint_to_test(tmp_path).name == 'best_accuracy_top1_epoch_9.pth'
+
+
+@pytest.mark.parametrize('methods, datasets', [({'..': 'ft'}, None), ({'/': 'ft'}, None), ({'FT': 'ft'}, '../../x'), ({'FT': 'ft'}, '..'),
+                                               ({'FT': 'ft'}, 'a/b')])
+def test_names_that_lead_out_of_the_folder(tmp_path, methods, datasets):
+    with pytest.raises(ValueError, match=r'(methods|datasets).*must be a plain name'):
+        study(tmp_path, methods, datasets={datasets: SHAPES['shapes']} if datasets else SHAPES)
+
+
+def test_second_study_in_one_folder_is_refused(tmp_path):
+    """By name of the first; a lock of this process would be no obstacle, so another one holds it."""
+    code = f"from mmcfmask.files import locked\nwith locked({str(tmp_path)!r}, 'a study'):\n    print(flush=True)\n    input()"
+    with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        with pytest.raises(SystemExit, match=rf'is in use by a study \(process {first.pid} on .*: wait until that has ended, or choose'):
+            run_or_exit(study(tmp_path, {'FT': 'ft'}), Console(quiet=True))
+        first.communicate(b'\n')
 
 
 def test_names():

@@ -7,8 +7,9 @@ import torch
 from oracle import RUNS
 
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_runner, fit_total_batch, forget_pretrained, load_config
+from mmcfmask.engine.launch import build_runner, fit_total_batch, forget_pretrained, load_config, prepare_test
 from mmcfmask.engine.wise_ft import parse_alphas, save_interpolated, start_weights, write_results
+from mmcfmask.models.clip_loading import load_text_tower
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,11 +180,13 @@ def test_hook_takes_the_moving_average(config, tmp_path):
     assert not torch.equal(end['head.fc.weight'], saved['ema_state_dict']['module.head.fc.weight'])
 
 
+PROMPTS = dict(type='text', classnames=[f'thing {n}' for n in range(10)], templates=['a {}'])
+
+
 def test_hook_after_flyp(config, tmp_path):
     """The text tower, which only training has, is not on the line."""
     cfg = config('flyp')
-    prompts = dict(type='text', classnames=[f'thing {n}' for n in range(10)], templates=['a {}'])
-    cfg.model.head.class_weights = prompts
+    cfg.model.head.class_weights = PROMPTS
     cfg.custom_hooks.append(dict(type='WiSEFTHook', alphas=[0, 1], save=1))
     fit_total_batch(cfg, 1)
     build_runner(cfg).train()
@@ -193,6 +196,44 @@ def test_hook_after_flyp(config, tmp_path):
     assert any(name.startswith('auxiliary.') for name in best)
     assert end.keys() == {name for name in best if not name.startswith('auxiliary.')}
     assert all(torch.equal(value, best[name]) for name, value in end.items())
+
+
+def test_flyp_mixes_text_towers(config, tmp_path, tiny_pretrained):
+    """The head of an α is made of the mixed text tower, by the hook and by the tool's loop; it is not the mixture of two heads."""
+    cfg = config('flyp')
+    cfg.model.head.class_weights = PROMPTS
+    cfg.custom_hooks.append(dict(type='WiSEFTHook', alphas=[0.5], save=0.25))  # saved is another than is tested
+    fit_total_batch(cfg, 1)
+    build_runner(cfg).train()
+    path = str(tmp_path / 'run' / 'best.pth')
+    best = check_checkpoint(path)['state_dict']
+
+    cfg = config('flyp')
+    cfg.model.head.class_weights = PROMPTS
+    prepare_test(cfg, path, keep_start=True)
+    cfg.test_cfg.update(type='WiSEFTLoop', alphas=[0, 0.25, 0.5, 1])
+    runner = build_runner(cfg)
+    metrics = runner.test()
+    assert all(torch.equal(value, best[name]) for name, value in runner.model.state_dict().items())  # as it was
+    by_hook = json.loads((tmp_path / 'run' / 'wise_ft' / 'wise_ft.json').read_text())['line'][0]['metrics']
+    assert by_hook == pytest.approx({name.partition('/')[2]: value for name, value in metrics.items() if name.startswith('alpha=0.5/')})
+
+    start, tokenizer = load_text_tower('tiny-vit', tiny_pretrained)
+    for name, value in start.state_dict().items():  # by hand
+        if value.is_floating_point():
+            value.copy_(0.75 * value + 0.25 * best[f'auxiliary.0.text.{name}'])
+    with torch.no_grad():
+        texts = torch.nn.functional.normalize(start.encode_text(tokenizer([f'a {name}' for name in PROMPTS['classnames']])), dim=1)
+    expected = start.logit_scale.exp().detach() * texts
+    save_interpolated(runner.test_loop, 0.25, tmp_path / 'quarter.pth')
+    for saved in tmp_path / 'quarter.pth', tmp_path / 'run' / 'wise_ft' / 'wise_ft_0.25.pth':
+        torch.testing.assert_close(check_checkpoint(str(saved))['state_dict']['head.fc.weight'], expected, rtol=1e-4, atol=1e-4)
+    mixed_heads = torch.lerp(runner.test_loop.start['head.fc.weight'], best['head.fc.weight'], 0.25)
+    assert (mixed_heads - expected).norm() > 1e-3 * expected.norm()
+
+    cfg = config('flyp')
+    with pytest.raises(ValueError, match='quarter.pth has no text tower, of which the head is made'):
+        prepare_test(cfg, str(tmp_path / 'quarter.pth'), keep_start=True)
 
 
 def test_hook_says_what_is_wrong_before_training(config):

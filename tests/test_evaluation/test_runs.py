@@ -3,6 +3,7 @@ import json
 import pytest
 from synthetic_runs import run_dict, write_run
 
+from mmcfmask.errors import ConfigError
 from mmcfmask.evaluation.runs import differences_of, find_runs, group_runs, metric_of, problems_of, read_run, sets_of
 
 ACCURACIES = {'imagenet': 80.0, 'imagenet-r': 60.0, 'objectnet': 50.0}
@@ -90,6 +91,35 @@ def test_same_method_and_seed(tmp_path):
     assert len(group_runs(find_runs([f'A={tmp_path}/a', f'B={tmp_path}/b']))) == 2
     with pytest.raises(ValueError, match="two runs of 'zs' without a seed"):
         group_runs([read_run(write_run(tmp_path / f'{i}.json', ACCURACIES, method='zs', seed=None)) for i in range(2)])
+
+
+@pytest.mark.parametrize('change, difference', [
+    (dict(checkpoint=None), 'b.json was tested without a checkpoint'),
+    (dict(checkpoint=None, seed=None), 'b.json was tested without a checkpoint'),
+    (dict(seed=None, checkpoint=dict(path='x.pth', sha256='0')), 'b.json has no seed'),
+    (dict(amp=True), 'with --amp: False and True'), (dict(inference=dict(gate=True, second_look=None)), 'inference: {} and {.gate'),
+    (dict(wise_ft_alpha=0.5), 'wise_ft_alpha: None and 0.5'), (dict(soup='greedy'), 'soup: None and greedy'),
+    (dict(training={'optim_wrapper.optimizer.lr': '1e-05'}), 'optim_wrapper.optimizer.lr: 3e-05 and 1e-05'),
+    (dict(training={}), 'optim_wrapper.optimizer.lr: 3e-05 and None'),
+    (dict(sets={'imagenet-r': dict(transform=['Resize(256)'])}), r'transform of imagenet-r: .*CenterCrop\(224\) and Resize\(256'),
+    (dict(sets={'objectnet': dict(dataset='Other')}), 'dataset of objectnet: FolderDataset and Other'),
+])
+def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(tmp_path, change, difference):
+    """An untrained test of a config that another run was trained with, say: no second seed of it."""
+    known = dict(training={'optim_wrapper.optimizer.lr': '3e-05'})
+    write_run(tmp_path / 'a.json', ACCURACIES, **known)
+    write_run(tmp_path / 'b.json', ACCURACIES, **{'seed': 1, **known, **change})
+    with pytest.raises(ConfigError, match=rf"'ft': .* differ in more than the seed \(.*{difference}.*name them apart: NAME=FOLDER"):
+        group_runs(find_runs([tmp_path / 'a.json', tmp_path / 'b.json']))
+    named = group_runs(find_runs([f'A={tmp_path}/a.json', f'B={tmp_path}/b.json']))
+    assert [len(group) for group in named.values()] == [1, 1]
+
+
+def test_seeds_are_pooled(tmp_path):
+    """Images that were left out are marked; files of older versions say nothing of the training."""
+    for seed, more in enumerate((dict(training={'a': '1'}), dict(training={'a': '1'}), dict(training=None), {})):
+        write_run(tmp_path / f'{seed}.json', ACCURACIES, seed=seed, sets={'imagenet-r': dict(skipped=seed)}, **more)
+    assert [run.seed for run in group_runs(find_runs(tmp_path.glob('*.json')))['ft']] == [0, 1, 2, 3]
 
 
 def test_id_sets_must_be_the_same(tmp_path):

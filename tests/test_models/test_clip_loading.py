@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import open_clip
 import open_clip.pretrained
@@ -249,3 +250,41 @@ def test_local_dir(tmp_path, tiny_pretrained, images, reference):
         torch.testing.assert_close(tower.visual.eval()(images), reference.encode_image(images), rtol=0, atol=0)
     with pytest.raises(ValueError, match='brings its own weights'):
         load_image_tower(f'local-dir:{tmp_path}', 'openai')
+
+
+@pytest.mark.parametrize('keys, half, warned', [('visual.', False, True), ('visual.', True, True), ('', True, True), ('', False, False)])
+def test_state_dict_that_may_be_openai_s(tmp_path, tiny_pretrained, monkeypatch, keys, half, warned):
+    """Their weights fit in float16 in whatever precision they are kept; of an image tower alone nothing is known."""
+    said = []
+    monkeypatch.setattr(clip_loading, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    state = {name: value.half().float() if half else value for name, value in torch.load(tiny_pretrained, weights_only=True).items()
+             if name.startswith(keys)}
+    torch.save(state, tmp_path / 'clip.pt')
+    load_image_tower('tiny-vit-quickgelu', str(tmp_path / 'clip.pt'))
+    assert not said
+    load_image_tower('tiny-vit', str(tmp_path / 'clip.pt'))
+    assert len(said) == warned and all("use model_name='tiny-vit-quickgelu'" in text for text in said)
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda value: value * float('nan'), 'holds numbers that are not finite'), (lambda value: value.int(), 'of another kind: proj int32'),
+    (lambda value: value.to(torch.complex64), 'of another kind: proj complex64'),
+    (lambda value: value.to_sparse(), 'proj is a sparse tensor')])
+def test_weights_that_cannot_be(tmp_path, tiny_pretrained, change, message):
+    state = torch.load(tiny_pretrained, weights_only=True)
+    state['visual.proj'] = change(state['visual.proj'])
+    torch.save(state, tmp_path / 'clip.pt')
+    with pytest.raises(ValueError, match=f'clip.pt.*{message}'):
+        load_image_tower('tiny-vit', str(tmp_path / 'clip.pt'))
+
+
+def test_flipped_byte_and_weights_of_transformers(tmp_path, tiny_pretrained):
+    data = bytearray(Path(tiny_pretrained).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / 'flipped.pt').write_bytes(data)
+    with pytest.raises(OSError, match='flipped.pt.* is damaged: the checksum'):
+        load_image_tower('tiny-vit', str(tmp_path / 'flipped.pt'))
+    torch.save({'vision_model.embeddings.class_embedding': torch.zeros(2)}, tmp_path / 'pytorch_model.bin')
+    for load in load_image_tower, load_text_model:
+        with pytest.raises(ValueError, match="pytorch_model.bin holds weights in the form of Hugging Face's transformers"):
+            load('tiny-vit', str(tmp_path / 'pytorch_model.bin'))

@@ -2,6 +2,7 @@
 import copy
 import functools
 import weakref
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -17,9 +18,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmcfmask.counterfactual import attention_relevance, mask_keys, record_attention
+from mmcfmask.counterfactual import attention_relevance, mask_keys, record_attention, relevance_map
 from mmcfmask.models import OpenCLIPBackbone
 from mmcfmask.models.lean_vit import LeanBlock, LeanQuickGELU, LeanTransformer, attention, make_lean, recomputed, recomputes_on
+from mmcfmask.models.second_look import look_twice
 
 
 def towers(name='tiny-vit-quickgelu', dtype=torch.float64):
@@ -371,6 +373,40 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once(tiny_pretrained, mo
         # Student and teacher are equal here, so that a part of the gradient (up to 0.2) is their rounding times the weight.
         bounds = dict(rtol=1.3e-6, atol=1e-4) if name == 'grad' else {}
         torch.testing.assert_close(results[1][name], results[0][name], **bounds)
+
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_variants_of_compiled_code_stay_below_the_limit_of_dynamo(tiny_pretrained, monkeypatch, amp):
+    """Beyond it the rest runs uncompiled: training, rests of epochs, evaluation, and maps and crops of what is tested."""
+    from mmcfmask.models import lean_vit
+    variants = Counter()
+
+    def backend(graph, inputs):
+        variants['norm' if any('norm' in str(node.target) for node in graph.graph.nodes) else 'gelu'] += 1
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(lean_vit, '_compiled', functools.cache(functools.partial(torch.compile, backend=backend)))
+    model = MODELS.build(
+        dict(
+            type='CounterfactualClassifier',
+            backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained, compile=True),
+            head=dict(type='CLIPDistillHead', num_classes=5),
+            teacher=dict(type='OpenCLIPTeacher'))).train()
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=amp), torch._dynamo.config.patch(cache_size_limit=1000):
+        for batch in (4, 4, 6, 3):
+            losses = model(torch.randn(batch, 3, 32, 32), [DataSample().set_gt_label(1) for _ in range(batch)], mode='loss')
+            sum(losses.values()).backward()
+        model.eval()
+        for batch in (7, 7, 5, 1):
+            with torch.inference_mode():
+                model(torch.randn(batch, 3, 32, 32))
+        with torch.no_grad():
+            model(torch.randn(7, 3, 32, 32))
+        relevance_map(model, torch.randn(4, 3, 32, 32), torch.ones(4, dtype=torch.long))
+        with torch.inference_mode():
+            look_twice(model.backbone, model, torch.randn(4, 3, 32, 32), 0.7)
+    assert set(variants) == {'norm', 'gelu'} and max(variants.values()) <= 8  # torch._dynamo.config.cache_size_limit
 
 
 def test_the_backbone_is_lean(tiny_pretrained):

@@ -90,9 +90,10 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     evaluate(write('oracle', 7), '--out', tmp_path / 'new' / 'metrics.json', '--predictions', tmp_path / 'predictions')
     result = json.loads((tmp_path / 'new' / 'metrics.json').read_text())
     assert set(result) == {
-        'format', 'config', 'method', 'seed', 'checkpoint', 'id_set', 'sets', 'ood_average', 'missing', 'versions', 'metrics'
+        'format', 'config', 'method', 'seed', 'checkpoint', 'training', 'amp', 'id_set', 'sets', 'ood_average', 'missing', 'versions',
+        'metrics'
     }
-    assert (result['format'], result['method'], result['checkpoint'], result['seed'], result['id_set']) == (1, 'oracle', None, None, 'id')
+    assert (result['format'], result['method'], result['checkpoint'], result['seed'], result['id_set']) == (1, 'zero-shot', None, None, 'id')
     assert set(result['sets']['id']) == {
         'metrics', 'dataset', 'root', 'images', 'published_images', 'classes', 'published_classes', 'complete', 'skipped', 'notes',
         'transform', 'per_class', 'per_class_count', 'reliability', 'speed'
@@ -105,7 +106,7 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     assert 'get it from the shop' in result['missing']['gone']
     text = ' '.join(capfd.readouterr().out.split())
     assert 'OOD avg: unweighted mean of many, right.' in text and 'many: incomplete: 18 of 20 images.' in text
-    assert 'gone: missing, not tested. there is no' in text and ' oracle ' in text and 'checkpoint: none' in text
+    assert 'gone: missing, not tested. there is no' in text and ' zero-shot ' in text and 'checkpoint: none' in text
     assert f'written: {tmp_path}/new/metrics.json {tmp_path}/predictions/id.csv {tmp_path}/predictions/many.csv' in text
     with open(tmp_path / 'predictions' / 'many.csv', newline='') as file:
         rows = list(csv.DictReader(file))

@@ -1,0 +1,118 @@
+"""What a config may say is judged by the signatures of the classes that it names."""
+from pathlib import Path
+from typing import Literal, Optional
+
+import mmpretrain
+import pytest
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+import mmcfmask  # noqa: F401
+from mmcfmask.engine.schema import check_arguments, check_config, check_part
+from mmcfmask.errors import ConfigError
+from mmcfmask.ranges import Count, Share
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+THEIRS = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
+OURS = sorted(path for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')
+FAMILIES = sorted(path for family in ('clip', 'vision_transformer', 'resnet') for path in (THEIRS / family).glob('*.py'))
+
+
+def test_every_config_of_the_project_passes():
+    assert len(OURS) > 50
+    for path in OURS:
+        check_config(Config.fromfile(path))
+
+
+def test_configs_of_mmpretrain_pass():
+    """Whatever a run of them needs; some have only a part of the sections of a training or a test."""
+    assert len(FAMILIES) > 50
+    for path in FAMILIES:
+        check_config(Config.fromfile(path), whole=False)
+
+
+PARTS = Registry('parts')
+
+
+class Base:
+
+    def __init__(self, size: Count, share: Share = 0.5, names: Optional[list[str]] = None) -> None:
+        pass
+
+
+@PARTS.register_module()
+class Part(Base):
+
+    def __init__(self, kind: Literal['a', 'b'] = 'a', points: 'tuple[float, ...]' = (), untyped=None, lost: 'Nowhere' = 1,  # noqa: F821
+                 **kwargs) -> None:
+        super().__init__(**kwargs)
+
+
+@pytest.mark.parametrize('values', [
+    dict(size=3), dict(size=3, share=1), dict(kind='b', points=[1, 2.5]), dict(points=(1, )), dict(names=None), dict(names=('x', )),
+    dict(untyped=object(), lost='x'),
+])
+def test_values_that_are_meant(values):
+    check_part('part', dict(type='Part', **values), PARTS)
+
+
+@pytest.mark.parametrize('values, message', [
+    (dict(size='3'), r"part.size='3': it must be a whole number"), (dict(size=True), 'part.size=True: it must be a whole number'),
+    (dict(size=0), 'part.size=0: it must be greater than or equal to 1'), (dict(size=2.5), 'part.size=2.5: it must be a whole number'),
+    (dict(share='0.5'), "part.share='0.5': it must be a number"), (dict(share=1.5), 'part.share=1.5: it must be less than or equal to 1'),
+    (dict(share=None), 'part.share=None: it must be a number'), (dict(kind='c'), r"part.kind='c': it must be 'a' or 'b'"),
+    (dict(points=[1, 'x']), r"part.points=\[1, 'x'\]: it must be a number \(at \[1\]\)"), (dict(points='xy'), 'it must be a list'),
+    (dict(names='xy'), "part.names='xy': it must be a list or None"), (dict(naems=['x']), "Part has no 'naems'. Did you mean 'names'"),
+])
+def test_values_that_cannot_be_meant(values, message):
+    with pytest.raises(ConfigError, match=message):
+        check_part('part', dict(type='Part', **values), PARTS)
+
+
+def test_names_and_missing_arguments():
+    with pytest.raises(ConfigError, match="part.type='Prat': there is none of this name. Did you mean 'Part'"):
+        check_part('part', dict(type='Prat'), PARTS)
+    check_part('part', dict(type='Prat'), PARTS, foreign=True)
+    for wrong in (None, 5, 'Part', [dict(type='Part')]):
+        with pytest.raises(ConfigError, match=r'part=.*: it must be a dict\(type=…, …\)'):
+            check_part('part', wrong, PARTS)
+    with pytest.raises(ConfigError, match='part: Base needs size'):
+        check_arguments('part', {}, Base)
+    check_arguments('part', {}, Base, missing=False)
+
+
+@pytest.mark.parametrize('key, value, message', [
+    ('optim_wrapper.optimizer.lr', '1e-4', "optim_wrapper.optimizer.lr='1e-4': it must be a number"),
+    ('optim_wrapper.optimizer.lr', 0, 'lr=0: it must be greater than 0'),
+    ('optim_wrapper.optimizer.betas', [0.9, 1.0], 'betas=.*less than 1'),
+    ('optim_wrapper.clip_grad.max_norm', -1, 'optim_wrapper.clip_grad.max_norm=-1: it must be greater than 0'),
+    ('optim_wrapper.clip_grad.max_nrom', 1, "clip_grad_norm_ has no 'max_nrom'.*max_norm"),
+    ('train_dataloader.batch_size', '64', 'batch_size'),
+    ('optim_wrapper.paramwise_cfg.nrom_decay_mult', 0., "has no 'nrom_decay_mult'. Did you mean 'norm_decay_mult'"),
+    ('optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult', -1, 'custom_keys.backbone.lr_mult=-1'),
+    ('default_hooks.checkpoint.interval', 0, 'default_hooks.checkpoint.interval=0'),
+    ('train_cfg.val_interval', -1, 'train_cfg.val_interval=-1'),
+    ('default_hooks.checkpoint.intervall', 1, "CheckpointHook has no 'intervall'"), ('test_cfg.skip_missing', 5, 'test_cfg.skip_missing=5'),
+    ('train_dataloader.drop_last', 'yes', "train_dataloader.drop_last='yes': it must be True or False"), ('resume', 'no', "resume='no'"),
+    ('model.data_preprocessor.std', [1., -1., 1.], r'std=\[1.0, -1.0, 1.0\]: it must be greater than 0 \(at \[1\]\)'),
+    ('model.head.class_weights.nmaes', [], r"model.head.class_weights: .* has no 'nmaes'"),
+    ('model.head.temperature', float('nan'), 'is NaN'),
+    ('train_dataloader.dataset.pipeline', [dict(type='PackInput')], r"dataset.pipeline\[0\].type='PackInput'.*'PackInputs'"),
+    ('custom_hooks', [dict(type='EMAHook', momentun=0.1)], r"custom_hooks\[0\]: EMAHook has no 'momentun'. Did you mean 'momentum'"),
+    ('custom_hooks', [dict(type='EMAHook', momentum=2)], r'custom_hooks\[0\].momentum=2'), ('val_cfg', None, 'without val_cfg'),
+    ('model', None, 'model=None|no model'), ('randomness.seed', 'x', "randomness.seed='x'"),
+    ('env_cfg', None, 'env_cfg=None: it must be a dict'),
+])
+def test_parts_of_a_config(key, value, message):
+    cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
+    cfg.merge_from_dict({key: value})
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg)
+
+
+def test_weights_of_classes_are_finite():
+    cfg = Config.fromfile(THEIRS / 'resnet' / 'resnet18_8xb32_in1k.py')
+    for weights in ([1e38] * 1000, [-1.] * 1000, float('inf')):
+        cfg.merge_from_dict({'model.head.loss.class_weight': weights})
+        with pytest.raises(ConfigError, match='model.head.loss.class_weight'):
+            check_config(cfg)
