@@ -322,10 +322,15 @@ def _check_hold_out(cfg: Config, held_out: dict) -> None:
         if both := shared(images, choosing):
             raise ConfigError(f'{choosing} chooses by its images, but {both} would be trained on ({images}). Give both data sets of one '
                               "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
+    whole = None
+    if sets[train] and known_apart(sets[train], held_out):  # parts of one folder, which then is listed once
+        whole, sets['whole'] = 'whole', {key: value for key, value in sets[train].items() if key not in ('holdout', 'per_class', 'indices')}
     loop = cfg.get('test_cfg') or {}
     for name, key in tests.items() if loop.get('id_set') else ():
         if name != loop.id_set and loop.get('shifts') is not None and name not in loop.shifts:
             continue  # it does not run
+        if whole and not shared(whole, key):
+            continue
         if both := shared('val_dataloader', key):
             if name != loop.id_set:
                 raise ConfigError(f'val_dataloader reads images of the shift {name!r} of test_dataloader, {both}: a checkpoint chosen by '

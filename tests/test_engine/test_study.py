@@ -20,6 +20,7 @@ from mmcfmask.engine.study import (
     sign_metrics,
     slug,
 )
+from mmcfmask.errors import ConfigError
 from mmcfmask.evaluation.runs import FORMAT
 
 ROOT = Path(__file__).parents[2]
@@ -321,3 +322,15 @@ def test_slow_bfloat16_is_named_once(tmp_path, monkeypatch, amp, fast):
     monkeypatch.setattr(Study, 'run', lambda *args: [])
     run_or_exit(study(tmp_path, {'FT': 'ft'}, amp=amp), console)
     assert console.export_text().count('--amp: this CPU has no instructions for bfloat16') == (amp and not fast)
+
+
+def test_greedy_soup_needs_one_hold_out(tmp_path):
+    """What one seed chooses by, with a hold-out of its own, another has trained on."""
+    methods = {'FT': 'configs/pacs/ft_vitb16.py', 'FT soup': dict(soup='FT', greedy=True)}
+    run = {f'{key}.dataset.holdout.seed': 'run' for key in ('train_dataloader', 'val_dataloader', 'model.head.class_weights')}
+    with pytest.raises(ConfigError, match=r"methods\['FT soup'\]: each seed of 'FT' has held-out images of its own .*soup needs one"):
+        Study(methods, str(tmp_path), seeds=[0, 1], cfg_options=run)
+    for seeds, options in (([0, 1], {}), ([0], run)):
+        assert len(Study(methods, str(tmp_path), seeds=seeds, cfg_options=options).runs['', 'FT soup']) == 1
+    methods['FT soup']['greedy'] = False
+    Study(methods, str(tmp_path), seeds=[0, 1], cfg_options=run)
