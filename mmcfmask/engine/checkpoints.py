@@ -49,7 +49,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         if '://' in str(self.out_dir):
             raise ConfigError(f'CheckpointHook.out_dir={self.out_dir!r}: checkpoints are written to folders of this machine alone')
         super().before_train(runner)
-        self.kept = self._own_steps(runner) if runner.iter and self.max_keep_ckpts > 0 else []
+        self.kept = self._own_steps(runner) if self.max_keep_ckpts > 0 and self._resumed_here(runner) else []
+        self._remove_old()  # a run that was killed before it did
         if self.save_best is None:
             return
         others = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook is not self and hook.save_best is not None]
@@ -61,6 +62,11 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             return
         for key in self.key_indicators:
             self._find_best(runner, key)
+
+    def _resumed_here(self, runner) -> bool:
+        """Whether the run resumes from a checkpoint in its own folder: else what lies there is another run's."""
+        start = runner._load_from  # None: mmengine finds it in the work dir
+        return runner.iter > 0 and (start is None or Path(start).parent.resolve() == Path(self.out_dir).resolve())
 
     def _own_steps(self, runner) -> list[int]:
         """Epochs, or iterations, of this hook's checkpoints in the folder, up to where the run is; later ones are another run's."""
@@ -84,13 +90,13 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         recorded = info.get(name)
         if not recorded:
             return
-        own, recorded, resumed = self.best_path(key), Path(recorded), Path(runner._load_from or '').parent
-        if resumed.resolve() == own.parent.resolve():
+        own, recorded = self.best_path(key), Path(recorded)
+        if self._resumed_here(runner):
             for path in (own, own.with_name(recorded.name)):
                 if path.is_file():
                     runner.message_hub.update_info(name, str(path))
                     return
-        for path in (resumed / recorded.name, recorded):  # a run that began in another work dir
+        for path in (Path(runner._load_from or '').parent / recorded.name, recorded):  # a run that began in another work dir
             if path.is_file() and _score_of(path) in (None, info.get(score)):
                 if is_main_process():
                     with open(path, 'rb') as source, atomic_write(own) as copy:
@@ -117,11 +123,15 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             **self.args)
         if self.max_keep_ckpts > 0:
             self.kept = [*(kept for kept in self.kept if kept != step), step]
-        if not is_main_process():
-            return
-        write_text(Path(runner.work_dir) / LAST, self.last_ckpt)
+        if is_main_process():
+            write_text(Path(runner.work_dir) / LAST, self.last_ckpt)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
         while 0 < self.max_keep_ckpts < len(self.kept):
-            self._remove(os.path.join(self.out_dir, self.filename_tmpl.format(self.kept.pop(0))))
+            old = os.path.join(self.out_dir, self.filename_tmpl.format(self.kept.pop(0)))
+            if is_main_process():
+                self._remove(old)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         if not self.save_best:

@@ -94,12 +94,14 @@ def kill_and_resume(training, whole, processes, number, when):
 
 
 @pytest.mark.parametrize('processes, file, when', [
-    (1, 'resume_4.pth', 'middle'), (1, 'epoch_1.pth', 'after'), (1, 'last_checkpoint', 'before'), (1, 'best.pth', 'after'),
+    (1, 'resume_4.pth', 'middle'), (1, -4, 'after'),  # that of resume_16.pth, before resume_12.pth is deleted
+     (1, 'epoch_1.pth', 'after'), (1, 'last_checkpoint', 'before'), (1, 'best.pth', 'after'),
     (2, 'epoch_2.pth', 'middle')])
 def test_training_killed_at_a_file(training, whole, processes, file, when):
     files = whole(processes)[0]
     assert files.count('last_checkpoint') == sum(name.startswith(('epoch', 'resume')) for name in files) >= 4 and 'best.pth' in files
-    kill_and_resume(training, whole, processes, files.index(file), when)
+    number = files.index(file) if isinstance(file, str) else len(files) + file
+    kill_and_resume(training, whole, processes, number, when)
 
 
 @pytest.mark.slow
