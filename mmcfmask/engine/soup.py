@@ -73,8 +73,11 @@ def head_maker(model: dict) -> HeadMaker | None:
     return make_head
 
 
-def greedy_soup(names: Iterable[str], load: Callable[[str], State], evaluate: Callable[[State], tuple[float, float]],
-                ties: str = 'nll', make_head: HeadMaker | None = None) -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
+def greedy_soup(names: Iterable[str],
+                load: Callable[[str], State],
+                evaluate: Callable[[State], tuple[float, float]],
+                ties: str = 'nll',
+                make_head: HeadMaker | None = None) -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
     """Greedy soup (Wortsman et al. 2022, recipe 1): from the best ingredient to the worst, each is added if the mean of the weights does
     not get worse by it.
 
