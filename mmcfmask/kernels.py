@@ -21,8 +21,10 @@ _QUERIES, _KEYS, _MOST_KEYS = 64, 64, 256
 @cache
 def fits_quick_gelu(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether :func:`quick_gelu_backward` runs on this device."""
+    if triton is None or device.type != 'cuda':
+        return False
     x = torch.ones(16, device=device, dtype=dtype)
-    return triton is not None and device.type == 'cuda' and _runs(lambda: quick_gelu_backward(x, x))
+    return _runs(lambda: quick_gelu_backward(x, x))
 
 
 def fits_relevance(query: Tensor, key: Tensor, value: Tensor, grad: Tensor) -> bool:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # Only tests/gpu, run by `make test-gpu`, are for GPUs: all others hide them, before torch looks.
-GPU_TESTS = Path(__file__).parent / 'gpu'
+GPU_TESTS = Path(__file__).resolve().parent / 'gpu'
 if any(GPU_TESTS in (path := Path(argument.split('::')[0]).resolve(), *path.parents) for argument in sys.argv[1:]):
     os.environ['GPU_TESTS'] = '1'  # for worker processes, which have no arguments
 if 'GPU_TESTS' in os.environ:

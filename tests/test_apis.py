@@ -95,6 +95,19 @@ model = dict(data_preprocessor=dict(to_rgb=True))
         assert torch.equal(item['inputs'], batch['inputs'][0])
 
 
+def test_config_of_a_wrapped_set(tmp_path):
+    """mmpretrain looks for a pipeline in the test set itself."""
+    (tmp_path / 'wrapped.py').write_text(f"""
+_base_ = 'mmcfmask::shapes/cfmask.py'
+photos = dict(type='FolderDataset', data_root='photos', folders=['cat', 'dog'], pipeline={PIPELINES['resized']})
+test_dataloader = dict(test=dict(dataset=dict(
+    _delete_=True, type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=1, dataset=photos), photos])))
+""")
+    cfg = inference_config(str(tmp_path / 'wrapped.py'))
+    assert cfg.test_dataloader.dataset.type == 'FolderDataset' and cfg.test_dataloader.dataset.pipeline[0].type == 'LoadResizedImage'
+    assert cfg.classes is None  # the images are not at hand
+
+
 def test_weights_are_in_place(trained):
     saved = torch.load(trained)['state_dict']
     start = load_model(CONFIG)

@@ -23,7 +23,7 @@ from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inhe
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
 from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_out
-from mmcfmask.engine.soup import TIES, greedy_soup, save_soup, uniform_soup
+from mmcfmask.engine.soup import TIES, greedy_soup, head_maker, save_soup, uniform_soup
 from mmcfmask.errors import ConfigError, one_line
 from mmcfmask.evaluation import preference
 from mmcfmask.output import run_tool
@@ -83,26 +83,29 @@ def main(argv=None) -> None:
     if args.greedy and follow_run(cfg.get('val_dataloader') or {}, seeds.pop() if len(seeds) == 1 else 0) and seeds:
         raise ConfigError(f"{args.config}: val_dataloader is held out by the seed of each run (holdout.seed='run'), so the others have "
                           'trained on it: a greedy soup needs models of one hold-out, trained with a number as holdout.seed')
+    make_head = head_maker(cfg.model)
     forget_pretrained(cfg.model)
 
     def load(path: str):
         return ingredients[path]['state_dict']
 
+    table = None
     try:
         if args.greedy:
             evaluate = held_out_accuracy(cfg, args.work_dir or str(Path(args.out).parent))
-            soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate, args.ties)
+            soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate, args.ties, make_head)
             table = Table('Model', 'Held-out accuracy', '−NLL', 'In the soup')
             for path, found in sorted(alone.items(), key=lambda item: item[1], reverse=True):
                 table.add_row(path, *_cells(found), 'yes' if path in chosen else '')
             table.add_row('the soup', *_cells(evaluate(soup)), f'{len(chosen)} of {len(alone)}', style='bold')
-            Console().print(table)
         else:
-            soup, chosen = uniform_soup(map(load, args.checkpoints)), args.checkpoints
+            soup, chosen = uniform_soup(map(load, args.checkpoints), make_head), args.checkpoints
     except (ValueError, RuntimeError) as error:
         raise SystemExit(f'{error}') from None
     meta = dict(inherited_meta(ingredients[args.checkpoints[0]]), soup='greedy' if args.greedy else 'uniform', ingredients=list(chosen))
     save_soup(args.out, soup, meta)
+    if table:
+        Console().print(table)
     Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {args.out}', highlight=False)
 
 

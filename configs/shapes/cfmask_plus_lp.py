@@ -1,5 +1,6 @@
-# CFMask+ whose head starts from a linear probe, as in LP-FT, not from prompts. A regularised probe is not sure of itself, so that the
-# cross-entropy needs no temperature; a tenth of the weight then holds the tower.
+# CFMask+ whose head starts from a linear probe, as in LP-FT, not from prompts. No temperature of the
+# cross-entropy, and a tenth of the weight: both were set for the probe of 0.1.0, which was less sure of itself than one that is chosen by
+# its cross-entropy (docs/methods.md).
 _base_ = './cfmask_plus.py'
 model = dict(
     head=dict(

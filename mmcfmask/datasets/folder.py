@@ -108,8 +108,8 @@ class FolderDataset(BaseDataset):
         self.left_out.clear()
         items = self.list_items(Path(self.img_prefix))
         if self.left_out:
-            print_log(f'{Path(self.img_prefix)}: {left_out_words(self.left_out)} are left out. Image files end in {", ".join(EXTENSIONS)}.',
-                      'current', level=logging.WARNING)
+            print_log(f'{Path(self.img_prefix)}: {left_out_words(self.left_out)} are left out, which are none of the images that are read '
+                      '(docs/data.md has their endings).', 'current', level=logging.WARNING)
         protocol = self._metainfo.get('protocol')
         if protocol and self.holdout is not None:  # nothing was published about a part
             listed, published = self.num_listed, protocol.get('images')

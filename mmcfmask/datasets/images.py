@@ -102,8 +102,10 @@ def lies_in(path: str, folder: str) -> bool:
 
 def left_out_words(left_out: Counter) -> str:
     """What :func:`find_images` counted, in words: '5 files (3 .txt, 1 without an ending, 1 no regular file)'."""
-    words = {'none': 'without an ending', '': 'no regular file'}
-    return f'{sum(left_out.values())} files ({", ".join(f"{number} {words.get(end, end)}" for end, number in left_out.most_common())})'
+    words, shown = {'none': 'without an ending', '': 'no regular file'}, left_out.most_common(8)
+    total, others = sum(left_out.values()), sum(left_out.values()) - sum(number for _, number in shown)
+    parts = [f'{number} {words.get(end, end)}' for end, number in shown] + ([f'{others} others'] if others else [])
+    return f'{total} files ({", ".join(parts)})'
 
 
 # What their pixels are ---------------------------------------------------------------------------------------------------------------

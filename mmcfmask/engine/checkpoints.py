@@ -46,8 +46,11 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         """Find what lies in the folder; of a run that was started elsewhere the best checkpoint is copied."""
         info = runner.message_hub.runtime_info
         info.pop('keep_ckpt_ids', None)  # mmengine's, of all hooks together
+        if '://' in str(self.out_dir):
+            raise ConfigError(f'CheckpointHook.out_dir={self.out_dir!r}: checkpoints are written to folders of this machine alone')
         super().before_train(runner)
-        self.kept = self._own_steps(runner) if runner.iter and self.max_keep_ckpts > 0 else []
+        self.kept = self._own_steps(runner) if self.max_keep_ckpts > 0 and self._resumed_here(runner) else []
+        self._remove_old()  # a run that was killed before it did
         if self.save_best is None:
             return
         others = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook is not self and hook.save_best is not None]
@@ -59,6 +62,11 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             return
         for key in self.key_indicators:
             self._find_best(runner, key)
+
+    def _resumed_here(self, runner) -> bool:
+        """Whether the run resumes from a checkpoint in its own folder: else what lies there is another run's."""
+        start = runner._load_from  # None: mmengine finds it in the work dir
+        return runner.iter > 0 and (start is None or Path(start).parent.resolve() == Path(self.out_dir).resolve())
 
     def _own_steps(self, runner) -> list[int]:
         """Epochs, or iterations, of this hook's checkpoints in the folder, up to where the run is; later ones are another run's."""
@@ -83,10 +91,11 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         if not recorded:
             return
         own, recorded = self.best_path(key), Path(recorded)
-        here = [path for path in (own, own.with_name(recorded.name)) if path.is_file()]
-        if here:
-            runner.message_hub.update_info(name, str(here[0]))
-            return
+        if self._resumed_here(runner):
+            for path in (own, own.with_name(recorded.name)):
+                if path.is_file():
+                    runner.message_hub.update_info(name, str(path))
+                    return
         for path in (Path(runner._load_from or '').parent / recorded.name, recorded):  # a run that began in another work dir
             if path.is_file() and _score_of(path) in (None, info.get(score)):
                 if is_main_process():
@@ -114,11 +123,15 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             **self.args)
         if self.max_keep_ckpts > 0:
             self.kept = [*(kept for kept in self.kept if kept != step), step]
-        if not is_main_process():
-            return
-        write_text(Path(runner.work_dir) / LAST, self.last_ckpt)
+        if is_main_process():
+            write_text(Path(runner.work_dir) / LAST, self.last_ckpt)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
         while 0 < self.max_keep_ckpts < len(self.kept):
-            self._remove(os.path.join(self.out_dir, self.filename_tmpl.format(self.kept.pop(0))))
+            old = os.path.join(self.out_dir, self.filename_tmpl.format(self.kept.pop(0)))
+            if is_main_process():
+                self._remove(old)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         if not self.save_best:
@@ -197,7 +210,8 @@ def find_resumable(work_dir: str | os.PathLike) -> str | None:
         print_log(f'{reason}: resuming from {path}, the newest whole checkpoint', 'current', level=logging.WARNING)
         return path
     if recorded or found:
-        raise StorageError(f'{reason}: there is no other checkpoint in {folder} to resume from. To start again, delete {LAST} and them')
+        raise StorageError(f'{reason}: there is no other checkpoint in {folder} to resume from. To start '
+                           f'again, delete what is there, {LAST} too, or choose another work dir')
     return None
 
 
@@ -282,8 +296,13 @@ def _check_training_state(checkpoint: dict, path: str) -> None:
             raise ConfigError(f'{path!r}: training cannot resume from meta[{key!r}] = {meta.get(key)!r}')
     if not isinstance(meta.get('cfg'), str):
         raise ConfigError(f'{path!r} does not say what it was trained with (meta["cfg"]), so training cannot resume from it')
-    if not isinstance(checkpoint['optimizer'], dict) or not isinstance(checkpoint['message_hub'], dict):
+    optimizer = checkpoint['optimizer']
+    if not isinstance(optimizer, dict) or not isinstance(checkpoint['message_hub'], dict):
         raise ConfigError(f'{path!r}: its training state is not that of a run of mmengine')
+    parts = [optimizer] if {'state', 'param_groups'} & set(optimizer) else list(optimizer.values())  # of several optimizers
+    if not parts or not all(isinstance(part, dict) and {'state', 'param_groups'} <= set(part) for part in parts) or (
+            meta['iter'] and any('betas' in group and not part['state'] for part in parts for group in part['param_groups'])):
+        raise ConfigError(f'{path!r} lacks the state of the optimizer, so training cannot resume from it')
 
 
 def check_schedules(cfg: Config, checkpoint: dict, name: str) -> None:
@@ -293,6 +312,9 @@ def check_schedules(cfg: Config, checkpoint: dict, name: str) -> None:
     if wanted and (not found or len(found) != len(wanted)):
         raise ConfigError(f'{name} holds the state of {len(found or ())} schedules, but the config has {len(wanted)} (param_scheduler): '
                           'training cannot resume from it')
+    for schedule in found if isinstance(found, list) else ():
+        if type(schedule.get('last_step')) is int and schedule['last_step'] < 0:
+            raise ConfigError(f'{name}: a schedule cannot resume at step {schedule["last_step"]}')
 
 
 def _tensors(value, name: str) -> Iterator[tuple[str, Tensor]]:

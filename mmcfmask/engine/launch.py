@@ -398,6 +398,9 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
         check_start(cfg)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
     dataset = cfg.test_dataloader.dataset
+    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):  # a wrapper, of sets that are read alike
+        dataset = dataset.get('dataset') or dataset.datasets[0]
+    cfg.test_dataloader.dataset = dataset
     cfg.classes = class_names([dataset], loaded)
     dataset.pipeline = file_pipeline(dataset, cfg.model)
     cfg.model = dict(type='ModelWithWeights', model=cfg.model, checkpoint=checkpoint)

@@ -23,7 +23,7 @@ from ..datasets.folder import check_folders, follow_run, sub_folders
 from ..datasets.overlap import images_of, known_apart
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import ShiftAccuracy
-from ..files import FULL, remove_leftovers
+from ..files import FULL, HOST, remove_leftovers
 from ..models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.clip_loading import check_pretrained, near_names
 from .hooks import DistillWeightHook
@@ -37,7 +37,7 @@ def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-
     """Raise a StorageError, with the path, unless results can be written to ``work_dir``; delete what killed runs have left there."""
     try:
         os.makedirs(work_dir, exist_ok=True)
-        probe = Path(work_dir) / f'.writable-{os.getpid()}'
+        probe = Path(work_dir) / f'.writable.{HOST}.{os.getpid()}-0.part'  # a leftover, if killed here
         probe.write_bytes(bytes(4096))  # an empty file fits on a full disk
         probe.unlink()
     except OSError as error:
@@ -322,10 +322,15 @@ def _check_hold_out(cfg: Config, held_out: dict) -> None:
         if both := shared(images, choosing):
             raise ConfigError(f'{choosing} chooses by its images, but {both} would be trained on ({images}). Give both data sets of one '
                               "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
+    whole = None
+    if sets[train] and known_apart(sets[train], held_out):  # parts of one folder, which then is listed once
+        whole, sets['whole'] = 'whole', {key: value for key, value in sets[train].items() if key not in ('holdout', 'per_class', 'indices')}
     loop = cfg.get('test_cfg') or {}
     for name, key in tests.items() if loop.get('id_set') else ():
         if name != loop.id_set and loop.get('shifts') is not None and name not in loop.shifts:
             continue  # it does not run
+        if whole and not shared(whole, key):
+            continue
         if both := shared('val_dataloader', key):
             if name != loop.id_set:
                 raise ConfigError(f'val_dataloader reads images of the shift {name!r} of test_dataloader, {both}: a checkpoint chosen by '

@@ -121,8 +121,8 @@ def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """``{method: its runs, by seed}``, checked to be comparable.
 
     Raises:
-        ConfigError: If a method has a seed twice, or runs that differ in more than the seed; if runs have different in-distribution sets, or
-            a set of the same name has another number of classes in another run.
+        ConfigError: If a method has a seed twice, or runs that differ in more than the seed; if runs have different in-distribution sets,
+            or a set of the same name has another number of classes in another run.
     """
     methods: dict[str, list[Run]] = {}
     for run in runs:
@@ -140,8 +140,8 @@ def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
         group.sort(key=lambda run: (run.seed is not None, run.seed))
         for run in group[1:]:
             if difference := more_than_the_seed(group[0], run):
-                raise ConfigError(f'{method!r}: {group[0].path} and {run.path} differ in more than the seed ({difference}), so that they are no '
-                                  f'seeds of one method; {advice}')
+                raise ConfigError(f'{method!r}: {group[0].path} and {run.path} differ in more than the seed ({difference}), so that they '
+                                  f'are no seeds of one method; {advice}')
     first = everything[0]
     for run in everything:
         if run.id_set != first.id_set:

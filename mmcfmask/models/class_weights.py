@@ -378,7 +378,8 @@ def _build_linear_probe(classifier: nn.Module, *, dataset: dict, held_out: dict 
                   f'{probe.nll:.3f}).', 'current')
         return torch.cat([probe.weight, probe.bias[:, None]], dim=1).cpu()
 
-    return cached(dict(type='linear_probe', features=keys, strengths=strengths, chosen_by=['accuracy', 'nll']), compute, cache_dir)
+    key = dict(type='linear_probe', features=keys, strengths=strengths, chosen_by='nll within a standard error')
+    return cached(key, compute, cache_dir)
 
 
 def cached_features(classifier: nn.Module, cfg: dict, dataset: Dataset, batch_size: int = 64, num_workers: int = 0,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ..compat import autocast_dtype
+from ..compat import autocast_dtype, no_autocast
 from ..errors import ConfigError
 from ..ranges import Count, OpenShare, Whole
 from .class_weights import batches_of, cached_features, class_name, labels_of, num_classes
@@ -18,6 +18,7 @@ from .second_look import look_twice
 from .teacher import OpenCLIPTeacher
 
 
+@no_autocast()
 def class_similarity(features: Tensor, classes: Tensor, bank: Tensor, bank_labels: Tensor, neighbours: int) -> Tensor:
     """Cosine similarity of each image to the k-th most similar training image of the class it is taken for.
 

@@ -121,7 +121,7 @@ class LeanTransformer(Transformer):
 def recomputes_on(device: torch.device) -> bool:
     """Whether cheap activations are computed again on this device, where nobody says: on all but GPUs of 40 GB or more, which have room for
     them at the usual batch sizes (docs/performance.md has numbers)."""
-    return on_cpu(device) or device.type == 'cuda' and torch.cuda.get_device_properties(device).total_memory < _LARGE_MEMORY
+    return device.type != 'cuda' or torch.cuda.get_device_properties(device).total_memory < _LARGE_MEMORY
 
 
 class LeanBlock(ResidualAttentionBlock):

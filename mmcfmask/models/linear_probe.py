@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -82,9 +83,10 @@ def fit_linear_probe(features: Tensor, labels: Tensor, held_out_features: Tensor
     Features and Underperform Out-of-Distribution" (ICLR 2022), fit the linear probe of LP-FT.
 
     Features are brought to mean 0 and standard deviation 1 by one number each, so that a strength means the same for any tower; the
-    strengths are tried from the strongest penalty to the weakest, each starting from the one before. Of equal accuracies the one with the
-    lowest cross-entropy is taken: the strongest penalties rank the classes right with weights of almost 0. The result is for the features
-    as they are given. That it lies at an end of ``strengths`` is logged as a warning.
+    strengths are tried from the strongest penalty to the weakest, each starting from the one before. Of those as accurate as the best one,
+    up to one standard error of its accuracy, the lowest cross-entropy is taken: accuracy does not see how sure a probe is, and the
+    strongest penalties rank the classes right with weights of almost 0. The result is for the features as they are given. That it lies at
+    an end of ``strengths`` is logged as a warning.
 
     Args:
         features, held_out_features (Tensor): (N, D) and (M, D) float32.
@@ -100,15 +102,17 @@ def fit_linear_probe(features: Tensor, labels: Tensor, held_out_features: Tensor
                           f'held-out ones and {len(strengths)} strengths')
     mean, std = features.mean(), features.std()
     x, held_out_x = (features - mean) / std, (held_out_features - mean) / std
-    best, fitted, strengths = None, None, sorted(strengths)
+    probes, fitted, strengths = [], None, sorted(strengths)
     for strength in track(strengths, description='Linear probe'):
         fitted = logistic_regression(x, labels, num_classes, strength, fitted)
         weight, bias = fitted
         logits = held_out_x @ weight.T + bias
-        accuracy = 100 * (logits.argmax(dim=1) == held_out_labels).float().mean().item()
+        accuracy = (logits.argmax(dim=1) == held_out_labels).double().mean().item()
         nll = F.cross_entropy(logits, held_out_labels).item()
-        if best is None or (accuracy, -nll) > (best.accuracy, -best.nll):
-            best = LinearProbe(weight / std, bias - mean / std * weight.sum(dim=1), strength, accuracy, nll)
+        probes.append(LinearProbe(weight / std, bias - mean / std * weight.sum(dim=1), strength, 100 * accuracy, nll))
+    highest = max(probe.accuracy for probe in probes)
+    error = math.sqrt(highest * (100 - highest) / len(held_out_labels))
+    best = min((probe for probe in probes if probe.accuracy >= highest - error), key=lambda probe: probe.nll)
     if len(strengths) > 1 and best.strength in (strengths[0], strengths[-1]):
         side = 'smallest' if best.strength == strengths[0] else 'largest'
         print_log(f'the linear probe is best at the {side} C that was tried, {best.strength:g}: a better one may lie beyond', 'current',

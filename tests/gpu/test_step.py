@@ -69,4 +69,4 @@ def test_recompute_saves_memory(build, batch):
         train_step(model, data, optim)
         peaks.append(torch.cuda.max_memory_allocated())
         del model, optim
-    assert peaks[1] < 0.9 * peaks[0]
+    assert peaks[1] < 0.95 * peaks[0]

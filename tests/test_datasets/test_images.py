@@ -15,7 +15,7 @@ from PIL import Image, features
 
 from mmcfmask.datasets import FolderDataset
 from mmcfmask.datasets.folder import sub_folders
-from mmcfmask.datasets.images import find_images, read_image, to_rgb, why_unreadable
+from mmcfmask.datasets.images import find_images, left_out_words, read_image, to_rgb, why_unreadable
 from mmcfmask.errors import StorageError
 
 RNG = np.random.default_rng(0)
@@ -215,6 +215,10 @@ def test_what_is_left_out_is_counted(tmp_path):
     left_out = Counter()
     assert find_images(tmp_path, left_out=left_out) == ['a.png', 'd.png']
     assert left_out == {'.heic': 2, '.txt': 1, 'none': 1, '': 4}
+    words = '4 no regular file, 2 .heic, 1 without an ending, 1 .txt'
+    assert left_out_words(left_out) == f'8 files ({words})'
+    left_out.update(f'.{number}' for number in range(100))
+    assert left_out_words(left_out) == f'108 files ({words}, 1 .0, 1 .1, 1 .2, 1 .3, 96 others)'
     assert sub_folders(tmp_path) == ['sub']
 
 
@@ -245,7 +249,7 @@ def test_dataset_says_what_it_leaves_out(tmp_path, monkeypatch):
     monkeypatch.setattr(MMLogger.get_current_instance(), 'log', lambda level, message, *args: messages.append(message))
     dataset = FolderDataset(str(tmp_path))
     assert dataset.left_out == {'.heic': 2, '.txt': 1}
-    assert messages[0].startswith(f'{tmp_path}: 3 files (2 .heic, 1 .txt) are left out. Image files end in .jpg, ')
+    assert messages[0].startswith(f'{tmp_path}: 3 files (2 .heic, 1 .txt) are left out')
     touch(tmp_path, 'emu/5.heic')
     with pytest.raises(ValueError, match=r'no images in the 1 class folders emu; 4 files \(3 .heic, 1 .txt\) are no images'):
         FolderDataset(str(tmp_path))

@@ -117,7 +117,7 @@ def test_newest_whole_checkpoint_is_resumed(work_dir, said):
         (work_dir / 'last_checkpoint').write_text(text) if text is not None else (work_dir / 'last_checkpoint').unlink()
         assert find_resumable(work_dir) == str(work_dir / 'epoch_1.pth') and 'is empty or not there: resuming' in said[-1][1]
     flip(work_dir / 'epoch_1.pth')
-    with pytest.raises(StorageError, match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete'):
+    with pytest.raises(StorageError, match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete what'):
         find_resumable(work_dir)
     (work_dir / 'epoch_1.pth').unlink()
     assert find_resumable(work_dir) is None  # best.pth has no training state
@@ -151,6 +151,8 @@ def test_best_of_a_run_that_began_elsewhere_is_copied(work_dir, tmp_path, tiny_p
     expected = best.read_bytes()
     if not there:
         best.unlink()
+    (tmp_path / 'second').mkdir()
+    (tmp_path / 'second' / 'best.pth').write_text("another run's")
     cfg = config(tmp_path / 'second', tiny_pretrained, resume=True, load_from=str(work_dir / 'epoch_2.pth'),
                  **{'optim_wrapper.optimizer.lr': 1e-3, 'train_cfg.max_epochs': 3})
     train(cfg)
@@ -197,11 +199,13 @@ def test_names_of_a_wrapped_model_and_old_formats(tmp_path):
 @pytest.mark.parametrize('change, message', [
     (dict(meta=dict(epoch=1, iter=-5)), r"meta\['iter'\] = -5"), (dict(meta=dict(epoch='1', iter=5)), r"meta\['epoch'\] = '1'"),
     (dict(meta=dict(epoch=1, iter=5)), 'does not say what it was trained with'), (dict(meta=3), 'its "meta" is a int, not a dict'),
-    (dict(optimizer=[]), 'its training state is not'),
-    (dict(optimizer=dict(state={0: dict(exp_avg=torch.tensor([float('nan')]))})), 'optimizer.state.0.exp_avg holds numbers')])
-def test_training_states_that_cannot_be_resumed(work_dir, change, message):
-    path = work_dir / 'epoch_2.pth'
-    torch.save({**load(path), **change}, path)
+    (dict(optimizer=[]), 'its training state is not'), (dict(optimizer={}), 'lacks the state of the optimizer'),
+    (dict(optimizer=dict(state={}, param_groups=[dict(betas=(0.9, 0.999))])), 'lacks the state of the optimizer'),
+    (dict(optimizer=dict(state={0: dict(exp_avg=torch.tensor([float('nan')]))}, param_groups=[])),
+     'optimizer.state.0.exp_avg holds numbers')])
+def test_training_states_that_cannot_be_resumed(tmp_path, trained, change, message):
+    path = tmp_path / 'epoch_2.pth'
+    torch.save({**load(trained / 'epoch_2.pth'), **change}, path)
     with pytest.raises(ConfigError, match=f'epoch_2.pth.*{message}'):
         check_checkpoint(str(path), resume=True)
 
@@ -209,6 +213,9 @@ def test_training_states_that_cannot_be_resumed(work_dir, change, message):
 def test_schedules_must_be_there(trained, tiny_pretrained):
     cfg, checkpoint = config(trained, tiny_pretrained), check_checkpoint(str(trained / 'epoch_2.pth'), resume=True)
     check_schedules(cfg, checkpoint, 'a.pth')
+    checkpoint['param_schedulers'][0]['last_step'] = -3
+    with pytest.raises(ConfigError, match='a.pth: a schedule cannot resume at step -3'):
+        check_schedules(cfg, checkpoint, 'a.pth')
     checkpoint.pop('param_schedulers')
     with pytest.raises(ConfigError, match='a.pth holds the state of 0 schedules, but the config has 1'):
         check_schedules(cfg, checkpoint, 'a.pth')

@@ -93,12 +93,15 @@ def kill_and_resume(training, whole, processes, number, when):
     assert same(found, expected), (name, whole(processes)[0][number])
 
 
-@pytest.mark.parametrize('file, when', [
-    ('resume_4.pth', 'middle'), ('epoch_1.pth', 'after'), ('last_checkpoint', 'before'), ('best.pth', 'after')])
-def test_training_killed_at_a_file(training, whole, file, when):
-    files = whole(1)[0]
-    assert files.count('last_checkpoint') == sum(name.startswith(('epoch', 'resume')) for name in files) >= 5 and 'best.pth' in files
-    kill_and_resume(training, whole, 1, files.index(file), when)
+@pytest.mark.parametrize('processes, file, when', [
+    (1, 'resume_4.pth', 'middle'), (1, -4, 'after'),  # that of resume_16.pth, before resume_12.pth is deleted
+     (1, 'epoch_1.pth', 'after'), (1, 'last_checkpoint', 'before'), (1, 'best.pth', 'after'),
+    (2, 'epoch_2.pth', 'middle')])
+def test_training_killed_at_a_file(training, whole, processes, file, when):
+    files = whole(processes)[0]
+    assert files.count('last_checkpoint') == sum(name.startswith(('epoch', 'resume')) for name in files) >= 4 and 'best.pth' in files
+    number = files.index(file) if isinstance(file, str) else len(files) + file
+    kill_and_resume(training, whole, processes, number, when)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from oracle import RUNS, config, loader, save_image, write_tree
 from torch.utils.data import DataLoader, Dataset
 
 from mmcfmask.datasets import MissingSetError
+from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_runner, fit_total_batch, load_config
 from mmcfmask.engine.loops import SetSequence, choose_shifts, refuse_choice_by_shift, split_metrics
 from mmcfmask.engine.preflight import check_selection
@@ -177,6 +178,8 @@ def test_choice_of_shifts(trees, tmp_path):
     assert set(loop.results) == {'id', 'many'} and metrics['ood_average/top1'] == metrics['many/top1']
     metrics, loop = run(config(sets(trees), tmp_path, shifts=[]))
     assert set(loop.results) == {'id'} and 'ood_average/top1' not in metrics
+    with pytest.raises(ValueError, match=r"test_dataloader: '../esc' becomes the name of a file or folder, so it must be a plain name"):
+        run(config({**sets(trees), '../esc': loader(trees / 'many')}, tmp_path))
     with pytest.raises(ValueError, match="no such shift: 'mny'; the shifts of this config are subset, many"):
         run(config(sets(trees), tmp_path, shifts=['mny']))
     with pytest.raises(ValueError, match="'id' is the in-distribution set, which always runs"):
@@ -280,14 +283,15 @@ def test_validation_on_shifts_during_training(tmp_path, tiny_pretrained):
     assert len(seen) == 4 and seen[0] == seen[2] == 'before'
     assert list(seen[1])[0] == 'held_out/top1' and {'sketch/top1', 'r/top1', 'r/nll', 'ood_average/top1'} <= set(seen[1])
     best = max(seen[1]['held_out/top1'], seen[3]['held_out/top1'])
-    assert runner.message_hub.get_info('best_score') == best and len(list(tmp_path.glob('best_held_out_top1_epoch_*.pth'))) == 1
+    assert runner.message_hub.get_info('best_score') == best and (tmp_path / 'best.pth').is_file()
     scalars, = tmp_path.glob('*/vis_data/scalars.json')
     assert sum('ood_average/top1' in json.loads(line) for line in scalars.read_text().splitlines()) == 2
 
 
 def test_validation_every_other_epoch_and_auto(tmp_path, tiny_pretrained):
     runner = train(training(tmp_path, tiny_pretrained, **{'train_cfg.val_interval': 2, 'default_hooks.checkpoint.save_best': 'auto'}))
-    assert len(list(tmp_path.glob('best_held_out_top1_epoch_2.pth'))) == 1
+    saved = check_checkpoint(str(tmp_path / 'best.pth'))['meta']
+    assert saved['epoch'] == 2 and saved['best']['metric'] == 'held_out/top1'
     scalars, = tmp_path.glob('*/vis_data/scalars.json')
     assert sum('held_out/top1' in json.loads(line) for line in scalars.read_text().splitlines()) == 1
     assert set(runner.val_loop.results) == {'held_out', 'sketch', 'r'}

@@ -6,8 +6,6 @@ from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.launch import load_config
 from mmcfmask.engine.record import training_of
 
-SEED = 'train_dataloader.dataset.holdout.seed'
-
 
 def training(config, seed=0, **options):
     cfg = load_config(f'configs/{config}.py', {key.replace('__', '.'): value for key, value in options.items()})
@@ -17,8 +15,8 @@ def training(config, seed=0, **options):
 
 
 def test_seeds_of_one_method_are_the_same():
-    run = {part: 'run' for part in ('train_dataloader__dataset__holdout__seed', 'val_dataloader__dataset__holdout__seed',
-                                    'model__head__class_weights__dataset__holdout__seed')}
+    run = dict.fromkeys(['train_dataloader__dataset__holdout__seed', 'val_dataloader__dataset__holdout__seed',
+                         'model__head__class_weights__dataset__holdout__seed'], 'run')
     first = training('pacs/cfmask_plus_vitb16', **run)
     assert training('pacs/cfmask_plus_vitb16', 1, **run) == first
     moved = dict(data_root='/other/pacs/', model__backbone__pretrained='openai', work_dir='elsewhere', cache_dir='/fast',

@@ -2,8 +2,10 @@ import random
 
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 
-from mmcfmask.engine.soup import TIES, greedy_soup, uniform_soup
+from mmcfmask.engine.soup import TIES, greedy_soup, head_maker, uniform_soup
+from mmcfmask.models.clip_loading import load_text_tower
 
 
 def states(*values):
@@ -75,6 +77,36 @@ def test_ties(ties):
         assert soup['weight'][0].item() == pytest.approx(sum(values[index] for index in chosen) / len(chosen))
         others += any(naive_greedy(values, measure, other) != chosen for other in TIES)
     assert others > 150
+
+
+def test_flyp_soup_has_the_head_of_the_mean_text_tower(tiny_pretrained):
+    prompts = dict(classnames=['ring', 'star', 'bolt'], templates=['a {}', 'the {}'])
+    cfg = dict(
+        type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
+        head=dict(type='CLIPDistillHead', num_classes=3, cls_weight=0.), auxiliary=[dict(type='FLYP', **prompts)])
+    model, states = MODELS.build(cfg), []
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    soup = uniform_soup(states, head_maker(cfg))
+    text, tokenizer = load_text_tower('tiny-vit', tiny_pretrained)
+    prefix = 'auxiliary.0.text.'
+    text.load_state_dict({name[len(prefix):]: (value + states[1][name]) / 2 if value.is_floating_point() else value
+                          for name, value in states[0].items() if name.startswith(prefix)})
+    with torch.no_grad():
+        embeddings = [sum(torch.nn.functional.normalize(text.encode_text(tokenizer([template.format(name)]))[0], dim=0)
+                          for template in prompts['templates']) for name in prompts['classnames']]
+        expected = text.logit_scale.exp() * torch.stack([row / row.norm() for row in embeddings])
+    torch.testing.assert_close(soup['head.fc.weight'], expected, rtol=1e-4, atol=1e-4)
+    assert (soup['head.fc.weight'] - (states[0]['head.fc.weight'] + states[1]['head.fc.weight']) / 2).norm() > 1e-2 * expected.norm()
+    assert soup.keys() == {name for name in states[0] if not name.startswith('auxiliary.')}
+    proj = 'backbone.visual.proj'
+    torch.testing.assert_close(soup[proj], (states[0][proj] + states[1][proj]) / 2)
+    with pytest.raises(ValueError, match='the ingredients of the soup have no text tower'):
+        uniform_soup([soup, soup], head_maker(cfg))
+    assert head_maker(dict(cfg, auxiliary=[dict(type='L2SP')])) is None
 
 
 def test_ingredients_must_be_of_one_model():

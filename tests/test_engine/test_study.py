@@ -1,6 +1,8 @@
 """What a study file says, and what it stands for; no run."""
 import json
 import re
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from mmcfmask.engine.study import (
     sign_metrics,
     slug,
 )
+from mmcfmask.errors import ConfigError
 from mmcfmask.evaluation.runs import FORMAT
 
 ROOT = Path(__file__).parents[2]
@@ -290,6 +293,23 @@ def test_checkpoint_that_is_tested(tmp_path):
     assert checkpoint_to_test(tmp_path).name == 'best_accuracy_top1_epoch_9.pth'
 
 
+@pytest.mark.parametrize('methods, datasets', [({'..': 'ft'}, None), ({'/': 'ft'}, None), ({'FT': 'ft'}, '../../x'), ({'FT': 'ft'}, '..'),
+                                               ({'FT': 'ft'}, 'a/b')])
+def test_names_that_lead_out_of_the_folder(tmp_path, methods, datasets):
+    with pytest.raises(ValueError, match=r'(methods|datasets).*must be a plain name'):
+        study(tmp_path, methods, datasets={datasets: SHAPES['shapes']} if datasets else SHAPES)
+
+
+def test_second_study_in_one_folder_is_refused(tmp_path):
+    """By name of the first; a lock of this process would be no obstacle, so another one holds it."""
+    code = f"from mmcfmask.files import locked\nwith locked({str(tmp_path)!r}, 'a study'):\n    print(flush=True)\n    input()"
+    with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        with pytest.raises(SystemExit, match=rf'is in use by a study \(process {first.pid} on .*: wait until that has ended, or choose'):
+            run_or_exit(study(tmp_path, {'FT': 'ft'}), Console(quiet=True))
+        first.communicate(b'\n')
+
+
 def test_names():
     assert [slug(name) for name in ('Zero-shot', 'CFMask object/single', 'FT + WiSE-FT', 'w=0.5')] == [
         'zero-shot', 'cfmask_object_single', 'ft_+_wise-ft', 'w=0.5']
@@ -302,3 +322,15 @@ def test_slow_bfloat16_is_named_once(tmp_path, monkeypatch, amp, fast):
     monkeypatch.setattr(Study, 'run', lambda *args: [])
     run_or_exit(study(tmp_path, {'FT': 'ft'}, amp=amp), console)
     assert console.export_text().count('--amp: this CPU has no instructions for bfloat16') == (amp and not fast)
+
+
+def test_greedy_soup_needs_one_hold_out(tmp_path):
+    """What one seed chooses by, with a hold-out of its own, another has trained on."""
+    methods = {'FT': 'configs/pacs/ft_vitb16.py', 'FT soup': dict(soup='FT', greedy=True)}
+    run = {f'{key}.dataset.holdout.seed': 'run' for key in ('train_dataloader', 'val_dataloader', 'model.head.class_weights')}
+    with pytest.raises(ConfigError, match=r"methods\['FT soup'\]: each seed of 'FT' has held-out images of its own .*soup needs one"):
+        Study(methods, str(tmp_path), seeds=[0, 1], cfg_options=run)
+    for seeds, options in (([0, 1], {}), ([0], run)):
+        assert len(Study(methods, str(tmp_path), seeds=seeds, cfg_options=options).runs['', 'FT soup']) == 1
+    methods['FT soup']['greedy'] = False
+    Study(methods, str(tmp_path), seeds=[0, 1], cfg_options=run)

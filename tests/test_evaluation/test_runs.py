@@ -101,7 +101,7 @@ def test_same_method_and_seed(tmp_path):
     (dict(wise_ft_alpha=0.5), 'wise_ft_alpha: None and 0.5'), (dict(soup='greedy'), 'soup: None and greedy'),
     (dict(training={'optim_wrapper.optimizer.lr': '1e-05'}), 'optim_wrapper.optimizer.lr: 3e-05 and 1e-05'),
     (dict(training={}), 'optim_wrapper.optimizer.lr: 3e-05 and None'),
-    (dict(sets={'imagenet-r': dict(transform=['Resize(256)'])}), r'transform of imagenet-r: Resize\(224\) → CenterCrop\(224\) and Resize\(256'),
+    (dict(sets={'imagenet-r': dict(transform=['Resize(256)'])}), r'transform of imagenet-r: .*CenterCrop\(224\) and Resize\(256'),
     (dict(sets={'objectnet': dict(dataset='Other')}), 'dataset of objectnet: FolderDataset and Other'),
 ])
 def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(tmp_path, change, difference):

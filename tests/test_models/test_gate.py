@@ -49,7 +49,9 @@ def test_similarity_to_the_kth_image_of_the_class():
         for x, c in zip(features, classes):
             members = [y.tolist() for y, label in zip(bank, labels) if label == c]
             expected.append(sorted((sum(a * b for a, b in zip(x.tolist(), y)) for y in members), reverse=True)[k - 1])
-        torch.testing.assert_close(class_similarity(features, classes, bank, labels, k), torch.tensor(expected))
+        for amp in (False, True):
+            with torch.autocast('cpu', dtype=torch.bfloat16, enabled=amp):
+                torch.testing.assert_close(class_similarity(features, classes, bank, labels, k), torch.tensor(expected))
 
 
 @pytest.mark.parametrize('images, level', [(49, 0.02), (50, 0.02), (99, 0.02), (500, 0.05), (19, 0.05), (20, 0.3), (7, 0.5)])

@@ -76,6 +76,28 @@ def test_of_equal_accuracies_the_surest_is_chosen():
     assert probe.nll == pytest.approx(expected, rel=1e-3) and probe.nll < 0.1 < 1 < losses[0].nll
 
 
+def test_equal_is_up_to_a_standard_error(monkeypatch):
+    """Probes as if fitted, whose accuracies and cross-entropies are known: their logits are features of 1 and −1 times a scale."""
+    scales = {1.: 0.1, 2.: 0.5, 3.: 0.3, 4.: 2.}
+    wrong = {1.: 8, 2.: 9, 3.: 10, 4.: 14}  # of 100; the standard error of 92 % is 2.7 %
+    held_out, labels = torch.zeros(100, 4), torch.zeros(100, dtype=torch.long)
+    for column, strength in enumerate(scales):
+        held_out[:, column] = torch.where(torch.arange(100) < wrong[strength], -1., 1.)
+    features = torch.tensor([[1., -1., 1., -1.]] * 3)  # of mean 0
+
+    def fitted(features, labels, num_classes, strength, start=None):
+        weight = torch.zeros(2, 4)
+        weight[0, list(scales).index(strength)] = scales[strength] * std
+        return weight, torch.zeros(2)
+
+    std = features.std()
+    monkeypatch.setattr('mmcfmask.models.linear_probe.logistic_regression', fitted)
+    losses = {s: (1 - wrong[s] / 100) * np.log1p(np.exp(-scales[s])) + wrong[s] / 100 * np.log1p(np.exp(scales[s])) for s in scales}
+    best = fit_linear_probe(features, torch.zeros(3, dtype=torch.long), held_out, labels, 2, list(scales))
+    assert sorted(losses, key=losses.get) == [4., 2., 3., 1.] and best.strength == 2.
+    assert best.accuracy == pytest.approx(91) and best.nll == pytest.approx(losses[2.], rel=1e-5)
+
+
 def test_best_at_an_end_of_the_grid_is_a_warning(monkeypatch):
     said = []
     monkeypatch.setattr('mmcfmask.models.linear_probe.print_log', lambda message, *args, **kwargs: said.append(message))

@@ -108,7 +108,7 @@ def test_first_start_with_resume_keeps_the_weights_to_start_from(tmp_path):
     assert merged('--resume', 'other.pth') == (True, 'other.pth')
     with pytest.raises(ValueError, match='--resume: the name of the checkpoint is empty'):
         merged('--resume', '')
-    training = dict(meta=dict(epoch=1, iter=5, cfg=''), optimizer={}, message_hub={})
+    training = dict(meta=dict(epoch=1, iter=5, cfg=''), optimizer=dict(state={}, param_groups=[]), message_hub={})
     torch.save(dict(state_dict=dict(w=torch.ones(1)), **training), tmp_path / 'epoch_1.pth')
     (tmp_path / 'last_checkpoint').write_text('moved/epoch_1.pth')
     assert merged('--resume') == (True, str(tmp_path / 'epoch_1.pth')) and merged() == (False, 'start.pth')
