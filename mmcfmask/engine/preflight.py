@@ -324,7 +324,8 @@ def _check_hold_out(cfg: Config, held_out: dict) -> None:
                               "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
     whole = None
     if sets[train] and known_apart(sets[train], held_out):  # parts of one folder, which then is listed once
-        whole, sets['whole'] = 'whole', {key: value for key, value in sets[train].items() if key not in ('holdout', 'per_class', 'indices')}
+        whole = f'{train} (without holdout)'
+        sets[whole] = {key: value for key, value in sets[train].items() if key not in ('holdout', 'per_class', 'indices')}
     loop = cfg.get('test_cfg') or {}
     for name, key in tests.items() if loop.get('id_set') else ():
         if name != loop.id_set and loop.get('shifts') is not None and name not in loop.shifts:
