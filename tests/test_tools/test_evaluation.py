@@ -93,7 +93,8 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
         'format', 'config', 'method', 'seed', 'checkpoint', 'training', 'amp', 'id_set', 'sets', 'ood_average', 'missing', 'versions',
         'metrics'
     }
-    assert (result['format'], result['method'], result['checkpoint'], result['seed'], result['id_set']) == (1, 'zero-shot', None, None, 'id')
+    found = [result[key] for key in ('format', 'method', 'checkpoint', 'seed', 'id_set')]
+    assert found == [1, 'zero-shot', None, None, 'id']
     assert set(result['sets']['id']) == {
         'metrics', 'dataset', 'root', 'images', 'published_images', 'classes', 'published_classes', 'complete', 'skipped', 'notes',
         'transform', 'per_class', 'per_class_count', 'reliability', 'speed'
