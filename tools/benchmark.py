@@ -62,7 +62,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask import kernels
 from mmcfmask.compat import keep_freed_memory
-from mmcfmask.counterfactual import patch_mask, refill
+from mmcfmask.counterfactual import refill
+from mmcfmask.counterfactual.reference import explicit_features, explicit_losses, explicit_mask, explicit_relevance
 from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
 from mmcfmask.engine.options import add_cfg_options
 from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
@@ -125,25 +126,6 @@ def read_config(args: argparse.Namespace) -> Config:
 # The step as published.
 
 
-def explicit_features(visual: nn.Module, images: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
-    """Features (B, D) of an open_clip ViT with the attention matrices in the open; they are appended to ``attentions``."""
-    x = visual.conv1(images).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
-    x = visual.ln_pre(x)
-    for block in visual.transformer.resblocks:
-        attn, normed = block.attn, block.ln_1(x)
-        q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-        q, k, v = (part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
-        attention = (q @ k.transpose(-2, -1) * q.shape[-1]**-0.5).softmax(dim=-1)
-        if attentions is not None:
-            attentions.append(attention)
-        x = x + attn.out_proj((attention @ v).transpose(1, 2).flatten(2))
-        hidden = block.mlp.c_fc(block.ln_2(x))
-        hidden = hidden * torch.sigmoid(1.702 * hidden) if 'QuickGELU' in type(block.mlp.gelu).__name__ else block.mlp.gelu(hidden)
-        x = x + block.mlp.c_proj(hidden)
-    return visual.ln_post(x)[:, 0] @ visual.proj
-
-
 def naive_losses(model: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy and weighted distillation loss of one step of ``model``, an object or context mask with a fill.
 
@@ -155,23 +137,12 @@ def naive_losses(model: nn.Module, teacher: nn.Module, images: Tensor, labels: T
     """
     visual, settings = model.backbone.visual, model.data_preprocessor
 
-    def logits(features: Tensor) -> Tensor:
+    def classify(features: Tensor) -> Tensor:
         return F.linear(features / features.norm(dim=-1, keepdim=True), model.head.fc.weight, model.head.fc.bias)
 
-    loss_cls = F.cross_entropy(logits(explicit_features(visual, images)), labels)
-
-    attentions = []
-    score = logits(explicit_features(visual, images, attentions)).gather(1, labels[:, None]).sum()
-    relevance = torch.eye(attentions[0].shape[-1], dtype=images.dtype, device=images.device).expand(len(images), -1, -1)
-    for attention, grad in zip(attentions, torch.autograd.grad(score, attentions)):
-        relevance = relevance + (attention * grad).clamp(min=0).mean(dim=1).detach() @ relevance
-    relevance = relevance[:, 0, 1:].unflatten(1, visual.grid_size)
-
-    changed = refill(images, patch_mask(relevance, settings.mask, settings.value), settings.fill)
-    student = explicit_features(visual, changed)
-    with torch.no_grad():
-        target = explicit_features(teacher, changed)
-    return loss_cls, model.head.distill_weight * F.mse_loss(student, target)
+    mask = explicit_mask(explicit_relevance(visual, classify, images, labels), settings.mask, settings.value)
+    counterfactual = refill(images, mask, settings.fill)
+    return explicit_losses(visual, teacher, classify, images, labels, counterfactual, model.head.distill_weight)
 
 
 # What is timed.

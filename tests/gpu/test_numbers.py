@@ -5,13 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from distance import relative
-from naive import explicit_relevance
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmcfmask import kernels
 from mmcfmask.compat import use_tf32
 from mmcfmask.counterfactual import patch_mask, relevance, relevance_map
 from mmcfmask.counterfactual.attention import AttentionCall
+from mmcfmask.counterfactual.reference import explicit_relevance
 from mmcfmask.models.lean_vit import LeanLayerNorm, LeanQuickGELU
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
-from naive import explicit_relevance
 
 import mmcfmask  # noqa: F401
 from mmcfmask.counterfactual import AttentionCall, patch_grid, relevance_map
 from mmcfmask.counterfactual import relevance as relevance_module
+from mmcfmask.counterfactual.reference import explicit_relevance
 from mmcfmask.models.convert import mmpretrain_config, open_clip_to_mmpretrain
 
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from mmengine.model import ExponentialMovingAverage
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from naive import explicit_features, explicit_relevance
 
 import mmcfmask  # noqa: F401
-from mmcfmask.counterfactual import refill
+from mmcfmask.counterfactual import multi_donors, single_donors
+from mmcfmask.counterfactual.reference import explicit_features, explicit_losses, explicit_mask, explicit_refill, explicit_relevance
 from mmcfmask.models import OpenCLIPTeacher, classifier
 
 MASKS, FILLS = ('object', 'context', 'random'), ('none', 'single', 'multi')
@@ -45,35 +45,25 @@ def batch():
 
 
 def naive_losses(model, images, labels, preprocessor):
-    """The published step: separate forwards, explicit attention, full recursion."""
-
-    def student(x, **kwargs):
-        return explicit_features(model.backbone.visual, x, **kwargs)
+    """The published step: separate forwards, explicit attention, full recursion. Random numbers are drawn as the fast code draws them."""
+    student, teacher = model.backbone.visual, model.teacher.backbone.visual
+    kind, fill, value = preprocessor.mask, preprocessor.fill, preprocessor.value
 
     def classify(z):
         return F.linear(z / z.norm(dim=-1, keepdim=True), model.head.fc.weight, model.head.fc.bias)
 
-    loss_cls = F.cross_entropy(classify(student(images)), labels)
-    mask_kind, fill, value = preprocessor.mask, preprocessor.fill, preprocessor.value
-    hidden = {}
-    if mask_kind == 'random' and fill == 'none':
+    if kind == 'random' and fill == 'none':
         order = torch.rand(4, 16).argsort(dim=1).argsort(dim=1)
-        hidden = dict(keep=[(row < int(16 * (1 - value))).nonzero()[:, 0] for row in order])
+        kept = torch.stack([(row < int(16 * (1 - value))).nonzero()[:, 0] for row in order])
+        return explicit_losses(student, teacher, classify, images, labels, images, kept=kept)
+    if kind == 'random':
+        mask = torch.rand(4, 4, 4) < value
     else:
-        if mask_kind == 'random':
-            mask = torch.rand(4, 4, 4) < value
-        else:
-            relevance = explicit_relevance(model.backbone.visual, classify, images, labels)
-            mask = torch.stack([row / (row.max() + 1e-8) > value for row in relevance])
-            mask = ~mask if mask_kind == 'context' else mask
-        if fill == 'none':
-            hidden = dict(key_mask=F.pad(mask.flatten(1), (1, 0)))
-        else:
-            images = refill(images, mask, fill)
-    features = student(images, **hidden)
-    with torch.no_grad():
-        target = explicit_features(model.teacher.backbone.visual, images, **hidden)
-    return loss_cls, 30 * ((features - target)**2).mean()
+        mask = explicit_mask(explicit_relevance(student, classify, images, labels), kind, value)
+    if fill == 'none':
+        return explicit_losses(student, teacher, classify, images, labels, images, hidden=mask)
+    donors = single_donors(4)[:, None, None].expand(4, 4, 4) if fill == 'single' else multi_donors((4, 4, 4))
+    return explicit_losses(student, teacher, classify, images, labels, explicit_refill(images, mask, donors))
 
 
 @pytest.mark.parametrize('fill', FILLS)

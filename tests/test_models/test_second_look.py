@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.registry import DATASETS, MODELS
 from mmpretrain.structures import DataSample
-from naive import explicit_relevance
 
+from mmcfmask.counterfactual.reference import explicit_relevance
 from mmcfmask.models import second_look
 from mmcfmask.models.second_look import look_twice
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from naive import explicit_features
 from torch import nn
 
+from mmcfmask.counterfactual.reference import explicit_features
 from mmcfmask.models import OpenCLIPTeacher
 
 

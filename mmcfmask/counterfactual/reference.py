@@ -1,0 +1,106 @@
+"""The method, plainly: "Masked Images Are Counterfactual Samples for Robust Fine-tuning" (CVPR 2023), section 3, as it is written.
+
+Attention stands in the open with autograd through it, and the relevance is the full recursion of matrices. It is what tests and
+``tools/benchmark.py`` compare the fast code with; nothing is trained by it.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def explicit_features(visual: nn.Module, images: Tensor, attentions: list[Tensor] | None = None, hidden: Tensor | None = None,
+                      kept: Tensor | None = None) -> Tensor:
+    """z = f(x), the image embedding before normalisation, (B, D), of an open_clip ViT with a class token.
+
+    Args:
+        visual (nn.Module): The image tower.
+        images (Tensor): (B, 3, H, W), normalised.
+        attentions (list, optional): Gets the attention matrix (B, heads, L, L) of every layer.
+        hidden (Tensor, optional): (B, h, w) bool, patches that no token may look at.
+        kept (Tensor, optional): (B, k) int64, the only patches that the tower is given.
+    """
+    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
+    if kept is not None:
+        x = torch.stack([torch.cat([tokens[:1], tokens[1:][index]]) for tokens, index in zip(x, kept)])
+    x = visual.ln_pre(x)
+    for block in visual.transformer.resblocks:
+        attn, normed = block.attn, block.ln_1(x)
+        q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        scores = q @ k.transpose(-2, -1) * q.shape[-1]**-0.5
+        if hidden is not None:
+            scores = scores.masked_fill(F.pad(hidden.flatten(1), (1, 0))[:, None, None, :], float('-inf'))
+        attention = scores.softmax(dim=-1)
+        if attentions is not None:
+            attentions.append(attention)
+        x = x + attn.out_proj((attention @ v).transpose(1, 2).flatten(2))
+        mlp = block.mlp.c_fc(block.ln_2(x))
+        mlp = mlp * torch.sigmoid(1.702 * mlp) if 'QuickGELU' in type(block.mlp.gelu).__name__ else block.mlp.gelu(mlp)
+        x = x + block.mlp.c_proj(mlp)
+    return visual.ln_post(x)[:, 0] @ visual.proj
+
+
+def explicit_relevance(visual: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """R ← I, then R ← R + Ā R layer by layer, with Ā = mean over heads of relu(A ∘ ∂s/∂A) and s = Σ logits[i, y_i]; of R the row of the
+    class token (Chefer et al. 2021).
+
+    Args:
+        visual (nn.Module): The image tower.
+        classify (Callable): Features (B, D) to logits (B, C).
+        images (Tensor): (B, 3, H, W), normalised.
+        labels (Tensor): (B,) int64.
+
+    Returns:
+        Tensor: (B, h, w).
+    """
+    attentions: list[Tensor] = []
+    score = classify(explicit_features(visual, images, attentions)).gather(1, labels[:, None]).sum()
+    relevance = torch.eye(attentions[0].shape[-1], dtype=images.dtype, device=images.device).expand(len(images), -1, -1)
+    for attention, grad in zip(attentions, torch.autograd.grad(score, attentions)):
+        relevance = relevance + (attention * grad).clamp(min=0).mean(dim=1).detach() @ relevance
+    return relevance[:, 0, 1:].unflatten(1, visual.grid_size)
+
+
+def explicit_mask(relevance: Tensor, kind: str, value: float) -> Tensor:
+    """(B, h, w) bool, True where c = relevance / (its maximum + 1e-8) is above ``value`` (object) or is not (context)."""
+    hot = torch.stack([image / (image.max() + 1e-8) > value for image in relevance])
+    return hot if kind == 'object' else ~hot
+
+
+def explicit_refill(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
+    """Take every pixel of a masked patch from the image that its patch is given, (B, C, H, W).
+
+    Args:
+        images (Tensor): (B, C, H, W).
+        mask (Tensor): (B, h, w) bool.
+        donors (Tensor): (B, h, w) int64, the image that gives a patch; for a single fill the same one for all patches of an image.
+    """
+    (batch, _, height, width), (rows, cols) = images.shape, mask.shape[1:]
+    source = torch.where(mask, donors, torch.arange(batch, device=images.device)[:, None, None])
+    source = source.repeat_interleave(height // rows, 1).repeat_interleave(width // cols, 2)
+    row, col = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
+    return images[source, :, row, col].permute(0, 3, 1, 2)
+
+
+def explicit_losses(student: nn.Module, teacher: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor,
+                    counterfactual: Tensor, weight: float = 30., **visible: Tensor) -> tuple[Tensor, Tensor]:
+    """CE(logits(x), y) and 30 · mean of (f(x̃) − f₀(x̃))².
+
+    Args:
+        student, teacher (nn.Module): The towers f and f₀.
+        classify (Callable): Features (B, D) to logits (B, C).
+        images, labels (Tensor): x, (B, 3, H, W) and normalised, and y, (B,) int64.
+        counterfactual (Tensor): x̃, as x.
+        weight (float): Of the distillation.
+        **visible: ``hidden`` or ``kept`` of :func:`explicit_features`, where patches are hidden in place of being refilled.
+    """
+    loss_cls = F.cross_entropy(classify(explicit_features(student, images)), labels)
+    features = explicit_features(student, counterfactual, **visible)
+    with torch.no_grad():
+        target = explicit_features(teacher, counterfactual, **visible)
+    return loss_cls, weight * ((features - target)**2).mean()
