@@ -49,7 +49,7 @@ from .preflight import (
     unmatched_keys,
     value_of,
 )
-from .schema import check_config
+from .schema import check_config, check_top_level
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
@@ -82,8 +82,11 @@ def load_config(path: str, options: dict) -> Config:
     before = copy.deepcopy(cfg)
     try:
         cfg.merge_from_dict(options)
-        if 'custom_imports' in {key.partition('.')[0] for key in options}:
+        check_top_level(cfg)
+        if cfg.get('custom_imports') and 'custom_imports' in {key.partition('.')[0] for key in options}:
             import_modules_from_strings(**cfg.custom_imports)
+    except UserError:
+        raise
     except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:  # such as an index into what is no list
         raise ConfigError(f'--cfg-options {" ".join(options)}: {str(error).splitlines()[0]}') from None
     keep_training_images(cfg, before)

@@ -258,9 +258,15 @@ def check_validation(cfg: Config) -> None:
     """The validation of a training sees all images, and gives the metrics that early stopping and schedules wait for.
 
     Raises:
-        ConfigError: ``drop_last``, or a ``monitor`` that is no metric of the validation, as far as these are known here.
+        ConfigError: ``drop_last``, a validation that begins after the last epoch, or a ``monitor`` that is no metric of the validation,
+            as far as these are known here.
     """
     check_complete(cfg, 'val')
+    loop = cfg.get('train_cfg') or {}
+    begin, last = loop.get('val_begin', 1), loop.get('max_epochs', loop.get('max_iters', 1))
+    if cfg.get('val_dataloader') and begin > last:
+        raise ConfigError(f'train_cfg.val_begin={begin}: a training that ends at {last} would never be validated. For none, use '
+                          '--no-validate')
     parts = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
     for key in ('custom_hooks', 'param_scheduler'):
         value = cfg.get(key) or []

@@ -400,6 +400,14 @@ def test_slow_bfloat16_is_named(monkeypatch):
                 assert said is None if fast else said.startswith(begin)
 
 
+def test_some_epoch_is_validated():
+    cfg = load_config('configs/shapes/ft.py', {'train_cfg.val_begin': 10})
+    preflight.check_validation(cfg)
+    cfg.train_cfg.val_begin = 11
+    with pytest.raises(ConfigError, match='train_cfg.val_begin=11: a training that ends at 10 would never be validated'):
+        preflight.check_validation(cfg)
+
+
 def test_metric_that_stops_must_exist():
     cfg = selection(custom_hooks=[dict(type='EarlyStoppingHook', monitor='accuracy/top1')])
     preflight.check_validation(cfg)
