@@ -32,7 +32,7 @@ from mmcfmask.engine.launch import (
     method_name,
     prepare_test,
 )
-from mmcfmask.engine.preflight import check_out, check_test_data, check_work_dir, warn_of_random_start
+from mmcfmask.engine.preflight import check_out, check_start_images, check_test_data, check_work_dir, warn_of_random_start
 from mmcfmask.engine.record import training_of
 from mmcfmask.errors import StorageError, one_line
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
@@ -89,6 +89,7 @@ def main(argv=None) -> dict:
             add_second_look(cfg, args.second_look)
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
         check_test_data(cfg)
+        check_start_images(cfg)
     cfg.test_cfg.keep_predictions = args.predictions is not None
     runner = build_runner(cfg)
     if checkpoint:

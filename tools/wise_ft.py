@@ -21,7 +21,7 @@ from rich.console import Console
 from mmcfmask.engine.checkpoints import check_fits, inherited_meta
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, load_config, prepare_test
-from mmcfmask.engine.preflight import check_test_data, check_work_dir
+from mmcfmask.engine.preflight import check_start_images, check_test_data, check_work_dir
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.errors import one_line
 from mmcfmask.output import run_tool
@@ -59,6 +59,7 @@ def main(argv=None) -> dict:
     with one_line(args.config):
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp, keep_start=True)
         check_test_data(cfg)
+        check_start_images(cfg)
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=args.alphas)
     runner = build_runner(cfg)
     check_fits(unwrapped(runner.model), checkpoint, args.checkpoint)

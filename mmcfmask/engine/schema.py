@@ -63,8 +63,9 @@ RANGES: dict[Any, dict[str, Any]] = {
     EarlyStoppingHook: dict(patience=Whole, min_delta=NonNegative, rule=Rule, stopping_threshold=Finite),
     EMAHook: dict(momentum=OpenShare, begin_iter=Whole, begin_epoch=Whole),
     LogProcessor: dict(window_size=Count, by_epoch=bool),
-    _ParamScheduler: dict(by_epoch=bool, begin=Whole, end=Count, T_max=Count, step_size=Count, total_steps=Count, gamma=Positive, factor=NonNegative,
-                          eta_min=NonNegative, eta_max=NonNegative, eta_min_ratio=Share, start_factor=Annotated[float, Gt(0), Le(1)],
+    _ParamScheduler: dict(by_epoch=bool, begin=Whole, end=Count, T_max=Count, step_size=Count, total_steps=Count, gamma=Positive,
+                          factor=NonNegative, eta_min=NonNegative, eta_max=NonNegative, eta_min_ratio=Share,
+                          start_factor=Annotated[float, Gt(0), Le(1)],
                           end_factor=Share, power=NonNegative, milestones=list[Whole], pct_start=Share, div_factor=Positive,
                           final_div_factor=Positive, anneal_strategy=Literal['cos', 'linear'], patience=Whole, cooldown=Whole,
                           rule=Rule, periods=list[Count], threshold=NonNegative),
@@ -106,7 +107,7 @@ REGISTRIES = dict(
     model=MODELS, backbone=MODELS, neck=MODELS, head=MODELS, teacher=MODELS, data_preprocessor=MODELS, gate=MODELS, auxiliary=MODELS,
     dataset=DATASETS, datasets=DATASETS, held_out=DATASETS, pipeline=TRANSFORMS, transforms=TRANSFORMS, sampler=DATA_SAMPLERS,
     batch_sampler=DATA_SAMPLERS, collate_fn=FUNCTIONS, worker_init_fn=FUNCTIONS, optimizer=OPTIMIZERS, vis_backends=registries.VISBACKENDS)
-# What stands in a part besides the arguments of its class, with its type, and which of these come from elsewhere, by registry.
+# What stands in a part besides the arguments of its class, with its type, and which arguments come from elsewhere; by registry.
 BESIDES = {HOOKS: dict(priority=Any), PARAM_SCHEDULERS: dict(convert_to_iter_based=bool)}
 GIVEN = {
     OPTIMIZERS: ('params', ), PARAM_SCHEDULERS: ('optimizer', 'param_name', 'epoch_length'), LOOPS: ('runner', 'dataloader', 'evaluator'),
@@ -514,8 +515,8 @@ def _strict(hint: Any) -> Any:
 
 
 WANTED = dict(int_type='a whole number', int_from_float='a whole number', float_type='a number', bool_type='True or False',
-              string_type='a text', string_too_short='a text that is not empty', dict_type='a dict', mapping_type='a dict', list_type='a list', tuple_type='a list',
-              sequence_str='a list', iterable_type='a list', none_required='None')
+              string_type='a text', string_too_short='a text that is not empty', dict_type='a dict', mapping_type='a dict',
+              list_type='a list', tuple_type='a list', sequence_str='a list', iterable_type='a list', none_required='None')
 
 
 def _wanted(problem: dict) -> str:

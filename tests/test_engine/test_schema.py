@@ -109,7 +109,8 @@ def test_names_and_missing_arguments():
     ('activation_checkpointing', 5, 'activation_checkpointing=5: it must be a list'),
     ('log_processor.by_epoch', 'no', 'log_processor.by_epoch'), ('param_scheduler.by_epoch', 'no', 'param_scheduler.by_epoch'),
     ('param_scheduler.convert_to_iter_based', 'no', "param_scheduler.convert_to_iter_based='no': it must be True or False"),
-    ('load_from', '', "load_from='': it must be a text that is not empty"), ('work_dir', '', "work_dir=''"), ('cache_dir', '', "cache_dir=''"),
+    ('load_from', '', "load_from='': it must be a text that is not empty"), ('work_dir', '', "work_dir=''"),
+    ('cache_dir', '', "cache_dir=''"),
     ('train_cfg.dynamic_intervals', [[5, 0]], r'train_cfg.dynamic_intervals=\[\[5, 0\]\]: it must be greater than or equal to 1'),
     ('train_dataloader.shuffle', True, 'train_dataloader.shuffle=True: the sampler decides, by train_dataloader.sampler.shuffle'),
     ('default_hooks.param_scheduler', None, 'default_hooks.param_scheduler=None: without this hook param_scheduler has no effect'),
@@ -125,7 +126,7 @@ def test_parts_of_a_config(key, value, message):
 
 def test_groups_of_parameters_have_settings_of_the_optimizer():
     cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
-    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'backbone': dict(lr_mult=0.1, decay_mult=0), 'head.fc': dict(lr=1e-3, betas=(0.9, 0.99))})
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'backbone': dict(lr_mult=0.1, decay_mult=0), 'head.fc': dict(lr=1e-3, eps=1e-6)})
     check_config(cfg)
 
 
