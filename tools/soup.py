@@ -22,7 +22,7 @@ from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
 from mmcfmask.engine.hooks import CheckClassesHook
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
-from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.engine.options import add_cfg_options, file_name
 from mmcfmask.engine.preflight import check_out
 from mmcfmask.engine.soup import TIES, greedy_soup, head_maker, save_soup, uniform_soup
 from mmcfmask.errors import ConfigError, one_line
@@ -34,11 +34,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Average the weights of several fine-tuned models')
     parser.add_argument('config', help='config file that the models were trained with')
     parser.add_argument('checkpoints', nargs='+', help='checkpoint files')
-    parser.add_argument('--out', required=True, help='the checkpoint to write')
+    parser.add_argument('--out', type=file_name, required=True, help='the checkpoint to write')
     parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
     parser.add_argument('--ties', choices=TIES, default='nll', help='of two greedy soups of the same accuracy the better is that '
                         'of the lower cross-entropy (nll, the default), the larger (paper: Wortsman et al.), or the smaller (code: theirs)')
-    parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
+    parser.add_argument('--work-dir', type=file_name, help='where logs go (default: the folder of --out)')
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     if len(set(args.checkpoints)) < len(args.checkpoints):

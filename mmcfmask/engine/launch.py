@@ -37,7 +37,7 @@ from ..models.second_look import check_side
 from .checkpoints import check_checkpoint, check_fits, check_same_tower
 from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
-from .options import add_cfg_options
+from .options import add_cfg_options, file_name
 from .preflight import (
     check_arguments,
     check_backbone,
@@ -225,7 +225,7 @@ def _replace(node, name: str, old, new) -> bool:
 
 def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'where logs go', amp: str = 'bfloat16 autocast') -> None:
     """Arguments of every tool that builds a Runner; ``work_dir`` and ``amp`` are what their help says. See :func:`apply_run_arguments`."""
-    parser.add_argument('--work-dir', help=f'{work_dir} (default: work_dirs/<config name>)')
+    parser.add_argument('--work-dir', type=file_name, help=f'{work_dir} (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help=amp)
     add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
