@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from mmcfmask.engine.options import file_name
 from mmcfmask.evaluation import effective_robustness, read_reference_models, reference_line, reference_points
 from mmcfmask.evaluation.effective_robustness import REFERENCE_MODELS, Line, measured_sets
 from mmcfmask.evaluation.runs import Run, differences_of, find_runs, group_runs, metric_of, problems_of, sets_of, transform_of
@@ -65,7 +66,7 @@ class Lines(NamedTuple):
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Tables and figures over tested runs')
     parser.add_argument('runs', nargs='+', metavar='[NAME=]RUN', help='folders with metrics.json in or below them, or such files')
-    parser.add_argument('--out', default='report', help='folder for the report (default: %(default)s)')
+    parser.add_argument('--out', type=file_name, default='report', help='folder for the report (default: %(default)s)')
     parser.add_argument('--shifts', nargs='+', metavar='SET', help='only these shifts, in this order (default: all that were tested)')
     parser.add_argument('--line', metavar='FILE.csv', help='accuracies of reference models for effective robustness: columns "model" and '
                         'one for each set (default: 85 models trained on ImageNet, which come with the package)')

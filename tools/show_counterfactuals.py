@@ -27,7 +27,7 @@ from mmcfmask.datasets.folder import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, class_names, file_pipeline, load_config
-from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.engine.options import add_cfg_options, file_name
 from mmcfmask.engine.preflight import check_out, makes_counterfactuals
 from mmcfmask.errors import one_line
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
@@ -54,7 +54,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--second-look', nargs='?', const=SECOND_LOOK, type=float, metavar='SIDE', help='show instead which part of each '
                         f'image tools/test.py --second-look looks at again, SIDE times as large (default: {SECOND_LOOK})')
     parser.add_argument('--layout', choices=['rows', 'columns'], default='rows', help='one image per row or per column')
-    parser.add_argument('--out', default='counterfactuals.png', help='the picture (default: %(default)s)')
+    parser.add_argument('--out', type=file_name, default='counterfactuals.png', help='the picture (default: %(default)s)')
     parser.add_argument('--pdf', action='store_true', help='write a PDF beside it')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images, donors and random masks')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')

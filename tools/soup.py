@@ -20,8 +20,9 @@ from rich.table import Table
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
+from mmcfmask.engine.hooks import CheckClassesHook
 from mmcfmask.engine.launch import build_runner, forget_pretrained, load_config
-from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.engine.options import add_cfg_options, file_name
 from mmcfmask.engine.preflight import check_out
 from mmcfmask.engine.soup import TIES, greedy_soup, head_maker, save_soup, uniform_soup
 from mmcfmask.errors import ConfigError, one_line
@@ -33,11 +34,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Average the weights of several fine-tuned models')
     parser.add_argument('config', help='config file that the models were trained with')
     parser.add_argument('checkpoints', nargs='+', help='checkpoint files')
-    parser.add_argument('--out', required=True, help='the checkpoint to write')
+    parser.add_argument('--out', type=file_name, required=True, help='the checkpoint to write')
     parser.add_argument('--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images')
     parser.add_argument('--ties', choices=TIES, default='nll', help='of two greedy soups of the same accuracy the better is that '
                         'of the lower cross-entropy (nll, the default), the larger (paper: Wortsman et al.), or the smaller (code: theirs)')
-    parser.add_argument('--work-dir', help='where logs go (default: the folder of --out)')
+    parser.add_argument('--work-dir', type=file_name, help='where logs go (default: the folder of --out)')
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     if len(set(args.checkpoints)) < len(args.checkpoints):
@@ -45,8 +46,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def held_out_accuracy(cfg: Config, work_dir: str):
-    """A function of weights: how good they are on ``val_dataloader``, by the metric that chooses checkpoints (:func:`preference`)."""
+def held_out_accuracy(cfg: Config, work_dir: str, trained: dict):
+    """A function of weights: how good they are on ``val_dataloader``, by the metric that chooses checkpoints (:func:`preference`);
+    ``trained`` is the metainfo of what they were trained on."""
     if cfg.get('val_dataloader') is None:
         raise SystemExit('--greedy needs held-out images, but the config has no val_dataloader')
     checkpoint = cfg.default_hooks.checkpoint
@@ -56,6 +58,7 @@ def held_out_accuracy(cfg: Config, work_dir: str):
     for part in ('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'test_cfg', 'test_dataloader', 'test_evaluator'):
         cfg[part] = None
     runner = build_runner(cfg)
+    next(hook for hook in runner.hooks if isinstance(hook, CheckClassesHook)).check_validation(runner, trained)
 
     def evaluate(state) -> tuple[float, float]:
         # Of a checkpoint the weights of auxiliary losses are left out; anything else that does not fit is an error.
@@ -77,8 +80,13 @@ def main(argv=None) -> None:
     check_out(args.out)
     cfg = load_config(args.config, args.cfg_options)
     ingredients = {path: check_checkpoint(path) for path in args.checkpoints}
+    first, trained = args.checkpoints[0], ingredients[args.checkpoints[0]]['meta'].get('dataset_meta') or {}
     for path, checkpoint in ingredients.items():
         check_same_tower(cfg.model, checkpoint, path)
+        classes = (checkpoint['meta'].get('dataset_meta') or {}).get('classes')
+        if classes and trained.get('classes') and list(classes) != list(trained['classes']):
+            raise ConfigError(f'{path} was trained on other classes than {first}, or has them in another order: their heads cannot be '
+                              'averaged')
     seeds = {checkpoint['meta'].get('seed') for checkpoint in ingredients.values()}
     if args.greedy and follow_run(cfg.get('val_dataloader') or {}, seeds.pop() if len(seeds) == 1 else 0) and seeds:
         raise ConfigError(f"{args.config}: val_dataloader is held out by the seed of each run (holdout.seed='run'), so the others have "
@@ -92,7 +100,7 @@ def main(argv=None) -> None:
     table = None
     try:
         if args.greedy:
-            evaluate = held_out_accuracy(cfg, args.work_dir or str(Path(args.out).parent))
+            evaluate = held_out_accuracy(cfg, args.work_dir or str(Path(args.out).parent), trained)
             soup, chosen, alone = greedy_soup(args.checkpoints, load, evaluate, args.ties, make_head)
             table = Table('Model', 'Held-out accuracy', '−NLL', 'In the soup')
             for path, found in sorted(alone.items(), key=lambda item: item[1], reverse=True):

@@ -32,7 +32,8 @@ from mmcfmask.engine.launch import (
     method_name,
     prepare_test,
 )
-from mmcfmask.engine.preflight import check_out, check_test_data, check_work_dir, warn_of_random_start
+from mmcfmask.engine.options import file_name
+from mmcfmask.engine.preflight import check_out, check_start_images, check_test_data, check_work_dir, warn_of_random_start
 from mmcfmask.engine.record import training_of
 from mmcfmask.errors import StorageError, one_line
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
@@ -54,8 +55,8 @@ def parse_args(argv=None) -> argparse.Namespace:
                         'an image and of the part of it that speaks for the predicted class, SIDE times as large (default: '
                         f'{SECOND_LOOK}; model.second_look)')
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
-    parser.add_argument('--out', metavar='FILE.json', help='write metrics and protocol to this file')
-    parser.add_argument('--predictions', metavar='DIR', help='write the prediction for every image to DIR/<set>.csv')
+    parser.add_argument('--out', type=file_name, metavar='FILE.json', help='write metrics and protocol to this file')
+    parser.add_argument('--predictions', type=file_name, metavar='DIR', help='write the prediction for every image to DIR/<set>.csv')
     add_run_arguments(parser)
     return parser.parse_intermixed_args(argv)  # the checkpoint may stand behind options
 
@@ -89,6 +90,7 @@ def main(argv=None) -> dict:
             add_second_look(cfg, args.second_look)
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp)
         check_test_data(cfg)
+        check_start_images(cfg)
     cfg.test_cfg.keep_predictions = args.predictions is not None
     runner = build_runner(cfg)
     if checkpoint:

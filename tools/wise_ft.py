@@ -21,7 +21,8 @@ from rich.console import Console
 from mmcfmask.engine.checkpoints import check_fits, inherited_meta
 from mmcfmask.engine.hooks import unwrapped
 from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, load_config, prepare_test
-from mmcfmask.engine.preflight import check_test_data, check_work_dir
+from mmcfmask.engine.options import file_name
+from mmcfmask.engine.preflight import check_start_images, check_test_data, check_work_dir
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.errors import one_line
 from mmcfmask.output import run_tool
@@ -34,7 +35,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file, α = 1')
     parser.add_argument('--alphas', nargs='+', default=['0:1:0.1'], metavar='ALPHA', help='numbers, or FIRST:LAST:STEP (default: 0:1:0.1)')
     parser.add_argument('--save', type=float, metavar='ALPHA', help='write the checkpoint at this α')
-    parser.add_argument('--out', metavar='DIR', help='where table, curve and checkpoint go (default: <work dir>/wise_ft)')
+    parser.add_argument('--out', type=file_name, metavar='DIR', help='where table, curve and checkpoint go (default: <work dir>/wise_ft)')
     parser.add_argument('--shifts', nargs='*', metavar='NAME', help='test on these shifts besides the in-distribution set; one whose data '
                         'is not there is an error (default: those of the config, without what is not there)')
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read, and count them')
@@ -59,6 +60,7 @@ def main(argv=None) -> dict:
     with one_line(args.config):
         checkpoint = prepare_test(cfg, args.checkpoint, args.shifts, args.skip_broken, args.amp, keep_start=True)
         check_test_data(cfg)
+        check_start_images(cfg)
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=args.alphas)
     runner = build_runner(cfg)
     check_fits(unwrapped(runner.model), checkpoint, args.checkpoint)

@@ -274,7 +274,21 @@ def _read(path: str) -> dict:
     meta = checkpoint.setdefault('meta', {})
     if not isinstance(meta, dict):
         raise ConfigError(f'{path!r}: its "meta" is a {type(meta).__name__}, not a dict')
+    _check_meta(meta, path)
     return checkpoint
+
+
+def _check_meta(meta: dict, path: str) -> None:
+    """Raise a ConfigError for a seed that is none, or classes that are no list of names; other programs may write neither."""
+    seed, trained = meta.get('seed'), meta.get('dataset_meta')
+    if seed is not None and not (type(seed) is int and 0 <= seed < 2**32):
+        raise ConfigError(f'{path!r}: meta["seed"] = {seed!r} is not the seed of a run')
+    if trained is not None and not isinstance(trained, dict):
+        raise ConfigError(f'{path!r}: meta["dataset_meta"] is a {type(trained).__name__}, not a dict')
+    for key in ('classes', 'folders'):
+        names = (trained or {}).get(key)
+        if names is not None and not (isinstance(names, (list, tuple)) and all(isinstance(name, (str, int)) for name in names)):
+            raise ConfigError(f'{path!r}: meta["dataset_meta"][{key!r}] is not a list of names')
 
 
 def check_exists(path: str) -> None:
@@ -339,7 +353,7 @@ def check_fits(model: nn.Module, checkpoint: dict, name: str) -> None:
 def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
     """Raise a ConfigError where a checkpoint says that it was trained with another image tower, or another activation, than ``model``.
 
-    Their weights may have the same names and shapes.
+    Their weights may have the same names and shapes. Another normalisation of images is warned of.
 
     Args:
         model (dict): The ``model`` of a config.
@@ -347,15 +361,22 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
         name (str): Of the checkpoint, for the error.
     """
     try:
-        before = config_values(checkpoint['meta']['cfg'], free=())['model']['backbone']
+        trained = config_values(checkpoint['meta']['cfg'], free=())['model']
+        before = trained['backbone']
     except (KeyError, TypeError, SyntaxError):
         return
-    now = config_values(Config(dict(backbone=model.get('backbone') or {})).pretty_text, free=())['backbone']
+    ours = config_values(Config(dict(model=model)).pretty_text, free=())['model']
+    now = ours.get('backbone') or {}
     for key in ('model_name', 'arch', 'layer_cfgs', 'act_cfg', 'norm_cfg', 'pre_norm', 'out_type'):
         old, new = (_tower_name(part) if key == 'model_name' and part.get(key) else part.get(key) for part in (before, now))
         if old != new:
             raise ConfigError(f'{name} was trained with model.backbone.{key} = {before.get(key)!r}, but now it is {now.get(key)!r}, which '
                               'computes something else from the same weights')
+    for key in ('mean', 'std'):
+        old, new = ((part.get('data_preprocessor') or {}).get(key) for part in (trained, ours))
+        if old and new and (len(old) != len(new) or any(abs(a - b) > 1e-3 for a, b in zip(old, new))):
+            print_log(f'{name} was trained on images normalised by model.data_preprocessor.{key} = {old}, but now it is {new}', 'current',
+                      level=logging.WARNING)
 
 
 def inherited_meta(checkpoint: dict) -> dict:

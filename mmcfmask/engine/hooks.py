@@ -197,6 +197,11 @@ class CheckClassesHook(Hook):
         """Check the test sets."""
         self._check_all(runner, self._loaders('test_dataloader', runner.test_loop))
 
+    def check_validation(self, runner, trained: dict) -> None:
+        """Check the validation sets against the metainfo of what was trained on; for those who validate without a training."""
+        self.trained = trained
+        self._check_all(runner, self._loaders('val_dataloader', runner.val_loop))
+
     @staticmethod
     def _loaders(name: str, loop) -> dict[str, DataLoader]:
         if loop is None:
@@ -209,7 +214,10 @@ class CheckClassesHook(Hook):
         model = unwrapped(runner.model)
         head = getattr(model, 'head', None)
         start = getattr(head, 'class_weights', None) or {}
-        start_images = metainfo_of_folders(start.get('dataset'))
+        parts = {'model.head.class_weights.dataset': start.get('dataset'), 'model.head.class_weights.held_out': start.get('held_out')}
+        if getattr(model, 'gate', None) is not None:
+            parts.update({f'model.gate.{key}': getattr(model.gate, key, None) for key in ('dataset', 'held_out')})
+        starts = {key: metainfo_of_folders(part) for key, part in parts.items()}
         first = None  # set whose labels are the order of its folders
         for name, loader in loaders.items():
             metainfo = metainfo_of(loader)
@@ -219,7 +227,8 @@ class CheckClassesHook(Hook):
             check_prompts(name, metainfo, start.get('classnames'), 'model.head.class_weights')
             for auxiliary in getattr(model, 'auxiliary', None) or ():
                 check_prompts(name, metainfo, getattr(auxiliary, 'classnames', None), f'model.auxiliary ({type(auxiliary).__name__})')
-            check_labels(name, metainfo, 'the images that the head starts from (model.head.class_weights.dataset)', start_images)
+            for key, images in starts.items():
+                check_labels(name, metainfo, f'the images that the model is made of ({key})', images)
             check_labels(name, metainfo, 'the training set of the checkpoint', self.trained)
             if metainfo.get('folders'):
                 first = first or (name, metainfo)

@@ -37,7 +37,7 @@ from ..models.second_look import check_side
 from .checkpoints import check_checkpoint, check_fits, check_same_tower
 from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
-from .options import add_cfg_options
+from .options import add_cfg_options, file_name
 from .preflight import (
     check_arguments,
     check_backbone,
@@ -49,7 +49,7 @@ from .preflight import (
     unmatched_keys,
     value_of,
 )
-from .schema import check_config
+from .schema import check_config, check_top_level
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
@@ -82,8 +82,11 @@ def load_config(path: str, options: dict) -> Config:
     before = copy.deepcopy(cfg)
     try:
         cfg.merge_from_dict(options)
-        if 'custom_imports' in {key.partition('.')[0] for key in options}:
+        check_top_level(cfg)
+        if cfg.get('custom_imports') and 'custom_imports' in {key.partition('.')[0] for key in options}:
             import_modules_from_strings(**cfg.custom_imports)
+    except UserError:
+        raise
     except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:  # such as an index into what is no list
         raise ConfigError(f'--cfg-options {" ".join(options)}: {str(error).splitlines()[0]}') from None
     keep_training_images(cfg, before)
@@ -222,7 +225,7 @@ def _replace(node, name: str, old, new) -> bool:
 
 def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'where logs go', amp: str = 'bfloat16 autocast') -> None:
     """Arguments of every tool that builds a Runner; ``work_dir`` and ``amp`` are what their help says. See :func:`apply_run_arguments`."""
-    parser.add_argument('--work-dir', help=f'{work_dir} (default: work_dirs/<config name>)')
+    parser.add_argument('--work-dir', type=file_name, help=f'{work_dir} (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help=amp)
     add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')

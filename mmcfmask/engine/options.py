@@ -41,6 +41,13 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def file_name(text: str) -> str:
+    """A ``type`` of argparse: the name of a file or a folder. A variable of the shell that is not set leaves it empty."""
+    if not text:
+        raise argparse.ArgumentTypeError('the name is empty')
+    return text
+
+
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """Dotted keys and values of ``key=value`` texts; of two of one key the last one counts.
 

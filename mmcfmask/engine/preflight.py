@@ -232,12 +232,11 @@ def check_selection(cfg: Config) -> None:
         ConfigError: A ``save_best`` or ``monitor`` names a shift or their average, a ``save_best`` no metric, images of the validation set
             are also those of a shift of the test, or images are both trained on and held out.
     """
-    loader, loop = cfg.get('val_dataloader'), cfg.get('val_cfg') or {}
+    loader, loop = cfg.get('val_dataloader') or {}, cfg.get('val_cfg') or {}
+    held_out = loader.get(loop['id_set'], {}) if loop.get('id_set') else loader
+    _check_hold_out(cfg, value_of(cfg, 'train_dataloader.dataset'), held_out.get('dataset'))
     if not loader:
         return
-    held_out = loader.get(loop['id_set'], {}) if loop.get('id_set') else loader
-    if held_out.get('dataset'):
-        _check_hold_out(cfg, held_out['dataset'])
     if loop.get('id_set'):
         parts = [cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('param_scheduler')]
         refuse_choice_by_shift(parts, loop.id_set, list(loader))
@@ -258,9 +257,15 @@ def check_validation(cfg: Config) -> None:
     """The validation of a training sees all images, and gives the metrics that early stopping and schedules wait for.
 
     Raises:
-        ConfigError: ``drop_last``, or a ``monitor`` that is no metric of the validation, as far as these are known here.
+        ConfigError: ``drop_last``, a validation that begins after the last epoch, or a ``monitor`` that is no metric of the validation,
+            as far as these are known here.
     """
     check_complete(cfg, 'val')
+    loop = cfg.get('train_cfg') or {}
+    begin, last = loop.get('val_begin', 1), loop.get('max_epochs', loop.get('max_iters', 1))
+    if cfg.get('val_dataloader') and begin > last:
+        raise ConfigError(f'train_cfg.val_begin={begin}: a training that ends at {last} would never be validated. For none, use '
+                          '--no-validate')
     parts = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
     for key in ('custom_hooks', 'param_scheduler'):
         value = cfg.get(key) or []
@@ -299,8 +304,17 @@ def _check_save_best(cfg: Config) -> None:
             raise ConfigError(f'default_hooks.checkpoint.save_best={name!r}: the validation gives no such metric, but {", ".join(known)}')
 
 
-def _check_hold_out(cfg: Config, held_out: dict) -> None:
-    """Which images are trained on, choose something and are tested: compared are the images, however their configs are written."""
+def check_start_images(cfg: Config) -> None:
+    """:func:`check_selection` for a test: of the images that the head or a gate of the tested model is made of.
+
+    Raises:
+        ConfigError: Images of a shift choose something, or images are both learned from and held out.
+    """
+    _check_hold_out(cfg)
+
+
+def _check_hold_out(cfg: Config, train: dict | None = None, val: dict | None = None) -> None:
+    """Which images are learned from, choose something and are tested: compared are the images, however their configs are written."""
     listed: dict[str, set[str]] = {}
 
     def shared(one: str, other: str) -> str:
@@ -313,34 +327,43 @@ def _check_hold_out(cfg: Config, held_out: dict) -> None:
         both = listed[one] & listed[other]
         return f'{len(both):,} of its {len(listed[other]):,} images (such as {min(both)})' if both else ''
 
-    start = value_of(cfg, 'model.head.class_weights') or {}
     tests = {name: f'test_dataloader.{name}.dataset' for name in cfg.get('test_dataloader') or ()}
-    train, fitted, chosen_by = 'train_dataloader.dataset', 'model.head.class_weights.dataset', 'model.head.class_weights.held_out'
-    sets = {train: value_of(cfg, train), fitted: start.get('dataset'), chosen_by: start.get('held_out'), 'val_dataloader': held_out,
-            **{key: cfg.test_dataloader[name].get('dataset') for name, key in tests.items()}}
-    for images, choosing in ((train, 'val_dataloader'), (fitted, 'val_dataloader'), (fitted, chosen_by)):
-        if both := shared(images, choosing):
-            raise ConfigError(f'{choosing} chooses by its images, but {both} would be trained on ({images}). Give both data sets of one '
-                              "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
+    learned = {'train_dataloader.dataset': train}  # key of what is learned from, and of what chooses something: data set
+    choosing = {'val_dataloader': val}
+    for part in ('model.head.class_weights', 'model.gate'):
+        made_of, held_out = (value_of(cfg, f'{part}.{key}') for key in ('dataset', 'held_out'))
+        if made_of and made_of not in learned.values():
+            learned[f'{part}.dataset'] = made_of
+        if held_out and held_out not in choosing.values():
+            choosing[f'{part}.held_out'] = held_out
+    sets = {**learned, **choosing, **{key: cfg.test_dataloader[name].get('dataset') for name, key in tests.items()}}
+    for one in learned:
+        for other in choosing:
+            if both := shared(one, other):
+                raise ConfigError(f'{other} chooses by its images, but {both} would be trained on ({one}). Give both data sets of one '
+                                  "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
     whole = None
-    if sets[train] and known_apart(sets[train], held_out):  # parts of one folder, which then is listed once
-        whole = f'{train} (without holdout)'
-        sets[whole] = {key: value for key, value in sets[train].items() if key not in ('holdout', 'per_class', 'indices')}
+    if train and val and known_apart(train, val):  # parts of one folder, which then is listed once
+        whole = 'train_dataloader.dataset (without holdout)'
+        sets[whole] = {key: value for key, value in train.items() if key not in ('holdout', 'per_class', 'indices')}
     loop = cfg.get('test_cfg') or {}
     for name, key in tests.items() if loop.get('id_set') else ():
         if name != loop.id_set and loop.get('shifts') is not None and name not in loop.shifts:
             continue  # it does not run
-        if whole and not shared(whole, key):
-            continue
-        if both := shared('val_dataloader', key):
+        elsewhere = whole and not shared(whole, key)
+        for other in choosing:
+            if elsewhere and other == 'val_dataloader' or not (both := shared(other, key)):
+                continue
+            what = ('a checkpoint', 'the checkpoint') if other == 'val_dataloader' else ('what is', 'a part of the model')
             if name != loop.id_set:
-                raise ConfigError(f'val_dataloader reads images of the shift {name!r} of test_dataloader, {both}: a checkpoint chosen by '
+                raise ConfigError(f'{other} reads images of the shift {name!r} of test_dataloader, {both}: {what[0]} chosen by '
                                   'them is fitted to that shift. Validate on images held out of the training set')
-            print_log(f'{key}: {both} also choose the checkpoint (val_dataloader), which is better on them than on others. Test on a part '
+            print_log(f'{key}: {both} also choose {what[1]} ({other}), which is better on them than on others. Test on a part '
                       "of its own: holdout=dict(fraction=0.1, test=0.1, …, part='test')", 'current', level=logging.WARNING)
-        if both := shared(train, key):
-            print_log(f'{key}: {both} are trained on (train_dataloader), so that the accuracy on them says nothing of others', 'current',
-                      level=logging.WARNING)
+        for one in learned:
+            if not (elsewhere and one == 'train_dataloader.dataset') and (both := shared(one, key)):
+                print_log(f'{key}: {both} are trained on ({one.removesuffix(".dataset")}), so that the accuracy on them says nothing of '
+                          'others', 'current', level=logging.WARNING)
 
 
 def _list_images(key: str, dataset: dict, seed: int | None) -> set[str]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from mmengine.hooks import EMAHook
+from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
 from mmpretrain.registry import HOOKS
 
-from .hooks import DistillWeightHook
+from ..compat import PlainCheckpointHook
+from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
 from .preflight import config_values, is_a, value_of
 
-PARTS = ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'total_batch_size', 'train_dataloader.dataset', 'val_dataloader.dataset',
+PARTS = ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'total_batch_size', 'train_dataloader.dataset',
+         'train_dataloader.sampler', 'train_dataloader.batch_sampler', 'train_dataloader.collate_fn', 'val_dataloader.dataset',
          'default_hooks.checkpoint.save_best', 'custom_hooks', 'load_from')
 # Settings, by the last part of their key, on which no weight depends but through the seed, or by which one recipe fits different machines.
 FREE = ('cache_dir', 'fused', 'accumulative_counts', 'val_interval', 'priority', 'interval', 'lazy_init', 'num_workers', 'multiple')
 PLACES = ('data_root', 'pretrained', 'path', 'load_from', 'ann_file', 'classes')  # files may have moved
+# Hooks on which no weight depends.
+WITHOUT_EFFECT = (CheckpointHook, PlainCheckpointHook, CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook, IterTimerHook,
+                  LoggerHook)
 LONGEST = 200
 
 
@@ -22,6 +27,7 @@ def training_of(meta: dict) -> dict[str, str] | None:
     """Settings of the training that wrote a checkpoint, by dotted key, as texts; None where its ``meta`` holds no config.
 
     Left out are the seed, also as that of the hold-out, folders of files but for their last part, and what has no effect on weights.
+    Which checkpoint of the training it is, the best or that of an epoch, is one of them.
     """
     if not isinstance(meta.get('cfg'), str):
         return None
@@ -29,11 +35,13 @@ def training_of(meta: dict) -> dict[str, str] | None:
         values = config_values(meta['cfg'], free=FREE)
     except (SyntaxError, ValueError, AttributeError):  # of another program
         return None
-    values['custom_hooks'] = [hook for hook in values.get('custom_hooks') or () if is_a((EMAHook, DistillWeightHook), hook['type'], HOOKS)]
+    values['custom_hooks'] = [hook for hook in values.get('custom_hooks') or () if not is_a(WITHOUT_EFFECT, hook['type'], HOOKS)]
     parts = PARTS if values.get('total_batch_size') else (*PARTS, 'train_dataloader.batch_size')
     settings: dict[str, str] = {}
     for key in parts:
         _flatten(key, value_of(values, key), settings)
+    if 'epoch' in meta:
+        settings['checkpoint'] = 'the best' if meta.get('best') else f'epoch {meta["epoch"]}'
     return settings
 
 

@@ -17,7 +17,7 @@ from functools import cache, partial
 from typing import Annotated, Any, Literal, Optional, Union
 
 import torch
-from annotated_types import Ge, Gt, Le, Len, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
 from mmengine.model import ImgDataPreprocessor, MomentumAnnealingEMA
@@ -39,9 +39,11 @@ from ..models.clip_loading import near_names
 from ..ranges import Count, Finite, NonNegative, OpenShare, Positive, Seed, Share, Whole
 
 Size = Annotated[int, Ge(1), Le(16384)]
+Text = Annotated[str, MinLen(1)]
 Never = Literal[-1]  # mmengine's word for it
 BelowOne = Annotated[float, Ge(0), Lt(1)]
 Rule = Literal['greater', 'less']
+Intervals = list[tuple[Whole, Count]]
 
 # What hints of torch, mmengine and mmpretrain leave open, of the settings that recipes use: class or function to parameter to type.
 RANGES: dict[Any, dict[str, Any]] = {
@@ -53,16 +55,17 @@ RANGES: dict[Any, dict[str, Any]] = {
     DataLoader: dict(batch_size=Annotated[int, Ge(1), Le(10**6)], num_workers=Annotated[int, Ge(0), Le(10**4)], drop_last=bool,
                      prefetch_factor=Optional[Annotated[int, Ge(1), Le(10**4)]], timeout=NonNegative, pin_memory=bool,
                      persistent_workers=bool),
-    EpochBasedTrainLoop: dict(max_epochs=Count, val_interval=Count, val_begin=Whole),
-    IterBasedTrainLoop: dict(max_iters=Count, val_interval=Count, val_begin=Whole),
+    EpochBasedTrainLoop: dict(max_epochs=Count, val_interval=Count, val_begin=Whole, dynamic_intervals=Intervals),
+    IterBasedTrainLoop: dict(max_iters=Count, val_interval=Count, val_begin=Whole, dynamic_intervals=Intervals),
     Hook: dict(interval=Count),
     CheckpointHook: dict(interval=Union[Count, Never], max_keep_ckpts=Union[Count, Never], save_begin=Whole,
                          rule=Union[Rule, list[Rule]]),
     EarlyStoppingHook: dict(patience=Whole, min_delta=NonNegative, rule=Rule, stopping_threshold=Finite),
     EMAHook: dict(momentum=OpenShare, begin_iter=Whole, begin_epoch=Whole),
-    LogProcessor: dict(window_size=Count),
-    _ParamScheduler: dict(begin=Whole, end=Count, T_max=Count, step_size=Count, total_steps=Count, gamma=Positive, factor=NonNegative,
-                          eta_min=NonNegative, eta_max=NonNegative, eta_min_ratio=Share, start_factor=Annotated[float, Gt(0), Le(1)],
+    LogProcessor: dict(window_size=Count, by_epoch=bool),
+    _ParamScheduler: dict(by_epoch=bool, begin=Whole, end=Count, T_max=Count, step_size=Count, total_steps=Count, gamma=Positive,
+                          factor=NonNegative, eta_min=NonNegative, eta_max=NonNegative, eta_min_ratio=Share,
+                          start_factor=Annotated[float, Gt(0), Le(1)],
                           end_factor=Share, power=NonNegative, milestones=list[Whole], pct_start=Share, div_factor=Positive,
                           final_div_factor=Positive, anneal_strategy=Literal['cos', 'linear'], patience=Whole, cooldown=Whole,
                           rule=Rule, periods=list[Count], threshold=NonNegative),
@@ -78,7 +81,17 @@ RANGES: dict[Any, dict[str, Any]] = {
 Mult = NonNegative
 PARAMWISE = dict(bias_lr_mult=Mult, bias_decay_mult=Mult, norm_decay_mult=Mult, dwconv_decay_mult=Mult, flat_decay_mult=Mult,
                  dcn_offset_lr_mult=Mult, bypass_duplicate=bool, custom_keys=dict[str, dict[str, Any]])
+CUSTOM = dict(lr_mult=Mult, decay_mult=Mult)  # and, of custom_keys, what the optimizer takes
 LAYER_DECAY = dict(layer_decay_rate=Annotated[float, Gt(0), Le(1)], num_layers=Count)
+# Of a config itself, by dotted keys.
+TOP_LEVEL = {
+    'total_batch_size': Count, 'cache_dir': Text, 'work_dir': Text, 'load_from': Text, 'experiment_name': Text, 'tf32': bool,
+    'find_unused_parameters': bool, 'compile': Union[bool, dict], 'sync_bn': Literal['torch', 'mmcv'],
+    'activation_checkpointing': list[str], 'efficient_conv_bn_eval': list[str], 'custom_imports': dict,
+    'custom_imports.imports': Union[Text, list[Text]], 'custom_imports.allow_failed_imports': bool, 'env_cfg.cudnn_benchmark': bool,
+    'env_cfg.mp_cfg': dict, 'env_cfg.mp_cfg.mp_start_method': Literal['fork', 'spawn', 'forkserver'],
+    'env_cfg.mp_cfg.opencv_num_threads': Whole, 'env_cfg.dist_cfg': dict, 'env_cfg.dist_cfg.backend': Text,
+}
 # Hints that are wrong in many classes, by the name of the parameter.
 CORRECTED = dict(init_cfg=Union[dict, list[dict], None], neck=Union[dict, list[dict], None],
                  loss_scale=Union[Literal['dynamic'], float, dict], bias=Any, out_indices=Any, eigvec=Any, input_size=Any)
@@ -94,8 +107,8 @@ REGISTRIES = dict(
     model=MODELS, backbone=MODELS, neck=MODELS, head=MODELS, teacher=MODELS, data_preprocessor=MODELS, gate=MODELS, auxiliary=MODELS,
     dataset=DATASETS, datasets=DATASETS, held_out=DATASETS, pipeline=TRANSFORMS, transforms=TRANSFORMS, sampler=DATA_SAMPLERS,
     batch_sampler=DATA_SAMPLERS, collate_fn=FUNCTIONS, worker_init_fn=FUNCTIONS, optimizer=OPTIMIZERS, vis_backends=registries.VISBACKENDS)
-# What stands in a part besides the arguments of its class, and which of these come from elsewhere, by registry.
-BESIDES = {HOOKS: ('priority', ), PARAM_SCHEDULERS: ('convert_to_iter_based', )}
+# What stands in a part besides the arguments of its class, with its type, and which arguments come from elsewhere; by registry.
+BESIDES = {HOOKS: dict(priority=Any), PARAM_SCHEDULERS: dict(convert_to_iter_based=bool)}
 GIVEN = {
     OPTIMIZERS: ('params', ), PARAM_SCHEDULERS: ('optimizer', 'param_name', 'epoch_length'), LOOPS: ('runner', 'dataloader', 'evaluator'),
     DATA_SAMPLERS: ('dataset', 'seed', 'sampler', 'batch_size'), registries.MODEL_WRAPPERS: ('module', ),
@@ -122,9 +135,7 @@ def check_config(cfg: Config, whole: bool = True) -> None:
                     Runner.__init__, missing=False)
     if whole:
         _check_sections(values)
-    for key, hint in dict(total_batch_size=Count, cache_dir=str, tf32=bool, find_unused_parameters=bool).items():
-        if values.get(key) is not None:
-            _check_value(key, values[key], hint)
+    check_top_level(values)
     check = partial(check_part, whole=whole, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine'))
     if 'model' in values:
         check('model', values['model'], MODELS)
@@ -151,6 +162,16 @@ def check_config(cfg: Config, whole: bool = True) -> None:
     check_arguments('randomness', values.get('randomness') or {}, Runner.set_randomness, given=('seed', ))
 
 
+def check_top_level(values: Mapping[str, Any]) -> None:
+    """Raise a ConfigError for a value of :data:`TOP_LEVEL` that is of another type."""
+    for key, hint in TOP_LEVEL.items():
+        value = values
+        for part in key.split('.'):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            _check_value(key, value, hint, ' or None' if '.' not in key else '')
+
+
 def _check_sections(values: Mapping[str, Any]) -> None:
     """Raise a ConfigError where a config says only a part of what a training, a validation or a test needs, or has no model."""
     if not values.get('model'):
@@ -161,6 +182,10 @@ def _check_sections(values: Mapping[str, Any]) -> None:
         if 0 < len(lacking) < 3:
             raise ConfigError(f'{" and ".join(key for key in keys if key not in lacking)} without {" and ".join(lacking)}: set all of '
                               f'{", ".join(keys)}, or none')
+    hooks = values.get('default_hooks') or {}
+    if values.get('param_scheduler') and 'param_scheduler' in hooks and hooks['param_scheduler'] is None:
+        raise ConfigError('default_hooks.param_scheduler=None: without this hook param_scheduler has no effect. For a learning rate that '
+                          'stays, set param_scheduler=None')
 
 
 def check_part(where: str, part: Any, registry: Registry, default: str | None = None, whole: bool = True, foreign: bool = False) -> None:
@@ -188,7 +213,10 @@ def check_part(where: str, part: Any, registry: Registry, default: str | None = 
         raise ConfigError(f'{where} has no type: it must be a dict(type=…, …)')
     found = _look_up(kind, registry)
     if found is not None:
-        ours = {'type', '_scope_', *BESIDES.get(registry, ())}
+        besides = BESIDES.get(registry, {})
+        for key in besides.keys() & part.keys():
+            _check_value(f'{where}.{key}', part[key], besides[key])
+        ours = {'type', '_scope_', *besides}
         arguments = {key: value for key, value in part.items() if key not in ours}
         certain = registry is not FUNCTIONS
         check_arguments(where, arguments, found, GIVEN.get(registry, ()), unknown=certain, missing=whole and certain)
@@ -285,6 +313,8 @@ def _check_loaders(key: str, loaders: Any, check: Callable, whole: bool) -> None
         for name in ('dataset', 'sampler') if whole else ():
             if loader.get(name) is None and not (name == 'sampler' and loader.get('batch_sampler')):
                 raise ConfigError(f'{where} has no {name}: set {name}=dict(type=…, …)')
+        if loader.get('shuffle') is not None and loader.get('sampler') is not None:
+            raise ConfigError(f'{where}.shuffle={_short(loader["shuffle"])}: the sampler decides, by {where}.sampler.shuffle')
         if whole and 'batch_size' not in loader:
             raise ConfigError(f'{where} has no batch_size')
         for name, registry in parts.items():
@@ -341,9 +371,22 @@ def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, whole: bool)
                 raise ConfigError(f'{where}.paramwise_cfg has no {key!r}.{hint}')
             if value is not None:
                 _check_value(f'{where}.paramwise_cfg.{key}', value, allowed[key])
+        make_optimizer = _look_up((wrapper.get('optimizer') or {}).get('type'), OPTIMIZERS)
         for name, settings in (options.get('custom_keys') or {}).items():
-            for key in {'lr_mult', 'decay_mult'} & settings.keys():
-                _check_value(f'{where}.paramwise_cfg.custom_keys.{name}.{key}', settings[key], NonNegative)
+            _check_group(f'{where}.paramwise_cfg.custom_keys.{name}', settings, make_optimizer)
+
+
+def _check_group(where: str, settings: Mapping[str, Any], make_optimizer: Callable | None) -> None:
+    """Settings of some of the parameters: factors, or those of the optimizer, which would leave others unread."""
+    known, _, takes_others = _signature(make_optimizer) if make_optimizer else ({}, [], True)
+    for key, value in settings.items():
+        if key in CUSTOM:
+            _check_value(f'{where}.{key}', value, CUSTOM[key])
+        elif not takes_others and key not in known:
+            taken = [*CUSTOM, *sorted(set(known) - {'params'})]
+            raise ConfigError(f'{where} has no {key!r}.{near_names(key, taken) or " It takes " + ", ".join(taken)}')
+        elif make_optimizer:
+            check_arguments(where, {key: value}, make_optimizer, unknown=False, missing=False)
 
 
 def _parts(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -472,8 +515,8 @@ def _strict(hint: Any) -> Any:
 
 
 WANTED = dict(int_type='a whole number', int_from_float='a whole number', float_type='a number', bool_type='True or False',
-              string_type='a text', dict_type='a dict', mapping_type='a dict', list_type='a list', tuple_type='a list',
-              sequence_str='a list', iterable_type='a list', none_required='None')
+              string_type='a text', string_too_short='a text that is not empty', dict_type='a dict', mapping_type='a dict',
+              list_type='a list', tuple_type='a list', sequence_str='a list', iterable_type='a list', none_required='None')
 
 
 def _wanted(problem: dict) -> str:

@@ -267,8 +267,10 @@ def has_text_tower(path: str | Path, model_name: str) -> bool:
 
 
 def check_tensors(state_dict: Mapping[str, torch.Tensor], where: str | Path) -> None:
-    """Raise a ValueError that names a tensor that no weight can be: sparse, quantised, complex or not finite."""
+    """Raise a ValueError that names a tensor that no weight can be: sparse, quantised, complex, without numbers or not finite."""
     for name, value in state_dict.items():
+        if value.is_meta:
+            raise ConfigError(f'{where}: {name} has a shape but no numbers (it is a meta tensor): the model was saved without its weights')
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             kind = 'complex' if value.is_complex() else 'quantised' if value.is_quantized else 'sparse'
             raise ConfigError(f'{where}: {name} is a {kind} tensor: save it as an ordinary one of floating-point numbers')

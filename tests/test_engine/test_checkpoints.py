@@ -178,6 +178,7 @@ def test_best_checkpoint_of_version_0_1(work_dir, tiny_pretrained):
 @pytest.mark.parametrize('value, message', [
     (torch.tensor([1., float('nan')]), 'weight holds numbers that are not finite'),
     (torch.tensor([1., -float('inf')]).half(), 'weight holds numbers that are not finite'),
+    (torch.ones(2, device='meta'), 'weight has a shape but no numbers'),
     (torch.ones(2).to_sparse(), 'weight is a sparse tensor'), (torch.ones(2, dtype=torch.complex64), 'weight is a complex tensor'),
     (3, 'not made of named tensors'), (torch.ones(3), r'1 of another shape: weight \(3,\) instead of \(2,\)'),
     (torch.ones(2, dtype=torch.int64), '1 of another kind: weight int64 instead of float32')])
@@ -187,6 +188,34 @@ def test_tensors_that_cannot_be_weights(tmp_path, value, message):
     model.weight = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(ConfigError, match=f'a.pth.*{message}'):
         check_fits(model, check_checkpoint(str(tmp_path / 'a.pth')), str(tmp_path / 'a.pth'))
+
+
+@pytest.mark.parametrize('meta, message', [
+    (dict(seed='x'), r'meta\["seed"\] = .x. is not the seed'), (dict(seed=-1), 'is not the seed of a run'),
+    (dict(dataset_meta=5), r'meta\["dataset_meta"\] is a int, not a dict'),
+    (dict(dataset_meta=dict(classes=5)), r"\['classes'\] is not a list of names"),
+    (dict(dataset_meta=dict(folders='cat')), r"\['folders'\] is not a list of names")])
+def test_what_a_checkpoint_says_of_its_training(tmp_path, meta, message):
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict=dict(weight=torch.ones(2)), meta=meta), path)
+    with pytest.raises(ConfigError, match=f'a.pth.*{message}'):
+        check_checkpoint(path)
+    for good in ({}, dict(seed=None, dataset_meta=None), dict(seed=3, dataset_meta=dict(classes=('cat', 'dog'), folders=None))):
+        torch.save(dict(state_dict=dict(weight=torch.ones(2)), meta=good), path)
+        check_checkpoint(path)
+
+
+def test_images_normalised_as_in_training(monkeypatch):
+    said = []
+    monkeypatch.setattr(checkpoints, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    model = dict(backbone=dict(type='VisionTransformer', arch='b'), data_preprocessor=dict(mean=[1., 2., 3.], std=[1, 1, 1]))
+    checkpoint = dict(meta=dict(cfg=Config(dict(model=model)).pretty_text))
+    check_same_tower(dict(model, data_preprocessor=dict(mean=(1., 2., 3.0001), std=[1., 1., 1.])), checkpoint, 'a.pth')
+    check_same_tower(dict(model, data_preprocessor=None), checkpoint, 'a.pth')
+    assert not said
+    check_same_tower(dict(model, data_preprocessor=dict(mean=[0., 2., 3.])), checkpoint, 'a.pth')
+    assert said == ['a.pth was trained on images normalised by model.data_preprocessor.mean = [1.0, 2.0, 3.0], but now it is '
+                    '[0.0, 2.0, 3.0]']
 
 
 def test_names_of_a_wrapped_model_and_old_formats(tmp_path):

@@ -106,14 +106,24 @@ def test_prompts_of_auxiliary_losses(tmp_path):
         CheckClassesHook().before_train(runner(train, auxiliary=[SimpleNamespace(classnames=['dog', 'cat'])]))
 
 
-def test_images_that_the_head_starts_from(tmp_path):
+def test_images_that_the_model_is_made_of(tmp_path):
     train = folders(tmp_path / 'train', 'cat', 'dog')
     images = dict(type='FolderDataset', data_root=str(tmp_path / 'others'), pipeline=[dict(type='PackInputs')])
     folders(tmp_path / 'others', 'ape', 'cat')
-    with pytest.raises(ConfigError, match=r"class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the images that "
-                       "the head starts from"):
+    own = dict(images, data_root=str(tmp_path / 'train'))
+    message = r"class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the images that the model is made of \({}\)"
+    with pytest.raises(ConfigError, match=message.format('model.head.class_weights.dataset')):
         CheckClassesHook().before_train(runner(train, images=images))
-    CheckClassesHook().before_train(runner(train, images=dict(images, data_root=str(tmp_path / 'train'))))
+    CheckClassesHook().before_train(runner(train, images=own))
+    for key in ('dataset', 'held_out'):
+        case = runner(train, images=own)
+        case.model.gate = SimpleNamespace(**{'dataset': own, 'held_out': own, key: images})
+        with pytest.raises(ConfigError, match=message.format(f'model.gate.{key}')):
+            CheckClassesHook().before_train(case)
+    case = runner(train, images=own)
+    case.model.head.class_weights['held_out'] = images
+    with pytest.raises(ConfigError, match=message.format('model.head.class_weights.held_out')):
+        CheckClassesHook().before_train(case)
 
 
 def test_training_labels_are_rows_of_the_head(tmp_path):

@@ -3,7 +3,7 @@ import argparse
 
 import pytest
 
-from mmcfmask.engine.options import add_cfg_options, parse_options, parse_value, seed
+from mmcfmask.engine.options import add_cfg_options, file_name, parse_options, parse_value, seed
 from mmcfmask.errors import ConfigError
 
 
@@ -44,9 +44,11 @@ def test_command_line(capsys):
     parser = argparse.ArgumentParser()
     add_cfg_options(parser)
     parser.add_argument('--seed', type=seed)
+    parser.add_argument('--out', type=file_name)
     args = parser.parse_args(['--cfg-options', 'a=1', 'b=c d', '--seed', '3', '--cfg-options', 'a=2'])
     assert args.cfg_options == {'a': 2, 'b': 'c d'} and args.seed == 3 and parser.parse_args([]).cfg_options == {}
     for wrong, message in ((['--cfg-options', 'lr'], 'not key=value'), (['--seed', '-1'], 'seed'),
+                           (['--out', ''], '--out: the name is empty'),
                            (['--seed', '4294967296'], 'whole number')):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)

@@ -15,6 +15,7 @@ from mmcfmask.engine.preflight import (
     check_out,
     check_same_run,
     check_selection,
+    check_start_images,
     check_test_data,
     check_training_data,
     check_work_dir,
@@ -261,6 +262,38 @@ def test_images_that_choose_or_train_and_are_tested_are_named(data, monkeypatch)
     assert test(None).count(' of its 20 images') == 2
 
 
+def test_images_that_head_and_gate_are_made_of(data, monkeypatch):
+    """A linear probe and a gate choose by held-out images, too; also in a test."""
+    messages = said(monkeypatch)
+    part = dict(type='linear_probe', dataset=folder(data / 'train', holdout=TRAIN), held_out=folder(data / 'copy'))
+
+    def check(check_images, key, **settings):
+        cfg = Config(dict(model={key: dict(part, **settings)} if key == 'gate' else dict(head=dict(class_weights=dict(part, **settings))),
+                          test_cfg=dict(id_set='mine'), test_dataloader=dict(
+                              mine=dict(dataset=folder(data / 'train', holdout=HELD_OUT)), drawings=dict(dataset=folder(data / 'copy')))))
+        messages.clear()
+        check_images(cfg)
+
+    for check_images in (check_selection, check_start_images):
+        for key, name in dict(gate='model.gate', head='model.head.class_weights').items():
+            with pytest.raises(ConfigError, match=f"{name}.held_out reads images of the shift 'drawings' of test_dataloader, 20 of its 20"):
+                check(check_images, key)
+            with pytest.raises(ConfigError, match=rf'{name}.held_out chooses by its images, but 16 of its 20 .* \({name}.dataset\)'):
+                check(check_images, key, held_out=folder(data / 'link'))
+            check(check_images, key, held_out=folder(data / 'link', holdout=HELD_OUT))
+            assert len(messages) == 1 and messages[0].startswith('test_dataloader.mine.dataset: 4 of its 4 images')
+            check(check_images, key, dataset=folder(data / 'copy'), held_out=None)
+            assert len(messages) == 1 and f'20 of its 20 images (such as {data}/copy/cat/0.jpg) are trained on ({name})' in messages[0]
+
+
+def test_images_are_compared_without_a_validation(data, monkeypatch):
+    messages = said(monkeypatch)
+    cfg = selection(root=data, test_cfg=dict(id_set='mine'), test_dataloader=dict(mine=dict(dataset=folder(data / 'link'))))
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    check_selection(cfg)
+    assert len(messages) == 1 and '16 of its 20 images' in messages[0] and 'are trained on (train_dataloader)' in messages[0]
+
+
 def test_images_that_cannot_be_listed_are_named(data, monkeypatch):
     messages, cfg = said(monkeypatch), selection(root=data)
     cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=str(data), ann_file='links.txt')
@@ -398,6 +431,14 @@ def test_slow_bfloat16_is_named(monkeypatch):
             for change in changes:
                 said = preflight.slow_bfloat16(Config({**float32, **change}), 'cpu')
                 assert said is None if fast else said.startswith(begin)
+
+
+def test_some_epoch_is_validated():
+    cfg = load_config('configs/shapes/ft.py', {'train_cfg.val_begin': 10})
+    preflight.check_validation(cfg)
+    cfg.train_cfg.val_begin = 11
+    with pytest.raises(ConfigError, match='train_cfg.val_begin=11: a training that ends at 10 would never be validated'):
+        preflight.check_validation(cfg)
 
 
 def test_metric_that_stops_must_exist():

@@ -30,7 +30,10 @@ def test_seeds_of_one_method_are_the_same():
     ('optim_wrapper__optimizer__lr', 1e-5, 'optim_wrapper.optimizer.lr'), ('model__head__distill_weight', 3., 'model.head.distill_weight'),
     ('train_cfg__max_epochs', 3, 'train_cfg.max_epochs'), ('model__backbone__pretrained', 'other.pt', 'model.backbone.pretrained'),
     ('total_batch_size', 64, 'total_batch_size'), ('train_dataloader__dataset__domain', 'sketch', 'train_dataloader.dataset.domain'),
-    ('custom_hooks', [dict(type='RelativeEMAHook', horizon=0.5)], 'custom_hooks'), ('load_from', 'other.pth', 'load_from'),
+    ('custom_hooks', [dict(type='RelativeEMAHook', horizon=0.5)], 'custom_hooks'),
+    ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='accuracy/top1')], 'custom_hooks'),
+    ('train_dataloader__sampler__shuffle', False, 'train_dataloader.sampler.shuffle'),
+    ('train_dataloader__collate_fn__type', 'pseudo_collate', 'train_dataloader.collate_fn.type'), ('load_from', 'other.pth', 'load_from'),
     ('model__teacher', None, 'model.teacher.type'), ('param_scheduler__pct_start', 0.1, 'param_scheduler.pct_start'),
     ('train_dataloader__dataset__holdout__fraction', 0.2, 'train_dataloader.dataset.holdout.fraction'),
     ('optim_wrapper__type', 'AutocastOptimWrapper', 'optim_wrapper.type'), ('data_root', 'mine', 'train_dataloader.dataset.data_root'),
@@ -39,6 +42,13 @@ def test_what_tells_methods_apart(option, value, key):
     first, second = training('pacs/cfmask_plus_vitb16'), training('pacs/cfmask_plus_vitb16', 1, **{option: value})
     different = {name for name in {*first, *second} if first.get(name) != second.get(name)}
     assert key in different
+
+
+def test_checkpoints_of_one_training_are_told_apart():
+    text = load_config('configs/shapes/ft.py', {}).pretty_text
+    found = [training_of(dict(cfg=text, epoch=epoch, **best)) for epoch, best in (
+        (3, dict(best=dict(value=90.))), (7, dict(best=dict(value=91.))), (3, {}), (7, {}))]
+    assert found[0] == found[1] and [settings['checkpoint'] for settings in found] == ['the best', 'the best', 'epoch 3', 'epoch 7']
 
 
 def test_what_no_training_wrote():

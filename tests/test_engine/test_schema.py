@@ -104,12 +104,31 @@ def test_names_and_missing_arguments():
     ('custom_hooks', [dict(type='EMAHook', momentum=2)], r'custom_hooks\[0\].momentum=2'), ('val_cfg', None, 'without val_cfg'),
     ('model', None, 'model=None|no model'), ('randomness.seed', 'x', "randomness.seed='x'"),
     ('env_cfg', None, 'env_cfg=None: it must be a dict'),
+    ('env_cfg.cudnn_benchmark', 'no', "env_cfg.cudnn_benchmark='no': it must be True or False"),
+    ('custom_imports.allow_failed_imports', 'no', "allow_failed_imports='no': it must be True or False"),
+    ('compile', 'no', "compile='no': it must be True or False or a dict or None"), ('sync_bn', 'mm', "sync_bn='mm': it must be 'torch' or"),
+    ('activation_checkpointing', 5, 'activation_checkpointing=5: it must be a list'),
+    ('log_processor.by_epoch', 'no', 'log_processor.by_epoch'), ('param_scheduler.by_epoch', 'no', 'param_scheduler.by_epoch'),
+    ('param_scheduler.convert_to_iter_based', 'no', "param_scheduler.convert_to_iter_based='no': it must be True or False"),
+    ('load_from', '', "load_from='': it must be a text that is not empty"), ('work_dir', '', "work_dir=''"),
+    ('cache_dir', '', "cache_dir=''"),
+    ('train_cfg.dynamic_intervals', [[5, 0]], r'train_cfg.dynamic_intervals=\[\[5, 0\]\]: it must be greater than or equal to 1'),
+    ('train_dataloader.shuffle', True, 'train_dataloader.shuffle=True: the sampler decides, by train_dataloader.sampler.shuffle'),
+    ('default_hooks.param_scheduler', None, 'default_hooks.param_scheduler=None: without this hook param_scheduler has no effect'),
+    ('optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mul', 1, "custom_keys.backbone has no 'lr_mul'. Did you mean 'lr_mult'"),
+    ('optim_wrapper.paramwise_cfg.custom_keys.backbone.weight_decay', -1, 'custom_keys.backbone.weight_decay=-1'),
 ])
 def test_parts_of_a_config(key, value, message):
     cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
     cfg.merge_from_dict({key: value})
     with pytest.raises(ConfigError, match=message):
         check_config(cfg)
+
+
+def test_groups_of_parameters_have_settings_of_the_optimizer():
+    cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'backbone': dict(lr_mult=0.1, decay_mult=0), 'head.fc': dict(lr=1e-3, eps=1e-6)})
+    check_config(cfg)
 
 
 def test_weights_of_classes_are_finite():
