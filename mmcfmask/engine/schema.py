@@ -8,6 +8,7 @@ mmengine leave open, such as a learning rate below 0, is in :data:`RANGES`; our 
 from __future__ import annotations
 
 import collections.abc
+import importlib.util
 import inspect
 import math
 import types
@@ -25,6 +26,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import FUNCTIONS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner
+from mmengine.utils.dl_utils import set_multi_processing
+from mmengine.visualization import Visualizer
 from mmpretrain import registry as registries
 from mmpretrain.datasets import CenterCrop, ResizeEdge
 from mmpretrain.models import ClsDataPreprocessor, CrossEntropyLoss, ImageClassifier
@@ -60,7 +63,8 @@ RANGES: dict[Any, dict[str, Any]] = {
                          rule=Union[Rule, list[Rule]]),
     EarlyStoppingHook: dict(patience=Whole, min_delta=NonNegative, rule=Rule, stopping_threshold=Finite),
     EMAHook: dict(momentum=OpenShare, begin_iter=Whole, begin_epoch=Whole),
-    LogProcessor: dict(window_size=Count),
+    LogProcessor: dict(window_size=Count, by_epoch=bool, num_digits=Annotated[int, Ge(0), Le(20)]),
+    Visualizer: dict(name=str, vis_backends=Optional[list]),
     _ParamScheduler: dict(begin=Whole, end=Count, T_max=Count, step_size=Count, total_steps=Count, gamma=Positive, factor=NonNegative,
                           eta_min=NonNegative, eta_max=NonNegative, eta_min_ratio=Share, start_factor=Annotated[float, Gt(0), Le(1)],
                           end_factor=Share, power=NonNegative, milestones=list[Whole], pct_start=Share, div_factor=Positive,
@@ -71,13 +75,21 @@ RANGES: dict[Any, dict[str, Any]] = {
     ResizeEdge: dict(scale=Size, interpolation=Literal['nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming', 'area']),
     CenterCrop: dict(crop_size=Union[Size, tuple[Size, Size]]),
     CrossEntropyLoss: dict(class_weight=Annotated[Sequence[Annotated[float, Ge(0), Le(1e6)]], Len(1)], loss_weight=NonNegative),
-    Runner.__init__: dict(log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int]),
+    Runner.__init__: dict(log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int],
+                          launcher=Literal['none', 'pytorch', 'slurm', 'mpi'], load_from=Annotated[str, Len(1)]),
+    set_multi_processing: dict(mp_start_method=Literal['fork', 'forkserver', 'spawn'], opencv_num_threads=Whole),
     Runner.set_randomness: dict(seed=Optional[Seed]),
 }
 # Of DefaultOptimWrapperConstructor, and of mmpretrain's constructor with decay by layer.
 Mult = NonNegative
 PARAMWISE = dict(bias_lr_mult=Mult, bias_decay_mult=Mult, norm_decay_mult=Mult, dwconv_decay_mult=Mult, flat_decay_mult=Mult,
                  dcn_offset_lr_mult=Mult, bypass_duplicate=bool, custom_keys=dict[str, dict[str, Any]])
+# What the tools and the Runner read of a config beside the arguments of the Runner.
+BESIDES_RUNNER = dict(total_batch_size=Count, cache_dir=Annotated[str, Len(1)], tf32=bool, find_unused_parameters=bool,
+                      compile=Union[bool, dict], sync_bn=Literal['torch', 'mmcv'], activation_checkpointing=Union[list[str], str],
+                      efficient_conv_bn_eval=Union[list[str], str])
+# Of Runner.setup_env.
+ENVIRONMENT = dict(cudnn_benchmark=bool, mp_cfg=dict, dist_cfg=dict, resource_limit=Count)
 LAYER_DECAY = dict(layer_decay_rate=Annotated[float, Gt(0), Le(1)], num_layers=Count)
 # Hints that are wrong in many classes, by the name of the parameter.
 CORRECTED = dict(init_cfg=Union[dict, list[dict], None], neck=Union[dict, list[dict], None],
@@ -122,10 +134,14 @@ def check_config(cfg: Config, whole: bool = True) -> None:
                     Runner.__init__, missing=False)
     if whole:
         _check_sections(values)
-    for key, hint in dict(total_batch_size=Count, cache_dir=str, tf32=bool, find_unused_parameters=bool).items():
+    for key, hint in BESIDES_RUNNER.items():
         if values.get(key) is not None:
             _check_value(key, values[key], hint)
     check = partial(check_part, whole=whole, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine'))
+    scope = values.get('default_scope')
+    if scope is not None and scope not in MODELS.parent.children and not (scope.isidentifier() and importlib.util.find_spec(scope)):
+        raise ConfigError(f"default_scope={scope!r}: there is no package of this name; 'mmpretrain' has the parts that recipes use")
+    _check_environment(values.get('env_cfg'))
     if 'model' in values:
         check('model', values['model'], MODELS)
     for mode, default in dict(train=None, val='ValLoop', test='TestLoop').items():
@@ -133,6 +149,9 @@ def check_config(cfg: Config, whole: bool = True) -> None:
         _check_evaluator(f'{mode}_evaluator', values.get(f'{mode}_evaluator'), check)
         loop = values.get(f'{mode}_cfg')
         if loop is not None:
+            if 'by_epoch' in loop and 'type' in loop:
+                raise ConfigError(f'{mode}_cfg.by_epoch={_short(loop["by_epoch"])} chooses a loop, and so does {mode}_cfg.type='
+                                  f'{_short(loop["type"])}: leave one of them out')
             if mode == 'train':
                 default = 'EpochBasedTrainLoop' if loop.get('by_epoch', True) else 'IterBasedTrainLoop'
             check(f'{mode}_cfg', {key: value for key, value in loop.items() if key != 'by_epoch'}, LOOPS, default)
@@ -149,6 +168,16 @@ def check_config(cfg: Config, whole: bool = True) -> None:
         if hook is not None:
             check(f'default_hooks.{name}', hook, HOOKS)
     check_arguments('randomness', values.get('randomness') or {}, Runner.set_randomness, given=('seed', ))
+
+
+def _check_environment(environment: Mapping[str, Any] | None) -> None:
+    """Judge ``env_cfg``, of which mmengine hands its parts on."""
+    for key, value in (environment or {}).items():
+        if key not in ENVIRONMENT:
+            hint = near_names(str(key), list(ENVIRONMENT)) or f' It takes {", ".join(ENVIRONMENT)}'
+            raise ConfigError(f'env_cfg has no {key!r}.{hint}')
+        _check_value(f'env_cfg.{key}', value, ENVIRONMENT[key])
+    check_arguments('env_cfg.mp_cfg', (environment or {}).get('mp_cfg') or {}, set_multi_processing, given=('distributed', ), missing=False)
 
 
 def _check_sections(values: Mapping[str, Any]) -> None:
@@ -341,7 +370,12 @@ def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, whole: bool)
                 raise ConfigError(f'{where}.paramwise_cfg has no {key!r}.{hint}')
             if value is not None:
                 _check_value(f'{where}.paramwise_cfg.{key}', value, allowed[key])
+        taken, others = _signature(_look_up((wrapper.get('optimizer') or {}).get('type'), OPTIMIZERS) or torch.optim.Optimizer)[::2]
         for name, settings in (options.get('custom_keys') or {}).items():
+            for key in settings if not others and 'lr' in taken else ():
+                if key not in ('lr_mult', 'decay_mult', *taken):  # would be kept in the parameter group, where nothing reads it
+                    raise ConfigError(f'{where}.paramwise_cfg.custom_keys.{name} has no {key!r}.'
+                                      f'{near_names(str(key), ["lr_mult", "decay_mult", *taken])}')
             for key in {'lr_mult', 'decay_mult'} & settings.keys():
                 _check_value(f'{where}.paramwise_cfg.custom_keys.{name}.{key}', settings[key], NonNegative)
 
