@@ -54,8 +54,11 @@ def read_names(path: str | Path) -> list[str]:
 
 
 def class_names(names: Iterable[str], where: str) -> list[str]:
-    """Names in composed form; a warning for those that stand twice."""
+    """Names in composed form; a warning for those that stand twice, a ConfigError for one without a letter or a sign."""
     names = [composed(str(name)) for name in names]
+    empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
+    if empty:
+        raise ConfigError(f'{where}: class name {empty[0]} of {len(names)} is empty')
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         print_log(f'{where}: {len(twice)} class names stand twice ({", ".join(twice[:5])}): by their names these classes cannot be told '

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..evaluation import nll_of, preference
-from ..files import atomic_write, check_whole, write_text
-from ..models.clip_loading import check_state_dict, check_tensors
+from ..files import atomic_write, check_file_name, check_whole, write_text
+from ..models.clip_loading import check_state_dict, check_tensors, reason_of
 from ..models.torchscript import is_torchscript
 from .preflight import config_values
 
@@ -41,6 +41,14 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     Configs get this class by ``type='CheckpointHook'``. Arguments are those of mmengine's.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        template = check_file_name(self.filename_tmpl, 'filename_tmpl')
+        if not re.fullmatch(r'[^{}]*\{\}[^{}]*\.pth', template):
+            raise ConfigError(f'filename_tmpl={template!r} must have one {{}} for the epoch or the iteration, and end in .pth')
+        if self.save_best == []:
+            raise ConfigError('save_best=[] names no metric: give one, or None')
 
     def before_train(self, runner) -> None:
         """Find what lies in the folder; of a run that was started elsewhere the best checkpoint is copied."""
@@ -262,7 +270,7 @@ def _read(path: str) -> dict:
         # What torch < 1.6 wrote is no archive and cannot be mapped.
         checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # the readers raise pickle, zip and key errors of many types
-        raise StorageError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({_first_line(error)})') from None
+        raise StorageError(f'{path!r} is not a checkpoint that torch can load, or is cut off ({reason_of(error)})') from None
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise ConfigError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')
     state = checkpoint['state_dict']
@@ -392,6 +400,3 @@ def _tower_name(backbone: dict) -> str:
         isinstance(tag, str) and open_clip.get_pretrained_cfg(name, tag).get('quick_gelu', False))
     return re.sub('-quickgelu$', '', name) + ('-quickgelu' if quick else '')
 
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -8,6 +8,7 @@ mmengine leave open, such as a learning rate below 0, is in :data:`RANGES`; our 
 from __future__ import annotations
 
 import collections.abc
+import importlib.util
 import inspect
 import math
 import types
@@ -25,6 +26,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import FUNCTIONS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner
+from mmengine.utils.dl_utils import set_multi_processing
+from mmengine.visualization import Visualizer
 from mmpretrain import registry as registries
 from mmpretrain.datasets import CenterCrop, ResizeEdge
 from mmpretrain.models import ClsDataPreprocessor, CrossEntropyLoss, ImageClassifier
@@ -62,7 +65,8 @@ RANGES: dict[Any, dict[str, Any]] = {
                          rule=Union[Rule, list[Rule]]),
     EarlyStoppingHook: dict(patience=Whole, min_delta=NonNegative, rule=Rule, stopping_threshold=Finite),
     EMAHook: dict(momentum=OpenShare, begin_iter=Whole, begin_epoch=Whole),
-    LogProcessor: dict(window_size=Count, by_epoch=bool),
+    LogProcessor: dict(window_size=Count, by_epoch=bool, num_digits=Annotated[int, Ge(0), Le(20)]),
+    Visualizer: dict(name=str, vis_backends=Optional[list]),
     _ParamScheduler: dict(by_epoch=bool, begin=Whole, end=Count, T_max=Count, step_size=Count, total_steps=Count, gamma=Positive,
                           factor=NonNegative, eta_min=NonNegative, eta_max=NonNegative, eta_min_ratio=Share,
                           start_factor=Annotated[float, Gt(0), Le(1)],
@@ -74,7 +78,9 @@ RANGES: dict[Any, dict[str, Any]] = {
     ResizeEdge: dict(scale=Size, interpolation=Literal['nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming', 'area']),
     CenterCrop: dict(crop_size=Union[Size, tuple[Size, Size]]),
     CrossEntropyLoss: dict(class_weight=Annotated[Sequence[Annotated[float, Ge(0), Le(1e6)]], Len(1)], loss_weight=NonNegative),
-    Runner.__init__: dict(log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int]),
+    Runner.__init__: dict(log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int],
+                          launcher=Literal['none', 'pytorch', 'slurm', 'mpi'], load_from=Annotated[str, Len(1)]),
+    set_multi_processing: dict(mp_start_method=Literal['fork', 'forkserver', 'spawn'], opencv_num_threads=Whole),
     Runner.set_randomness: dict(seed=Optional[Seed]),
 }
 # Of DefaultOptimWrapperConstructor, and of mmpretrain's constructor with decay by layer.
@@ -87,11 +93,13 @@ LAYER_DECAY = dict(layer_decay_rate=Annotated[float, Gt(0), Le(1)], num_layers=C
 TOP_LEVEL = {
     'total_batch_size': Count, 'cache_dir': Text, 'work_dir': Text, 'load_from': Text, 'experiment_name': Text, 'tf32': bool,
     'find_unused_parameters': bool, 'compile': Union[bool, dict], 'sync_bn': Literal['torch', 'mmcv'],
-    'activation_checkpointing': list[str], 'efficient_conv_bn_eval': list[str], 'custom_imports': dict,
-    'custom_imports.imports': Union[Text, list[Text]], 'custom_imports.allow_failed_imports': bool, 'env_cfg.cudnn_benchmark': bool,
-    'env_cfg.mp_cfg': dict, 'env_cfg.mp_cfg.mp_start_method': Literal['fork', 'spawn', 'forkserver'],
-    'env_cfg.mp_cfg.opencv_num_threads': Whole, 'env_cfg.dist_cfg': dict, 'env_cfg.dist_cfg.backend': Text,
+    'activation_checkpointing': Union[list[str], str], 'efficient_conv_bn_eval': Union[list[str], str], 'custom_imports': dict,
+    'custom_imports.imports': Union[Text, list[Text]], 'custom_imports.allow_failed_imports': bool, 'env_cfg': dict,
+    'env_cfg.cudnn_benchmark': bool, 'env_cfg.mp_cfg': dict, 'env_cfg.dist_cfg': dict, 'env_cfg.dist_cfg.backend': Text,
+    'env_cfg.resource_limit': Count,
 }
+# Of Runner.setup_env.
+ENVIRONMENT = ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit')
 # Hints that are wrong in many classes, by the name of the parameter.
 CORRECTED = dict(init_cfg=Union[dict, list[dict], None], neck=Union[dict, list[dict], None],
                  loss_scale=Union[Literal['dynamic'], float, dict], bias=Any, out_indices=Any, eigvec=Any, input_size=Any)
@@ -137,6 +145,10 @@ def check_config(cfg: Config, whole: bool = True) -> None:
         _check_sections(values)
     check_top_level(values)
     check = partial(check_part, whole=whole, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine'))
+    scope = values.get('default_scope')
+    if scope is not None and scope not in MODELS.parent.children and not (scope.isidentifier() and importlib.util.find_spec(scope)):
+        raise ConfigError(f"default_scope={scope!r}: there is no package of this name; 'mmpretrain' has the parts that recipes use")
+    _check_environment(values.get('env_cfg') or {})
     if 'model' in values:
         check('model', values['model'], MODELS)
     for mode, default in dict(train=None, val='ValLoop', test='TestLoop').items():
@@ -144,6 +156,9 @@ def check_config(cfg: Config, whole: bool = True) -> None:
         _check_evaluator(f'{mode}_evaluator', values.get(f'{mode}_evaluator'), check)
         loop = values.get(f'{mode}_cfg')
         if loop is not None:
+            if 'by_epoch' in loop and 'type' in loop:
+                raise ConfigError(f'{mode}_cfg.by_epoch={_short(loop["by_epoch"])} chooses a loop, and so does {mode}_cfg.type='
+                                  f'{_short(loop["type"])}: leave one of them out')
             if mode == 'train':
                 default = 'EpochBasedTrainLoop' if loop.get('by_epoch', True) else 'IterBasedTrainLoop'
             check(f'{mode}_cfg', {key: value for key, value in loop.items() if key != 'by_epoch'}, LOOPS, default)
@@ -170,6 +185,15 @@ def check_top_level(values: Mapping[str, Any]) -> None:
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:
             _check_value(key, value, hint, ' or None' if '.' not in key else '')
+
+
+def _check_environment(environment: Mapping[str, Any]) -> None:
+    """Raise a ConfigError for a key of ``env_cfg`` that the Runner does not read; what is left of the values, see :data:`TOP_LEVEL`."""
+    for key in environment:
+        if key not in ENVIRONMENT:
+            hint = near_names(str(key), list(ENVIRONMENT)) or f' It takes {", ".join(ENVIRONMENT)}'
+            raise ConfigError(f'env_cfg has no {key!r}.{hint}')
+    check_arguments('env_cfg.mp_cfg', environment.get('mp_cfg') or {}, set_multi_processing, given=('distributed', ), missing=False)
 
 
 def _check_sections(values: Mapping[str, Any]) -> None:

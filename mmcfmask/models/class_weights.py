@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import os
+import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ from ..datasets.shapes import SHAPES_TEMPLATES
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..files import atomic_write, check_whole, remove_leftovers
 from ..ranges import Count, Positive, Seed, Whole
-from .clip_loading import NoTextTowerError, load_text_model, resolve_pretrained
+from .clip_loading import NoTextTowerError, load_text_model, reason_of, resolve_pretrained
 from .linear_probe import STRENGTHS, fit_linear_probe
 from .torchscript import is_torchscript
 
@@ -230,11 +231,20 @@ def resolve_templates(templates: str | Sequence[str]) -> list[str]:
         # open_clip's are functions of the name: rendered with '{}' they are strings like all others.
         return [template if isinstance(template, str) else template('{}') for template in named]
     templates = list(templates)
-    wrong = [template for template in templates if not isinstance(template, str) or '{}' not in template]
+    wrong = [template for template in templates if not isinstance(template, str) or '{}' not in template or not _takes_a_name(template)]
     if wrong or not templates:
         raise ConfigError(f"class_weights.templates must be strings with a '{{}}' for the class name, but got "
                           f'{wrong[0] if wrong else templates!r}.')
     return templates
+
+
+def _takes_a_name(template: str) -> bool:
+    """Whether a template has a place for one name, and nothing else that ``str.format`` would fill."""
+    try:
+        return all(field in ('', None) and not spec and not how for _, field, spec, how in string.Formatter().parse(template)) and bool(
+            template.format('name'))
+    except (ValueError, IndexError):
+        return False
 
 
 def load_class_weights(path: str | Path) -> Tensor:
@@ -260,7 +270,7 @@ def load_class_weights(path: str | Path) -> Tensor:
     except StorageError:
         raise
     except Exception as error:  # the readers raise pickle, zip, safetensors and value errors of many types
-        raise ConfigError(f'{path} cannot be read as a tensor: {str(error).splitlines()[0]}') from None
+        raise ConfigError(f'{path} cannot be read as a tensor: {reason_of(error)}') from None
     if isinstance(weight, dict):
         if 'weight' not in weight:
             raise ConfigError(f"{path} has no key 'weight'; its keys: {', '.join(map(str, list(weight)[:10]))}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -229,7 +230,7 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
     except StorageError:
         raise
     except Exception as error:  # the readers raise pickle, zip, safetensors and key errors of many types
-        raise ConfigError(f'{path} cannot be read as a checkpoint: {error}') from error
+        raise ConfigError(f'{path} cannot be read as a checkpoint: {reason_of(error)}') from error
     if not isinstance(state_dict, Mapping) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ConfigError(f'{path} is no state dict: it holds ' + (
             f'the keys {_some(state_dict)}.' if isinstance(state_dict, Mapping) else f'a {type(state_dict).__name__}.'))
@@ -238,6 +239,17 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
                           "take the same model in open_clip's form, by a tag such as pretrained='openai', as 'hf-hub:…' of a repository "
                           'for open_clip, or convert it.')
     return state_dict
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file of weights cannot be read, in one line; without the advice of torch and numpy to read it by running what it holds."""
+    text = str(error) or type(error).__name__
+    asked = re.search(r'GLOBAL ([\w.]+)', text)
+    if asked or 'allow_pickle' in text:
+        return f'it holds more than tensors and plain values{f", such as {asked[1]}" if asked else ""}, which could run code'
+    if 'weights_only' in text:
+        return 'what it holds is not understood'
+    return text.splitlines()[0]
 
 
 def warn_of_activation(model_name: str, path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:

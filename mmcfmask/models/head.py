@@ -1,8 +1,11 @@
 """Cosine classifier, and the losses that hold the student to the teacher."""
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
@@ -64,7 +67,7 @@ class CLIPDistillHead(ClsHead):
     """
 
     def __init__(self,
-                 num_classes: Count,
+                 num_classes: Annotated[int, Ge(1), Le(10**6)],
                  in_channels: Count | None = None,
                  class_weights: dict | None = None,
                  distill: str | None = 'feature',

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ DTYPES = {f'{name}Storage': dtype for name, dtype in dict(
     Double=torch.float64, Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16, Long=torch.int64, Int=torch.int32,
     Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool, ComplexFloat=torch.complex64,
     ComplexDouble=torch.complex128).items()}
+MOST_MODULES = 100_000
 
 
 def is_torchscript(path: str | Path) -> bool:
@@ -44,7 +47,7 @@ def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
                 named.update(_named_tensors(package, archive.read(name).decode()))
     if not isinstance(module, _Module):
         raise ConfigError('it holds no module')
-    return dict(_state(module, named, '', 0))
+    return dict(_state(module, named))
 
 
 class _Module:
@@ -101,11 +104,14 @@ def _named_tensors(package: str, code: str) -> dict[str, set[str]]:
     return named
 
 
-def _state(module: _Module, named: dict[str, set[str]], prefix: str, depth: int):
-    if depth > 100:
+def _state(module: _Module, named: dict[str, set[str]], prefix: str = '', places: Iterator[int] | None = None):
+    """All parameters and buffers with their names. A module may stand in several places; one whose parts multiply without end, level by
+    level, is refused."""
+    places = places or itertools.count()
+    if next(places) > MOST_MODULES or prefix.count('.') > 100:
         raise ConfigError('its modules are nested without end')
     for name, value in module.attributes.items():
         if isinstance(value, _Module):
-            yield from _state(value, named, f'{prefix}{name}.', depth + 1)
+            yield from _state(value, named, f'{prefix}{name}.', places)
         elif isinstance(value, torch.Tensor) and name in named.get(module.kind, {name}):
             yield f'{prefix}{name}', value

@@ -38,7 +38,8 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them."""
-    found = [*sections(), *numbers(), *switches(), *texts(), *names(), *keys(), *combinations(), *files(), *commands(), *studies()]
+    found = [*sections(), *numbers(), *switches(), *texts(), *names(), *keys(), *combinations(), *parts(),
+             *files(), *commands(), *studies()]
     assert len({case.name for case in found}) == len(found)
     return found
 
@@ -178,6 +179,42 @@ def combinations() -> Iterator[Case]:
     yield Case('half a gate', 'test', options={'model.gate.level': 0.1}, says='dataset')
     yield Case('gate with a level', 'test', [TRAIN, '--gate'], options={'model.gate.level': 0.1}, may_run=True)
     yield Case('half a test', options={'test_cfg': None}, says='test_cfg')
+
+
+def parts() -> Iterator[Case]:
+    """Values that only the class of a part knows to be wrong, or that stand where no class is named."""
+    pipeline = 'train_dataloader.dataset.pipeline'
+    for wrong in ([], [[]], [{}], [dict(type='Resize')], [dict(type='RandomFlip', prob=2.)], [dict(type='RandomResizedCrop', scale=0)],
+                  [dict(type='ColorJitter', brightness='x')], [dict(type='PackInputs'), 5], [dict(type='RandomErasing', mode='x')]):
+        yield value(pipeline, wrong)
+    for key, wrong, says in (
+        ('train_dataloader.collate_fn', None, 'collate_fn'), ('train_dataloader.prefetch_factor', 2, 'train_dataloader'),
+        ('train_dataloader.multiprocessing_context', 'nope', 'train_dataloader'),
+        ('train_dataloader.worker_init_fn', 'x', 'worker_init_fn'),
+        ('test_dataloader.r.prefetch_factor', 2, 'test_dataloader.r'), ('val_dataloader.persistent_workers', True, 'val_dataloader'),
+        ('param_scheduler', [dict(type='CosineAnnealingLR', T_max=5, begin=5, end=2)], 'param_scheduler[0]'),
+        ('param_scheduler', [dict(type='MultiStepLR', milestones=['a'])], 'milestones'),
+        ('param_scheduler', [dict(type='StepLR', step_size=2, end=0)], 'param_scheduler[0]'),
+        ('train_cfg.by_epoch', True, 'by_epoch'), ('train_cfg.by_epoch', 'x', 'by_epoch'),
+        ('optim_wrapper.optimizer.params', [], 'params'),
+        ('optim_wrapper.optimizer', dict(type='SGD', lr=1, nesterov=True), 'optim_wrapper'),
+        ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(backbone=dict(lr_mul=1))), 'lr_mult'),
+        ('default_hooks.checkpoint.priority', 'NOPE', 'VERY_LOW'),
+        ('default_hooks.logger.priority', -5, 'priority'),
+        ('default_hooks.checkpoint.save_best', [], 'save_best'), ('default_hooks.checkpoint.rule', ['greater', 'less'], 'rule'),
+        ('custom_hooks', [dict(type='EMAHook', ema_type='No')], 'ema_type'), ('load_from', '', 'load_from'), ('cache_dir', '', 'cache_dir'),
+        ('env_cfg.cudnn_benchmark', 'x', 'cudnn_benchmark'), ('env_cfg.mp_cfg', 5, 'mp_cfg'), ('env_cfg.tpyo', 1, 'tpyo'),
+        ('env_cfg.mp_cfg.mp_start_method', 'nope', 'mp_start_method'), ('env_cfg.resource_limit', 'x', 'resource_limit'),
+        ('env_cfg.mp_cfg.tpyo', 1, 'tpyo'),
+        ('log_processor.num_digits', -2, 'num_digits'), ('log_processor.by_epoch', 'x', 'by_epoch'), ('launcher', 'nope', 'launcher'),
+        ('visualizer.vis_backends', 5, 'vis_backends'), ('visualizer.name', 5, 'name'), ('default_scope', 'nope', 'default_scope'),
+        ('default_scope', 'a b', 'default_scope'), ('compile', 'x', 'compile'), ('sync_bn', 'x', 'sync_bn'),
+        ('activation_checkpointing', 5, 'activation_checkpointing'), ('efficient_conv_bn_eval', 5, 'efficient_conv_bn_eval'),
+        ('model.head.num_classes', 10**9, 'num_classes'),
+    ):
+        yield Case(f'part {key}={wrong!r}', options={key: wrong}, says=says)
+    for template in ('x', '../x_{}.pth', '/tmp/x_{}.pth', '{}{}.pth', '{x}.pth', '{0}.pth', 'best.pth{}', 'epoch_{}.txt', '{:100000}.pth'):
+        yield value('default_hooks.checkpoint.filename_tmpl', template)
 
 
 def files() -> Iterator[Case]:

@@ -62,6 +62,12 @@ def test_order(names):
     assert list(map(composed, in_order(shuffled))) == names
 
 
+def test_empty_names():
+    for wrong in (['cat', ''], ['cat', ' \t']):
+        with pytest.raises(ConfigError, match='class_weights.classnames: class name 2 of 2 is empty'):
+            resolve_classnames(wrong)
+
+
 def test_plain_names():
     assert plain_name('Sports_Car') == plain_name('sports-car ') == 'sports car' and plain_name(MAC) == 'café'
     different = ['C', 'C++', '😀', '😢', 'कि', 'की', '---']

@@ -100,7 +100,7 @@ def test_templates():
     assert all('{}' in template for template in resolve_templates('shapes'))
     with pytest.raises(ValueError, match="templates='openia' is unknown"):
         resolve_templates('openia')
-    for wrong in (['a photo'], [3], []):
+    for wrong in (['a photo'], [3], [], ['{} {}{x}'], ['{} {}'], ['{} {0}'], ['{:9}'], ['{!r} {}'], ['{'], ['{} }']):
         with pytest.raises(ValueError, match="strings with a '{}'"):
             resolve_templates(wrong)
 

@@ -96,8 +96,9 @@ def test_only_tensors_are_unpickled(tmp_path):
             return print, ('executed', )
 
     torch.save({'visual.proj': Evil()}, tmp_path / 'evil.pt')
-    with pytest.raises(ValueError, match='evil.pt cannot be read as a checkpoint'):
+    with pytest.raises(ValueError, match='evil.pt cannot be read as a checkpoint: it holds more .* could run code$') as error:
         load_image_tower('tiny-vit', str(tmp_path / 'evil.pt'))
+    assert '\n' not in str(error.value) and 'weights_only' not in str(error.value)
 
 
 def test_logit_scale(tmp_path, reference):

@@ -140,3 +140,18 @@ def test_damaged_archives(tmp_path, change):
         as_torchscript(path, [1, 2])
     with pytest.raises(ValueError, match='a.pt cannot be read as a checkpoint'):
         load_image_tower('tiny-vit', str(path))
+
+
+def test_modules_that_multiply_are_refused(tmp_path):
+    """Every one of 60 modules holds the next one twice: 2⁶⁰ places."""
+    pickled = b'\x80\x02c__torch__\nM\n)\x81}b'
+    for level in range(60):
+        memo = b'q' + bytes([level])
+        pickled += memo + b'0c__torch__\nM\n)\x81}(' + b''.join(b'U\x01' + name + b'h' + bytes([level]) for name in (b'a', b'b')) + b'ub'
+    path = tmp_path / 'bomb.pt'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('bomb/data.pkl', pickled + b'.')
+        archive.writestr('bomb/constants.pkl', b'\x80\x02).')
+        archive.writestr('bomb/code/__torch__.py', 'class M(Module):\n  __parameters__ = []\n')
+    with pytest.raises(ValueError, match='nested without end'):
+        read_torchscript(path)
