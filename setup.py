@@ -37,7 +37,7 @@ setup(
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
-    python_requires='>=3.9',
+    python_requires='>=3.10',
     packages=find_packages(include=['mmcfmask', 'mmcfmask.*']),
     package_data={
         'mmcfmask': [

@@ -121,6 +121,17 @@ def is_compiling() -> bool:
     return torch.compiler.is_compiling() if hasattr(torch.compiler, 'is_compiling') else torch._dynamo.is_compiling()
 
 
+def keep_buffers_of_compiled_code() -> None:
+    """Let compiled code run backward twice, once for the relevance map and once for the loss.
+
+    torch ≥ 2.6 writes results of the first backward pass over what a second one would need ("donated buffers"), and refuses the second.
+    Ends when torch has a public switch for it.
+    """
+    import torch._functorch.config as config
+    if hasattr(config, 'donated_buffer'):
+        config.donated_buffer = False
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors for the next ones, on Linux with glibc; elsewhere nothing happens.
 

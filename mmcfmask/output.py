@@ -4,7 +4,8 @@ from __future__ import annotations
 import errno
 import io
 import sys
-from typing import Callable, TextIO
+from collections.abc import Callable
+from typing import TextIO
 
 from .errors import one_line
 

@@ -1,9 +1,8 @@
 """Which patches speak for the class: the transformer's class activation map."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Callable
 
 import torch
 import torch.nn.functional as F

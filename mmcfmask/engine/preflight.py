@@ -344,7 +344,8 @@ def _check_hold_out(cfg: Config, train: dict | None = None, val: dict | None = N
                                   "folder the same holdout=dict(fraction=…, seed=…), one with part='train' and one with part='held_out'")
     whole = None
     if train and val and known_apart(train, val):  # parts of one folder, which then is listed once
-        whole, sets['whole'] = 'whole', {key: value for key, value in train.items() if key not in ('holdout', 'per_class', 'indices')}
+        whole = 'train_dataloader.dataset (without holdout)'
+        sets[whole] = {key: value for key, value in train.items() if key not in ('holdout', 'per_class', 'indices')}
     loop = cfg.get('test_cfg') or {}
     for name, key in tests.items() if loop.get('id_set') else ():
         if name != loop.id_set and loop.get('shifts') is not None and name not in loop.shifts:

@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from mmengine.device import get_device
 from mmpretrain.registry import MODELS

@@ -34,7 +34,7 @@ from ..visualization import id_ood_points, id_ood_scatter, results_table, save_f
 from .checkpoints import best_checkpoint
 from .jobs import Job, JobError, Step, run_jobs
 from .launch import check_text_file, load_config, read_config
-from .preflight import SLOW_BFLOAT16, makes_counterfactuals
+from .preflight import SLOW_BFLOAT16, lower_errors, makes_counterfactuals
 
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
 STUDY_KEYS = ('out', 'seeds', 'amp', 'keep', 'pictures', 'cfg_options', 'datasets', 'methods')
@@ -181,7 +181,8 @@ def load_study(path: str) -> dict[str, Any]:
     check_text_file(path, 'study')
     study = read_config(path).to_dict()
     if Path(path).suffix in ('.yaml', '.yml'):
-        check_twice(yaml.compose(Path(path).read_text(encoding='utf-8'), Loader=SafeYAMLLoader))
+        with lower_errors(path):
+            check_twice(yaml.compose(Path(path).read_text(encoding='utf-8'), Loader=SafeYAMLLoader))
     check_keys(study, STUDY_KEYS, path)
     study = {key: value for key, value in study.items() if value is not None}
     for key, kind in STUDY_TYPES.items():

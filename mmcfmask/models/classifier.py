@@ -1,10 +1,10 @@
 """One training step of the method."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain, count
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier

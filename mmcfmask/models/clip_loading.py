@@ -8,9 +8,9 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import open_clip

@@ -1,10 +1,9 @@
 """open_clip's vision transformer with its own weights and the same results, without the work that nobody uses."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import kernels
-from ..compat import autocast_dtype, bfloat16_products, is_compiling, no_autocast
+from ..compat import autocast_dtype, bfloat16_products, is_compiling, keep_buffers_of_compiled_code, no_autocast
 from ..counterfactual.relevance import needs_weight_gradients
 from ..errors import ConfigError
 
@@ -191,8 +190,9 @@ def _add_and_normalize(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[T
 
 
 @cache
-def _compiled(function: Callable) -> Callable:
-    return torch.compile(function)
+def _compiled(function: Callable, **kwargs) -> Callable:
+    keep_buffers_of_compiled_code()
+    return torch.compile(function, **kwargs)
 
 
 class LeanLayerNorm(LayerNorm):

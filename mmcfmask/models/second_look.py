@@ -1,7 +1,7 @@
 """A second, closer look at what the first one found relevant."""
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn

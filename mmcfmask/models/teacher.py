@@ -1,9 +1,10 @@
 """The frozen pre-trained model that the student is held to."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Callable, Literal
+from typing import Literal
 
 import torch
 from mmpretrain.registry import MODELS

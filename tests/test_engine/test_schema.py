@@ -1,6 +1,7 @@
 """What a config may say is judged by the signatures of the classes that it names."""
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Literal, Optional
+from typing import Literal, Optional
 
 import mmpretrain
 import pytest

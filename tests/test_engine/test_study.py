@@ -210,7 +210,7 @@ def test_mistakes_in_a_study_file(tmp_path):
         load_study(str(path))
     for text, message in [('method: {FT: ft}', "my.yaml has no 'method': it can have out, seeds"), ('seeds: [0]', 'has no methods'),
                           ('methods: {FT: [', 'my.yaml: while parsing'),
-                          ('methods:\n  FT: ft\n  FT: fd', "my.yaml: while parsing: 'FT' stands twice in it, at lines 2 and 3"),
+                          ('methods:\n  FT: ft\n  FT: fd', "my.yaml: 'FT' stands twice in it, at lines 2 and 3"),
                           ('methods: [ft]', r"methods must be a mapping, .*: value, but is \['ft'\]"),
                           ('methods: {FT: ft}\nseeds: 3', r'my.yaml: seeds must be a list, such as \[0, 1, 2\], but is 3'),
                           ('methods: {FT: ft}\nseeds: [a]', r"seeds must be whole numbers from 0 on, but are \['a'\]")]:

@@ -375,6 +375,24 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once(tiny_pretrained, mo
         torch.testing.assert_close(results[1][name], results[0][name], **bounds)
 
 
+def test_compiled_code_runs_backward_for_the_map_and_for_the_loss(tiny_pretrained, monkeypatch):
+    """As torch's own compilers build it, but run step by step."""
+    from mmcfmask.models import lean_vit
+    monkeypatch.setattr(torch._functorch.config, 'donated_buffer', True, raising=False)
+    monkeypatch.setattr(lean_vit, '_compiled', functools.cache(functools.partial(lean_vit._compiled.__wrapped__, backend='aot_eager')))
+    torch.compiler.reset()
+    maps = []
+    for compile in (False, True):
+        tower = MODELS.build(
+            dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained, compile=compile)).train()
+        torch.manual_seed(0)
+        with record_attention(tower) as calls:
+            features = tower(torch.randn(3, 3, 32, 32))[0]
+        maps.append(attention_relevance(features.sum(), calls, (4, 4), retain_graph=True))
+        features.square().sum().backward()
+    torch.testing.assert_close(*maps)
+
+
 @pytest.mark.parametrize('amp', [False, True])
 def test_variants_of_compiled_code_stay_below_the_limit_of_dynamo(tiny_pretrained, monkeypatch, amp):
     """Beyond it the rest runs uncompiled: training, rests of epochs, evaluation, and maps and crops of what is tested."""

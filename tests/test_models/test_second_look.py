@@ -106,7 +106,7 @@ def test_the_start_behind_a_gate_looks_twice_too(tiny_pretrained, tmp_path, monk
         one = start if sample.by_start else model
         torch.testing.assert_close(sample.pred_logits.double(), slow_second_look(one, image, 0.8), rtol=5e-3, atol=5e-3)
 
-    model.gate.thresholds = {key: -1. for key in model.gate.thresholds}  # the start answers for none
+    model.gate.thresholds = dict.fromkeys(model.gate.thresholds, -1.0)  # the start answers for none
     with torch.no_grad():
         samples = model.predict(images, [DataSample() for _ in images])
     torch.testing.assert_close(samples[0].pred_logits.double(), slow_second_look(model, images[0], 0.8), rtol=5e-3, atol=5e-3)
