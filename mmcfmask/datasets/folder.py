@@ -233,7 +233,7 @@ def list_class_folders(root: Path) -> list[str]:
     Raises:
         MissingSetError: There is no such folder.
         MissingFileError: It has no folders.
-        ConfigError: Two folders have the same name, in two forms of Unicode.
+        ConfigError: Two folders have the same name, in two forms of Unicode, or are the same by a link.
     """
     if not root.is_dir():
         raise MissingSetError(f'There is no folder {root.absolute()}: set data_root (and split_dir, or domain) of the dataset.')
@@ -249,7 +249,19 @@ def list_class_folders(root: Path) -> list[str]:
     if twice:
         raise ConfigError(f'{root}: the folders {some(list(map(ascii, twice)))} have the same name in two Unicode forms (NFC and NFD): put '
                           'their images into one.')
+    check_links(root, folders)
     return in_order(folders)
+
+
+def check_links(root: Path, folders: Sequence[str]) -> None:
+    """Raise a ConfigError where a class folder is a link to another one, or into one: its images would be of two classes."""
+    links = [folder for folder in folders if (root / folder).is_symlink()]
+    real = os.path.realpath(root)
+    for link in links:
+        target = os.path.realpath(root / link)
+        if lies_in(target, real):
+            raise ConfigError(f'{root}: the folder {link} is a link to {os.path.relpath(target, real)} in the same data set, whose images '
+                              'would be of two classes: delete the link')
 
 
 def sub_folders(root: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -90,10 +91,13 @@ def _literal(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # a text such as 1if
-            value = _value(ast.parse(text, mode='eval').body)
+            tree = ast.parse(text, mode='eval').body
+            value = _value(tree)
+            numbers = [ast.get_source_segment(text, node) for node in ast.walk(tree)
+                       if isinstance(node, ast.Constant) and type(node.value) in (int, float)]
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(text) from error
-    if isinstance(value, (int, float)) and '_' in text:  # 2024_01 is a name
+    if any('_' in number or re.match(r'0\d', number) and number.isdecimal() for number in numbers):  # 2024_01 and 00 are names
         raise ValueError(text)
     return value
 
@@ -128,11 +132,16 @@ def _split(text: str, key: str) -> list[str]:
             quote = char
         elif char in OPEN + CLOSE:
             depth += 1 if char in OPEN else -1
+            if depth < 0:
+                break
         elif char == ',' and depth == 0:
             items.append(text[start:index])
             start = index + 1
     if depth or quote:
-        raise ConfigError(f'{key}=[{text}]: a bracket or a quote in it is not closed')
+        raise ConfigError(f'{key}=[{text}]: a bracket or a quote in it is not closed, or closed before it was opened')
     if text[start:].strip():
         items.append(text[start:])
-    return [item.strip() for item in items]
+    items = [item.strip() for item in items]
+    if '' in items:
+        raise ConfigError(f"{key}=[{text}]: there is nothing between two commas; an empty text is ''")
+    return items

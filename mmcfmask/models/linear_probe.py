@@ -95,11 +95,16 @@ def fit_linear_probe(features: Tensor, labels: Tensor, held_out_features: Tensor
         strengths (Sequence[float]): Values of C.
 
     Raises:
-        ValueError: No image, or no strength.
+        ValueError: No image, or no strength; features that are not finite, or all equal.
     """
     if not len(features) or not len(held_out_features) or not len(strengths):
         raise ConfigError(f'a linear probe needs images and strengths, but got {len(features)} images to fit, {len(held_out_features)} '
                           f'held-out ones and {len(strengths)} strengths')
+    for name, values in {'training images': features, 'held-out images': held_out_features}.items():
+        if not values.isfinite().all():
+            raise ConfigError(f'the features of the {name} of a linear probe are not finite: the image tower is broken')
+    if features.min() == features.max():
+        raise ConfigError('all features that a linear probe is fitted with are equal: the image tower is broken')
     mean, std = features.mean(), features.std()
     x, held_out_x = (features - mean) / std, (held_out_features - mean) / std
     probes, fitted, strengths = [], None, sorted(strengths)

@@ -408,3 +408,15 @@ def test_folders_from_a_mac(tmp_path):
 def test_class_names_from_a_file(root, tmp_path):
     (tmp_path / 'names.txt').write_bytes(b'\xef\xbb\xbfa cat\r\na dog\r\n\r\nan emu\r\n')
     assert FolderDataset(str(root), classes=str(tmp_path / 'names.txt')).metainfo['classes'] == ('a cat', 'a dog', 'an emu')
+
+
+def test_class_folder_that_is_a_link_to_another(tmp_path):
+    for place in ('set/ape', 'set/cat/small', 'else'):
+        save_image(tmp_path / place / 'a.png')
+    (tmp_path / 'set' / 'dog').symlink_to(tmp_path / 'else')
+    assert len(FolderDataset(str(tmp_path / 'set'), pipeline=[])) == 3
+    for target in ('ape', 'cat/small'):
+        (tmp_path / 'set' / 'bee').symlink_to(target)
+        with pytest.raises(ConfigError, match=f'the folder bee is a link to {target} in the same data set, whose images would be of two'):
+            FolderDataset(str(tmp_path / 'set'), pipeline=[])
+        (tmp_path / 'set' / 'bee').unlink()

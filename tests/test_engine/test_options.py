@@ -32,6 +32,21 @@ def test_what_cannot_be_expressed(text, message):
         parse_value(text, 'key')
 
 
+@pytest.mark.parametrize('text, value', [
+    ('00', '00'), ('[00]', ['00']), ('[00,01,10]', ['00', '01', 10]), ('[2024_01, 2]', ['2024_01', 2]), ('0', 0),
+    ('[0, 0.5, 0x10]', [0, 0.5, 16]), ("['00', 0]", ['00', 0]), ("dict(a='0_1')", dict(a='0_1'))])
+def test_numbers_that_are_names(text, value):
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize('text, message', [
+    ('[a,b],[c,d]', 'closed before it was opened'), ('[a],b]', 'closed before it was opened'), ('[a,,b]', 'nothing between two commas'),
+    ('[1,,2]', 'nothing between'), ('[,a]', 'nothing between')])
+def test_lists_that_cannot_be_meant(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_value(text, 'key')
+
+
 def test_options():
     assert parse_options(['a.b=3', 'c=None', 'd=[1,2]', 'e=x', 'f=a=b', 'a.b=4']) == {
         'a.b': 4, 'c': None, 'd': [1, 2], 'e': 'x', 'f': 'a=b'}

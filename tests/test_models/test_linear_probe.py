@@ -117,3 +117,13 @@ def test_nothing_to_fit():
         fit_linear_probe(features, labels, features[:0], labels[:0], 3)
     with pytest.raises(ValueError, match='0 strengths'):
         fit_linear_probe(features, labels, features, labels, 3, [])
+
+
+@pytest.mark.parametrize('change, held_out, message', [
+    (lambda x: x * float('nan'), False, 'features of the training images of a linear probe are not finite'),
+    (lambda x: x * float('inf'), True, 'features of the held-out images of a linear probe are not finite'),
+    (torch.ones_like, False, 'all features that a linear probe is fitted with are equal')])
+def test_features_that_cannot_be_right(change, held_out, message):
+    x, labels = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+    with pytest.raises(ValueError, match=message):
+        fit_linear_probe(x if held_out else change(x), labels, change(x) if held_out else x, labels, 2, [1.])
