@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ..errors import ConfigError
 
 WORDS = dict(true=True, false=False, inf=float('inf'), nan=float('nan'))
@@ -39,6 +41,22 @@ def seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 0 to {2**32 - 1}')
     return int(text)
+
+
+def count(text: str) -> int:
+    """A ``type`` of argparse: a whole number from 1."""
+    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
+    return int(text)
+
+
+def device(text: str) -> str:
+    """A ``type`` of argparse: a device that torch has here."""
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise argparse.ArgumentTypeError(f'{text}: {str(error).splitlines()[0]}') from None
+    return text
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
