@@ -165,8 +165,8 @@ def test_evaluation(tool, tmp_path, capsys, loader):
     assert result['images'] == (8 if loader else 16) and 'of the bare forward' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('option, wrong', [*((option, wrong) for option in ('--batch', '--steps', '--threads') for wrong in ('0', '-1', 'x')),
-                                           ('--device', 'abacus')])
+@pytest.mark.parametrize('option, wrong', [
+    *((option, wrong) for option in ('--batch', '--steps', '--threads') for wrong in ('0', '-1', 'x')), ('--device', 'abacus')])
 def test_values_that_cannot_be_meant(tool, capsys, option, wrong):
     with pytest.raises(SystemExit):
         tool.parse_args([option, wrong])
