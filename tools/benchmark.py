@@ -65,7 +65,7 @@ from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import refill
 from mmcfmask.counterfactual.reference import explicit_features, explicit_losses, explicit_mask, explicit_relevance
 from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
-from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.engine.options import add_cfg_options, count, device
 from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
 from mmcfmask.errors import one_line
 from mmcfmask.files import write_json
@@ -84,20 +84,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--evaluation', action='store_true', help='time the test loop instead of the training step')
     parser.add_argument('--count', action='store_true', help='count work and traffic of one step, without a GPU')
     parser.add_argument('--card', choices=CARDS, default='H100', help='whose time --count estimates (default: H100)')
-    parser.add_argument('--batch', type=int, help="images per step, instead of the config's")
-    parser.add_argument('--steps', type=int, default=5, help='timed steps of every candidate, or rounds of evaluation (default: 5)')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--batch', type=count, help="images per step, instead of the config's")
+    parser.add_argument('--steps', type=count, default=5, help='timed steps of every candidate, or rounds of evaluation (default: 5)')
+    parser.add_argument('--device', type=device, default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast (the naive step stays in float32)')
     parser.add_argument('--compile', action='store_true', help='torch.compile the blocks of the towers')
-    parser.add_argument('--threads', type=int, help='CPU threads (default: torch\'s own choice)')
+    parser.add_argument('--threads', type=count, help='CPU threads (default: torch\'s own choice)')
     parser.add_argument('--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'memory'], help='leave these out')
     parser.add_argument('--out', help='write everything that was measured to this JSON file')
     add_cfg_options(parser)
     parser.add_argument('--memory-of', choices=CANDIDATES, help=argparse.SUPPRESS)  # in a process of its own
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f'--steps must be at least 1, got {args.steps}')
-    return args
+    return parser.parse_args(argv)
 
 
 def read_config(args: argparse.Namespace) -> Config:

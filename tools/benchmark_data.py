@@ -30,6 +30,7 @@ from torchvision.transforms import v2
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask.datasets.cache import CachedTransforms
 from mmcfmask.datasets.images import EXTENSIONS, find_images
+from mmcfmask.engine.options import count
 from mmcfmask.engine.preflight import check_out
 from mmcfmask.files import write_json
 from mmcfmask.output import run_tool
@@ -38,8 +39,8 @@ from mmcfmask.output import run_tool
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Time decoding, resizing and cropping')
     parser.add_argument('folder', help='images, also in folders below it')
-    parser.add_argument('--images', type=int, default=200, help='at most this many, spread over the folder (default: 200)')
-    parser.add_argument('--rounds', type=int, default=3, help='times that every way sees every image; the median counts (default: 3)')
+    parser.add_argument('--images', type=count, default=200, help='at most this many, spread over the folder (default: 200)')
+    parser.add_argument('--rounds', type=count, default=3, help='times that every way sees every image; the median counts (default: 3)')
     parser.add_argument('--out', help='write the numbers to this JSON file')
     return parser.parse_args(argv)
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mmcfmask.datasets.checks import SetReport, check_sets
 from mmcfmask.datasets.layouts import SETS
+from mmcfmask.engine.options import count
 from mmcfmask.output import run_tool
 
 STYLES = dict(complete='green', incomplete='yellow', wrong='bold red', missing='dim')
@@ -27,7 +28,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Check the data of ImageNet and its shifts')
     parser.add_argument('data_root', help='folder of all sets, or of ImageNet')
     parser.add_argument('--sets', nargs='+', choices=list(SETS), metavar='SET', help=f'some of {", ".join(SETS)} (default: all)')
-    parser.add_argument('--sample', type=int, default=100, help='images of each set to decode (default: 100)')
+    parser.add_argument('--sample', type=count, default=100, help='images of each set to decode (default: 100)')
     parser.add_argument('--all', action='store_true', help='decode all images')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args(argv)

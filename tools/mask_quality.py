@@ -20,7 +20,7 @@ from mmcfmask.counterfactual import check_value, patch_mask, relevance_map
 from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, load_config
-from mmcfmask.engine.options import add_cfg_options
+from mmcfmask.engine.options import add_cfg_options, count
 from mmcfmask.errors import one_line
 from mmcfmask.evaluation import best_iou, mask_iou, pointing_hits
 from mmcfmask.output import run_tool
@@ -31,7 +31,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('config', help='config file whose datasets give gt_mask (configs/shapes)')
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one the pre-trained model is measured')
     parser.add_argument('--value', type=float, default=0.3, help='threshold of the object mask (default: 0.3)')
-    parser.add_argument('--batch-size', type=int, default=100)
+    parser.add_argument('--batch-size', type=count, default=100)
     add_cfg_options(parser)
     return parser.parse_intermixed_args(argv)  # the checkpoint may stand behind options
 

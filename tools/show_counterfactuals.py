@@ -27,7 +27,7 @@ from mmcfmask.datasets.folder import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.launch import build_model, class_names, file_pipeline, load_config
-from mmcfmask.engine.options import add_cfg_options, file_name
+from mmcfmask.engine.options import add_cfg_options, count, device, file_name
 from mmcfmask.engine.preflight import check_out, makes_counterfactuals
 from mmcfmask.errors import one_line
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
@@ -44,7 +44,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('paths', nargs='*', metavar='[CHECKPOINT] IMAGES',
                         help=f'a checkpoint ({", ".join(CHECKPOINT_SUFFIXES)}) and then image files or folders of images')
     parser.add_argument('--split', help='take images from a set of the config: train, val, test, or a name in test_dataloader')
-    parser.add_argument('--num', type=int, default=8, help='number of images at most (default: 8)')
+    parser.add_argument('--num', type=count, default=8, help='number of images at most (default: 8)')
     parser.add_argument('--labels', nargs='+', help='class names or indices of the image files, one each or one for all; relevance is for '
                         'them (default: what the model predicts)')
     parser.add_argument('--mask', choices=KINDS, help="which patches are taken out (default: the config's, else object)")
@@ -57,7 +57,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--out', type=file_name, default='counterfactuals.png', help='the picture (default: %(default)s)')
     parser.add_argument('--pdf', action='store_true', help='write a PDF beside it')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images, donors and random masks')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
+    parser.add_argument('--device', type=device, default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
     add_cfg_options(parser)
     args = parser.parse_intermixed_args(argv)
 
@@ -73,14 +73,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error('--all shows every mask and fill with its published value: leave out --mask, --fill, --value and --layout')
     if args.second_look is not None and (args.all or args.mask or args.fill or args.value is not None):
         parser.error('--second-look takes no patches out: leave out --all, --mask, --fill and --value')
-    if args.num < 1:
-        parser.error(f'--num must be at least 1, got {args.num}')
     if Path(args.out).suffix.lower() != '.png':
         parser.error(f'--out {args.out}: the name must end in .png (--pdf writes a PDF beside it)')
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f'--device {args.device}: {str(error).splitlines()[0]}')
     return args
 
 

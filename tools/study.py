@@ -15,7 +15,7 @@ import argparse
 
 from rich.console import Console
 
-from mmcfmask.engine.options import add_cfg_options, file_name, seed
+from mmcfmask.engine.options import add_cfg_options, count, file_name, seed
 from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.engine.study import Study, load_study, run_or_exit
 from mmcfmask.errors import ConfigError, one_line
@@ -26,7 +26,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Run a study')
     parser.add_argument('study', help='study file (.yaml, .json or .py)')
     parser.add_argument('--out', type=file_name, help='where everything goes (default: what the study says, else work_dirs/<its name>)')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at once; several share a GPU if its memory allows (default: 1)')
+    parser.add_argument('--jobs', type=count, default=1, help='runs at once; several share a GPU if its memory allows (default: 1)')
     parser.add_argument('--seeds', nargs='+', type=seed, help='training seeds, in place of those of the study')
     parser.add_argument('--only', nargs='+', metavar='METHOD', help='these methods (* stands for anything), and what they are derived from')
     parser.add_argument('--datasets', nargs='+', metavar='NAME', help='run on these data sets of the study')
@@ -34,8 +34,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     add_cfg_options(parser, 'of every method')
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error('--jobs must be at least 1')
     return args
 
 

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ..errors import ConfigError
 
 WORDS = dict(true=True, false=False, inf=float('inf'), nan=float('nan'))
@@ -46,6 +48,22 @@ def file_name(text: str) -> str:
     """A ``type`` of argparse: the name of a file or a folder. A variable of the shell that is not set leaves it empty."""
     if not text:
         raise argparse.ArgumentTypeError('the name is empty')
+    return text
+
+
+def count(text: str) -> int:
+    """A ``type`` of argparse: a whole number from 1."""
+    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
+    return int(text)
+
+
+def device(text: str) -> str:
+    """A ``type`` of argparse: a device that torch has here."""
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise argparse.ArgumentTypeError(f'{text}: {str(error).splitlines()[0]}') from None
     return text
 
 

@@ -3,7 +3,7 @@ import argparse
 
 import pytest
 
-from mmcfmask.engine.options import add_cfg_options, file_name, parse_options, parse_value, seed
+from mmcfmask.engine.options import add_cfg_options, count, file_name, parse_options, parse_value, seed
 from mmcfmask.errors import ConfigError
 
 
@@ -68,3 +68,10 @@ def test_command_line(capsys):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text', ['0', '-1', '1.5', 'x', '', '1e3', '9999999999', '²'])
+def test_counts(text):
+    with pytest.raises(argparse.ArgumentTypeError, match='is not a whole number from 1'):
+        count(text)
+    assert count('12') == 12

@@ -156,8 +156,9 @@ def test_evaluation(tool, tmp_path, capsys, loader):
     assert result['images'] == (8 if loader else 16) and 'of the bare forward' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('steps', ['0', '-1'])
-def test_no_steps_are_refused(tool, capsys, steps):
+@pytest.mark.parametrize('option, wrong', [
+    *((option, wrong) for option in ('--batch', '--steps', '--threads') for wrong in ('0', '-1', 'x')), ('--device', 'abacus')])
+def test_values_that_cannot_be_meant(tool, capsys, option, wrong):
     with pytest.raises(SystemExit):
-        tool.parse_args(['--steps', steps])
-    assert f'--steps must be at least 1, got {steps}' in capsys.readouterr().err
+        tool.parse_args([option, wrong])
+    assert f'argument {option}: ' in (said := capsys.readouterr().err) and wrong in said

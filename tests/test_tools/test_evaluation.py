@@ -199,8 +199,8 @@ def test_second_look_at_small_objects(tmp_path, capfd):
     for out, options in ((one, []), (two, ['--second-look']), (closer, ['--second-look', '0.8'])):
         evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--out', out, *options, '--cfg-options', *SMALL,
                  'test_dataloader.a.dataset.size=100')
-    assert ' zeroshot + second look ' in ' '.join(capfd.readouterr().out.split())
-    assert {name: len(runs) for name, runs in group_runs(find_runs([one, two])).items()} == {'zeroshot': 1, 'zeroshot + second look': 1}
+    assert ' zero-shot + second look ' in ' '.join(capfd.readouterr().out.split())
+    assert {name: len(runs) for name, runs in group_runs(find_runs([one, two])).items()} == {'zero-shot': 1, 'zero-shot + second look': 1}
     one, two, closer = (json.loads(out.read_text()) for out in (one, two, closer))
     assert one['metrics']['a/top1'] < two['metrics']['a/top1'] < closer['metrics']['a/top1']
     assert two['inference'] == dict(gate=False, second_look=0.9) and closer['inference']['second_look'] == 0.8 and 'inference' not in one

@@ -201,9 +201,9 @@ def test_clear_errors(show, photos, args, message):
     (['--split', 'test', '--labels', 'star'], '--labels is for image files'),
     (['--split', 'test', '--all', '--fill', 'multi'], '--all shows every'),
     (['--split', 'test', '--out', 'a.jpg'], r'must end in \.png'),
-    (['--split', 'test', '--num', '0'], '--num must be at least 1'),
+    (['--split', 'test', '--num', '0'], "--num: '0' is not a whole number from 1"),
     (['--split', 'test', '--mask', 'border'], 'invalid choice'),
-    (['--split', 'test', '--device', 'abacus'], '--device abacus'),
+    (['--split', 'test', '--device', 'abacus'], '--device: abacus'),
 ])
 def test_wrong_usage(tool, capsys, args, message):
     with pytest.raises(SystemExit):
