@@ -14,8 +14,8 @@ class ConfigError(UserError, ValueError):
     """A value of a config, a study or the command line that cannot be meant."""
 
 
-class TrainingError(UserError, FloatingPointError):
-    """A training that has failed: its numbers are no longer finite."""
+class NumericalError(UserError, FloatingPointError):
+    """A loss, a gradient or logits that are no longer finite numbers."""
 
 
 class MissingFileError(UserError, FileNotFoundError):

@@ -68,6 +68,10 @@ def train(args: argparse.Namespace, stack: ExitStack) -> None:
         cfg = merge_args(cfg, args)
         if cfg.get('train_cfg') is None:
             raise ConfigError('there is nothing to train (no train_cfg): use tools/test.py')
+        preflight.check_device(cfg)
+        out_dir = preflight.value_of(cfg, 'default_hooks.checkpoint.out_dir')
+        if out_dir:
+            preflight.check_work_dir(out_dir, 'folder', 'default_hooks.checkpoint.out_dir')
         preflight.check_backbone(cfg.model)
         preflight.check_fill(cfg)
         preflight.check_validation(cfg)

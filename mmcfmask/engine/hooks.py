@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..datasets import FolderDataset, FolderShiftDataset
 from ..datasets.names import first_difference, plain_name
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, NumericalError
 from ..evaluation.accuracy import check_groups
 from ..models.class_weights import resolve_classnames
 from ..ranges import Positive, Share
@@ -52,7 +52,7 @@ class StopOnInvalidLossHook(Hook):
     can be written. (With a loss scaler, which leaves out such steps, the gradient is its concern.)
 
     Raises:
-        TrainingError: Names the iteration, the parts of the loss, the norm and the last good checkpoint.
+        NumericalError: Names the iteration, the parts of the loss, the norm and the last good checkpoint.
     """
     priority = 'VERY_HIGH'
 
@@ -66,7 +66,7 @@ class StopOnInvalidLossHook(Hook):
             return
         last = runner.message_hub.runtime_info.get('last_ckpt')
         advice = f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'
-        raise TrainingError(
+        raise NumericalError(
             f'the loss or its gradient is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
             f'{", ".join(f"{name} = {value:g}" for name, value in parts.items())}; {advice}. '
             'A smaller learning rate, or float32 instead of --amp, usually helps.')

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.device import get_device
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope, Registry
@@ -517,6 +518,12 @@ def unmatched_keys(cfg: Config, model: nn.Module) -> str | None:
     parts = sorted({part for name in names for part in name.split('.')} - {'weight', 'bias'})
     return 'optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has ' + ', '.join(
         f'{key!r} in its name, so it does nothing.{near_names(key, parts)}' for key in unmatched)
+
+
+def check_device(cfg: Config) -> None:
+    """Raise a ConfigError for a training that needs a GPU where there is none."""
+    if value_of(cfg, 'optim_wrapper.type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+        raise ConfigError("optim_wrapper.type='AmpOptimWrapper' needs a GPU: use --amp, which is bfloat16 on any device")
 
 
 def slow_bfloat16(cfg: Config, device: str) -> str | None:

@@ -14,7 +14,7 @@ from mmpretrain.registry import METRICS
 from torch import Tensor
 
 from ..datasets.layouts import SEVERITIES
-from ..errors import ConfigError
+from ..errors import ConfigError, NumericalError
 from .accuracy import class_scores, confidence, label_rank, negative_log_likelihood, per_class_accuracy
 from .calibration import expected_calibration_error, reliability_bins
 from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, mean_error
@@ -72,7 +72,7 @@ class ShiftAccuracy(BaseMetric):
 
     Raises:
         ValueError: No logits or label; an image counted twice or left out; label_groups that do not fit the head.
-        FloatingPointError: Logits that are not finite, with the image.
+        NumericalError: Logits that are not finite, with the image.
     """
     default_prefix = 'accuracy'
     NAMES = ('top1', 'top5', 'mean_per_class', 'nll', 'ece')
@@ -149,7 +149,7 @@ class ShiftAccuracy(BaseMetric):
         finite = logits.isfinite().all(dim=1)
         if not finite.all():
             broken = data_samples[int((~finite).nonzero()[0])]
-            raise FloatingPointError(f'{self.prefix}: the logits of {_name(broken)} are not finite; there is nothing to decide by')
+            raise NumericalError(f'{self.prefix}: the logits of {_name(broken)} are not finite; there is nothing to decide by')
         return logits
 
     def evaluate(self, size: int) -> dict[str, float]:

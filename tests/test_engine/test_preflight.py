@@ -471,3 +471,13 @@ def test_settings_for_parameters_that_are_not_there():
     assert "no parameter of the model has 'bakcbone' in its name, so it does nothing. Did you mean 'backbone'" in preflight.unmatched_keys(
         cfg, model)
     assert preflight.unmatched_keys(Config(dict(optim_wrapper=None)), model) is None
+
+
+def test_float16_autocast_needs_a_gpu(monkeypatch):
+    cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper')))
+    monkeypatch.setattr(preflight, 'get_device', lambda: 'cpu')
+    with pytest.raises(ConfigError, match='AmpOptimWrapper.* needs a GPU: use --amp'):
+        preflight.check_device(cfg)
+    preflight.check_device(Config(dict(optim_wrapper=dict(type='AutocastOptimWrapper'))))
+    monkeypatch.setattr(preflight, 'get_device', lambda: 'cuda')
+    preflight.check_device(cfg)
