@@ -203,7 +203,11 @@ def cached_images(tree, cache_dir=None):
     return [dataset[i]['inputs'].clone() for i in range(len(dataset))]
 
 
-def test_image_cache_killed_at_every_write(tmp_path):
+CACHE_POINTS = [dict(kill=(number, when)) for number in range(2) for when in kills.WHEN] + [dict(die_at=number) for number in range(8)]
+
+
+@pytest.mark.parametrize('points', [CACHE_POINTS[1:8:3], pytest.param(CACHE_POINTS, marks=pytest.mark.slow)], ids=['some', 'every'])
+def test_image_cache_killed_at_a_write(tmp_path, points):
     from mmengine.registry import init_default_scope
     from oracle import write_tree
     init_default_scope('mmpretrain')
@@ -211,10 +215,10 @@ def test_image_cache_killed_at_every_write(tmp_path):
     expected = cached_images(tmp_path / 'tree')
     files = kills.run(('test_kills', 'fill_cache'), tmp_path / 'tree', tmp_path / 'whole', log=tmp_path / 'log')
     assert [Path(name).suffix for name in files] == ['.json', '.images']
-    points = [dict(kill=(number, when)) for number in range(2) for when in kills.WHEN] + [dict(die_at=number) for number in range(8)]
     for number, point in enumerate(points):
-        cache_dir, die_at = tmp_path / f'{number}', point.pop('die_at', None)
-        kills.run(('test_kills', 'fill_cache'), tmp_path / 'tree', cache_dir, die_at, log=tmp_path / 'log', **(point or dict(dies=True)))
+        cache_dir, die_at = tmp_path / f'{number}', point.get('die_at')
+        how = dict(dies=True) if die_at is not None else point
+        kills.run(('test_kills', 'fill_cache'), tmp_path / 'tree', cache_dir, die_at, log=tmp_path / 'log', **how)
         assert same(cached_images(tmp_path / 'tree', cache_dir), expected), point
         assert same(cached_images(tmp_path / 'tree', cache_dir), expected)
         assert not list(cache_dir.glob('.*.part'))

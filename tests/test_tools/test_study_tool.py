@@ -94,7 +94,7 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     signed = json.loads((seed1 / 'metrics.json').read_text())
     assert (signed['method'], signed['seed']) == ('FT', 1)
     # Of a finished run the tested checkpoint is left, and its config.
-    assert [path.name[:5] for path in seed1.glob('*.pth')] == ['best_'] and (seed0.parent / 'config.py').is_file()
+    assert [path.name for path in seed1.glob('*.pth')] == ['best.pth'] and (seed0.parent / 'config.py').is_file()
 
     again = study('--only', 'FT*')
     assert again.count('kept from') == 5 and 'FT soup' in again and 'fine-tuning' not in again
