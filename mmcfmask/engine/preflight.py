@@ -236,9 +236,11 @@ def _check_loader(key: str, loader: dict) -> None:
         raise ConfigError(f"{key}.collate_fn=None: it must be a dict(type=…), such as dict(type='default_collate')")
     if not isinstance(loader.get('worker_init_fn') or {}, dict):
         raise ConfigError(f'{key}.worker_init_fn={loader["worker_init_fn"]!r}: it must be a dict(type=…)')
-    of_runner = ('dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn', 'num_batch_per_epoch', 'pin_memory')
+    # Of the Runner, or fitted to the machine (launch.fit_loaders).
+    others = ('dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn', 'num_batch_per_epoch', 'pin_memory',
+              'persistent_workers')
     with _refused(key):
-        DataLoader([0], **{name: value for name, value in loader.items() if name not in of_runner})
+        DataLoader([0], **{name: value for name, value in loader.items() if name not in others})
 
 
 @contextmanager

@@ -481,3 +481,8 @@ def test_float16_autocast_needs_a_gpu(monkeypatch):
     preflight.check_device(Config(dict(optim_wrapper=dict(type='AutocastOptimWrapper'))))
     monkeypatch.setattr(preflight, 'get_device', lambda: 'cuda')
     preflight.check_device(cfg)
+
+
+def test_no_workers_is_no_contradiction():
+    cfg = load_config('configs/cfmask_vitb16.py', {'train_dataloader.num_workers': 0})
+    assert cfg.train_dataloader.persistent_workers  # which build_runner switches off
