@@ -182,7 +182,7 @@ def _check_small_parts(cfg: Config) -> None:
                 get_priority(priority)
                 if is_a(EMAHook, kind, HOOKS) and MODELS.get(hook.get('ema_type', 'ExponentialMovingAverage')) is None:
                     raise ConfigError(f'ema_type={hook["ema_type"]!r}: there is none of this name')
-                if getattr(kind, '__module__', '').partition('.')[0] in OPEN_MMLAB:  # others may do more than to keep their settings
+                if getattr(kind, '__module__', '').partition('.')[0] in SELF_CONTAINED:
                     HOOKS.build(hook)
     optimizer = _check_optimizer(values)
     schedules = values.get('param_scheduler') or []
@@ -205,7 +205,8 @@ def _check_small_parts(cfg: Config) -> None:
             _check_loader(key, loader)
 
 
-OPEN_MMLAB = ('mmcfmask', 'mmpretrain', 'mmengine')
+# Whose hooks only keep their settings when they are made; some of mmpretrain's need a Runner.
+SELF_CONTAINED = ('mmcfmask', 'mmengine')
 
 
 def _pipelines(where: str, node) -> Iterator[tuple[str, list]]:

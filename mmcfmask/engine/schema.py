@@ -102,7 +102,7 @@ TOP_LEVEL = {
 ENVIRONMENT = ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit')
 # Hints that are wrong in many classes, by the name of the parameter.
 CORRECTED = dict(init_cfg=Union[dict, list[dict], None], neck=Union[dict, list[dict], None],
-                 loss_scale=Union[Literal['dynamic'], float, dict], bias=Any, out_indices=Any, eigvec=Any, input_size=Any)
+                 loss_scale=Union[Literal['dynamic'], float, dict], bias=Any, keys=Any, out_indices=Any, eigvec=Any, input_size=Any)
 # Where a class hands on the arguments that it does not name.
 FORWARDED = {CheckpointHook: Runner.save_checkpoint, EMAHook: MomentumAnnealingEMA.__init__}
 # The type of a part that names none, by its owner.

@@ -1,5 +1,7 @@
 import shutil
+from pathlib import Path
 
+import mmpretrain
 import pytest
 import torch
 from mmengine.config import Config
@@ -486,3 +488,9 @@ def test_float16_autocast_needs_a_gpu(monkeypatch):
 def test_no_workers_is_no_contradiction():
     cfg = load_config('configs/cfmask_vitb16.py', {'train_dataloader.num_workers': 0})
     assert cfg.train_dataloader.persistent_workers  # which build_runner switches off
+
+
+@pytest.mark.parametrize('name', ['resnet/resnet18_8xb32_in1k.py', 'vision_transformer/vit-base-p16_64xb64_in1k.py'])
+def test_configs_of_mmpretrain_are_read(name):
+    """They have a hook that cannot be made without a Runner."""
+    load_config(str(Path(mmpretrain.__file__).parent / '.mim' / 'configs' / name), {})
