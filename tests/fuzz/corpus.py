@@ -191,7 +191,7 @@ def parts() -> Iterator[Case]:
         ('train_dataloader.collate_fn', None, 'collate_fn'), ('train_dataloader.prefetch_factor', 2, 'train_dataloader'),
         ('train_dataloader.multiprocessing_context', 'nope', 'train_dataloader'),
         ('train_dataloader.worker_init_fn', 'x', 'worker_init_fn'),
-        ('test_dataloader.r.prefetch_factor', 2, 'test_dataloader.r'), ('val_dataloader.persistent_workers', True, 'val_dataloader'),
+        ('test_dataloader.r.prefetch_factor', 2, 'test_dataloader.r'),
         ('param_scheduler', [dict(type='CosineAnnealingLR', T_max=5, begin=5, end=2)], 'param_scheduler[0]'),
         ('param_scheduler', [dict(type='MultiStepLR', milestones=['a'])], 'milestones'),
         ('param_scheduler', [dict(type='StepLR', step_size=2, end=0)], 'param_scheduler[0]'),
