@@ -7,7 +7,8 @@ from importlib.util import find_spec
 
 if find_spec('mmcv') is None:  # no requirement of the package: mmcv and mmcv-lite must not be installed over each other
     raise ModuleNotFoundError(
-        "mmcfmask needs mmcv: `pip install 'mmcfmask[lite]'` installs mmcv-lite, which is enough; `mim install mmcv` installs a full mmcv",
+        "mmcfmask needs mmcv: `pip install 'mmcfmask[lite]'` installs mmcv-lite, which is enough; "
+        '`mim install mmcv` installs a full mmcv',
         name='mmcv',
     )
 
