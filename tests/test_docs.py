@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmpretrain.registry import HOOKS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.engine.loops import choose_shifts, metrics_of
-from mmcfmask.engine.preflight import check_selection
+from mmcfmask.engine.checks.selection import check_selection
+from mmcfmask.engine.test_loop import choose_shifts, metrics_of
 
 BLOCKS = re.findall(
     r'```python\n(_base_.*?)```', (Path(__file__).parents[1] / 'docs' / 'evaluation.md').read_text(), re.DOTALL
