@@ -1,6 +1,7 @@
 """The console script: ``mmcfmask COMMAND …`` runs a script of ``tools/``.
 
-It finds the scripts without importing the package, so that ``mmcfmask --help`` and ``mmcfmask COMMAND --help`` answer at once.
+It finds the scripts without importing the package, so that ``mmcfmask --help`` and ``mmcfmask COMMAND --help`` answer
+at once.
 """
 
 from __future__ import annotations
