@@ -26,7 +26,7 @@ from rich.measure import Measurement
 
 from .. import __version__
 from ..compat import SafeYAMLLoader, multiplies_bfloat16
-from ..datasets.folder import follow_run
+from ..datasets.holdout import follow_run
 from ..engine.checkpoints import best_checkpoint
 from ..engine.checks.model import SLOW_BFLOAT16, makes_counterfactuals
 from ..engine.checks.parts import lower_errors
