@@ -35,7 +35,7 @@ from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import describe_checkpoint
 from ..files import check_file_name, locked, remove_leftovers, write_json, write_text
 from ..reporting import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
-from ..reporting.runs import Run, find_problems, metric_of, read_run
+from ..reporting.runs import Run, find_problems, collect_metric, read_run
 from .jobs import Job, JobError, Step, run_jobs
 
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
@@ -469,7 +469,7 @@ class Study:
 
     def _report(self, dataset: str, name: str, seed: int | None) -> str:
         run, id_set = read_run(self.runs[dataset, name][seed].product), self.id_set(dataset)
-        found = metric_of({name: [run]}, 'top1')[name][0]
+        found = collect_metric({name: [run]}, 'top1')[name][0]
         shifts = [value for set_name, value in found.items() if set_name != id_set]
         parts = [f'{id_set} {found[id_set]:.1f}'] if id_set in found else []
         return ', '.join(parts + ([f'OOD average {sum(shifts) / len(shifts):.1f}'] if shifts else []))
@@ -569,7 +569,7 @@ class Study:
             if not finished:
                 continue
             try:
-                results = metric_of(finished, 'top1')
+                results = collect_metric(finished, 'top1')
             except ValueError as error:  # a set was added between two runs
                 console.print(
                     f'{dataset}: no table: {error}'.removeprefix(': '), style='bold red', highlight=False, markup=False
