@@ -3,9 +3,8 @@ traceback."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
@@ -48,9 +47,3 @@ def message_of(error: UserError) -> str:
         if re.match(r'Caught \w+ in DataLoader worker', text)
         else text
     )
-
-
-def near_names(name: str, known: Sequence[str]) -> str:
-    """Return ``' Did you mean …?'`` with the known names that are like ``name``, or an empty string."""
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    return f' Did you mean {" or ".join(map(repr, near))}?' if near else ''

@@ -6,6 +6,7 @@ mini CLIP ``ShapesCLIP-ViT-8-64`` joins them when this module is imported; its w
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
@@ -25,7 +26,7 @@ from open_clip.transform import merge_preprocess_dict
 from open_clip.utils import to_2tuple
 from torch import nn
 
-from ...errors import ConfigError, MissingFileError, StorageError, near_names
+from ...errors import ConfigError, MissingFileError, StorageError
 from ...files import check_whole
 from .torchscript import is_torchscript, read_torchscript
 
@@ -422,6 +423,12 @@ def _or_explain_download(load: Callable, model_name: str, pretrained: str | None
             'download '
             f"{', or '.join(sources)}; or pass pretrained='/path/to/file' for a file elsewhere."
         ) from error
+
+
+def near_names(name: str, names: list[str]) -> str:
+    """' Did you mean …?' with the names that are near, if any."""
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    return f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
 
 
 def _some(keys, limit: int = 5) -> str:
