@@ -34,7 +34,7 @@ from mmcfmask.counterfactual import (
     relevance_map,
     zoom_in,
 )
-from mmcfmask.datasets.folder import follow_run
+from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.checks.model import makes_counterfactuals

@@ -20,7 +20,7 @@ from ..compat import (
     base_files,
 )
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
-from ..models.towers.loading import near_names
+from ..messages import near_names
 from .checks.parts import check_arguments
 from .checks.schema import check_top_level
 from .values import value_of
