@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..datasets.folder import follow_run
+from ..datasets.holdout import follow_run
 from ..engine.checks.model import makes_counterfactuals
 from ..engine.config import load_config, read_config
 from ..errors import ConfigError, MissingFileError, UserError
