@@ -41,7 +41,12 @@ setup(
     packages=find_packages(include=['mmcfmask', 'mmcfmask.*']),
     package_data={
         'mmcfmask': [
-            'assets/*', 'datasets/class_maps/*', 'evaluation/*.csv', '.mim/configs/*.py', '.mim/configs/*/*.py', '.mim/tools/*'
+            'assets/*',
+            'datasets/class_maps/*',
+            'evaluation/*.csv',
+            '.mim/configs/*.py',
+            '.mim/configs/*/*.py',
+            '.mim/tools/*',
         ]
     },
     install_requires=requirements('runtime.txt') + mmcv_requirement(),

@@ -9,7 +9,8 @@ model = dict(
         num_classes=1000,
         class_weights=dict(type='text', classnames='imagenet', templates='openai'),
         distill='feature',
-        distill_weight=30.),
+        distill_weight=30.0,
+    ),
     teacher=dict(type='OpenCLIPTeacher'),  # the student's own start
     data_preprocessor=dict(
         type='CAMRefillDataPreprocessor',
@@ -17,4 +18,6 @@ model = dict(
         fill='single',  # and the published threshold of the pair: 0.3
         mean=[122.7709383, 116.7460125, 104.09373615],
         std=[68.5005327, 66.6321579, 70.32316305],
-        to_rgb=True))
+        to_rgb=True,
+    ),
+)

@@ -2,6 +2,7 @@
 
 Importing this package registers its components and lets configs inherit from ``mmcfmask::…``.
 """
+
 from . import compat, datasets, engine, evaluation, models  # noqa: F401  registration
 from .apis import load_model
 from .counterfactual import patch_mask, refill, relevance_map

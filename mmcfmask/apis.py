@@ -1,4 +1,5 @@
 """What people use in notebooks and in training loops of their own."""
+
 from __future__ import annotations
 
 import os
@@ -10,22 +11,26 @@ from torch import nn
 from .engine.launch import inference_config
 
 
-def load_model(config: str | os.PathLike,
-               checkpoint: str | os.PathLike | None = None,
-               device: str | torch.device | None = None,
-               options: dict | None = None) -> nn.Module:
+def load_model(
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+    options: dict | None = None,
+) -> nn.Module:
     """A classifier in eval mode, its weights in place, as tools/test.py tests it.
 
-    mmpretrain's ``ImageClassificationInferencer(model)`` then reads image files as that test does and gives its predictions.
+    mmpretrain's ``ImageClassificationInferencer(model)`` then reads image files as that test does and gives its
+    predictions.
 
     Args:
         config: A config file that tests on several sets.
         checkpoint: The weights. None: the pre-trained ones, CLIP as it comes.
         device: Where the model goes. Defaults to where it is built, the CPU.
-        options (dict, optional): As ``--cfg-options``, such as ``{'model.second_look': 0.9}``.
+        options (dict, optional): As ``--cfg-options``, such as ``{'model.crop_scale': 0.9}``.
 
     Raises:
-        FileNotFoundError, ValueError: No such config or checkpoint, a checkpoint that does not fit, or no weights at all.
+        FileNotFoundError, ValueError: No such config or checkpoint, a checkpoint that does not fit, or no weights at
+            all.
 
     Examples:
         >>> model = load_model('configs/cfmask_vitb16.py', 'work_dirs/cfmask_vitb16/best.pth')

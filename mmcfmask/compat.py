@@ -1,4 +1,5 @@
 """Every work-around for a version of something, each with what ends it."""
+
 from __future__ import annotations
 
 import atexit
@@ -14,12 +15,12 @@ from pathlib import Path
 from unittest import mock
 
 
-def load_yapf(patience: float = 30.) -> None:
+def load_yapf(patience: float = 30.0) -> None:
     """Import yapf, which mmengine's configs are laid out with, though another process may be at the same.
 
-    The first import of a new user stores yapf's grammar in a cache folder, and a process that reads the file before it is whole fails
-    (google/yapf#1204): a launcher starts many at once. So it is read again, for ``patience`` seconds. Must come before mmengine is
-    imported. Ends when yapf writes its cache in one go.
+    The first import of a new user stores yapf's grammar in a cache folder, and a process that reads the file before it
+    is whole fails (google/yapf#1204): a launcher starts many at once. So it is read again, for ``patience`` seconds.
+    Must come before mmengine is imported. Ends when yapf writes its cache in one go.
 
     Raises:
         RuntimeError: The cache stays unreadable.
@@ -28,17 +29,20 @@ def load_yapf(patience: float = 30.) -> None:
     while True:
         try:
             import yapf  # noqa: F401
+
             return
         except (EOFError, pickle.UnpicklingError) as error:
             if time.monotonic() > deadline:
-                raise RuntimeError("yapf's cache is damaged: delete the folder YAPF in the user's cache folder (~/.cache)") from error
+                raise RuntimeError(
+                    "yapf's cache is damaged: delete the folder YAPF in the user's cache folder (~/.cache)"
+                ) from error
             time.sleep(0.1)
 
 
 load_yapf()
 
-# mmcv-lite has no compiled operators, and says so on every import though nothing here uses them. Before mmcv is imported; ends when
-# mmcv-lite is silent.
+# mmcv-lite has no compiled operators, and says so on every import though nothing here uses them. Before mmcv is
+# imported; ends when mmcv-lite is silent.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 import mmengine.fileio.file_client
@@ -83,7 +87,7 @@ def no_fused_transformer_layers() -> Iterator[None]:
 
         def forward(self, *args, **kwargs):
             training, self.training = self.training, True
-            dropout, self.dropout = self.dropout, self.dropout if training else 0.
+            dropout, self.dropout = self.dropout, self.dropout if training else 0.0
             try:
                 return original(self, *args, **kwargs)
             finally:
@@ -109,8 +113,8 @@ def autocast_dtype(device: str) -> torch.dtype | None:
 def no_autocast() -> Iterator[None]:
     """Autocast is off inside the context, on every device.
 
-    ``torch.autocast(enabled=False)`` does more: in a thread without autocast, such as autograd's, its end clears the cache of cast weights
-    of all threads. Ends when that cache is a thread's own, or torch has a public name for this.
+    ``torch.autocast(enabled=False)`` does more: in a thread without autocast, such as autograd's, its end clears the
+    cache of cast weights of all threads. Ends when that cache is a thread's own, or torch has a public name for this.
     """
     with torch._C._DisableAutocast():
         yield
@@ -124,19 +128,21 @@ def is_compiling() -> bool:
 def keep_buffers_of_compiled_code() -> None:
     """Let compiled code run backward twice, once for the relevance map and once for the loss.
 
-    torch ≥ 2.6 writes results of the first backward pass over what a second one would need ("donated buffers"), and refuses the second.
-    Ends when torch has a public switch for it.
+    torch ≥ 2.6 writes results of the first backward pass over what a second one would need ("donated buffers"), and
+    refuses the second. Ends when torch has a public switch for it.
     """
     import torch._functorch.config as config
+
     if hasattr(config, 'donated_buffer'):
         config.donated_buffer = False
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors for the next ones, on Linux with glibc; elsewhere nothing happens.
+    """Let the C library keep the memory of freed tensors for the next ones, on Linux with glibc; elsewhere nothing
+    happens.
 
-    Otherwise it maps blocks over 32 MB anew for every tensor of that size, which the kernel fills with zeros page by page. Ends when torch
-    has a caching allocator for CPUs.
+    Otherwise it maps blocks over 32 MB anew for every tensor of that size, which the kernel fills with zeros page by
+    page. Ends when torch has a caching allocator for CPUs.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -148,10 +154,11 @@ def keep_freed_memory() -> None:
 
 
 def use_tf32(enabled: bool) -> None:
-    """Whether float32 products and convolutions on a GPU may round their factors to TensorFloat32 (10 bits, at several times the rate).
+    """Whether float32 products and convolutions on a GPU may round their factors to TensorFloat32 (10 bits, at several
+    times the rate).
 
-    torch alone says no to products and yes to convolutions. These names warn from torch 2.9 on where others are used beside them, and do
-    for all versions; ends with torch < 2.9.
+    torch alone says no to products and yes to convolutions. These names warn from torch 2.9 on where others are used
+    beside them, and do for all versions; ends with torch < 2.9.
     """
     torch.set_float32_matmul_precision('high' if enabled else 'highest')
     torch.backends.cudnn.allow_tf32 = enabled
@@ -167,7 +174,8 @@ def can_fuse_optimizer() -> bool:
 
 
 def multiplies_bfloat16(device: str) -> bool:
-    """Whether torch has a fast kernel for bfloat16 products on this type of device; most x86 CPUs without AVX-512 have none.
+    """Whether torch has a fast kernel for bfloat16 products on this type of device; most x86 CPUs without AVX-512 have
+    none.
 
     Ends when torch has a public function for it.
     """
@@ -180,8 +188,10 @@ def multiplies_bfloat16(device: str) -> bool:
 def bfloat16_products() -> Iterator[None]:
     """Inside the context, float32 matrix products may round their factors to bfloat16, and sum in float32.
 
-    For factors that are bfloat16 numbers already nothing is lost: this is a bfloat16 product with a float32 result, which torch has no
-    function for. (CUDA takes TensorFloat32, which holds bfloat16 as well.) The first branch ends with torch < 2.9, which has one switch.
+    For factors that are bfloat16 numbers already nothing is lost: this is a bfloat16 product with a float32 result,
+        which torch has no
+    function for. (CUDA takes TensorFloat32, which holds bfloat16 as well.) The first branch ends with torch < 2.9,
+    which has one switch.
     """
     backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, 'matmul', None)]
     if not all(hasattr(backend, 'fp32_precision') for backend in backends):
@@ -205,8 +215,8 @@ def bfloat16_products() -> Iterator[None]:
 def allow_config_inheritance() -> None:
     """Let any config say ``_base_ = 'mmcfmask::cfmask_vitb16.py'``.
 
-    mmengine 0.10 inherits only from the packages of a fixed list, wants a folder in the name, and needs ``pkg_resources``, which new
-    environments lack. Ends when mmengine accepts any installed package.
+    mmengine 0.10 inherits only from the packages of a fixed list, wants a folder in the name, and needs
+    ``pkg_resources``, which new environments lack. Ends when mmengine accepts any installed package.
     """
     original = Config._get_cfg_path
 
@@ -217,7 +227,9 @@ def allow_config_inheritance() -> None:
         path = Path(__file__).parent / '.mim' / 'configs' / name
         if not path.is_file():
             known = sorted(str(file.relative_to(path.parents[0])) for file in path.parent.glob('*.py'))
-            raise FileNotFoundError(f'{filename} inherits from {cfg_path!r}, which does not exist; there are: {", ".join(known)}')
+            raise FileNotFoundError(
+                f'{filename} inherits from {cfg_path!r}, which does not exist; there are: {", ".join(known)}'
+            )
         return str(path), None
 
     Config._get_cfg_path = staticmethod(get_cfg_path)
@@ -232,8 +244,15 @@ def base_files(path: str) -> list[str]:
     for base in Config._get_base_files(path):
         try:
             found.append(Config._get_cfg_path(base, path)[0])
-        except (ValueError, ImportError, FileNotFoundError, TypeError) as error:  # no such package, no such config in it, no text
-            raise ConfigError(f'{path} inherits from {base!r}, which cannot be found: {str(error).splitlines()[0]}') from None
+        except (
+            ValueError,
+            ImportError,
+            FileNotFoundError,
+            TypeError,
+        ) as error:  # no such package, no such config in it, no text
+            raise ConfigError(
+                f'{path} inherits from {base!r}, which cannot be found: {str(error).splitlines()[0]}'
+            ) from None
     return found
 
 
@@ -248,7 +267,8 @@ class SafeYAMLLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
     """PyYAML's safe loader for files of settings: no tag runs code, and a small file cannot fill the memory.
 
     Raises:
-        yaml.YAMLError: More than 1 MB, deeper than 50 levels, or more than 100,000 values once its aliases are written out.
+        yaml.YAMLError: More than 1 MB, deeper than 50 levels, or more than 100,000 values once its aliases are written
+        out.
     """
 
     def __init__(self, stream) -> None:
@@ -293,7 +313,8 @@ def read_yaml_safely() -> None:
 def register_clip_projection() -> None:
     """Make mmpretrain's ``CLIPProjection`` neck available without the optional dependencies of its multimodal models.
 
-    mmpretrain 1.2 imports the package it lives in only where transformers is installed. Ends when it registers its necks always.
+    mmpretrain 1.2 imports the package it lives in only where transformers is installed. Ends when it registers its
+    necks always.
     """
     if MODELS.get('CLIPProjection') is None:
         path = Path(mmpretrain.__file__).parent / 'models' / 'multimodal' / 'clip' / 'clip_transformer.py'
@@ -310,8 +331,8 @@ def loads_file(transform: dict | object) -> bool:
 def infer_by_the_pipeline() -> None:
     """Let mmpretrain's inferencer read files by the pipeline of its config, so that it predicts what a test does.
 
-    mmpretrain 1.2 reads with OpenCV and turns by EXIF whatever the pipeline says. Arrays, whose channels must be BGR, go in after the
-    reading, as before. Ends when its inferencer runs the whole pipeline.
+    mmpretrain 1.2 reads with OpenCV and turns by EXIF whatever the pipeline says. Arrays, whose channels must be BGR,
+    go in after the reading, as before. Ends when its inferencer runs the whole pipeline.
     """
     original = ImageClassificationInferencer.preprocess
 
@@ -335,7 +356,8 @@ def infer_by_the_pipeline() -> None:
 def silence_file_client() -> None:
     """No deprecation warnings that only mmengine's own hooks can act on.
 
-    mmengine 0.10's checkpoint and logger hooks build its deprecated ``FileClient`` at every start. Ends when they no longer do.
+    mmengine 0.10's checkpoint and logger hooks build its deprecated ``FileClient`` at every start. Ends when they no
+    longer do.
     """
     mmengine.fileio.file_client.print_log = lambda *args, **kwargs: None
 
@@ -343,8 +365,8 @@ def silence_file_client() -> None:
 def start_process_group_without_gpu(launcher: str) -> bool:
     """Start a gloo process group where a launcher is used on a machine without a GPU.
 
-    ``mmengine.dist.init_dist`` calls ``torch.cuda.set_device`` whatever the backend; the Runner skips its own call where a
-    group exists. Ends when mmengine supports CPU launchers.
+    ``mmengine.dist.init_dist`` calls ``torch.cuda.set_device`` whatever the backend; the Runner skips its own call
+    where a group exists. Ends when mmengine supports CPU launchers.
 
     Returns:
         bool: A group was started here, so the model must be wrapped with ``device_ids=None``.
@@ -356,28 +378,32 @@ def start_process_group_without_gpu(launcher: str) -> bool:
     else:
         with mock.patch('torch.cuda.set_device'):
             init_dist(launcher, backend='gloo')
-    # Its threads must end before the interpreter does, or a finished run may still abort ("terminate called without an active exception").
+    # Its threads must end before the interpreter does, or a finished run may still abort ("terminate called without an
+    # active exception").
     atexit.register(end_process_group)
     return True
 
 
 def end_process_group() -> None:
-    """Leave the process group, if there is one. NCCL's, which waits for all processes, only at a good end; it warns where nobody does."""
+    """Leave the process group, if there is one. NCCL's, which waits for all processes, only at a good end; it warns
+    where nobody does."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def keep_checkpoints_plain() -> None:
-    """Let every checkpoint of mmengine be loadable by ``torch.load(weights_only=True)``, the default since torch 2.6, and be written in one
-    step (:func:`.files.write_tensors`).
+    """Let every checkpoint of mmengine be loadable by ``torch.load(weights_only=True)``, the default since torch 2.6,
+    and be written in one step (:func:`.files.write_tensors`).
 
-    mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails. They are saved as
-    tensors and plain numbers here and rebuilt on load. And it writes over the old file, from a second copy in memory. Ends when mmengine
-    does neither.
+    mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails.
+    They are saved as tensors and plain numbers here and rebuilt on load. And it writes over the old file, from a second
+    copy in memory. Ends when mmengine does neither.
     """
     save_to_backend, load_file = mmengine.runner.checkpoint.save_checkpoint, mmengine.runner.checkpoint._load_checkpoint
 
-    def save(checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None) -> None:
+    def save(
+        checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None
+    ) -> None:
         checkpoint = make_plain(checkpoint)
         if file_client_args or backend_args or '://' in filename:
             save_to_backend(checkpoint, filename, file_client_args, backend_args)
@@ -398,7 +424,9 @@ def make_plain(checkpoint: dict) -> dict:
     if 'log_scalars' in checkpoint.get('message_hub', {}):
         hub = checkpoint['message_hub']
         scalars = {
-            name: dict(zip(('log', 'count'), (torch.as_tensor(values) for values in buffer.data)), max_length=buffer.max_length)
+            name: dict(
+                zip(('log', 'count'), (torch.as_tensor(values) for values in buffer.data)), max_length=buffer.max_length
+            )
             for name, buffer in hub['log_scalars'].items()
         }
         checkpoint['message_hub'] = {**hub, 'log_scalars': scalars}
@@ -432,8 +460,8 @@ def write_configs_whole() -> None:
 
 
 def _plain(value):
-    """``value`` as weights_only accepts it: no numpy, no mapping but dict, no functions (a scheduler's annealing function is set by its
-    constructor again)."""
+    """``value`` as weights_only accepts it: no numpy, no mapping but dict, no functions (a scheduler's annealing
+    function is set by its constructor again)."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

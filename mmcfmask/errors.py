@@ -1,4 +1,6 @@
-"""What a user did wrong or a machine could not do. A tool prints such an error as one line; any other keeps its traceback."""
+"""What a user did wrong or a machine could not do. A tool prints such an error as one line; any other keeps its
+traceback."""
+
 from __future__ import annotations
 
 import re
@@ -28,8 +30,8 @@ class StorageError(UserError, OSError):
 
 @contextmanager
 def one_line(where: str | None = None) -> Iterator[None]:
-    """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where`` unless it names that
-    itself, and exit code 1."""
+    """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where`` unless it
+    names that itself, and exit code 1."""
     try:
         yield
     except UserError as error:
@@ -40,4 +42,8 @@ def one_line(where: str | None = None) -> Iterator[None]:
 def message_of(error: UserError) -> str:
     """What an error says; around one of a data worker torch puts the worker's traceback, which is left out."""
     text = str(error)
-    return text.strip().rpartition('\n')[2].partition(': ')[2] if re.match(r'Caught \w+ in DataLoader worker', text) else text
+    return (
+        text.strip().rpartition('\n')[2].partition(': ')[2]
+        if re.match(r'Caught \w+ in DataLoader worker', text)
+        else text
+    )

@@ -1,4 +1,6 @@
-"""Every file is written under a temporary name and takes its place in one step: whoever reads it finds the old one or the new one whole."""
+"""Every file is written under a temporary name and takes its place in one step: whoever reads it finds the old one or
+the new one whole."""
+
 from __future__ import annotations
 
 import errno
@@ -48,9 +50,10 @@ _locks: set[str] = set()
 def atomic_write(path: str | os.PathLike, mode: str = 'wb', **kwargs) -> Iterator[IO]:
     """Open a file for writing that replaces ``path`` when the context ends, after all of it is on the disk.
 
-    Where the context is left by an exception, or the process is killed, ``path`` stays as it was. Folders are made as needed. The
-    temporary name, ``.<name>.<host>.<pid>-<number>.part``, is in the same folder; only a killed process leaves one behind, for
-    :func:`remove_leftovers`. A link keeps leading to the file; what is no ordinary file (``/dev/stdout``) is written to as it is.
+    Where the context is left by an exception, or the process is killed, ``path`` stays as it was. Folders are made as
+    needed. The temporary name, ``.<name>.<host>.<pid>-<number>.part``, is in the same folder; only a killed process
+    leaves one behind, for :func:`remove_leftovers`. A link keeps leading to the file; what is no ordinary file
+    (``/dev/stdout``) is written to as it is.
 
     Args:
         path: The file to write.
@@ -106,7 +109,8 @@ def storage_error(path: str | os.PathLike, error: OSError) -> StorageError:
 
 @contextmanager
 def explained(folder: str | os.PathLike) -> Iterator[None]:
-    """Inside the context a full disk, whoever meets it (a logger, a library), is a :class:`StorageError` that says what to do."""
+    """Inside the context a full disk, whoever meets it (a logger, a library), is a :class:`StorageError` that says what
+    to do."""
     try:
         yield
     except OSError as error:
@@ -130,7 +134,8 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file; see :func:`atomic_write`. Names that are no UTF-8 (surrogates) are written as the bytes they stand for."""
+    """Write a text file; see :func:`atomic_write`. Names that are no UTF-8 (surrogates) are written as the bytes they
+    stand for."""
     with atomic_write(path, 'w', errors='surrogateescape', newline='') as file:
         file.write(text)
 
@@ -165,8 +170,8 @@ def write_tensors(path: str | os.PathLike, value) -> None:
 def check_whole(path: str | os.PathLike) -> None:
     """Compare every part of a file of ``torch.save`` with its CRC-32, which the file holds.
 
-    torch writes these checksums, as it is a zip archive, but does not read them. A file that was written without them (an old format, or
-    ``set_crc32_options(False)``) is not looked at.
+    torch writes these checksums, as it is a zip archive, but does not read them. A file that was written without them
+    (an old format, or ``set_crc32_options(False)``) is not looked at.
 
     Raises:
         StorageError: A part is damaged.
@@ -182,7 +187,9 @@ def _check_whole(path: str, size: int, modified: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             if any(part.CRC for part in archive.infolist()) and (damaged := archive.testzip()):
-                raise StorageError(f'{path!r} is damaged: the checksum of its part {damaged!r} is wrong. Copy it again, or use another')
+                raise StorageError(
+                    f'{path!r} is damaged: the checksum of its part {damaged!r} is wrong. Copy it again, or use another'
+                )
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise StorageError(f'{path!r} is damaged ({error}). Copy it again, or use another') from None
 
@@ -190,13 +197,18 @@ def _check_whole(path: str, size: int, modified: int) -> None:
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Delete what killed processes have left in a folder and the folders in it.
 
-    That is: temporary files of this machine whose process has ended, and those of other machines that are more than a day old.
+    That is: temporary files of this machine whose process has ended, and those of other machines that are more than a
+        day old.
     """
     folder = Path(folder)
     for path in [*folder.glob('.*.part'), *folder.glob('*/.*.part')]:
         match = PART.fullmatch(path.name)
         try:
-            if match and (not is_running(int(match['pid'])) if match['host'] == HOST else time.time() - path.stat().st_mtime > 86400):
+            if match and (
+                not is_running(int(match['pid']))
+                if match['host'] == HOST
+                else time.time() - path.stat().st_mtime > 86400
+            ):
                 path.unlink()
         except OSError:  # another process was faster, or it is not ours
             pass
@@ -217,9 +229,9 @@ def is_running(pid: int) -> bool:
 def locked(folder: str | os.PathLike, what: str) -> Iterator[None]:
     """Inside the context this process alone works in ``folder``; a second one gets an error that names the first.
 
-    The lock is the operating system's, on the file ``.lock`` in the folder: it ends with the process, however that ends. On a file system
-    without locks (some network mounts) nothing is checked, and between machines only where the file system passes locks on, as NFS and
-    most cluster file systems do.
+    The lock is the operating system's, on the file ``.lock`` in the folder: it ends with the process, however that
+    ends. On a file system without locks (some network mounts) nothing is checked, and between machines only where the
+    file system passes locks on, as NFS and most cluster file systems do.
 
     Args:
         folder: Made as needed.
@@ -244,11 +256,14 @@ def locked(folder: str | os.PathLike, what: str) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 owner = file.readline().strip() or 'another process'
-                raise StorageError(f'{os.fspath(folder)!r} is in use by {owner}: wait until that has ended, or choose another '
-                                   'folder') from None
+                raise StorageError(
+                    f'{os.fspath(folder)!r} is in use by {owner}: wait until that has ended, or choose another folder'
+                ) from None
         file.truncate(0)
         file.seek(0)
-        file.write(f'{what} (process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")})\n')
+        file.write(
+            f'{what} (process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")})\n'
+        )
         file.flush()
         _locks.add(path)
         try:
@@ -267,7 +282,14 @@ def check_file_name(name: str, where: str) -> str:
     Raises:
         ConfigError: It is empty, ``.`` or ``..``, too long, or holds a slash, a backslash or a control character.
     """
-    if not isinstance(name, str) or name in ('', '.', '..') or re.search(r'[/\\\x00-\x1f\x7f]', name) or len(os.fsencode(name)) > 200:
-        raise ConfigError(f'{where}: {name!r} becomes the name of a file or folder, so it must be a plain name without slashes, and not '
-                          '"." or ".."')
+    if (
+        not isinstance(name, str)
+        or name in ('', '.', '..')
+        or re.search(r'[/\\\x00-\x1f\x7f]', name)
+        or len(os.fsencode(name)) > 200
+    ):
+        raise ConfigError(
+            f'{where}: {name!r} becomes the name of a file or folder, so it must be a plain name without slashes, and '
+            'not "." or ".."'
+        )
     return name

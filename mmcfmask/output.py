@@ -1,4 +1,6 @@
-"""What a command-line tool prints. A run whose results are written must not fail because of who reads them, or in which letters."""
+"""What a command-line tool prints. A run whose results are written must not fail because of who reads them, or in which
+letters."""
+
 from __future__ import annotations
 
 import errno
@@ -12,6 +14,7 @@ from .errors import one_line
 
 class _Stream(io.FileIO):
     """A file descriptor that takes what is written even where nobody reads any more, as behind ``| head``."""
+
     said = False
 
     def write(self, data) -> int:
@@ -25,18 +28,25 @@ class _Stream(io.FileIO):
 
 
 def lasting(stream: TextIO | None) -> TextIO | None:
-    """``stream`` on the same file descriptor, without errors: characters that its encoding lacks are written as escapes (``\\u03b1``)."""
+    """``stream`` on the same file descriptor, without errors: characters that its encoding lacks are written as escapes
+    (``\\u03b1``)."""
     try:
         descriptor = stream.fileno()
     except (AttributeError, OSError, ValueError):  # closed, or no file
         return stream
     stream.flush()
-    return io.TextIOWrapper(io.BufferedWriter(_Stream(descriptor, 'w', closefd=False)), encoding=stream.encoding, errors='backslashreplace',
-                            line_buffering=stream.line_buffering, write_through=getattr(stream, 'write_through', False))
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Stream(descriptor, 'w', closefd=False)),
+        encoding=stream.encoding,
+        errors='backslashreplace',
+        line_buffering=stream.line_buffering,
+        write_through=getattr(stream, 'write_through', False),
+    )
 
 
 def run_tool(main: Callable[[], object]) -> None:
-    """Run the ``main`` of a tool as a program: its output is :func:`lasting`, and a whole number that it returns is the exit code."""
+    """Run the ``main`` of a tool as a program: its output is :func:`lasting`, and a whole number that it returns is the
+    exit code."""
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     with one_line():
         code = main()

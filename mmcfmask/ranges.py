@@ -1,4 +1,6 @@
-"""Ranges of settings, for the signatures of registered classes: a config is judged by them before anything is built (engine/schema.py)."""
+"""Ranges of settings, for the signatures of registered classes: a config is judged by them before anything is built
+(engine/schema.py)."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Tiny towers, so that every test runs in seconds on a CPU without a network."""
+
 import json
 import os
 import sys
@@ -14,7 +15,9 @@ else:
     os.environ['CUDA_VISIBLE_DEVICES'] = ''
     collect_ignore = ['gpu']
 
-os.environ['HF_HUB_OFFLINE'] = '1'  # a test that reaches for the hub is a mistake; read when huggingface_hub is imported
+os.environ['HF_HUB_OFFLINE'] = (
+    '1'  # a test that reaches for the hub is a mistake; read when huggingface_hub is imported
+)
 
 import mmcfmask  # noqa: F401  before any test imports mmengine (compat.load_yapf)
 
@@ -26,16 +29,21 @@ import torch
 TINY = dict(
     embed_dim=16,
     vision_cfg=dict(image_size=32, layers=3, width=32, head_width=8, patch_size=8),
-    text_cfg=dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=1))
+    text_cfg=dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=1),
+)
 
 
 @pytest.fixture(scope='session', autouse=True)
 def tiny_towers(tmp_path_factory):
     """Registers 'tiny-vit' and 'tiny-vit-quickgelu' with open_clip."""
     folder = tmp_path_factory.mktemp('configs')
-    for name, config in {'tiny-vit': TINY, 'tiny-vit-quickgelu': dict(TINY, quick_gelu=True), 'tiny-vit-wide': dict(TINY, embed_dim=24),
-                         'tiny-vit-fine': dict(TINY, vision_cfg=dict(TINY['vision_cfg'], patch_size=4)),
-                         'tiny-vit-224': dict(TINY, vision_cfg=dict(TINY['vision_cfg'], image_size=224, patch_size=32))}.items():
+    for name, config in {
+        'tiny-vit': TINY,
+        'tiny-vit-quickgelu': dict(TINY, quick_gelu=True),
+        'tiny-vit-wide': dict(TINY, embed_dim=24),
+        'tiny-vit-fine': dict(TINY, vision_cfg=dict(TINY['vision_cfg'], patch_size=4)),
+        'tiny-vit-224': dict(TINY, vision_cfg=dict(TINY['vision_cfg'], image_size=224, patch_size=32)),
+    }.items():
         (folder / f'{name}.json').write_text(json.dumps(config))
     open_clip.add_model_config(folder)
     return folder

@@ -1,5 +1,7 @@
-"""Runs in processes of their own that die at a write point: before anything of a file is written, in the middle of it, or after it took its
-place. Every file is written by ``mmcfmask.files.atomic_write``, so by one ``os.fsync`` and one ``os.replace``."""
+"""Runs in processes of their own that die at a write point: before anything of a file is written, in the middle of it,
+or after it took its place. Every file is written by ``mmcfmask.files.atomic_write``, so by one ``os.fsync`` and one
+``os.replace``."""
+
 import importlib
 import multiprocessing
 import os
@@ -82,8 +84,18 @@ def run(target, *args, log, kill=None, processes=1, dies=False):
     log.unlink(missing_ok=True)
     started = []
     for rank in range(processes):
-        environment = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes),
-                           MASTER_ADDR='127.0.0.1', MASTER_PORT=port) if processes > 1 else {}
+        environment = (
+            dict(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(processes),
+                LOCAL_WORLD_SIZE=str(processes),
+                MASTER_ADDR='127.0.0.1',
+                MASTER_PORT=port,
+            )
+            if processes > 1
+            else {}
+        )
         path = log if rank == 0 else Path(f'{log}-{rank}')
         started.append(context.Process(target=child, args=(target, args, kill, path, environment)))
         started[-1].start()

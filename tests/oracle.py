@@ -1,4 +1,5 @@
 """A model that reads the class from the pixels of an image, and image trees for it: it is known what it must score."""
+
 import itertools
 
 import numpy as np
@@ -24,7 +25,8 @@ def save_image(path, index, noise=0):
 
 
 def write_tree(root, groups, per_class, wrong=0.0, seed=0):
-    """``per_class`` images of every group in ``root/<class>``, each saying one of its group's outputs, or another with rate ``wrong``."""
+    """``per_class`` images of every group in ``root/<class>``, each saying one of its group's outputs, or another with
+    rate ``wrong``."""
     rng = np.random.default_rng(seed)
     outputs = sorted({index for group in groups for index in group})
     for label, group in enumerate(groups):
@@ -37,9 +39,12 @@ def loader(root, batch_size=7, groups=None, workers=0, **settings):
     """Dataloader config of a tree."""
     metainfo = {} if groups is None else dict(metainfo=dict(label_groups=groups))
     return dict(
-        batch_size=batch_size, num_workers=workers, collate_fn=dict(type='default_collate'),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=dict(type='default_collate'),
         sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dict(type='AvailableFolder', data_root=str(root), pipeline=PIPELINE, **metainfo, **settings))
+        dataset=dict(type='AvailableFolder', data_root=str(root), pipeline=PIPELINE, **metainfo, **settings),
+    )
 
 
 @DATASETS.register_module()
@@ -48,6 +53,7 @@ class AvailableFolder(FolderDataset):
 
     def __init__(self, data_root, published=None, skipped=0, **kwargs):
         from pathlib import Path
+
         if not Path(data_root).is_dir():
             raise MissingSetError(f'there is no {data_root}: get it from the shop')
         super().__init__(data_root, **kwargs)
@@ -77,11 +83,14 @@ class Oracle(BaseModel):
         assert mode == 'predict' and not self.training and torch.is_inference_mode_enabled()
         pixels = inputs.long()
         index, noise = (pixels[:, 0, 0, i] * 256 + pixels[:, 1, 0, i] for i in (0, 1))
-        logits = torch.stack([
-            torch.rand(self.head.num_classes, generator=torch.Generator().manual_seed(int(seed))) * 4 for seed in noise
-        ])
+        logits = torch.stack(
+            [
+                torch.rand(self.head.num_classes, generator=torch.Generator().manual_seed(int(seed))) * 4
+                for seed in noise
+            ]
+        )
         logits[torch.arange(len(logits)), index] = 5 + noise / 65536
-        logits[:, self.distracted] = 20.
+        logits[:, self.distracted] = 20.0
         for sample, row in zip(data_samples, logits):
             if self.scores_only:
                 sample.set_pred_score(row.softmax(dim=0))
@@ -94,8 +103,16 @@ class Oracle(BaseModel):
 def config(sets, work_dir, model=None, evaluator=None, **test_cfg):
     """A config that tests the oracle on named sets, the first of which is in distribution."""
     return dict(
-        experiment_name=f'oracle{next(RUNS)}', default_scope='mmpretrain',
-        custom_imports=dict(imports=['mmcfmask', 'oracle']), launcher='none', work_dir=str(work_dir),
-        model=dict(type='Oracle', **(model or {})), test_dataloader=sets, test_evaluator=evaluator or dict(type='ShiftAccuracy'),
-        test_cfg=dict(type='MultiSetTestLoop', **{'id_set': next(iter(sets)), **test_cfg}), custom_hooks=[dict(type='CheckClassesHook')],
-        env_cfg=dict(dist_cfg=dict(backend='gloo')), default_hooks=dict(logger=dict(type='LoggerHook', interval=1000)))
+        experiment_name=f'oracle{next(RUNS)}',
+        default_scope='mmpretrain',
+        custom_imports=dict(imports=['mmcfmask', 'oracle']),
+        launcher='none',
+        work_dir=str(work_dir),
+        model=dict(type='Oracle', **(model or {})),
+        test_dataloader=sets,
+        test_evaluator=evaluator or dict(type='ShiftAccuracy'),
+        test_cfg=dict(type='MultiSetTestLoop', **{'id_set': next(iter(sets)), **test_cfg}),
+        custom_hooks=[dict(type='CheckClassesHook')],
+        env_cfg=dict(dist_cfg=dict(backend='gloo')),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1000)),
+    )

@@ -1,4 +1,5 @@
 """For tests that start processes."""
+
 import socket
 
 

@@ -1,4 +1,5 @@
 """The command-line tools as modules, for tests in this process."""
+
 import functools
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Python gives what the command line gives: weights, pixels, predictions."""
+
 import csv
 import re
 import subprocess
@@ -38,16 +39,31 @@ def trained(tmp_path_factory):
     """A checkpoint whose model answers otherwise than the start."""
     model = load_model(CONFIG)
     with torch.no_grad():
-        model.head.fc.weight.add_(torch.randn(model.head.fc.weight.shape, generator=torch.Generator().manual_seed(0)) * 6)
+        model.head.fc.weight.add_(
+            torch.randn(model.head.fc.weight.shape, generator=torch.Generator().manual_seed(0)) * 6
+        )
     path = tmp_path_factory.mktemp('trained') / 'best.pth'
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=ShapesDataset.METAINFO['classes']))), path)
+    torch.save(
+        dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=ShapesDataset.METAINFO['classes']))),
+        path,
+    )
     return str(path)
 
 
 def evaluate(tmp_path, config, checkpoint, *options):
     """What tools/test.py says of the test set: accuracy, and the rows of its predictions."""
-    metrics = load_tool('test').main([config, checkpoint, '--predictions', str(tmp_path / 'predictions'), '--work-dir', str(tmp_path / 'w'),
-                                      *options, '--shifts'])
+    metrics = load_tool('test').main(
+        [
+            config,
+            checkpoint,
+            '--predictions',
+            str(tmp_path / 'predictions'),
+            '--work-dir',
+            str(tmp_path / 'w'),
+            *options,
+            '--shifts',
+        ]
+    )
     with open(tmp_path / 'predictions' / 'test.csv', newline='') as file:
         return metrics['test/top1'], list(csv.DictReader(file))
 
@@ -59,11 +75,17 @@ def test_accuracy_of_readme_is_that_of_the_test(tmp_path, trained):
     files = [tmp_path / f'{index}.png' for index in range(NUMBER)]
     for index, file in enumerate(files):
         Image.fromarray(dataset[index]['img']).save(file)
-    for model in load_model(CONFIG, trained), inference_config(CONFIG, trained), get_model(inference_config(CONFIG, trained)):
+    for model in (
+        load_model(CONFIG, trained),
+        inference_config(CONFIG, trained),
+        get_model(inference_config(CONFIG, trained)),
+    ):
         inferencer = ImageClassificationInferencer(model)
         results = inferencer(list(map(str, files)), batch_size=16)
         assert [result['pred_class'] for result in results] == [row['pred'] for row in rows]
-        right = [result['pred_label'] == dataset.get_data_info(index)['gt_label'] for index, result in enumerate(results)]
+        right = [
+            result['pred_label'] == dataset.get_data_info(index)['gt_label'] for index, result in enumerate(results)
+        ]
         assert 100 * np.mean(right) == pytest.approx(accuracy)
     arrays = [dataset[index]['img'][:, :, ::-1] for index in range(NUMBER)]  # BGR, as mmpretrain has it
     assert [result['pred_class'] for result in inferencer(arrays)] == [row['pred'] for row in rows]
@@ -86,10 +108,14 @@ photos = dict(type='FolderDataset', data_root={str(tmp_path / 'photos')!r}, fold
 test_dataloader = dict(test=dict(dataset=dict(_delete_=True, **photos)))
 model = dict(data_preprocessor=dict(to_rgb=True))
 """)
-    assert load_model(config)._dataset_meta['classes'] == shapes.metainfo['classes']  # names of folders, without a checkpoint
+    assert (
+        load_model(config)._dataset_meta['classes'] == shapes.metainfo['classes']
+    )  # names of folders, without a checkpoint
     accuracy, rows = evaluate(tmp_path, str(config), trained)
     inferencer = ImageClassificationInferencer(load_model(config, trained))
-    assert [result['pred_class'] for result in inferencer([row['path'] for row in rows])] == [row['pred'] for row in rows]
+    assert [result['pred_class'] for result in inferencer([row['path'] for row in rows])] == [
+        row['pred'] for row in rows
+    ]
     dataset = DATASETS.build(inferencer.config.test_dataloader.dataset)
     for item, batch in zip(dataset, inferencer.preprocess([row['path'] for row in rows])):
         assert torch.equal(item['inputs'], batch['inputs'][0])
@@ -104,7 +130,10 @@ test_dataloader = dict(test=dict(dataset=dict(
     _delete_=True, type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=1, dataset=photos), photos])))
 """)
     cfg = inference_config(str(tmp_path / 'wrapped.py'))
-    assert cfg.test_dataloader.dataset.type == 'FolderDataset' and cfg.test_dataloader.dataset.pipeline[0].type == 'LoadResizedImage'
+    assert (
+        cfg.test_dataloader.dataset.type == 'FolderDataset'
+        and cfg.test_dataloader.dataset.pipeline[0].type == 'LoadResizedImage'
+    )
     assert cfg.classes is None  # the images are not at hand
 
 
@@ -116,8 +145,10 @@ def test_weights_are_in_place(trained):
         model = get_model(cfg, pretrained=pretrained)
         assert not model.training and all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
     assert torch.equal(get_model(inference_config(CONFIG)).head.fc.weight, start.head.fc.weight)
-    loaded = load_model(CONFIG, trained, options={'model.second_look': 0.9})
-    assert loaded.second_look == 0.9 and not loaded.training and torch.equal(loaded.head.fc.weight, saved['head.fc.weight'])
+    loaded = load_model(CONFIG, trained, options={'model.crop_scale': 0.9})
+    assert (
+        loaded.crop_scale == 0.9 and not loaded.training and torch.equal(loaded.head.fc.weight, saved['head.fc.weight'])
+    )
 
 
 def test_models_of_mmpretrain_have_their_weights_too(tmp_path):
@@ -144,13 +175,19 @@ model = dict(
 
 
 def test_no_model_without_weights(tmp_path, trained):
-    for options, part in (({'model.backbone.pretrained': None}, 'image tower'), ({'model.head.class_weights': None}, 'head')):
+    for options, part in (
+        ({'model.backbone.pretrained': None}, 'image tower'),
+        ({'model.head.class_weights': None}, 'head'),
+    ):
         with pytest.raises(ConfigError, match=f'the {part} would have random weights: give a checkpoint, or set model'):
             load_model(CONFIG, options=options)
         load_model(CONFIG, trained, options=options)
     with pytest.raises(FileNotFoundError, match='there is no checkpoint'):
         load_model(CONFIG, tmp_path / 'lost.pth')
-    torch.save(dict(state_dict=dict(torch.load(trained)['state_dict'], **{'head.fc.weight': torch.zeros(10, 3)})), tmp_path / 'other.pth')
+    torch.save(
+        dict(state_dict=dict(torch.load(trained)['state_dict'], **{'head.fc.weight': torch.zeros(10, 3)})),
+        tmp_path / 'other.pth',
+    )
     with pytest.raises(ValueError, match='other.pth does not fit the model of the config'):
         load_model(CONFIG, tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='other.pth does not fit the model of the config'):
@@ -168,7 +205,11 @@ def test_examples_of_readme(tmp_path, trained):
     blocks = re.findall(r'```python\n(from mm.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
     assert len(blocks) == 2
     Image.fromarray(ShapesDataset('test', size=1)[0]['img']).save(tmp_path / 'photo.jpg')
-    names = {'configs/cfmask_vitb16.py': CONFIG, 'work_dirs/cfmask_vitb16/best.pth': trained, 'photo.jpg': str(tmp_path / 'photo.jpg')}
+    names = {
+        'configs/cfmask_vitb16.py': CONFIG,
+        'work_dirs/cfmask_vitb16/best.pth': trained,
+        'photo.jpg': str(tmp_path / 'photo.jpg'),
+    }
     for name, own in names.items():
         assert name in blocks[0]
         blocks[0] = blocks[0].replace(f"'{name}'", repr(own))

@@ -5,7 +5,6 @@ from mmcfmask.errors import StorageError, one_line
 
 
 class Broken(Dataset):
-
     def __len__(self):
         return 2
 
@@ -17,4 +16,7 @@ class Broken(Dataset):
 def test_one_line_also_of_a_data_worker(workers):
     with pytest.raises(SystemExit) as ended, one_line('config.py'):
         list(DataLoader(Broken(), num_workers=workers))
-    assert str(ended.value) == 'config.py: data/cat/1.png cannot be read as an image (the file is empty). Repair or remove it'
+    assert (
+        str(ended.value)
+        == 'config.py: data/cat/1.png cannot be read as an image (the file is empty). Repair or remove it'
+    )

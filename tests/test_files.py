@@ -41,7 +41,9 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == 'new' and names(path.parent) == ['a.txt']
 
 
-@pytest.mark.parametrize('write', [lambda path: write_text(path, 'x' * 3_000_000), lambda path: write_tensors(path, torch.zeros(500_000))])
+@pytest.mark.parametrize(
+    'write', [lambda path: write_text(path, 'x' * 3_000_000), lambda path: write_tensors(path, torch.zeros(500_000))]
+)
 def test_full_disk(tmp_path, write):
     """In a process that may write no files over 1 MB."""
     path = tmp_path / 'checkpoint.pth'
@@ -49,6 +51,7 @@ def test_full_disk(tmp_path, write):
 
     def child(queue):
         import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
         try:
             write(path)
@@ -57,7 +60,7 @@ def test_full_disk(tmp_path, write):
 
     context = multiprocessing.get_context('fork')
     queue = context.Queue()
-    process = context.Process(target=child, args=(queue, ))
+    process = context.Process(target=child, args=(queue,))
     process.start()
     message = queue.get(timeout=60)
     process.join()
@@ -109,21 +112,34 @@ def test_names_that_are_no_utf8(tmp_path):
 def test_leftovers_of_dead_processes_are_deleted(tmp_path):
     dead = next(pid for pid in range(4_000_000, 5_000_000) if not is_running(pid))
     (tmp_path / 'wise_ft').mkdir()
-    for name in (f'.a.pth.{HOST}.{dead}-0.part', f'wise_ft/.b.{HOST}.{dead}-3.part', f'.c.{HOST}.{os.getpid()}-0.part',
-                 '.d.elsewhere.12-0.part', '.e.elsewhere.12-0.part', '.users.part', 'a.pth'):
+    for name in (
+        f'.a.pth.{HOST}.{dead}-0.part',
+        f'wise_ft/.b.{HOST}.{dead}-3.part',
+        f'.c.{HOST}.{os.getpid()}-0.part',
+        '.d.elsewhere.12-0.part',
+        '.e.elsewhere.12-0.part',
+        '.users.part',
+        'a.pth',
+    ):
         (tmp_path / name).touch()
     os.utime(tmp_path / '.e.elsewhere.12-0.part', (0, 0))
     remove_leftovers(tmp_path)
-    assert names(tmp_path) == [f'.c.{HOST}.{os.getpid()}-0.part', '.d.elsewhere.12-0.part', '.users.part', 'a.pth', 'wise_ft']
+    assert names(tmp_path) == [
+        f'.c.{HOST}.{os.getpid()}-0.part',
+        '.d.elsewhere.12-0.part',
+        '.users.part',
+        'a.pth',
+        'wise_ft',
+    ]
     assert names(tmp_path / 'wise_ft') == []
 
 
 def test_every_flipped_byte_of_a_tensor_is_found(tmp_path):
     path = tmp_path / 'a.pth'
-    write_tensors(path, dict(weight=torch.arange(50.)))
+    write_tensors(path, dict(weight=torch.arange(50.0)))
     check_whole(path)
     whole = path.read_bytes()
-    start = whole.index(torch.arange(50.).numpy().tobytes())
+    start = whole.index(torch.arange(50.0).numpy().tobytes())
     for place in (0, 57, 199):
         damaged = bytearray(whole)
         damaged[start + place] ^= 1
@@ -134,7 +150,7 @@ def test_every_flipped_byte_of_a_tensor_is_found(tmp_path):
             check_whole(path)
     torch.serialization.set_crc32_options(False)
     try:
-        torch.save(dict(weight=torch.arange(50.)), path)
+        torch.save(dict(weight=torch.arange(50.0)), path)
     finally:
         torch.serialization.set_crc32_options(True)
     check_whole(path)  # another program's, without checksums
@@ -153,18 +169,25 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
     first = context.Process(target=hold, args=(tmp_path, ready, end))
     first.start()
     assert ready.wait(60)
-    with pytest.raises(StorageError, match=rf"' is in use by a training \(process {first.pid} on .*, since 20.*\): wait until that"), \
-            locked(tmp_path, 'a study'):
+    with (
+        pytest.raises(
+            StorageError, match=rf"' is in use by a training \(process {first.pid} on .*, since 20.*\): wait until that"
+        ),
+        locked(tmp_path, 'a study'),
+    ):
         pass
     end.set()
     first.join()
-    with locked(tmp_path, 'a training'), locked(tmp_path, 'a training'):  # the first one has died; a lock of one's own is no obstacle
+    with (
+        locked(tmp_path, 'a training'),
+        locked(tmp_path, 'a training'),
+    ):  # the first one has died; a lock of one's own is no obstacle
         assert f'(process {os.getpid()} on' in (tmp_path / '.lock').read_text()
 
 
 @pytest.mark.parametrize('name', ['', '.', '..', '../x', 'a/b', 'a\\b', 'a\nb', 'a\0b', 'x' * 300, None, 3])
 def test_names_that_are_no_file_names(name):
-    with pytest.raises(ConfigError, match="datasets: .*must be a plain name"):
+    with pytest.raises(ConfigError, match='datasets: .*must be a plain name'):
         check_file_name(name, 'datasets')
 
 

@@ -1,4 +1,5 @@
 """GPU kernels on a CPU, by Triton's interpreter. On a GPU: tests/gpu."""
+
 import os
 import subprocess
 import sys
@@ -8,12 +9,13 @@ import torch
 
 from mmcfmask import kernels
 
-SCRIPT = '''
+SCRIPT = """
 import torch
 from mmcfmask import kernels
 
 torch.manual_seed(0)
-# Products in float16, since the interpreter knows no bfloat16; tokens that fit at once and that do not, one query, masked tails.
+# Products in float16, since the interpreter knows no bfloat16; tokens that fit at once and that do not, one query,
+# masked tails.
 for batch, heads, queries, tokens, width, dtype in ((2, 3, 17, 17, 16, torch.float16), (2, 2, 70, 70, 64, torch.float16),
                                                     (1, 2, 1, 197, 64, torch.float16), (1, 1, 270, 270, 32, torch.float32)):
     query, key, value = (part.transpose(1, 2) for part in torch.randn(batch, tokens, 3, heads, width).to(dtype).unbind(2))
@@ -29,12 +31,14 @@ grad, exact = torch.randn_like(x), x.double().requires_grad_()
 right = torch.autograd.grad(exact * torch.sigmoid(1.702 * exact), exact, grad.double())[0]
 torch.testing.assert_close(kernels.quick_gelu_backward(grad, x).double(), right, rtol=1e-5, atol=1e-5)
 print('right')
-'''
+"""
 
 
 @pytest.mark.skipif(kernels.triton is None, reason='needs triton')
 def test_kernels_are_their_formulas(tmp_path):
-    done = subprocess.run([sys.executable, '-c', SCRIPT], capture_output=True, text=True, env={**os.environ, 'TRITON_INTERPRET': '1'})
+    done = subprocess.run(
+        [sys.executable, '-c', SCRIPT], capture_output=True, text=True, env={**os.environ, 'TRITON_INTERPRET': '1'}
+    )
     assert done.stdout.strip() == 'right', done.stderr[-3000:]
 
 

@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-TOOL = '''
+TOOL = """
 import sys
 from mmcfmask.output import run_tool
 def main():
@@ -11,7 +11,7 @@ def main():
     print("finished", file=sys.stderr)
     return 3
 run_tool(main)
-'''
+"""
 
 
 def start(**kwargs):
@@ -35,7 +35,10 @@ def test_letters_that_a_terminal_lacks():
 def test_full_disk_is_said_once():
     with open('/dev/full', 'wb') as full:
         tool = start(stdout=full)
-        assert tool.stderr.read().splitlines() == [b'cannot write the output: No space left on device', b'finished'] and tool.wait() == 3
+        assert (
+            tool.stderr.read().splitlines() == [b'cannot write the output: No space left on device', b'finished']
+            and tool.wait() == 3
+        )
 
 
 def test_no_output_at_all():

@@ -1,4 +1,5 @@
 """What pip is asked to install."""
+
 import runpy
 import sysconfig
 from pathlib import Path

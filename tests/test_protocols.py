@@ -1,4 +1,6 @@
-"""The published sets through the shipped config, from folders to numbers, with a model that reads the class from the pixels."""
+"""The published sets through the shipped config, from folders to numbers, with a model that reads the class from the
+pixels."""
+
 import numpy as np
 import pytest
 import trees
@@ -17,7 +19,7 @@ SHIFTS = ['imagenet-v2', 'imagenet-r', 'imagenet-a', 'imagenet-sketch', 'objectn
 def save_class(path, index, border=0):
     """An image of one colour, which says ``index``, in a red border as ObjectNet's images have."""
     pixels = np.full((12 + 2 * border, 15 + 2 * border, 3), trees.BORDER, np.uint8)
-    pixels[border:border + 12, border:border + 15] = index // 256, index % 256, 0
+    pixels[border : border + 12, border : border + 15] = index // 256, index % 256, 0
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
@@ -36,7 +38,7 @@ def root(tmp_path_factory):
             save_class(root / name.replace('_', '-') / wnid / 'a.png', IMAGENET_WNIDS.index(wnid))
     groups = trees.make_objectnet_mappings(root / 'objectnet-1.0' / 'mappings')
     for folder, group in groups.items():
-        for index in group or (0, ):
+        for index in group or (0,):
             save_class(root / 'objectnet-1.0' / 'images' / folder / f'{index}.png', index, border=2)
     return root
 
@@ -57,8 +59,10 @@ def run(root, work_dir, batch_size=64, **model):
 
 def test_who_knows_the_answers_scores_100_everywhere(root, tmp_path):
     metrics, loop = run(root, tmp_path)
-    assert {name: metrics[f'{name}/top1'] for name in ['imagenet', *SHIFTS]} == dict.fromkeys(['imagenet', *SHIFTS], 100.)
-    assert {name: metrics[f'{name}/mean_per_class'] for name in SHIFTS} == dict.fromkeys(SHIFTS, 100.)
+    assert {name: metrics[f'{name}/top1'] for name in ['imagenet', *SHIFTS]} == dict.fromkeys(
+        ['imagenet', *SHIFTS], 100.0
+    )
+    assert {name: metrics[f'{name}/mean_per_class'] for name in SHIFTS} == dict.fromkeys(SHIFTS, 100.0)
     assert metrics['ood_average/top1'] == 100 and not loop.missing
     assert metrics['imagenet-c/error_shot_noise'] == 0 and 'imagenet-c/mce' not in metrics
     # ObjectNet: a class that several of ImageNet's mean is right by any of them.
@@ -71,5 +75,5 @@ def test_classes_outside_of_a_set_take_no_part(root, tmp_path):
     subsets = [ImageNetRDataset(str(root)), ImageNetADataset(str(root)), ObjectNetDataset(str(root))]
     inside = {index for dataset in subsets for group in dataset.metainfo['label_groups'] for index in group}
     metrics, _ = run(root, tmp_path, distracted=sorted(set(range(1000)) - inside))
-    assert [metrics[f'{name}/top1'] for name in ('imagenet-r', 'imagenet-a', 'objectnet')] == [100., 100., 100.]
+    assert [metrics[f'{name}/top1'] for name in ('imagenet-r', 'imagenet-a', 'objectnet')] == [100.0, 100.0, 100.0]
     assert metrics['imagenet/top1'] < 1

@@ -1,4 +1,6 @@
-"""Small copies of ImageNet and its shifts in the layouts that people have: the right folders, one generated image behind every name."""
+"""Small copies of ImageNet and its shifts in the layouts that people have: the right folders, one generated image
+behind every name."""
+
 import json
 import random
 from pathlib import Path
@@ -11,7 +13,7 @@ from PIL import Image
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_WNIDS, read_class_map
 
 ROOT = Path(__file__).parents[1]
-OWN = ('{folder}_a.jpg', )  # names for folders of their own
+OWN = ('{folder}_a.jpg',)  # names for folders of their own
 BORDER = (255, 0, 0)
 OVERLAP = [1] * 104 + [2] * 6 + [3] * 3  # of ObjectNet's 113 classes: by how many of ImageNet's each is meant
 
@@ -29,11 +31,11 @@ def save_image(path, width=40, height=30, seed=0, border=0):
     return path
 
 
-def make_tree(root, folders, names=('a.jpg', ), image=None):
+def make_tree(root, folders, names=('a.jpg',), image=None):
     """Class folders with links to one image under some names.
 
-    Where the names hold ``{folder}``, which stands for the folder's name, every folder is one of its own. Otherwise all are links to a
-    single folder, which is much faster to make and to remove: nothing may then be changed in them.
+    Where the names hold ``{folder}``, which stands for the folder's name, every folder is one of its own. Otherwise all
+    are links to a single folder, which is much faster to make and to remove: nothing may then be changed in them.
     """
     image = image or save_image(root.parent / f'.{root.name}.png')
     root.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ def make_a(root):
     return make_tree(root, read_class_map('imagenet_a'))
 
 
-def make_objectnet(root, names=('a.png', )):
+def make_objectnet(root, names=('a.png',)):
     """Returns {folder: indices of ImageNet's classes} of the classes that overlap."""
     groups = make_objectnet_mappings(root / 'mappings')
     image = save_image(root.parent / '.objectnet.png', 61, 47, border=2)
@@ -75,7 +77,8 @@ def make_objectnet(root, names=('a.png', )):
 
 
 def make_objectnet_mappings(folder, seed=0):
-    """The four files in their published format, with 313 made-up classes; returns {folder: indices of ImageNet's classes}."""
+    """The four files in their published format, with 313 made-up classes; returns {folder: indices of ImageNet's
+    classes}."""
     rng = random.Random(seed)
     shuffled = rng.sample(range(1000), 1000)
     groups = {}
@@ -91,8 +94,13 @@ def make_objectnet_mappings(folder, seed=0):
     folder.mkdir(parents=True)
     (folder / 'folder_to_objectnet_label.json').write_text(json.dumps(labels))
     (folder / 'objectnet_to_imagenet_1k.json').write_text(
-        json.dumps({labels[name]: '; '.join(texts[index] for index in group) for name, group in groups.items() if group}))
-    (folder / 'pytorch_to_imagenet_2012_id.json').write_text(json.dumps({str(index): number for index, number in enumerate(devkit)}))
+        json.dumps(
+            {labels[name]: '; '.join(texts[index] for index in group) for name, group in groups.items() if group}
+        )
+    )
+    (folder / 'pytorch_to_imagenet_2012_id.json').write_text(
+        json.dumps({str(index): number for index, number in enumerate(devkit)})
+    )
     lines = dict(zip(devkit, texts))
     (folder / 'imagenet_to_label_2012_v2').write_text(''.join(f'{lines[number]}\n' for number in range(1000)))
     return groups
@@ -109,16 +117,24 @@ def make_flat_val(folder, count=1000, seed=0):
 
 
 def write_devkit(folder, wnids, seed=1):
-    """Ground truth and ``meta.mat`` as in the devkit: numbers from 1 in an order of their own, then synsets that are no classes."""
+    """Ground truth and ``meta.mat`` as in the devkit: numbers from 1 in an order of their own, then synsets that are no
+    classes."""
     order = random.Random(seed).sample(IMAGENET_WNIDS, 1000)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'ILSVRC2012_validation_ground_truth.txt').write_text(''.join(f'{order.index(wnid) + 1}\n' for wnid in wnids))
+    (folder / 'ILSVRC2012_validation_ground_truth.txt').write_text(
+        ''.join(f'{order.index(wnid) + 1}\n' for wnid in wnids)
+    )
     synsets = dict(ILSVRC2012_ID=list(range(1, 1003)), WNID=[*order, 'n00001740', 'n00001930'])
     mat4py.savemat(str(folder / 'meta.mat'), dict(synsets=synsets))
 
 
-def make_corruptions(root, corruptions=('blur/defocus_blur', 'digital/contrast'), severities=(1, 5), wnids=IMAGENET_WNIDS,
-                     names=('ILSVRC2012_val_00000001.JPEG', )):
+def make_corruptions(
+    root,
+    corruptions=('blur/defocus_blur', 'digital/contrast'),
+    severities=(1, 5),
+    wnids=IMAGENET_WNIDS,
+    names=('ILSVRC2012_val_00000001.JPEG',),
+):
     """Each with an image of its own."""
     for number, place in enumerate(f'{corruption}/{severity}' for corruption in corruptions for severity in severities):
         image = save_image(root.parent / f'.c{number}.png', 224, 224, seed=number)

@@ -5,23 +5,30 @@
     python tools/benchmark.py --model ViT-B-32-quickgelu --batch 16 --amp     # bfloat16
     python tools/benchmark.py --config configs/cfmask_vitl14.py --loader      # any config, with its own images
     python tools/benchmark.py --evaluation                                    # tools/test.py against the tower alone
-    python tools/benchmark.py --count --card H100 --amp --batch 128           # work and traffic of a step on a GPU, counted without one
+    python tools/benchmark.py --count --card H100 --amp --batch 128           # work and traffic of a step on a GPU,
+    counted without one
 
-Candidates take turns within one process (A B C A B C …), so that a machine which is busy or warms up is so for all of them. Compared are
+Candidates take turns within one process (A B C A B C …), so that a machine which is busy or warms up is so for all of
+them. Compared are
 
 - counterfactual: the config's training step, from a batch of uint8 images to updated weights;
 - fine-tuning: the same without teacher and counterfactuals, in the same precision;
-- naive: the step written plainly after the publication, in float32: separate forward passes for the loss and the map, attention in the
+- naive: the step written plainly after the publication, in float32: separate forward passes for the loss and the map,
+attention in the
   open with autograd through every matrix of it, the full L x L relevance recursion;
-- arithmetic: 8 F (clean forward 1, relevance 1, teacher 1, masked forward 1, two backward passes 4) divided by the rate of this
+- arithmetic: 8 F (clean forward 1, relevance 1, teacher 1, masked forward 1, two backward passes 4) divided by the rate
+of this
   machine's matrix products in the same precision, where F is one forward pass of the image tower.
 
-``--evaluation`` times the loop of tools/test.py on the in-distribution set (forward pass, predictions, metrics) against the forward pass of
-the tower alone and, with ``--loader``, against reading the images alone and against the time of both: without a GPU they share the cores.
+``--evaluation`` times the loop of tools/test.py on the in-distribution set (forward pass, predictions, metrics) against
+the forward pass of the tower alone and, with ``--loader``, against reading the images alone and against the time of
+both: without a GPU they share the cores.
 
-``--count`` runs one step on tensors without values, as it would run on a GPU, and adds up floating-point operations, bytes that operations
-read and write, and kernels, by phase. The estimate for a card is the sum over kernels of the longer of their arithmetic and their traffic.
+``--count`` runs one step on tensors without values, as it would run on a GPU, and adds up floating-point operations,
+bytes that operations read and write, and kernels, by phase. The estimate for a card is the sum over kernels of the
+longer of their arithmetic and their traffic.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -69,7 +76,8 @@ from mmcfmask.engine.options import add_cfg_options, count, device
 from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
 from mmcfmask.errors import one_line
 from mmcfmask.files import write_json
-from mmcfmask.models import classifier, lean_vit
+from mmcfmask.models import classifier
+from mmcfmask.models.towers import fast_path as lean_vit
 from mmcfmask.output import run_tool
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
@@ -77,20 +85,30 @@ PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'tea
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Time the training step', epilog='A step is one batch and one update of the weights.')
-    parser.add_argument('--config', default=str(Path(__file__).parents[1] / 'configs' / 'cfmask_vitb16.py'), help='config of the step')
+    parser = argparse.ArgumentParser(
+        description='Time the training step', epilog='A step is one batch and one update of the weights.'
+    )
+    parser.add_argument(
+        '--config', default=str(Path(__file__).parents[1] / 'configs' / 'cfmask_vitb16.py'), help='config of the step'
+    )
     parser.add_argument('--model', help="open_clip name of the tower, instead of the config's")
-    parser.add_argument('--loader', action='store_true', help="take the batches from the config's train_dataloader; otherwise noise")
+    parser.add_argument(
+        '--loader', action='store_true', help="take the batches from the config's train_dataloader; otherwise noise"
+    )
     parser.add_argument('--evaluation', action='store_true', help='time the test loop instead of the training step')
     parser.add_argument('--count', action='store_true', help='count work and traffic of one step, without a GPU')
     parser.add_argument('--card', choices=CARDS, default='H100', help='whose time --count estimates (default: H100)')
     parser.add_argument('--batch', type=count, help="images per step, instead of the config's")
-    parser.add_argument('--steps', type=count, default=5, help='timed steps of every candidate, or rounds of evaluation (default: 5)')
+    parser.add_argument(
+        '--steps', type=count, default=5, help='timed steps of every candidate, or rounds of evaluation (default: 5)'
+    )
     parser.add_argument('--device', type=device, default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast (the naive step stays in float32)')
     parser.add_argument('--compile', action='store_true', help='torch.compile the blocks of the towers')
-    parser.add_argument('--threads', type=count, help='CPU threads (default: torch\'s own choice)')
-    parser.add_argument('--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'memory'], help='leave these out')
+    parser.add_argument('--threads', type=count, help="CPU threads (default: torch's own choice)")
+    parser.add_argument(
+        '--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'memory'], help='leave these out'
+    )
     parser.add_argument('--out', help='write everything that was measured to this JSON file')
     add_cfg_options(parser)
     parser.add_argument('--memory-of', choices=CANDIDATES, help=argparse.SUPPRESS)  # in a process of its own
@@ -101,7 +119,10 @@ def read_config(args: argparse.Namespace) -> Config:
     """The config as the command line asks for it; without pre-trained weights, on which no time depends."""
     cfg = load_config(args.config, args.cfg_options)
     if cfg.model.type != 'CounterfactualClassifier' or not cfg.model.get('teacher') or not cfg.get('optim_wrapper'):
-        raise SystemExit(f'{args.config} has no counterfactual training step: give the config of one, such as configs/cfmask_vitb16.py')
+        raise SystemExit(
+            f'{args.config} has no counterfactual training step: give the config of one, such as '
+            'configs/cfmask_vitb16.py'
+        )
     if args.model:
         cfg.model.backbone.model_name = args.model
     if args.compile:
@@ -154,32 +175,41 @@ class Steps:
     def __init__(self, cfg: Config, device: str, candidates: tuple[str, ...], prepare=lambda model: None) -> None:
         torch.manual_seed(0)
         self.device = torch.device(device)
-        cfg.optim_wrapper.optimizer.lr = 0.
-        if candidates == ('fine-tuning', ):
+        cfg.optim_wrapper.optimizer.lr = 0.0
+        if candidates == ('fine-tuning',):
             cfg.model.teacher = None
         self.model = MODELS.build(cfg.model).to(self.device).train()
         prepare(self.model)
         self.teacher = self.model.teacher
         if 'naive' in candidates:  # its teacher is not rounded under autocast
             visual = self.teacher.backbone.visual
-            self.naive_teacher = visual if candidates == ('naive', ) else copy.deepcopy(visual)
+            self.naive_teacher = visual if candidates == ('naive',) else copy.deepcopy(visual)
         # Without the fused kernels and whatever else the config asks for: torch as it comes.
         self.wrappers = {
-            name: build_optim_wrapper(self.model, {
-                **cfg.optim_wrapper,
-                **(dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0., weight_decay=0.1)) if name == 'naive' else {})
-            })
+            name: build_optim_wrapper(
+                self.model,
+                {
+                    **cfg.optim_wrapper,
+                    **(
+                        dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.0, weight_decay=0.1))
+                        if name == 'naive'
+                        else {}
+                    ),
+                },
+            )
             for name in candidates
         }
         visual = self.model.backbone.visual
         if 'naive' in candidates and not hasattr(visual, 'transformer'):
-            raise SystemExit(f'the naive step is written for ViTs of open_clip, not for {type(visual).__name__}: use --skip naive')
+            raise SystemExit(
+                f'the naive step is written for ViTs of open_clip, not for {type(visual).__name__}: use --skip naive'
+            )
 
     def synthetic_batch(self, batch: int) -> dict:
         """Noise as a dataloader gives it, uint8 on the CPU."""
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(256, (batch, 3, *self.model.backbone.image_size), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(self.model.head.num_classes, (batch, ), generator=generator)
+        labels = torch.randint(self.model.head.num_classes, (batch,), generator=generator)
         if self.device.type == 'cuda':
             images = images.pin_memory()
         return dict(inputs=images, data_samples=[DataSample().set_gt_label(label) for label in labels])
@@ -230,9 +260,15 @@ class Steps:
             return watched
 
         model, wrapper = self.model, self.wrappers['counterfactual']
-        targets = [(model.data_preprocessor, 'forward', 'data'), (model, 'extract_feat', 'clean forward', 'masked forward'),
-                   (classifier, 'attention_relevance', 'relevance'), (model.data_preprocessor, 'counterfactual', 'refill'),
-                   (self.teacher, 'forward', 'teacher'), (wrapper, 'backward', 'backward'), (wrapper, 'step', 'optimizer')]
+        targets = [
+            (model.data_preprocessor, 'forward', 'data'),
+            (model, 'extract_feat', 'clean forward', 'masked forward'),
+            (classifier, 'attention_relevance', 'relevance'),
+            (model.data_preprocessor, 'counterfactual', 'refill'),
+            (self.teacher, 'forward', 'teacher'),
+            (wrapper, 'backward', 'backward'),
+            (wrapper, 'step', 'optimizer'),
+        ]
         with ExitStack() as stack:
             for owner, name, *phases in targets:
                 stack.enter_context(mock.patch.object(owner, name, watch(getattr(owner, name), *phases)))
@@ -240,7 +276,8 @@ class Steps:
 
 
 def tower_flops(model: nn.Module) -> float:
-    """Floating-point operations of one forward pass of one image (a multiplication and an addition are two), from the shapes."""
+    """Floating-point operations of one forward pass of one image (a multiplication and an addition are two), from the
+    shapes."""
     visual = model.backbone.visual
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -272,6 +309,7 @@ class MatrixProduct:
 @DATASETS.register_module()
 class NoiseDataset(Dataset):
     """Made-up images, (3, H, W) uint8, that cost nothing to read."""
+
     metainfo: dict = {}
 
     def __init__(self, size: int, image_size: tuple[int, int], num_classes: int) -> None:
@@ -282,14 +320,20 @@ class NoiseDataset(Dataset):
         return self.size
 
     def __getitem__(self, index: int) -> dict:
-        return dict(inputs=self.image, data_samples=DataSample(metainfo=dict(sample_idx=index)).set_gt_label(index % self.num_classes))
+        return dict(
+            inputs=self.image,
+            data_samples=DataSample(metainfo=dict(sample_idx=index)).set_gt_label(index % self.num_classes),
+        )
 
 
 def measure_evaluation(args: argparse.Namespace, work_dir: str, batches: int = 4) -> dict:
-    """Images/s of the test loop, of the tower's forward pass on as many images per batch and, with --loader, of the loader; in turns."""
+    """Images/s of the test loop, of the tower's forward pass on as many images per batch and, with --loader, of the
+    loader; in turns."""
     if torch.device(args.device).type != get_device():
-        raise SystemExit(f'--evaluation times tools/test.py, which runs on {get_device()!r} here: leave --device out, or hide the GPU with '
-                         'CUDA_VISIBLE_DEVICES=')
+        raise SystemExit(
+            f'--evaluation times tools/test.py, which runs on {get_device()!r} here: leave --device out, or hide the '
+            'GPU with CUDA_VISIBLE_DEVICES='
+        )
     cfg = load_config(args.config, args.cfg_options)
     prepare_test(cfg, shifts=[], amp=args.amp)
     if args.model:
@@ -308,7 +352,11 @@ def measure_evaluation(args: argparse.Namespace, work_dir: str, batches: int = 4
         size = MODELS.build(cfg.model.backbone).image_size
         loader.update(num_workers=0, persistent_workers=False)
         loader.dataset = dict(
-            type='NoiseDataset', size=batches * loader.batch_size, image_size=size, num_classes=cfg.model.head.num_classes)
+            type='NoiseDataset',
+            size=batches * loader.batch_size,
+            image_size=size,
+            num_classes=cfg.model.head.num_classes,
+        )
     runner = build_runner(cfg)
     loop, model = runner.test_loop, runner.model.eval()
     first = next(iter(loop.loaders[name]))
@@ -343,13 +391,24 @@ def measure_evaluation(args: argparse.Namespace, work_dir: str, batches: int = 4
             rate = measure()
             if round_ >= 0:
                 rates[way].append(rate)
-    ratios = {f'of the {way}': statistics.median(a / b for a, b in zip(rates['test loop'], rates[way])) for way in list(ways)[1:]}
+    ratios = {
+        f'of the {way}': statistics.median(a / b for a, b in zip(rates['test loop'], rates[way]))
+        for way in list(ways)[1:]
+    }
     if args.loader:  # what is left to reach where both share the cores
         ratios['of both in turn'] = statistics.median(
-            tested * (1 / computed + 1 / loaded) for tested, computed, loaded in zip(*(rates[way] for way in ways)))
+            tested * (1 / computed + 1 / loaded) for tested, computed, loaded in zip(*(rates[way] for way in ways))
+        )
     return dict(
-        model=cfg.model.backbone.model_name, batch=loader.batch_size, amp=args.amp, workers=loader.num_workers, machine=machine(args),
-        images=len(loop.loaders[name].dataset), images_per_second={way: statistics.median(rates[way]) for way in ways}, ratios=ratios)
+        model=cfg.model.backbone.model_name,
+        batch=loader.batch_size,
+        amp=args.amp,
+        workers=loader.num_workers,
+        machine=machine(args),
+        images=len(loop.loaders[name].dataset),
+        images_per_second={way: statistics.median(rates[way]) for way in ways},
+        ratios=ratios,
+    )
 
 
 # Counting, without a device.
@@ -360,7 +419,8 @@ CARDS = {
     'H100': dict(bfloat16=989e12, tf32=495e12, float32=67e12, bytes=3.35e12),
     'H200': dict(bfloat16=989e12, tf32=495e12, float32=67e12, bytes=4.8e12),
 }
-# What kernels reach of it: products (0.78 was measured on an H200), attention with 64 channels a head, memory; and the shortest kernel.
+# What kernels reach of it: products (0.78 was measured on an H200), attention with 64 channels a head, memory; and the
+# shortest kernel.
 PRODUCTS, ATTENTION, MEMORY, SHORTEST = 0.78, 0.35, 0.8, 3e-6
 KERNELS = {'_scaled_dot_product_flash_attention_for_cpu_backward': 3, 'native_layer_norm_backward': 3}  # of others: 1
 
@@ -375,9 +435,11 @@ class Ledger(TorchDispatchMode):
     def __init__(self, rates: dict) -> None:
         super().__init__()
         self.rates, self.phase = rates, 'other'
-        self.phases = defaultdict(lambda: dict(flops=0., bytes=0., kernels=0, seconds=0.))
+        self.phases = defaultdict(lambda: dict(flops=0.0, bytes=0.0, kernels=0, seconds=0.0))
 
-    def book(self, flops: float, size: float, kernels: int = 1, attention: bool = False, products: str = 'bfloat16') -> None:
+    def book(
+        self, flops: float, size: float, kernels: int = 1, attention: bool = False, products: str = 'bfloat16'
+    ) -> None:
         """One operation: what it computes, what it reads and writes, and its kernels."""
         rate = self.rates[products] * (ATTENTION if attention else PRODUCTS)
         seconds = max(flops / rate, size / (self.rates['bytes'] * MEMORY), kernels * SHORTEST)
@@ -394,10 +456,12 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:  # a host that waits; there is no number
-            return 1.
+            return 1.0
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), 'CPU'):  # comes whole in inference mode: linear, matmul, …
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), 'CPU'
+        ):  # comes whole in inference mode: linear, matmul, …
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
@@ -412,8 +476,13 @@ class Ledger(TorchDispatchMode):
             return result
         written = after or [args[0]] if isinstance(args[0] if args else None, Tensor) else after
         size = sum(map(extent, before)) + sum(map(extent, written))
-        self.book(self.flops(func, args, kwargs, result), size, KERNELS.get(name, 1), 'attention' in name,
-                  'bfloat16' if any(x.dtype == torch.bfloat16 for x in before) else 'float32')
+        self.book(
+            self.flops(func, args, kwargs, result),
+            size,
+            KERNELS.get(name, 1),
+            'attention' in name,
+            'bfloat16' if any(x.dtype == torch.bfloat16 for x in before) else 'float32',
+        )
         return result
 
     @staticmethod
@@ -425,11 +494,16 @@ class Ledger(TorchDispatchMode):
             return (5 if backward else 2) * 2 * query.numel() * key.shape[-2]
         if func.overloadpacket in flop_registry:
             return flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
-        return 0.
+        return 0.0
 
-    def relevance_through_layer(self, row: Tensor, query: Tensor, key: Tensor, value: Tensor, grad: Tensor, scale: float) -> Tensor:
+    def relevance_through_layer(
+        self, row: Tensor, query: Tensor, key: Tensor, value: Tensor, grad: Tensor, scale: float
+    ) -> Tensor:
         """In place of :func:`mmcfmask.kernels.relevance_through_layer`."""
-        flops, parts = 2 * 2 * query.numel() * key.shape[2], 4 * row.shape[0] * query.shape[1] * key.shape[2] * (-(-query.shape[2] // 64))
+        flops, parts = (
+            2 * 2 * query.numel() * key.shape[2],
+            4 * row.shape[0] * query.shape[1] * key.shape[2] * (-(-query.shape[2] // 64)),
+        )
         self.book(flops, sum(map(extent, (query, key, value, grad))) + 2 * parts, 2, attention=True)
         return row.new_empty(len(row), key.shape[2])
 
@@ -447,7 +521,9 @@ def extent(tensor: Tensor) -> int:
 def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, float]]:
     """Work of one counterfactual step as a GPU would do it, on tensors of the CPU without values."""
     ledger, fake = Ledger(rates), FakeTensorMode()
-    patches = dict(on_cpu=lambda device: False, recomputes_on=lambda device: False, attention=F.scaled_dot_product_attention)
+    patches = dict(
+        on_cpu=lambda device: False, recomputes_on=lambda device: False, attention=F.scaled_dot_product_attention
+    )
     with ExitStack() as stack:
         for name, replacement in patches.items():
             stack.enter_context(mock.patch.object(lean_vit, name, replacement))
@@ -455,7 +531,7 @@ def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, floa
             stack.enter_context(mock.patch.object(kernels, name, getattr(ledger, name)))
         for name in ('fits_relevance', 'fits_quick_gelu'):
             stack.enter_context(mock.patch.object(kernels, name, lambda *tensors: True))
-        steps = Steps(cfg, 'cpu', ('counterfactual', ), partial(without_values, fake=fake))
+        steps = Steps(cfg, 'cpu', ('counterfactual',), partial(without_values, fake=fake))
         stack.enter_context(fake)
         stack.enter_context(ledger)
         data = steps.synthetic_batch(batch)
@@ -483,11 +559,22 @@ def report_count(cfg: Config, args: argparse.Namespace, batch: int) -> dict:
     phases = count_step(cfg, rates, batch)
     rows = {name: phases[name] for name in PHASES if name in phases}
     total = {name: sum(work[name] for work in rows.values()) for name in ('flops', 'bytes', 'kernels', 'seconds')}
-    table = Table('', 'Gflop', 'GB', 'kernels', f'ms on {args.card}',
-                  title=f'{cfg.model.backbone.model_name}, {"bfloat16" if args.amp else "float32"}, batch {batch}')
+    table = Table(
+        '',
+        'Gflop',
+        'GB',
+        'kernels',
+        f'ms on {args.card}',
+        title=f'{cfg.model.backbone.model_name}, {"bfloat16" if args.amp else "float32"}, batch {batch}',
+    )
     for name, work in {**rows, 'step': total}.items():
-        table.add_row(name, f'{work["flops"] / 1e9:.0f}', f'{work["bytes"] / 1e9:.1f}', str(work['kernels']),
-                      f'{work["seconds"] * 1e3:.1f}')
+        table.add_row(
+            name,
+            f'{work["flops"] / 1e9:.0f}',
+            f'{work["bytes"] / 1e9:.1f}',
+            str(work['kernels']),
+            f'{work["seconds"] * 1e3:.1f}',
+        )
     Console().print(table)
     return dict(title=table.title, card=args.card, rates=rates, phases=rows, step=total)
 
@@ -501,12 +588,14 @@ def resident_bytes() -> int:
 
 
 def peak_memory(steps: Steps, name: str, data: dict, before: int) -> int:
-    """Bytes at the highest point of a few steps: allocated on the GPU, or resident above what the imported libraries take."""
+    """Bytes at the highest point of a few steps: allocated on the GPU, or resident above what the imported libraries
+    take."""
     for _ in range(3):
         steps.run(name, data)
     if steps.device.type == 'cuda':
         return torch.cuda.max_memory_allocated(steps.device)
     import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
@@ -524,8 +613,13 @@ def measure_memory(args: argparse.Namespace, name: str) -> int:
 
 def machine(args: argparse.Namespace) -> dict:
     """What a reader must know to compare numbers."""
-    info = dict(torch=torch.__version__, python=platform.python_version(), threads=torch.get_num_threads(), cores=os.cpu_count(),
-                load=os.getloadavg()[0])
+    info = dict(
+        torch=torch.__version__,
+        python=platform.python_version(),
+        threads=torch.get_num_threads(),
+        cores=os.cpu_count(),
+        load=os.getloadavg()[0],
+    )
     if args.device.startswith('cuda'):
         return dict(device=torch.cuda.get_device_name(args.device), cuda=torch.version.cuda, **info)
     cpuinfo = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
@@ -547,11 +641,13 @@ def summarize(seconds: dict[str, list[float]], rates: list[float], flops: float,
         ratios['against naive'] = ratio(seconds['naive'], own)
     if 'fine-tuning' in seconds:
         ratios['cost over fine-tuning'] = ratio(own, seconds['fine-tuning'])
-    return dict(seconds={name: statistics.median(values) for name, values in seconds.items()},
-                bound_seconds=statistics.median(bounds),
-                images_per_second={name: batch / statistics.median(values) for name, values in seconds.items()},
-                matmul_tflops=statistics.median(rates) / 1e12,
-                ratios=ratios)
+    return dict(
+        seconds={name: statistics.median(values) for name, values in seconds.items()},
+        bound_seconds=statistics.median(bounds),
+        images_per_second={name: batch / statistics.median(values) for name, values in seconds.items()},
+        matmul_tflops=statistics.median(rates) / 1e12,
+        ratios=ratios,
+    )
 
 
 def show(result: dict) -> None:
@@ -560,13 +656,21 @@ def show(result: dict) -> None:
     memory = result['peak_memory']
     table = Table('', 's / step', 'images / s', 'peak memory (GB)', title=result['title'])
     for name, value in result['seconds'].items():
-        table.add_row(name, f'{value:.3f}', f'{result["images_per_second"][name]:.2f}',
-                      f'{memory[name] / 1e9:.2f}' if name in memory else '')
-    table.add_row('arithmetic', f'{result["bound_seconds"]:.3f}', f'{result["batch"] / result["bound_seconds"]:.2f}', '')
+        table.add_row(
+            name,
+            f'{value:.3f}',
+            f'{result["images_per_second"][name]:.2f}',
+            f'{memory[name] / 1e9:.2f}' if name in memory else '',
+        )
+    table.add_row(
+        'arithmetic', f'{result["bound_seconds"]:.3f}', f'{result["batch"] / result["bound_seconds"]:.2f}', ''
+    )
     console.print(table)
     for name, value in result['ratios'].items():
         console.print(f'{name}: {value:.2f}')
-    console.print(f'matrix products: {result["matmul_tflops"]:.3f} Tflop/s; F = {result["tower_flops"] / 1e9:.1f} Gflop an image')
+    console.print(
+        f'matrix products: {result["matmul_tflops"]:.3f} Tflop/s; F = {result["tower_flops"] / 1e9:.1f} Gflop an image'
+    )
     if result['phases']:
         total = sum(result['phases'].values())
         table = Table('where the time goes', 's / step', '%')
@@ -612,15 +716,16 @@ def main(argv=None) -> dict:
         return result
     if args.memory_of:
         before = resident_bytes()
-        steps = Steps(cfg, args.device, (args.memory_of, ))
+        steps = Steps(cfg, args.device, (args.memory_of,))
         print(peak_memory(steps, args.memory_of, steps.synthetic_batch(batch), before))
         return {}
 
     candidates = tuple(name for name in CANDIDATES if name not in args.skip)
-    memory = {} if 'memory' in args.skip else {
-        name: measure_memory(args, name)
-        for name in track(candidates, 'Measuring memory', transient=True)
-    }
+    memory = (
+        {}
+        if 'memory' in args.skip
+        else {name: measure_memory(args, name) for name in track(candidates, 'Measuring memory', transient=True)}
+    )
     steps = Steps(cfg, args.device, candidates)
     flops = tower_flops(steps.model)
     product = MatrixProduct(steps.device, torch.bfloat16 if args.amp else torch.float32)
@@ -662,10 +767,19 @@ def main(argv=None) -> dict:
             phases[name].append(parts[name])
     result = dict(
         title=f'{cfg.model.backbone.model_name}, {"bfloat16" if args.amp else "float32"}, batch {batch}, {args.device}',
-        config=args.config, model=cfg.model.backbone.model_name, batch=batch, amp=args.amp, compile=args.compile, steps=args.steps,
-        machine=machine(args), tower_flops=flops, **summarize(seconds, rates, flops, batch), peak_memory=memory,
+        config=args.config,
+        model=cfg.model.backbone.model_name,
+        batch=batch,
+        amp=args.amp,
+        compile=args.compile,
+        steps=args.steps,
+        machine=machine(args),
+        tower_flops=flops,
+        **summarize(seconds, rates, flops, batch),
+        peak_memory=memory,
         phases={name: statistics.median(values) for name, values in phases.items()},
-        rounds=dict(seconds=dict(seconds), matmul_tflops=[rate / 1e12 for rate in rates]))
+        rounds=dict(seconds=dict(seconds), matmul_tflops=[rate / 1e12 for rate in rates]),
+    )
     if 'naive' in memory:
         result['ratios']['memory against naive'] = memory['counterfactual'] / memory['naive']
     show(result)

@@ -4,9 +4,10 @@
     python tools/benchmark_data.py FOLDER                 # any folder of images, read recursively
     python tools/benchmark_data.py FOLDER --images 500 --rounds 5 --out data.json
 
-One process and one thread, so that the numbers multiply by the workers. Differences are those of the 224 x 224 pixels (0-255) against
-torchvision's, whose output is that of CLIP's own transform.
+One process and one thread, so that the numbers multiply by the workers. Differences are those of the 224 x 224 pixels
+(0-255) against torchvision's, whose output is that of CLIP's own transform.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -39,8 +40,12 @@ from mmcfmask.output import run_tool
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Time decoding, resizing and cropping')
     parser.add_argument('folder', help='images, also in folders below it')
-    parser.add_argument('--images', type=count, default=200, help='at most this many, spread over the folder (default: 200)')
-    parser.add_argument('--rounds', type=count, default=3, help='times that every way sees every image; the median counts (default: 3)')
+    parser.add_argument(
+        '--images', type=count, default=200, help='at most this many, spread over the folder (default: 200)'
+    )
+    parser.add_argument(
+        '--rounds', type=count, default=3, help='times that every way sees every image; the median counts (default: 3)'
+    )
     parser.add_argument('--out', help='write the numbers to this JSON file')
     return parser.parse_args(argv)
 
@@ -53,10 +58,12 @@ def ways(paths: list[str], cache_dir: str) -> dict[str, Callable[[int], np.ndarr
 
     exact = pipeline(
         dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
-        dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'))
+        dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
+    )
     mmpretrain = pipeline(
         dict(type='LoadImageFromFile'),
-        dict(type='ResizeEdge', scale=224, edge='short', backend='cv2', interpolation='bicubic'))
+        dict(type='ResizeEdge', scale=224, edge='short', backend='cv2', interpolation='bicubic'),
+    )
     fused = pipeline(dict(type='LoadResizedImage', scale=224))
     torchvision = v2.Compose([v2.Resize(224, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)])
     example = exact(dict(img_path=paths[0]))['img']
@@ -70,8 +77,8 @@ def ways(paths: list[str], cache_dir: str) -> dict[str, Callable[[int], np.ndarr
         'mmpretrain (OpenCV)': bgr(mmpretrain),
         'the configs (Pillow)': bgr(exact),
         'LoadResizedImage': bgr(fused),
-        'reducing_gap=2': bgr(pipeline(dict(type='LoadResizedImage', scale=224, reducing_gap=2.))),
-        'reducing_gap=1': bgr(pipeline(dict(type='LoadResizedImage', scale=224, reducing_gap=1.))),
+        'reducing_gap=2': bgr(pipeline(dict(type='LoadResizedImage', scale=224, reducing_gap=2.0))),
+        'reducing_gap=1': bgr(pipeline(dict(type='LoadResizedImage', scale=224, reducing_gap=1.0))),
         'CachedDataset, 2nd epoch': bgr(cached),
     }
 
@@ -80,7 +87,9 @@ def measure(paths: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """For every way images/s, its ratio to torchvision's, and how its pixels differ."""
     with tempfile.TemporaryDirectory() as folder:
         candidates = ways(paths, folder)
-        pixels = {name: [way(index).astype(np.int16) for index in range(len(paths))] for name, way in candidates.items()}
+        pixels = {
+            name: [way(index).astype(np.int16) for index in range(len(paths))] for name, way in candidates.items()
+        }
         seconds = {name: [] for name in candidates}
         for _ in track(range(rounds), 'Timing', transient=True):
             for name, way in candidates.items():
@@ -116,11 +125,22 @@ def main(argv=None) -> dict:
     sizes = [Image.open(path).size for path in paths]
     width, height = (round(statistics.median(side)) for side in zip(*sizes))
     size = sum(map(os.path.getsize, paths)) / len(paths)
-    table = Table('', 'images / s', 'ratio', 'mean difference', 'largest',
-                  title=f'{len(paths)} images, {width} x {height} in the middle, {size / 1e3:.0f} kB on average')
+    table = Table(
+        '',
+        'images / s',
+        'ratio',
+        'mean difference',
+        'largest',
+        title=f'{len(paths)} images, {width} x {height} in the middle, {size / 1e3:.0f} kB on average',
+    )
     for name, row in result.items():
-        table.add_row(name, f'{row["images_per_second"]:.0f}', f'{row["ratio"]:.2f}', f'{row["mean_difference"]:.2f}',
-                      str(row['max_difference']))
+        table.add_row(
+            name,
+            f'{row["images_per_second"]:.0f}',
+            f'{row["ratio"]:.2f}',
+            f'{row["mean_difference"]:.2f}',
+            str(row['max_difference']),
+        )
     Console().print(table)
     if args.out:
         write_json(args.out, dict(images=len(paths), width=width, height=height, bytes=size, ways=result))

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Check which of ImageNet and its shifts are under a folder, whether they are what was published, and where to get the others.
+"""Check which of ImageNet and its shifts are under a folder, whether they are what was published, and where to get the
+others.
 
     python tools/check_data.py DATA_ROOT [--sets imagenet-r imagenet-a …] [--sample 1000 | --all] [--json]
 
-DATA_ROOT: a folder with all sets under the names of their archives as unpacked, or ImageNet's own with the others in or beside it.
+DATA_ROOT: a folder with all sets under the names of their archives as unpacked, or ImageNet's own with the others in or
+    beside it.
 Exits with 1 if a set that is there is incomplete or wrong, or if there is none.
 """
+
 import argparse
 import json
 from dataclasses import asdict
@@ -27,7 +30,9 @@ STYLES = dict(complete='green', incomplete='yellow', wrong='bold red', missing='
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Check the data of ImageNet and its shifts')
     parser.add_argument('data_root', help='folder of all sets, or of ImageNet')
-    parser.add_argument('--sets', nargs='+', choices=list(SETS), metavar='SET', help=f'some of {", ".join(SETS)} (default: all)')
+    parser.add_argument(
+        '--sets', nargs='+', choices=list(SETS), metavar='SET', help=f'some of {", ".join(SETS)} (default: all)'
+    )
     parser.add_argument('--sample', type=count, default=100, help='images of each set to decode (default: 100)')
     parser.add_argument('--all', action='store_true', help='decode all images')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -35,7 +40,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def show(reports: list[SetReport], console: Console) -> None:
-    """A table, and below it where the sets are and what is wrong or missing, in words. Fits in 80 columns; no name is cut in fewer."""
+    """A table, and below it where the sets are and what is wrong or missing, in words. Fits in 80 columns; no name is
+    cut in fewer."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in ('set', 'images', 'published', 'classes', 'read', 'status'):
         table.add_column(column, justify='left' if column in ('set', 'status') else 'right', no_wrap=True)
@@ -43,9 +49,13 @@ def show(reports: list[SetReport], console: Console) -> None:
     for report in reports:
         there = report.status != 'missing'
         table.add_row(
-            report.name, f'{report.images:,}' if there else '–', f'{report.published_images:,}',
-            f'{report.classes} of {report.published_classes}' if there else '–', str(report.decoded) if there else '–',
-            f'[{STYLES[report.status]}]{report.status}[/]')
+            report.name,
+            f'{report.images:,}' if there else '–',
+            f'{report.published_images:,}',
+            f'{report.classes} of {report.published_classes}' if there else '–',
+            str(report.decoded) if there else '–',
+            f'[{STYLES[report.status]}]{report.status}[/]',
+        )
     console.print(table)
     console.print()
     lines = {}  # what is said of several sets is said once
@@ -64,8 +74,10 @@ def main(argv=None) -> int:
             args.data_root,
             args.sets,
             None if args.all else args.sample,
-            watch=lambda items, number, what: track(items, what, number, console=progress, transient=True,
-                                                    disable=not progress.is_terminal))  # it would leave blank lines
+            watch=lambda items, number, what: track(
+                items, what, number, console=progress, transient=True, disable=not progress.is_terminal
+            ),
+        )  # it would leave blank lines
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
     if args.json:

@@ -6,8 +6,10 @@
     python tools/compare.py Zero-shot=configs/pacs/zeroshot_vitb16.py FT=configs/pacs/ft_vitb16.py \\
         CFMask=configs/pacs/cfmask_vitb16.py --out work_dirs/pacs --cfg-options data_root=PATH
 
-A study (tools/study.py) without a study file: finished runs are kept, and a killed one resumes when the command is given again.
+A study (tools/study.py) without a study file: finished runs are kept, and a killed one resumes when the command is
+given again.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,19 +19,26 @@ from rich.console import Console
 
 from mmcfmask.engine.options import add_cfg_options, seed
 from mmcfmask.engine.preflight import check_work_dir
-from mmcfmask.engine.study import Study, run_or_exit
 from mmcfmask.errors import one_line
+from mmcfmask.experiments.study import Study, run_or_exit
 from mmcfmask.output import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPES = {name: str(ROOT / 'configs' / 'shapes' / f'{config}.py')
-          for name, config in {'Zero-shot': 'zeroshot', 'FT': 'ft', 'CFMask': 'cfmask'}.items()}
+SHAPES = {
+    name: str(ROOT / 'configs' / 'shapes' / f'{config}.py')
+    for name, config in {'Zero-shot': 'zeroshot', 'FT': 'ft', 'CFMask': 'cfmask'}.items()
+}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare methods in and out of distribution')
-    parser.add_argument('methods', nargs='*', metavar='NAME=CONFIG', help='methods (default: zero-shot, FT and CFMask on the built-in '
-                        'benchmark); one whose config has no train_cfg is tested as it comes')
+    parser.add_argument(
+        'methods',
+        nargs='*',
+        metavar='NAME=CONFIG',
+        help='methods (default: zero-shot, FT and CFMask on the built-in '
+        'benchmark); one whose config has no train_cfg is tested as it comes',
+    )
     parser.add_argument('--seeds', nargs='+', type=seed, default=[0], help='training seeds (default: 0)')
     parser.add_argument('--out', default='work_dirs/quickstart', help='where everything goes (default: %(default)s)')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')

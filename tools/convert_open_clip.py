@@ -3,16 +3,18 @@
 
     python tools/convert_open_clip.py ViT-B-16-quickgelu openai clip_vitb16.pth
 
-PRETRAINED is a tag of open_clip or the path of a checkpoint. Writes the weights (``backbone.*``, ``neck.*``; load them with
-``init_cfg=dict(type='Pretrained', checkpoint=...)`` or ``load_from``) and prints the matching ``backbone`` and ``neck`` config.
+PRETRAINED is a tag of open_clip or the path of a checkpoint. Writes the weights (``backbone.*``, ``neck.*``; load them
+with ``init_cfg=dict(type='Pretrained', checkpoint=...)`` or ``load_from``) and prints the matching ``backbone`` and
+``neck`` config.
 """
+
 import argparse
 import json
 from pathlib import Path
 
 from mmcfmask.files import write_tensors
-from mmcfmask.models.clip_loading import load_image_tower
-from mmcfmask.models.convert import mmpretrain_config, open_clip_to_mmpretrain
+from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
+from mmcfmask.models.towers.loading import load_image_tower
 from mmcfmask.output import run_tool
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """How well the class activation map finds the object on the built-in benchmark, whose objects are known.
 
-    python tools/mask_quality.py configs/shapes/cfmask.py                     # before fine-tuning
-    python tools/mask_quality.py configs/shapes/cfmask.py CHECKPOINT          # after
+python tools/mask_quality.py configs/shapes/cfmask.py                     # before fine-tuning
+python tools/mask_quality.py configs/shapes/cfmask.py CHECKPOINT          # after
 """
+
 from __future__ import annotations
 
 import argparse
@@ -49,7 +50,9 @@ def main(argv=None) -> dict:
     except (OSError, ValueError) as error:
         raise SystemExit(f'{error}') from None
 
-    table = Table('set', 'images', 'IoU', 'highest possible', 'pointing game (%)', title=args.checkpoint or 'before fine-tuning')
+    table = Table(
+        'set', 'images', 'IoU', 'highest possible', 'pointing game (%)', title=args.checkpoint or 'before fine-tuning'
+    )
     results = {}
     for name, loader in {'train': cfg.get('train_dataloader'), **cfg.test_dataloader}.items():
         if loader is None:
@@ -64,11 +67,13 @@ def main(argv=None) -> dict:
             inputs = model.data_preprocessor(dict(inputs=images))['inputs']
             objects = torch.stack([torch.from_numpy(item['gt_mask']) for item in items])
             relevance = relevance_map(model, inputs, torch.tensor([int(item['gt_label']) for item in items]))
-            sums += torch.stack([
-                mask_iou(patch_mask(relevance, 'object', args.value), objects).sum(),
-                best_iou(tuple(relevance.shape[1:]), objects).sum(),
-                pointing_hits(relevance, objects).sum()
-            ])
+            sums += torch.stack(
+                [
+                    mask_iou(patch_mask(relevance, 'object', args.value), objects).sum(),
+                    best_iou(tuple(relevance.shape[1:]), objects).sum(),
+                    pointing_hits(relevance, objects).sum(),
+                ]
+            )
         iou, best, pointing = (sums / len(dataset)).tolist()
         results[name] = dict(images=len(dataset), iou=iou, best_iou=best, pointing=100 * pointing)
         table.add_row(name, str(len(dataset)), f'{iou:.3f}', f'{best:.3f}', f'{100 * pointing:.1f}')

@@ -6,6 +6,7 @@ Model, tokenizer and loss are open_clip's. The pre-training split is rendered on
 checkpoints itself: the same command continues where a killed one stopped. Without training, ``--eval-only`` prints the
 zero-shot accuracies of the weights in ``--out``.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -73,12 +74,14 @@ def pretraining_data(work_dir: Path, count: int, seed: int, workers: int) -> tup
         images = np.lib.format.open_memmap(image_file, 'w+', np.uint8, (count, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE, 3))
         captions = [''] * count
         jobs = [(seed, start, min(start + 500, count)) for start in range(0, count, 500)]
-        with multiprocessing.Pool(workers) as pool, Progress(*Progress.get_default_columns(),
-                                                             TimeElapsedColumn()) as progress:
+        with (
+            multiprocessing.Pool(workers) as pool,
+            Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as progress,
+        ):
             task = progress.add_task('render', total=count)
             for start, block, texts in pool.imap_unordered(_render_chunk, jobs):
-                images[start:start + len(block)] = block
-                captions[start:start + len(block)] = texts
+                images[start : start + len(block)] = block
+                captions[start : start + len(block)] = texts
                 progress.advance(task, len(block))
         images.flush()
         write_json(caption_file, captions, indent=None)
@@ -149,9 +152,13 @@ def train(model: torch.nn.Module, images: np.ndarray, captions: list[str], args:
     tokens = open_clip.get_tokenizer(MODEL_NAME)(captions)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([dict(params=decayed, weight_decay=args.weight_decay),
-                                   dict(params=others, weight_decay=0.)], lr=args.lr, betas=(0.9, 0.98), eps=1e-6,
-                                  fused=True)
+    optimizer = torch.optim.AdamW(
+        [dict(params=decayed, weight_decay=args.weight_decay), dict(params=others, weight_decay=0.0)],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        fused=True,
+    )
     criterion = open_clip.ClipLoss()
     steps_per_epoch = len(images) // args.batch_size
     total = args.epochs * steps_per_epoch
@@ -161,8 +168,10 @@ def train(model: torch.nn.Module, images: np.ndarray, captions: list[str], args:
     if checkpoint_file.exists():
         checkpoint = torch.load(checkpoint_file, map_location='cpu', weights_only=True)
         if checkpoint['settings'] != settings:
-            raise SystemExit(f'{checkpoint_file} is of a run with {checkpoint["settings"]}, not {settings}: '
-                             'give another --work-dir or delete it')
+            raise SystemExit(
+                f'{checkpoint_file} is of a run with {checkpoint["settings"]}, not {settings}: '
+                'give another --work-dir or delete it'
+            )
         model.load_state_dict(checkpoint['model'])
         optimizer.load_state_dict(checkpoint['optimizer'])
         step = checkpoint['step']
@@ -178,7 +187,7 @@ def train(model: torch.nn.Module, images: np.ndarray, captions: list[str], args:
             epoch, position = divmod(step, steps_per_epoch)
             if epoch != order_epoch:
                 order_epoch, order = epoch, np.random.default_rng([args.seed, epoch]).permutation(len(images))
-            batch = np.sort(order[position * args.batch_size:(position + 1) * args.batch_size])
+            batch = np.sort(order[position * args.batch_size : (position + 1) * args.batch_size])
             for group in optimizer.param_groups:
                 group['lr'] = learning_rate(step, total, args.warmup, args.lr)
             # On so few tokens plain attention in bf16 is 1.5 times as fast as the fused kernel of the CPU.
@@ -196,16 +205,18 @@ def train(model: torch.nn.Module, images: np.ndarray, captions: list[str], args:
             progress.advance(task)
             if step % 20 == 0 and time.time() - reported > 20:
                 reported = time.time()
-                progress.console.print(f'step {step}/{total}  loss {loss.item():.3f}  '
-                                       f'logit scale {model.logit_scale.exp().item():.1f}')
+                progress.console.print(
+                    f'step {step}/{total}  loss {loss.item():.3f}  logit scale {model.logit_scale.exp().item():.1f}'
+                )
             if time.time() - saved > 90 or step == total:
                 saved = time.time()
-                write_tensors(checkpoint_file, dict(model=model.state_dict(), optimizer=optimizer.state_dict(), step=step,
-                                                    settings=settings))
+                write_tensors(
+                    checkpoint_file,
+                    dict(model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, settings=settings),
+                )
             if step % max(total // 10, 1) == 0:
                 model.eval()
-                progress.console.print(f'step {step}/{total}  zero-shot on val: '
-                                       f'{zero_shot_accuracy(model, "val"):.1f}')
+                progress.console.print(f'step {step}/{total}  zero-shot on val: {zero_shot_accuracy(model, "val"):.1f}')
                 model.train()
     model.eval()
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Tables and figures over runs that were tested with ``tools/test.py --out metrics.json``.
 
-    python tools/report.py work_dirs/ft work_dirs/cfmask --out report/          # every metrics.json in and under these folders
-    python tools/report.py Zero-shot=zs/metrics.json FT=work_dirs/ft CFMask=work_dirs/cfmask --compare Zero-shot FT
-    python tools/report.py work_dirs --shifts imagenet-r imagenet-a --line my_models.csv
+    python tools/report.py work_dirs/ft work_dirs/cfmask --out report/          # every metrics.json in and under these
+    folders python tools/report.py Zero-shot=zs/metrics.json FT=work_dirs/ft CFMask=work_dirs/cfmask --compare Zero-shot
+    FT python tools/report.py work_dirs --shifts imagenet-r imagenet-a --line my_models.csv
 
 Runs are grouped by method (the name in the file, or NAME=FOLDER) over seeds. docs/report.md says what is written.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -25,13 +26,29 @@ from rich.progress import track
 from mmcfmask.engine.options import file_name
 from mmcfmask.evaluation import effective_robustness, read_reference_models, reference_line, reference_points
 from mmcfmask.evaluation.effective_robustness import REFERENCE_MODELS, Line, measured_sets
-from mmcfmask.evaluation.runs import Run, differences_of, find_runs, group_runs, metric_of, problems_of, sets_of, transform_of
 from mmcfmask.files import json_text, write_text
 from mmcfmask.output import run_tool
-from mmcfmask.visualization import class_change_figure, class_changes, id_ood_scatter, merge_bins, reliability_diagram, save_figure
-from mmcfmask.visualization.class_change import ClassChange
-from mmcfmask.visualization.style import SET_NAMES
-from mmcfmask.visualization.tables import (
+from mmcfmask.reporting import (
+    class_change_figure,
+    class_changes,
+    id_ood_scatter,
+    merge_bins,
+    reliability_diagram,
+    save_figure,
+)
+from mmcfmask.reporting.class_change import ClassChange
+from mmcfmask.reporting.runs import (
+    Run,
+    differences_of,
+    find_problems,
+    find_runs,
+    group_runs,
+    metric_of,
+    sets_of,
+    transform_of,
+)
+from mmcfmask.reporting.style import SET_NAMES
+from mmcfmask.reporting.tables import (
     EFFECTIVE_ROBUSTNESS,
     MARK,
     METRICS,
@@ -58,6 +75,7 @@ class Lines(NamedTuple):
         models: How many there are.
         lines: ``{shift, or OOD average: (line, (N, 2) the accuracies it was fitted on)}``.
     """
+
     source: str
     models: int
     lines: dict[str, tuple[Line, np.ndarray]]
@@ -65,11 +83,19 @@ class Lines(NamedTuple):
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Tables and figures over tested runs')
-    parser.add_argument('runs', nargs='+', metavar='[NAME=]RUN', help='folders with metrics.json in or below them, or such files')
+    parser.add_argument(
+        'runs', nargs='+', metavar='[NAME=]RUN', help='folders with metrics.json in or below them, or such files'
+    )
     parser.add_argument('--out', type=file_name, default='report', help='folder for the report (default: %(default)s)')
-    parser.add_argument('--shifts', nargs='+', metavar='SET', help='only these shifts, in this order (default: all that were tested)')
-    parser.add_argument('--line', metavar='FILE.csv', help='accuracies of reference models for effective robustness: columns "model" and '
-                        'one for each set (default: 85 models trained on ImageNet, which come with the package)')
+    parser.add_argument(
+        '--shifts', nargs='+', metavar='SET', help='only these shifts, in this order (default: all that were tested)'
+    )
+    parser.add_argument(
+        '--line',
+        metavar='FILE.csv',
+        help='accuracies of reference models for effective robustness: columns "model" and '
+        'one for each set (default: 85 models trained on ImageNet, which come with the package)',
+    )
     parser.add_argument('--compare', nargs=2, metavar=('BEFORE', 'AFTER'), help='two methods to compare class by class')
     return parser.parse_args(argv)
 
@@ -82,14 +108,18 @@ def choose_shifts(runs: Sequence[Run], shifts: Sequence[str]) -> list[Run]:
     """
     known = [name for name in sets_of(runs) if name not in {run.id_set for run in runs}]
     if unknown := [name for name in shifts if name not in known]:
-        raise ValueError(f'--shifts: no run was tested on {", ".join(unknown)}; the runs have {", ".join(known) or "no shifts"}')
+        raise ValueError(
+            f'--shifts: no run was tested on {", ".join(unknown)}; the runs have {", ".join(known) or "no shifts"}'
+        )
     chosen = []
     for run in runs:
         wanted = (run.id_set, *shifts)
         sets = {name: run.sets[name] for name in wanted if name in run.sets}
         if not sets:
             raise ValueError(f'{run.path}: tested on none of {", ".join(wanted)}')
-        chosen.append(run._replace(sets=sets, missing={name: why for name, why in run.missing.items() if name in wanted}))
+        chosen.append(
+            run._replace(sets=sets, missing={name: why for name, why in run.missing.items() if name in wanted})
+        )
     return chosen
 
 
@@ -103,13 +133,16 @@ def summary_of(methods: Mapping[str, list[Run]], key: str) -> Summary | None:
     measured = [name for name in sets_of(runs) if name in have and name != id_set]
     with_accuracy = {name for seeds in metric_of(methods, 'top1').values() for name in seeds[0] if name != id_set}
     average = with_accuracy <= have  # what only some sets have, such as mCE, has none
-    marks = {method: {name: why for name, why in problems_of(seeds).items() if average or name in have}
-             for method, seeds in methods.items()}
+    marks = {
+        method: {name: why for name, why in find_problems(seeds).items() if average or name in have}
+        for method, seeds in methods.items()
+    }
     return summarize(values, id_set if id_set in have else None, measured, METRICS[key], marks, average)
 
 
 def fit_lines(path: str | None, id_set: str, shifts: Sequence[str]) -> Lines:
-    """Lines of each shift, and of their average, that the reference models in a CSV file (None: the package's) were measured on.
+    """Lines of each shift, and of their average, that the reference models in a CSV file (None: the package's) were
+    measured on.
 
     Raises:
         FileNotFoundError, ValueError: If the file cannot be read, is given but has none of the sets, or no line fits.
@@ -118,40 +151,59 @@ def fit_lines(path: str | None, id_set: str, shifts: Sequence[str]) -> Lines:
     known = measured_sets(models)
     have = [shift for shift in shifts if shift in known] if id_set in known else []
     if path and not have:
-        raise ValueError(f'{path}: its columns must be the in-distribution set {id_set!r} and at least one of the shifts '
-                         f'{", ".join(shifts)}; it has {", ".join(known)}')
-    columns = {shift: [shift] for shift in have} | ({OOD_AVERAGE: list(shifts)} if have and have == list(shifts) else {})
+        raise ValueError(
+            f'{path}: its columns must be the in-distribution set {id_set!r} and at least one of the shifts '
+            f'{", ".join(shifts)}; it has {", ".join(known)}'
+        )
+    columns = {shift: [shift] for shift in have} | (
+        {OOD_AVERAGE: list(shifts)} if have and have == list(shifts) else {}
+    )
     try:
-        lines = {c: (reference_line(models, id_set, s), reference_points(models, id_set, s)) for c, s in columns.items()}
+        lines = {
+            c: (reference_line(models, id_set, s), reference_points(models, id_set, s)) for c, s in columns.items()
+        }
     except ValueError as error:
         raise ValueError(f'{path or REFERENCE_MODELS}: {error}') from None
     return Lines(path or 'trained on ImageNet only, Taori et al. 2020', len(models), lines)
 
 
 def robustness_of(accuracy: Summary, methods: Mapping[str, list[Run]], lines: Lines) -> tuple[Summary, Summary | None]:
-    """The table of accuracies with a column of effective robustness, and the table of effective robustness for every shift."""
+    """The table of accuracies with a column of effective robustness, and the table of effective robustness for every
+    shift."""
     id_set, values = accuracy.id_set, {}
-    notes = [f'Percentage points above the line fitted on {lines.models} reference models ({lines.source}). {OOD_AVERAGE}: above the line '
-             'of the average accuracy.']
+    notes = [
+        f'Percentage points above the line fitted on {lines.models} reference models ({lines.source}). {OOD_AVERAGE}: '
+        'above the line of the average accuracy.'
+    ]
     for method, runs in metric_of(methods, 'top1').items():
-        values[method] = [{
-            column: float(effective_robustness(run[id_set], mean(run[shift] for shift in needed), line))
-            for column, (line, _) in lines.lines.items()
-            if (needed := accuracy.shifts if column == OOD_AVERAGE else [column]) and {id_set, *needed} <= run.keys()
-        } for run in runs]
+        values[method] = [
+            {
+                column: float(effective_robustness(run[id_set], mean(run[shift] for shift in needed), line))
+                for column, (line, _) in lines.lines.items()
+                if (needed := accuracy.shifts if column == OOD_AVERAGE else [column])
+                and {id_set, *needed} <= run.keys()
+            }
+            for run in runs
+        ]
         low, high = next(iter(lines.lines.values()))[0].id_range if lines.lines else (0, 100)
         outside = [run[id_set] for run in runs if id_set in run and not low <= run[id_set] <= high]
         if values[method][0] and outside:
-            notes.append(f'{method}: ID accuracy {outside[0]:.1f} is outside the {low:.1f} to {high:.1f} of the reference models; '
-                         'the line is extrapolated.')
+            notes.append(
+                f'{method}: ID accuracy {outside[0]:.1f} is outside the {low:.1f} to {high:.1f} of the reference '
+                'models; the line is extrapolated.'
+            )
     values = {method: runs for method, runs in values.items() if runs[0]}
     if not values:
         return accuracy, None
     shifts = tuple(name for name in accuracy.shifts if name in lines.lines)
     rows = {m: {column: Stat.of([run[column] for run in runs]) for column in runs[0]} for m, runs in values.items()}
     # A point is as trustworthy as the two accuracies that it is made of.
-    marked = {(m, c): ', '.join(wrong) for m, row in rows.items() for c in row
-              if (wrong := [name for name in (id_set, c) if (m, name) in accuracy.marked])}
+    marked = {
+        (m, c): ', '.join(wrong)
+        for m, row in rows.items()
+        for c in row
+        if (wrong := [name for name in (id_set, c) if (m, name) in accuracy.marked])
+    }
     notes += [note for note in accuracy.notes if note.startswith((MARK, '±'))]
     table = Summary(None, shifts, rows, tuple(notes), marked, EFFECTIVE_ROBUSTNESS, average=OOD_AVERAGE in lines.lines)
     averages = {m: [run[OOD_AVERAGE] for run in runs] for m, runs in values.items() if OOD_AVERAGE in runs[0]}
@@ -176,13 +228,17 @@ def changes_of(methods: Mapping[str, list[Run]], before: str, after: str) -> dic
         for set_name in sets_of(methods[name]):
             runs = [run.sets[set_name].get('per_class') for run in methods[name] if set_name in run.sets]
             if all(runs):
-                accuracies[-1][set_name] = {c: mean(run[c] for run in runs) for c in runs[0] if all(c in run for run in runs)}
+                accuracies[-1][set_name] = {
+                    c: mean(run[c] for run in runs) for c in runs[0] if all(c in run for run in runs)
+                }
                 counts[set_name] = methods[name][0].sets[set_name].get('per_class_count')
     shared = [name for name in accuracies[0] if name in accuracies[1]]
     changes = {name: class_changes(accuracies[0][name], accuracies[1][name], counts[name]) for name in shared}
     changes = {name: rows for name, rows in changes.items() if rows}
     if not changes:
-        raise ValueError(f'--compare: {before!r} and {after!r} share no set with accuracies of classes (per_class in metrics.json)')
+        raise ValueError(
+            f'--compare: {before!r} and {after!r} share no set with accuracies of classes (per_class in metrics.json)'
+        )
     return changes
 
 
@@ -204,14 +260,28 @@ def changes_markdown(changes: Mapping[str, list[ClassChange]]) -> str:
     rows = []
     for name, all_changes in changes.items():
         worst = ', '.join(f'{c.name} {c.change:+.0f}' for c in all_changes[:3] if c.change < 0) or '–'
-        numbers = [sum(test(c.change) for c in all_changes) for test in ((lambda x: x < 0), (lambda x: x > 0), (lambda x: x == 0))]
-        rows.append([name, worst, str(len(all_changes)), *map(str, numbers), f'{mean(c.change for c in all_changes):+.1f}'])
+        numbers = [
+            sum(test(c.change) for c in all_changes)
+            for test in ((lambda x: x < 0), (lambda x: x > 0), (lambda x: x == 0))
+        ]
+        rows.append(
+            [name, worst, str(len(all_changes)), *map(str, numbers), f'{mean(c.change for c in all_changes):+.1f}']
+        )
     return markdown_table(header, rows, left=2)
 
 
 def lines_markdown(lines: Lines) -> str:
-    rows = [[column, str(line.models), f'{line.slope:.3f}', f'{line.intercept:+.3f}', f'{line.r2:.3f}',
-             f'{line.id_range[0]:.1f} to {line.id_range[1]:.1f}'] for column, (line, _) in lines.lines.items()]
+    rows = [
+        [
+            column,
+            str(line.models),
+            f'{line.slope:.3f}',
+            f'{line.intercept:+.3f}',
+            f'{line.r2:.3f}',
+            f'{line.id_range[0]:.1f} to {line.id_range[1]:.1f}',
+        ]
+        for column, (line, _) in lines.lines.items()
+    ]
     return markdown_table(['Line of', 'Models', 'Slope', 'Intercept', 'R²', 'ID accuracies'], rows)
 
 
@@ -224,7 +294,10 @@ def corruptions_markdown(methods: Mapping[str, list[Run]]) -> str | None:
             found.setdefault(key, {})[method] = Stat.of([m[key] for m in metrics if key in m])
     if not found:
         return None
-    rows = [[key[3:].replace('_', ' '), *(row[m].text() if m in row else '–' for m in methods)] for key, row in found.items()]
+    rows = [
+        [key[3:].replace('_', ' '), *(row[m].text() if m in row else '–' for m in methods)]
+        for key, row in found.items()
+    ]
     return markdown_table(['Corruption', *methods], rows)
 
 
@@ -234,9 +307,16 @@ def sets_markdown(runs: Sequence[Run]) -> str:
     for name in sets_of(runs):
         for result in (run.sets[name] for run in runs if name in run.sets):
             counts = (result.get(key) for key in ('images', 'published_images', 'classes', 'skipped'))
-            row = name, str(result.get('dataset', '')), '; '.join(map(str, result.get('notes') or [])), transform_of(result)
+            row = (
+                name,
+                str(result.get('dataset', '')),
+                '; '.join(map(str, result.get('notes') or [])),
+                transform_of(result),
+            )
             rows[(*row, *('–' if count is None else f'{count:,}' for count in counts))] = None
-    return markdown_table(['Set', 'Dataset', 'Notes', 'Transform', 'Images', 'Published', 'Classes', 'Unreadable'], list(rows), left=4)
+    return markdown_table(
+        ['Set', 'Dataset', 'Notes', 'Transform', 'Images', 'Published', 'Classes', 'Unreadable'], list(rows), left=4
+    )
 
 
 def runs_markdown(runs: Sequence[Run]) -> str:
@@ -244,15 +324,25 @@ def runs_markdown(runs: Sequence[Run]) -> str:
     for run in runs:
         checkpoint, versions = run.content.get('checkpoint') or {}, run.content.get('versions') or {}
         versions = ', '.join(f'{name} {versions[name]}' for name in ('mmcfmask', 'torch') if name in versions)
-        rows.append([run.method, '–' if run.seed is None else str(run.seed), str(run.path), str(run.content.get('config', '')),
-                     (checkpoint.get('sha256') or '–')[:12], versions])
+        rows.append(
+            [
+                run.method,
+                '–' if run.seed is None else str(run.seed),
+                str(run.path),
+                str(run.content.get('config', '')),
+                (checkpoint.get('sha256') or '–')[:12],
+                versions,
+            ]
+        )
     return markdown_table(['Method', 'Seed', 'File', 'Config', 'SHA-256 of the checkpoint', 'Versions'], rows, left=6)
 
 
 def slug(name: str, taken: set) -> str:
     """A file name for a method or set; different names get different ones."""
     base = re.sub(r'[^\w.-]+', '_', name).strip('._') or 'method'
-    free = next(text for i in range(1, len(taken) + 2) if (text := base if i == 1 else f'{base}_{i}').lower() not in taken)
+    free = next(
+        text for i in range(1, len(taken) + 2) if (text := base if i == 1 else f'{base}_{i}').lower() not in taken
+    )
     taken.add(free.lower())
     return free
 
@@ -270,6 +360,7 @@ class Contents(NamedTuple):
         compare: Names of two methods; None if none were asked for.
         notes: What makes numbers of one column not comparable.
     """
+
     methods: Mapping[str, list[Run]]
     accuracy: Summary
     others: list[Summary]
@@ -284,8 +375,12 @@ class Contents(NamedTuple):
         return [run for seeds in self.methods.values() for run in seeds]
 
 
-def gather(sources: Sequence[str], shifts: Sequence[str] | None = None, line_file: str | None = None,
-           compare: Sequence[str] | None = None) -> Contents:
+def gather(
+    sources: Sequence[str],
+    shifts: Sequence[str] | None = None,
+    line_file: str | None = None,
+    compare: Sequence[str] | None = None,
+) -> Contents:
     """Read runs and work out all that is shown of them.
 
     Args:
@@ -322,33 +417,60 @@ def figures_of(contents: Contents) -> dict[str, dict[str, tuple]]:
     scatters, diagrams, class_figures = {}, {}, {}
     averages = {OOD_AVERAGE: accuracy.shifts} if len(accuracy.shifts) > 1 else {}
     for column, shifts in ({**averages, **{shift: [shift] for shift in accuracy.shifts}} if id_set else {}).items():
-        points = {m: [(run[id_set], mean(run[s] for s in shifts)) for run in runs] for m, runs in top1.items()
-                  if {id_set, *shifts} <= runs[0].keys()}
+        points = {
+            m: [(run[id_set], mean(run[s] for s in shifts)) for run in runs]
+            for m, runs in top1.items()
+            if {id_set, *shifts} <= runs[0].keys()
+        }
         if not points:
             continue
         line, reference = contents.lines.lines.get(column, (None, None)) if contents.lines else (None, None)
-        ylabel = f'Average of {len(shifts)} shifts (%)' if column == OOD_AVERAGE else f'{SET_NAMES.get(column, column)} accuracy (%)'
-        options = dict(logit=True, xlabel=f'{SET_NAMES.get(id_set, id_set)} accuracy (%)', ylabel=ylabel, line=line and line.predict,
-                       reference=reference, line_label='reference models')
+        ylabel = (
+            f'Average of {len(shifts)} shifts (%)'
+            if column == OOD_AVERAGE
+            else f'{SET_NAMES.get(column, column)} accuracy (%)'
+        )
+        options = dict(
+            logit=True,
+            xlabel=f'{SET_NAMES.get(id_set, id_set)} accuracy (%)',
+            ylabel=ylabel,
+            line=line and line.predict,
+            reference=reference,
+            line_label='reference models',
+        )
         scatters[f'id_ood_{"average" if column == OOD_AVERAGE else column}'] = (
-            f'{id_set} against {column}', lambda points=points, options=options: id_ood_scatter(points, **options))
+            f'{id_set} against {column}',
+            lambda points=points, options=options: id_ood_scatter(points, **options),
+        )
 
     taken: set = set()
     ece = metric_of(methods, 'ece')
     for method, runs in methods.items():
-        bins = {name: [run.sets[name]['reliability'] for run in runs if name in run.sets and run.sets[name].get('reliability')]
-                for name in sets_of(runs)}
+        bins = {
+            name: [
+                run.sets[name]['reliability'] for run in runs if name in run.sets and run.sets[name].get('reliability')
+            ]
+            for name in sets_of(runs)
+        }
         bins = {SET_NAMES.get(name, name): merge_bins(seeds) for name, seeds in bins.items() if seeds}
         if not bins:
             continue
-        notes = {SET_NAMES.get(name, name): f'ECE {mean(run[name] for run in ece[method]):.1f}' for name in ece.get(method, [{}])[0]}
-        diagrams[f'reliability_{slug(method, taken)}'] = (method, lambda bins=bins, notes=notes: reliability_diagram(bins, notes))
+        notes = {
+            SET_NAMES.get(name, name): f'ECE {mean(run[name] for run in ece[method]):.1f}'
+            for name in ece.get(method, [{}])[0]
+        }
+        diagrams[f'reliability_{slug(method, taken)}'] = (
+            method,
+            lambda bins=bins, notes=notes: reliability_diagram(bins, notes),
+        )
 
     taken = set()
     for name, rows in changes.items():
         label = f'{SET_NAMES.get(name, name)} accuracy (%)'
         class_figures[f'class_change_{slug(name, taken)}'] = (
-            name, lambda rows=rows, label=label: class_change_figure(rows, *contents.compare, xlabel=label))
+            name,
+            lambda rows=rows, label=label: class_change_figure(rows, *contents.compare, xlabel=label),
+        )
     return {'In distribution against shift': scatters, 'Change of each class': class_figures, 'Reliability': diagrams}
 
 
@@ -357,12 +479,19 @@ def report_markdown(contents: Contents, figures: Mapping[str, Mapping[str, tuple
     runs, accuracy = contents.runs, contents.accuracy
     text = ['# Report\n', f'Runs: {len(runs)}; methods: {len(contents.methods)}.\n']
     if accuracy.id_set is None:
-        text.append(f'No run was tested on the in-distribution set {runs[0].id_set}: no figures against it, no effective robustness.\n')
+        text.append(
+            f'No run was tested on the in-distribution set {runs[0].id_set}: no figures against it, no effective '
+            'robustness.\n'
+        )
     text += ['## Top-1 accuracy (%)\n', summary_markdown(accuracy)]
     if contents.notes:
         text += ['Not tested alike, compare with care:\n', *(f'- {note}' for note in contents.notes), '']
     if contents.robustness:
-        text += ['## Effective robustness (percentage points)\n', summary_markdown(contents.robustness), lines_markdown(contents.lines)]
+        text += [
+            '## Effective robustness (percentage points)\n',
+            summary_markdown(contents.robustness),
+            lines_markdown(contents.lines),
+        ]
     for summary in contents.others:
         better = 'higher' if summary.metric.higher_is_better else 'lower'
         text += [f'## {summary.metric.label} ({summary.metric.unit}; {better} is better)\n', summary_markdown(summary)]
@@ -372,7 +501,10 @@ def report_markdown(contents: Contents, figures: Mapping[str, Mapping[str, tuple
         if not pictures:
             continue
         if chapter == 'Change of each class':
-            text += [f'## {chapter}: {contents.compare[0]} → {contents.compare[1]}\n', changes_markdown(contents.changes)]
+            text += [
+                f'## {chapter}: {contents.compare[0]} → {contents.compare[1]}\n',
+                changes_markdown(contents.changes),
+            ]
         else:
             text.append(f'## {chapter}\n')
         text += [f'![{caption}](figures/{name}.png)\n' for name, (caption, _) in pictures.items()]
@@ -383,19 +515,34 @@ def report_json(contents: Contents) -> str:
     """Everything as JSON; of the runs, all but the long lists."""
     long = ('per_class', 'per_class_count', 'reliability')
     lines, compare = contents.lines, contents.compare
-    runs = [dict(run.content, method=run.method, file=str(run.path), sets={
-        name: {k: v for k, v in result.items() if k not in long} for name, result in run.sets.items()}) for run in contents.runs]
+    runs = [
+        dict(
+            run.content,
+            method=run.method,
+            file=str(run.path),
+            sets={name: {k: v for k, v in result.items() if k not in long} for name, result in run.sets.items()},
+        )
+        for run in contents.runs
+    ]
     everything = dict(
         id_set=contents.runs[0].id_set,
         shifts=list(contents.accuracy.shifts),
         notes=contents.notes,
         accuracy=summary_dict(contents.accuracy),
         effective_robustness=summary_dict(contents.robustness) if lines else None,
-        lines=dict(source=lines.source, **{c: line._asdict() for c, (line, _) in lines.lines.items()}) if lines else None,
+        lines=dict(source=lines.source, **{c: line._asdict() for c, (line, _) in lines.lines.items()})
+        if lines
+        else None,
         metrics={summary.metric.label: summary_dict(summary) for summary in contents.others},
-        class_change=dict(before=compare[0], after=compare[1], sets={
-            name: [dict(c._asdict(), change=c.change) for c in rows] for name, rows in contents.changes.items()}) if compare else None,
-        runs=runs)
+        class_change=dict(
+            before=compare[0],
+            after=compare[1],
+            sets={name: [dict(c._asdict(), change=c.change) for c in rows] for name, rows in contents.changes.items()},
+        )
+        if compare
+        else None,
+        runs=runs,
+    )
     return json_text(everything, indent=1)
 
 
@@ -431,8 +578,11 @@ def main(argv=None) -> None:
     except OSError as error:
         raise SystemExit(f'report.py: {error}') from None
     console.print(summary_table(contents.accuracy))
-    console.print(f'report: {Path(args.out) / "report.md"} (beside it report.json, tables as CSV, figures/ as PNG and PDF)',
-                  highlight=False, soft_wrap=True)
+    console.print(
+        f'report: {Path(args.out) / "report.md"} (beside it report.json, tables as CSV, figures/ as PNG and PDF)',
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 if __name__ == '__main__':

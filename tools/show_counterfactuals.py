@@ -4,10 +4,12 @@
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] IMAGES...          # files or folders
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split test       # images of the config's own sets
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split test --all # all nine variants side by side
-    python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split a --second-look  # where tools/test.py --second-look looks
+    python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split a --relevance-crop  # where tools/test.py
+    --relevance-crop looks
 
 Without a checkpoint the relevance is that of the pre-trained model.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -22,7 +24,16 @@ from mmpretrain.registry import DATASETS, TRANSFORMS
 from rich.console import Console
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.counterfactual import FILLS, KINDS, check_value, part_of_grid, patch_grid, relevance_center, relevance_map, zoom_in
+from mmcfmask.counterfactual import (
+    FILLS,
+    MASKS,
+    check_value,
+    part_of_grid,
+    patch_grid,
+    relevance_center,
+    relevance_map,
+    zoom_in,
+)
 from mmcfmask.datasets.folder import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
@@ -30,10 +41,10 @@ from mmcfmask.engine.launch import build_model, class_names, file_pipeline, load
 from mmcfmask.engine.options import add_cfg_options, count, device, file_name
 from mmcfmask.engine.preflight import check_out, makes_counterfactuals
 from mmcfmask.errors import one_line
+from mmcfmask.models.inference.relevance_crop import CROP_SCALE, check_crop_scale
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
-from mmcfmask.models.second_look import SECOND_LOOK, check_side
 from mmcfmask.output import run_tool
-from mmcfmask.visualization import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
+from mmcfmask.reporting import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
 
 CHECKPOINT_SUFFIXES = ('.pth', '.pt')
 
@@ -41,23 +52,48 @@ CHECKPOINT_SUFFIXES = ('.pth', '.pt')
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Show counterfactual images')
     parser.add_argument('config', help='config file')
-    parser.add_argument('paths', nargs='*', metavar='[CHECKPOINT] IMAGES',
-                        help=f'a checkpoint ({", ".join(CHECKPOINT_SUFFIXES)}) and then image files or folders of images')
-    parser.add_argument('--split', help='take images from a set of the config: train, val, test, or a name in test_dataloader')
+    parser.add_argument(
+        'paths',
+        nargs='*',
+        metavar='[CHECKPOINT] IMAGES',
+        help=f'a checkpoint ({", ".join(CHECKPOINT_SUFFIXES)}) and then image files or folders of images',
+    )
+    parser.add_argument(
+        '--split', help='take images from a set of the config: train, val, test, or a name in test_dataloader'
+    )
     parser.add_argument('--num', type=count, default=8, help='number of images at most (default: 8)')
-    parser.add_argument('--labels', nargs='+', help='class names or indices of the image files, one each or one for all; relevance is for '
-                        'them (default: what the model predicts)')
-    parser.add_argument('--mask', choices=KINDS, help="which patches are taken out (default: the config's, else object)")
+    parser.add_argument(
+        '--labels',
+        nargs='+',
+        help='class names or indices of the image files, one each or one for all; relevance is for '
+        'them (default: what the model predicts)',
+    )
+    parser.add_argument(
+        '--mask', choices=MASKS, help="which patches are taken out (default: the config's, else object)"
+    )
     parser.add_argument('--fill', choices=FILLS, help="what replaces them (default: the config's, else single)")
-    parser.add_argument('--value', type=float, help='threshold or probability in [0, 1] (default: published for mask and fill)')
+    parser.add_argument(
+        '--value', type=float, help='threshold or probability in [0, 1] (default: published for mask and fill)'
+    )
     parser.add_argument('--all', action='store_true', help='show all nine masks x fills with their published values')
-    parser.add_argument('--second-look', nargs='?', const=SECOND_LOOK, type=float, metavar='SIDE', help='show instead which part of each '
-                        f'image tools/test.py --second-look looks at again, SIDE times as large (default: {SECOND_LOOK})')
+    parser.add_argument(
+        '--relevance-crop',
+        nargs='?',
+        const=CROP_SCALE,
+        type=float,
+        metavar='SIDE',
+        help='show instead which part of each '
+        f'image tools/test.py --relevance-crop looks at again, SIDE times as large (default: {CROP_SCALE})',
+    )
     parser.add_argument('--layout', choices=['rows', 'columns'], default='rows', help='one image per row or per column')
-    parser.add_argument('--out', type=file_name, default='counterfactuals.png', help='the picture (default: %(default)s)')
+    parser.add_argument(
+        '--out', type=file_name, default='counterfactuals.png', help='the picture (default: %(default)s)'
+    )
     parser.add_argument('--pdf', action='store_true', help='write a PDF beside it')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images, donors and random masks')
-    parser.add_argument('--device', type=device, default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
+    parser.add_argument(
+        '--device', type=device, default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s'
+    )
     add_cfg_options(parser)
     args = parser.parse_intermixed_args(argv)
 
@@ -70,9 +106,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     if args.labels and args.split:
         parser.error('--labels is for image files; the images of --split have their labels')
     if args.all and (args.mask or args.fill or args.value is not None or args.layout == 'columns'):
-        parser.error('--all shows every mask and fill with its published value: leave out --mask, --fill, --value and --layout')
-    if args.second_look is not None and (args.all or args.mask or args.fill or args.value is not None):
-        parser.error('--second-look takes no patches out: leave out --all, --mask, --fill and --value')
+        parser.error(
+            '--all shows every mask and fill with its published value: leave out --mask, --fill, --value and --layout'
+        )
+    if args.relevance_crop is not None and (args.all or args.mask or args.fill or args.value is not None):
+        parser.error('--relevance-crop takes no patches out: leave out --all, --mask, --fill and --value')
     if Path(args.out).suffix.lower() != '.png':
         parser.error(f'--out {args.out}: the name must end in .png (--pdf writes a PDF beside it)')
     return args
@@ -177,13 +215,15 @@ def main(argv=None) -> None:
     trains_on_them = makes_counterfactuals(cfg.model)
     files = find_files(args.images, args.num)
     if args.split and args.split not in named_sets(cfg):
-        raise SystemExit(f'unknown --split {args.split!r}: the config has {", ".join(named_sets(cfg)) or "no data sets"}')
+        raise SystemExit(
+            f'unknown --split {args.split!r}: the config has {", ".join(named_sets(cfg)) or "no data sets"}'
+        )
     try:
-        if args.second_look is not None:
-            check_side(args.second_look)
+        if args.relevance_crop is not None:
+            check_crop_scale(args.relevance_crop)
     except ValueError as error:
-        raise SystemExit(f'--second-look: {error}') from None
-    few = args.second_look is None and (len(files) if files else args.num) < 2
+        raise SystemExit(f'--relevance-crop: {error}') from None
+    few = args.relevance_crop is None and (len(files) if files else args.num) < 2
     if few and (args.all or fill != 'none'):
         raise SystemExit('a fill takes patches from other images: give at least 2 images, or --fill none')
 
@@ -200,7 +240,8 @@ def main(argv=None) -> None:
     else:
         items, gt_masks, names = images_of_split(cfg, args.split, args.num, args.seed)
     inputs = model.data_preprocessor(
-        dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items]))['inputs']
+        dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
+    )['inputs']
     if gt_masks is not None and gt_masks.shape[1:] != inputs.shape[2:]:
         gt_masks = None  # the pipeline resized the images, not the masks
     with torch.no_grad():
@@ -220,7 +261,7 @@ def main(argv=None) -> None:
     texts = [f'pred. {short[p]}' for p in predicted]
     if labels:
         texts = [short[label] + ('' if label == p else f'\n{text}') for label, p, text in zip(labels, predicted, texts)]
-    shown = predicted if args.second_look else labels or predicted
+    shown = predicted if args.relevance_crop else labels or predicted
     relevance = relevance_map(model, inputs, torch.tensor(shown, device=inputs.device))
 
     def display(images):
@@ -230,30 +271,45 @@ def main(argv=None) -> None:
     def counterfactual(mask, fill, value, **changes):
         generator = torch.Generator(inputs.device).manual_seed(args.seed)
         changed = CAMRefillDataPreprocessor(mask=mask, fill=fill, value=value, **changes).counterfactual(
-            inputs, patch_grid(model.backbone, inputs), relevance, generator)
+            inputs, patch_grid(model.backbone, inputs), relevance, generator
+        )
         images = display(changed.images)
         return hide_patches(images, changed.mask) if changed.hidden else images, changed.mask
 
     if args.all:
-        variants = [Variant(m, f, v, counterfactual(m, f, v)[0]) for m in KINDS for f in FILLS for v in [PUBLISHED_VALUES[m, f]]]
+        variants = [
+            Variant(m, f, v, counterfactual(m, f, v)[0]) for m in MASKS for f in FILLS for v in [PUBLISHED_VALUES[m, f]]
+        ]
         figure = variants_panel(display(inputs), relevance, variants, texts)
         what = 'nine masks x fills with their published values'
-    elif args.second_look:
+    elif args.relevance_crop:
         center = relevance_center(relevance)
-        outside = ~part_of_grid(center, args.second_look, relevance.shape[1:])
+        outside = ~part_of_grid(center, args.relevance_crop, relevance.shape[1:])
         stages = ('Image', 'Relevance', 'Left out', 'Second look')
         figure = counterfactual_panel(
-            display(inputs), relevance, outside, display(zoom_in(inputs, center, args.second_look)), texts, gt_masks, args.layout, stages)
-        what = f'second look at {args.second_look:g} of the sides, where the predicted class is relevant'
+            display(inputs),
+            relevance,
+            outside,
+            display(zoom_in(inputs, center, args.relevance_crop)),
+            texts,
+            gt_masks,
+            args.layout,
+            stages,
+        )
+        what = f'second look at {args.relevance_crop:g} of the sides, where the predicted class is relevant'
     else:
         images, patches = counterfactual(mask, fill, value, **changes)
         stages = ('Image', 'Relevance', 'Mask', 'Hidden' if fill == 'none' else 'Counterfactual')
         figure = counterfactual_panel(display(inputs), relevance, patches, images, texts, gt_masks, args.layout, stages)
         share = patches.float().mean().item()
         what = f'{mask} mask, {fill} fill, value {value:g}: {share:.0%} of the patches taken out'
-        what += ''.join(f', other {name}' for name in changes) + ('' if trains_on_them else '; the config itself trains on none')
+        what += ''.join(f', other {name}' for name in changes) + (
+            '' if trains_on_them else '; the config itself trains on none'
+        )
     written = save_figure(figure, args.out, pdf=args.pdf)
-    Console(soft_wrap=True).print(f'{len(items)} images, {what}. Picture: {", ".join(map(str, written))}', highlight=False)
+    Console(soft_wrap=True).print(
+        f'{len(items)} images, {what}. Picture: {", ".join(map(str, written))}', highlight=False
+    )
 
 
 if __name__ == '__main__':

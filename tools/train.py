@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Train a model: python tools/train.py CONFIG [--work-dir DIR] [--resume [auto|PATH]] [--amp] [--seed N] [--cfg-options …]"""
+"""Train a model: python tools/train.py CONFIG [--work-dir DIR] [--resume [auto|PATH]] [--amp] [--seed N] [--cfg-options
+…]"""
+
 import argparse
 from contextlib import ExitStack
 
@@ -21,7 +23,12 @@ from mmcfmask.output import run_tool
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model')
     parser.add_argument('config', help='config file')
-    parser.add_argument('--resume', nargs='?', const='auto', help='go on from PATH, or from the latest checkpoint of the work dir (auto)')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from PATH, or from the latest checkpoint of the work dir (auto)',
+    )
     parser.add_argument('--seed', type=seed, help='seed of everything random (default: that of the config)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     launch.add_run_arguments(parser, work_dir='where logs and checkpoints go')
@@ -77,7 +84,7 @@ def train(args: argparse.Namespace, stack: ExitStack) -> None:
         preflight.check_validation(cfg)
         preflight.check_selection(cfg)
         preflight.check_training_data(cfg)
-        launch.fit_total_batch(cfg, launch.world_size(args.launcher))
+        launch.set_gradient_accumulation(cfg, launch.world_size(args.launcher))
         resume, start = cfg.get('resume', False), cfg.get('load_from')
         if start:
             checkpoint = checkpoints.check_checkpoint(start, resume)
@@ -90,7 +97,7 @@ def train(args: argparse.Namespace, stack: ExitStack) -> None:
         follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     runner = launch.build_runner(cfg)
     if start:
-        checkpoints.check_fits(unwrapped(runner.model), checkpoint, start)
+        checkpoints.check_state_dict(unwrapped(runner.model), checkpoint, start)
         del checkpoint
     else:
         preflight.warn_of_random_start(cfg)

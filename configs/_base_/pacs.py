@@ -1,6 +1,6 @@
-# PACS (7 classes, 4 domains, <data_root>/<domain>/<class>/<image>): fine-tuned on eight tenths of photo; one tenth is held out to choose
-# the checkpoint; tested on the last tenth (ID) and on the other three domains (OOD). The test part is always the same;
-# holdout.seed='run' draws the others anew for every seed (studies/pacs.yaml).
+# PACS (7 classes, 4 domains, <data_root>/<domain>/<class>/<image>): fine-tuned on eight tenths of photo; one tenth is
+# held out to choose the checkpoint; tested on the last tenth (ID) and on the other three domains (OOD). The test part
+# is always the same; holdout.seed='run' draws the others anew for every seed (studies/pacs.yaml).
 data_root = 'data/pacs/'
 
 pipeline = [
@@ -10,16 +10,32 @@ pipeline = [
     dict(type='PackInputs'),
 ]
 train_set = dict(
-    type='PACSDataset', data_root=data_root, domain='photo', pipeline=pipeline,
-    holdout=dict(fraction=0.1, seed=0, test=0.1, test_seed=0, part='train'))
+    type='PACSDataset',
+    data_root=data_root,
+    domain='photo',
+    pipeline=pipeline,
+    holdout=dict(fraction=0.1, seed=0, test=0.1, test_seed=0, part='train'),
+)
 held_out_set = dict(
-    type='PACSDataset', data_root=data_root, domain='photo', pipeline=pipeline,
-    holdout=dict(fraction=0.1, seed=0, test=0.1, test_seed=0, part='held_out'))
+    type='PACSDataset',
+    data_root=data_root,
+    domain='photo',
+    pipeline=pipeline,
+    holdout=dict(fraction=0.1, seed=0, test=0.1, test_seed=0, part='held_out'),
+)
 test_set = dict(
-    type='PACSDataset', data_root=data_root, domain='photo', pipeline=pipeline,
-    holdout=dict(fraction=0.1, seed=0, test=0.1, test_seed=0, part='test'))
+    type='PACSDataset',
+    data_root=data_root,
+    domain='photo',
+    pipeline=pipeline,
+    holdout=dict(fraction=0.1, seed=0, test=0.1, test_seed=0, part='test'),
+)
 test_loader = dict(
-    batch_size=64, num_workers=4, collate_fn=dict(type='default_collate'), sampler=dict(type='DefaultSampler', shuffle=False))
+    batch_size=64,
+    num_workers=4,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
 
 train_dataloader = dict(
     batch_size=32,
@@ -28,25 +44,37 @@ train_dataloader = dict(
     drop_last=True,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='ResumableSampler', shuffle=True),
-    dataset=train_set)
+    dataset=train_set,
+)
 val_dataloader = dict(**test_loader, persistent_workers=True, dataset=held_out_set)
 val_evaluator = dict(type='ShiftAccuracy')
 test_dataloader = dict(
     photo=dict(**test_loader, dataset=test_set),
-    art_painting=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='art_painting', pipeline=pipeline)),
-    cartoon=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='cartoon', pipeline=pipeline)),
-    sketch=dict(**test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='sketch', pipeline=pipeline)))
+    art_painting=dict(
+        **test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='art_painting', pipeline=pipeline)
+    ),
+    cartoon=dict(
+        **test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='cartoon', pipeline=pipeline)
+    ),
+    sketch=dict(
+        **test_loader, dataset=dict(type='PACSDataset', data_root=data_root, domain='sketch', pipeline=pipeline)
+    ),
+)
 test_evaluator = dict(type='ShiftAccuracy')
 
 # The head starts from the class means of training photos (no text tower needed).
 model = dict(
     type='CounterfactualClassifier',
     backbone=dict(type='OpenCLIPBackbone', model_name='ViT-B-16-quickgelu', pretrained='openai'),
-    head=dict(type='CLIPDistillHead', num_classes=7, class_weights=dict(type='prototype', dataset=train_set, per_class=60)),
+    head=dict(
+        type='CLIPDistillHead', num_classes=7, class_weights=dict(type='prototype', dataset=train_set, per_class=60)
+    ),
     data_preprocessor=dict(
         type='CAMRefillDataPreprocessor',
         mean=[122.7709383, 116.7460125, 104.09373615],
         std=[68.5005327, 66.6321579, 70.32316305],
-        to_rgb=True))
+        to_rgb=True,
+    ),
+)
 
 test_cfg = dict(type='MultiSetTestLoop', id_set='photo')

@@ -1,8 +1,12 @@
-# The built-in benchmark (docs/shapes.md): rendered shapes, no download. Fine-tuned on photo-like images whose background is tied to
-# the class; tested on the same kind of images (ID) and on four shifts (OOD).
+# The built-in benchmark (docs/shapes.md): rendered shapes, no download. Fine-tuned on photo-like images whose
+# background is tied to the class; tested on the same kind of images (ID) and on four shifts (OOD).
 pipeline = [dict(type='PackInputs')]
 test_loader = dict(
-    batch_size=250, num_workers=0, collate_fn=dict(type='default_collate'), sampler=dict(type='DefaultSampler', shuffle=False))
+    batch_size=250,
+    num_workers=0,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
 
 train_dataloader = dict(
     batch_size=64,
@@ -10,7 +14,8 @@ train_dataloader = dict(
     drop_last=True,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='ResumableSampler', shuffle=True),
-    dataset=dict(type='ShapesDataset', split='train', size=2000, pipeline=pipeline))
+    dataset=dict(type='ShapesDataset', split='train', size=2000, pipeline=pipeline),
+)
 val_dataloader = dict(**test_loader, dataset=dict(type='ShapesDataset', split='val', size=500, pipeline=pipeline))
 val_evaluator = dict(type='ShiftAccuracy')
 test_dataloader = {
@@ -28,11 +33,15 @@ model = dict(
         class_weights=dict(
             type='text',
             classnames=['circle', 'square', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie'],
-            templates='shapes')),
+            templates='shapes',
+        ),
+    ),
     data_preprocessor=dict(
         type='CAMRefillDataPreprocessor',
         mean=[122.7709383, 116.7460125, 104.09373615],
         std=[68.5005327, 66.6321579, 70.32316305],
-        to_rgb=False))
+        to_rgb=False,
+    ),
+)
 
 test_cfg = dict(type='MultiSetTestLoop', id_set='test')

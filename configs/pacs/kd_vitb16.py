@@ -1,4 +1,4 @@
-# Knowledge distillation (Hinton et al. 2015) on the images as they are: no masks. With masks: any config of counterfactuals and
-# --cfg-options model.head.distill=logits
+# Knowledge distillation (Hinton et al. 2015) on the images as they are: no masks. With masks: any config of
+# counterfactuals and --cfg-options model.head.distill=logits
 _base_ = './cfmask_vitb16.py'
-model = dict(head=dict(distill='logits', distill_weight=30., temperature=10.), data_preprocessor=dict(mask=None))
+model = dict(head=dict(distill='logits', distill_weight=30.0, temperature=10.0), data_preprocessor=dict(mask=None))

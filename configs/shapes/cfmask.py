@@ -5,6 +5,7 @@ optim_wrapper = dict(optimizer=dict(lr=2e-4))
 train_cfg = dict(max_epochs=10)
 default_hooks = dict(logger=dict(interval=10))
 model = dict(
-    head=dict(distill='feature', distill_weight=30.),
+    head=dict(distill='feature', distill_weight=30.0),
     teacher=dict(type='OpenCLIPTeacher'),
-    data_preprocessor=dict(mask='object', fill='single'))
+    data_preprocessor=dict(mask='object', fill='single'),
+)

@@ -1,3 +1,4 @@
-# FLYP (Goyal et al. 2023): CLIP's contrastive loss with prompts of the labels; the text tower is trained too, and makes the head.
+# FLYP (Goyal et al. 2023): CLIP's contrastive loss with prompts of the labels; the text tower is trained too, and makes
+# the head.
 _base_ = './cfmask.py'
-model = dict(head=dict(cls_weight=0.), teacher=None, auxiliary=[dict(type='FLYP')])
+model = dict(head=dict(cls_weight=0.0), teacher=None, auxiliary=[dict(type='FLYP')])

@@ -1,4 +1,5 @@
-# LP-FT (Kumar et al. 2022): a linear probe to convergence, then fine-tuning from it. Tested without a checkpoint it is the linear probe.
+# LP-FT (Kumar et al. 2022): a linear probe to convergence, then fine-tuning from it. Tested without a checkpoint it is
+# the linear probe.
 _base_ = './cfmask.py'
 model = dict(
     head=dict(
@@ -6,5 +7,8 @@ model = dict(
             _delete_=True,
             type='linear_probe',
             dataset={{_base_.train_dataloader.dataset}},
-            held_out={{_base_.val_dataloader.dataset}})),
-    teacher=None)
+            held_out={{_base_.val_dataloader.dataset}},
+        )
+    ),
+    teacher=None,
+)

@@ -1,12 +1,32 @@
 """The heart of the method as plain functions on tensors: which patches matter, which to take out, what to put there."""
+
 from .attention import AttentionCall, drop_tokens, mask_keys, record_attention
 from .fills import FILLS, multi_donors, refill, single_donors
-from .masks import KINDS, check_value, exact_random_mask, num_kept, patch_mask
+from .masks import MASKS, check_value, exact_random_mask, num_kept, patch_mask
 from .relevance import attention_relevance, logits_and_relevance, patch_grid, relevance_map
-from .views import part_of_grid, random_colors, random_views, relevance_center, zoom_in
+from .views import part_of_grid, random_color_mixing, random_views, relevance_center, zoom_in
 
 __all__ = [
-    'AttentionCall', 'FILLS', 'KINDS', 'attention_relevance', 'check_value', 'drop_tokens', 'exact_random_mask',
-    'logits_and_relevance', 'mask_keys', 'multi_donors', 'num_kept', 'part_of_grid', 'patch_grid', 'patch_mask', 'random_colors',
-    'random_views', 'record_attention', 'refill', 'relevance_center', 'relevance_map', 'single_donors', 'zoom_in'
+    'AttentionCall',
+    'FILLS',
+    'MASKS',
+    'attention_relevance',
+    'check_value',
+    'drop_tokens',
+    'exact_random_mask',
+    'logits_and_relevance',
+    'mask_keys',
+    'multi_donors',
+    'num_kept',
+    'part_of_grid',
+    'patch_grid',
+    'patch_mask',
+    'random_color_mixing',
+    'random_views',
+    'record_attention',
+    'refill',
+    'relevance_center',
+    'relevance_map',
+    'single_donors',
+    'zoom_in',
 ]

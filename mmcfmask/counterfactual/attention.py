@@ -4,6 +4,7 @@ Every tower used here (open_clip's, mmpretrain's, timm's) computes its attention
 ``torch.nn.functional.scaled_dot_product_attention``. Standing in that one place is enough to record what a relevance
 map needs and to hide patches from every layer, with fused attention left on and no modified attention module.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ class AttentionCall:
         output (Tensor): (B, heads, L, d), part of the graph: the tensor to differentiate with respect to.
         scale (float): Factor on q kᵀ.
     """
+
     query: Tensor
     key: Tensor
     value: Tensor
@@ -77,8 +79,14 @@ def record_attention(tower: nn.Module) -> Iterator[list[AttentionCall]]:
                     output.requires_grad_(True)
                 scale = kwargs.get('scale')
                 calls.append(
-                    AttentionCall(query.detach(), key.detach(), value.detach(), output,
-                                  query.shape[-1]**-0.5 if scale is None else scale))
+                    AttentionCall(
+                        query.detach(),
+                        key.detach(),
+                        value.detach(),
+                        output,
+                        query.shape[-1] ** -0.5 if scale is None else scale,
+                    )
+                )
             return output
 
         return recording
@@ -93,15 +101,18 @@ def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
 
     Args:
         tower (nn.Module): The image tower.
-        hidden (Tensor): (B, n) bool over the n patches, True where the patch is hidden. Prefix tokens (CLS) stay visible.
+        hidden (Tensor): (B, n) bool over the n patches, True where the patch is hidden. Prefix tokens (CLS) stay
+            visible.
     """
 
     def make(original: Callable) -> Callable:
 
         def masked(query, key, value, attn_mask=None, *args, **kwargs):
             if attn_mask is not None:
-                raise NotImplementedError('hiding patches from a tower that has an attention mask of its own '
-                                          'is not supported; use fill="single" or "multi"')
+                raise NotImplementedError(
+                    'hiding patches from a tower that has an attention mask of its own '
+                    'is not supported; use fill="single" or "multi"'
+                )
             prefix = key.shape[-2] - hidden.shape[1]
             visible = F.pad(~hidden, (prefix, 0), value=True)[:, None, None, :]
             return original(query, key, value, visible, *args, **kwargs)

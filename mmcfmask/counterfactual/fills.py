@@ -1,4 +1,5 @@
 """What to put where patches were taken out."""
+
 from __future__ import annotations
 
 import torch
@@ -8,13 +9,15 @@ FILLS = ('none', 'single', 'multi')
 
 
 def single_donors(batch: int, device: torch.device | str = 'cpu', generator: torch.Generator | None = None) -> Tensor:
-    """One donor per image, (B,) int64: a random cycle through the batch, so that every image gives once and none to itself."""
+    """One donor per image, (B,) int64: a random cycle through the batch, so that every image gives once and none to
+    itself."""
     order = torch.rand(batch, device=device, generator=generator).argsort()
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
-def multi_donors(shape: tuple[int, int, int], device: torch.device | str = 'cpu',
-                 generator: torch.Generator | None = None) -> Tensor:
+def multi_donors(
+    shape: tuple[int, int, int], device: torch.device | str = 'cpu', generator: torch.Generator | None = None
+) -> Tensor:
     """One donor per patch, (B, h, w) int64: uniform over the other images of the batch."""
     batch = shape[0]
     shift = torch.randint(1, batch, shape, device=device, generator=generator)
@@ -22,10 +25,11 @@ def multi_donors(shape: tuple[int, int, int], device: torch.device | str = 'cpu'
 
 
 def refill(images: Tensor, mask: Tensor, fill: str, generator: torch.Generator | None = None) -> Tensor:
-    """Replace the masked patches of every image by the same patches of other images of the batch (CVPR 2023, section 3.2).
+    """Replace the masked patches of every image by the same patches of other images of the batch (CVPR 2023, section
+    3.2).
 
-    ``single``: all masked patches of an image come from one other image. ``multi``: each comes from its own. A donor is never the
-    image itself (the published single fill allows it with probability 1/B).
+    ``single``: all masked patches of an image come from one other image. ``multi``: each comes from its own. A donor is
+    never the image itself (the published single fill allows it with probability 1/B).
 
     Args:
         images (Tensor): (B, C, H, W), any dtype.
@@ -43,11 +47,15 @@ def refill(images: Tensor, mask: Tensor, fill: str, generator: torch.Generator |
         raise ValueError(f'unknown fill {fill!r}: choose from {", ".join(FILLS[1:])}')
     batch, height, width = len(images), *images.shape[-2:]
     if batch < 2:
-        raise ValueError('a fill takes patches from other images, so it needs at least 2 images per process, but got a batch of '
-                         f'{batch}: raise the batch size (and set drop_last=True), or hide the patches (fill="none" in a config)')
+        raise ValueError(
+            'a fill takes patches from other images, so it needs at least 2 images per process, but got a batch of '
+            f'{batch}: raise the batch size (and set drop_last=True), or hide the patches (fill="none" in a config)'
+        )
     if images.ndim != 4 or mask.ndim != 3 or len(mask) != batch or height % mask.shape[1] or width % mask.shape[2]:
-        raise ValueError(f'a mask of shape {tuple(mask.shape)} does not fit images of shape {tuple(images.shape)}: (B, h, w) and '
-                         '(B, C, H, W) are wanted, with h and w that divide H and W')
+        raise ValueError(
+            f'a mask of shape {tuple(mask.shape)} does not fit images of shape {tuple(images.shape)}: (B, h, w) and '
+            '(B, C, H, W) are wanted, with h and w that divide H and W'
+        )
     rows, cols = mask.shape[1:]
     # (B, C, H, W) seen as patches (B, h, w, C, H/h, W/w): no copy.
     patches = images.unflatten(3, (cols, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)

@@ -1,8 +1,10 @@
-"""The method, plainly: "Masked Images Are Counterfactual Samples for Robust Fine-tuning" (CVPR 2023), section 3, as it is written.
+"""The method, plainly: "Masked Images Are Counterfactual Samples for Robust Fine-tuning" (CVPR 2023), section 3, as it
+is written.
 
-Attention stands in the open with autograd through it, and the relevance is the full recursion of matrices. It is what tests and
-``tools/benchmark.py`` compare the fast code with; nothing is trained by it.
+Attention stands in the open with autograd through it, and the relevance is the full recursion of matrices. It is what
+tests and ``tools/benchmark.py`` compare the fast code with; nothing is trained by it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,8 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def explicit_features(visual: nn.Module, images: Tensor, attentions: list[Tensor] | None = None, hidden: Tensor | None = None,
-                      kept: Tensor | None = None) -> Tensor:
+def explicit_features(
+    visual: nn.Module,
+    images: Tensor,
+    attentions: list[Tensor] | None = None,
+    hidden: Tensor | None = None,
+    kept: Tensor | None = None,
+) -> Tensor:
     """z = f(x), the image embedding before normalisation, (B, D), of an open_clip ViT with a class token.
 
     Args:
@@ -32,7 +39,7 @@ def explicit_features(visual: nn.Module, images: Tensor, attentions: list[Tensor
         attn, normed = block.attn, block.ln_1(x)
         q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
         q, k, v = (part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
-        scores = q @ k.transpose(-2, -1) * q.shape[-1]**-0.5
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         if hidden is not None:
             scores = scores.masked_fill(F.pad(hidden.flatten(1), (1, 0))[:, None, None, :], float('-inf'))
         attention = scores.softmax(dim=-1)
@@ -45,9 +52,11 @@ def explicit_features(visual: nn.Module, images: Tensor, attentions: list[Tensor
     return visual.ln_post(x)[:, 0] @ visual.proj
 
 
-def explicit_relevance(visual: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    """R ← I, then R ← R + Ā R layer by layer, with Ā = mean over heads of relu(A ∘ ∂s/∂A) and s = Σ logits[i, y_i]; of R the row of the
-    class token (Chefer et al. 2021).
+def explicit_relevance(
+    visual: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
+) -> Tensor:
+    """R ← I, then R ← R + Ā R layer by layer, with Ā = mean over heads of relu(A ∘ ∂s/∂A) and s = Σ logits[i, y_i]; of
+    R the row of the class token (Chefer et al. 2021).
 
     Args:
         visual (nn.Module): The image tower.
@@ -78,7 +87,8 @@ def explicit_refill(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
     Args:
         images (Tensor): (B, C, H, W).
         mask (Tensor): (B, h, w) bool.
-        donors (Tensor): (B, h, w) int64, the image that gives a patch; for a single fill the same one for all patches of an image.
+        donors (Tensor): (B, h, w) int64, the image that gives a patch; for a single fill the same one for all patches
+            of an image.
     """
     (batch, _, height, width), (rows, cols) = images.shape, mask.shape[1:]
     source = torch.where(mask, donors, torch.arange(batch, device=images.device)[:, None, None])
@@ -87,8 +97,16 @@ def explicit_refill(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
     return images[source, :, row, col].permute(0, 3, 1, 2)
 
 
-def explicit_losses(student: nn.Module, teacher: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor,
-                    counterfactual: Tensor, weight: float = 30., **visible: Tensor) -> tuple[Tensor, Tensor]:
+def explicit_losses(
+    student: nn.Module,
+    teacher: nn.Module,
+    classify: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    counterfactual: Tensor,
+    weight: float = 30.0,
+    **visible: Tensor,
+) -> tuple[Tensor, Tensor]:
     """CE(logits(x), y) and 30 · mean of (f(x̃) − f₀(x̃))².
 
     Args:
@@ -97,10 +115,11 @@ def explicit_losses(student: nn.Module, teacher: nn.Module, classify: Callable[[
         images, labels (Tensor): x, (B, 3, H, W) and normalised, and y, (B,) int64.
         counterfactual (Tensor): x̃, as x.
         weight (float): Of the distillation.
-        **visible: ``hidden`` or ``kept`` of :func:`explicit_features`, where patches are hidden in place of being refilled.
+        **visible: ``hidden`` or ``kept`` of :func:`explicit_features`, where patches are hidden in place of being
+            refilled.
     """
     loss_cls = F.cross_entropy(classify(explicit_features(student, images)), labels)
     features = explicit_features(student, counterfactual, **visible)
     with torch.no_grad():
         target = explicit_features(teacher, counterfactual, **visible)
-    return loss_cls, weight * ((features - target)**2).mean()
+    return loss_cls, weight * ((features - target) ** 2).mean()

@@ -1,4 +1,5 @@
 """Which patches speak for the class: the transformer's class activation map."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ _activations_only = False
 @contextmanager
 def activations_only() -> Iterator[None]:
     """Inside the context, backward passes of this process are for gradients of activations, and none of weights; see
-    :func:`needs_weight_gradients`. (Autograd asks saved-tensor hooks for what only gradients of weights need all the same.)"""
+    :func:`needs_weight_gradients`. (Autograd asks saved-tensor hooks for what only gradients of weights need all the
+    same.)"""
     global _activations_only
     before, _activations_only = _activations_only, True
     try:
@@ -67,7 +69,9 @@ def _through_layer(row: Tensor, call: AttentionCall, grad: Tensor) -> Tensor:
     batch, heads, tokens, _ = call.key.shape
     queries = row.shape[1]
     if kernels.fits_relevance(call.query, call.key, call.value, grad):
-        return kernels.relevance_through_layer(row, call.query[:, :, :queries], call.key, call.value, grad[:, :, :queries], call.scale)
+        return kernels.relevance_through_layer(
+            row, call.query[:, :, :queries], call.key, call.value, grad[:, :, :queries], call.scale
+        )
     exact = bfloat16_products if call.query.dtype == grad.dtype == torch.bfloat16 else nullcontext
     size = max(1, _CHUNK[call.key.device.type == 'cpu'] // (heads * queries * tokens))
     weights = (row[:, None] / heads).expand(-1, heads, -1)
@@ -75,24 +79,31 @@ def _through_layer(row: Tensor, call: AttentionCall, grad: Tensor) -> Tensor:
     for part in (slice(start, start + size) for start in range(0, batch, size)):
         # (images · heads, T or L, d)
         query, key, value, gradient = (
-            x[part].float().flatten(0, 1) for x in (call.query[:, :, :queries], call.key, call.value, grad[:, :, :queries]))
+            x[part].float().flatten(0, 1)
+            for x in (call.query[:, :, :queries], call.key, call.value, grad[:, :, :queries])
+        )
         with exact():
             scores, gradient = torch.bmm(query, key.mT), torch.bmm(gradient, value.mT)
         attention = scores.mul_(call.scale).softmax(dim=-1).mul_(gradient.relu_())
-        result.append(torch.bmm(weights[part].flatten(1).unsqueeze(1), attention.view(-1, heads * queries, tokens))[:, 0])
+        result.append(
+            torch.bmm(weights[part].flatten(1).unsqueeze(1), attention.view(-1, heads * queries, tokens))[:, 0]
+        )
     return torch.cat(result)
 
 
-def attention_relevance(score: Tensor, calls: list[AttentionCall], grid: tuple[int, int],
-                        retain_graph: bool = False) -> Tensor:
+def attention_relevance(
+    score: Tensor, calls: list[AttentionCall], grid: tuple[int, int], retain_graph: bool = False
+) -> Tensor:
     """Relevance of every patch to ``score`` by the attention of all layers.
 
     Chefer et al., "Generic Attention-model Explainability" (ICCV 2021), as used in "Masked Images Are Counterfactual
     Samples for Robust Fine-tuning" (CVPR 2023)::
 
-        Ā_l = mean over heads of relu(A_l ∘ ∂s/∂A_l)      R ← I;  for l = 1..N:  R ← R + Ā_l R      relevance = R[CLS, patches]
+        Ā_l = mean over heads of relu(A_l ∘ ∂s/∂A_l)      R ← I;  for l = 1..N:  R ← R + Ā_l R      relevance = R[CLS,
+        patches]
 
-    Only the CLS row of R is asked for, so the product is taken from the left: r ← one-hot(CLS); for l = N..1: r ← r + r Ā_l.
+    Only the CLS row of R is asked for, so the product is taken from the left: r ← one-hot(CLS); for l = N..1: r ← r + r
+        Ā_l.
     Everything after the gradient is float32, whatever the autocast state.
 
     Args:
@@ -111,8 +122,10 @@ def attention_relevance(score: Tensor, calls: list[AttentionCall], grid: tuple[i
         raise ValueError('no attention was recorded: the tower does not use scaled_dot_product_attention')
     tokens = calls[-1].key.shape[-2]
     if tokens != 1 + grid[0] * grid[1]:
-        raise ValueError(f'the tower has {tokens} tokens, but relevance needs one class token and {grid[0]} x {grid[1]} patches '
-                         '(towers with another pooling or with register tokens are not supported)')
+        raise ValueError(
+            f'the tower has {tokens} tokens, but relevance needs one class token and {grid[0]} x {grid[1]} patches '
+            '(towers with another pooling or with register tokens are not supported)'
+        )
     with activations_only():
         grads = torch.autograd.grad(score, [call.output for call in calls], retain_graph=retain_graph)
     with torch.no_grad(), no_autocast():
@@ -146,12 +159,16 @@ def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         >>> counterfactual = refill(images, mask, 'single')
     """
     if not hasattr(model, 'backbone'):
-        raise TypeError(f'relevance_map needs a classifier with a backbone, as those of mmpretrain, but a {type(model).__name__} has none')
+        raise TypeError(
+            f'relevance_map needs a classifier with a backbone, as those of mmpretrain, but a {type(model).__name__} '
+            'has none'
+        )
     return logits_and_relevance(model.backbone, model, inputs, labels)[1]
 
 
-def logits_and_relevance(tower: nn.Module, classify: Callable[[Tensor], Tensor], inputs: Tensor,
-                         labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def logits_and_relevance(
+    tower: nn.Module, classify: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits, and the relevance of every patch to a class, with one forward pass.
 
     Args:

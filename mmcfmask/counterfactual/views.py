@@ -1,4 +1,5 @@
 """Other views of images."""
+
 from __future__ import annotations
 
 import math
@@ -8,15 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def random_views(images: Tensor,
-                 probability: float = 1.,
-                 rotation: float = 30.,
-                 zoom: float = 2.,
-                 shift: float = 0.25,
-                 generator: torch.Generator | None = None) -> Tensor:
+def random_views(
+    images: Tensor,
+    probability: float = 1.0,
+    rotation: float = 30.0,
+    zoom: float = 2.0,
+    shift: float = 0.25,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Turn, zoom and shift each image at random, bilinear; what lies outside of it is its mirror image.
 
-    Drawn for every image: an angle, uniform in ± ``rotation``; a factor, log-uniform in 1/zoom … zoom; a place, uniform in ± ``shift`` in
+    Drawn for every image: an angle, uniform in ± ``rotation``; a factor, log-uniform in 1/zoom … zoom; a place, uniform
+        in ± ``shift`` in
     each direction.
 
     Args:
@@ -34,25 +38,31 @@ def random_views(images: Tensor,
         ValueError: Arguments outside their range.
     """
     if not 0 <= probability <= 1 or not 0 <= rotation <= 180 or zoom < 1 or shift < 0:
-        raise ValueError(f'views need probability in [0, 1], rotation in [0, 180], zoom of at least 1 and shift of at least 0, but got '
-                         f'probability={probability}, rotation={rotation}, zoom={zoom}, shift={shift}')
+        raise ValueError(
+            'views need probability in [0, 1], rotation in [0, 180], zoom of at least 1 and shift of at least 0, but '
+            f'got probability={probability}, rotation={rotation}, zoom={zoom}, shift={shift}'
+        )
     batch, _, height, width = images.shape
     changed, turn, factor, right, down = torch.rand(5, batch, device=images.device, generator=generator).unbind()
     angle = math.radians(rotation) * (2 * turn - 1)
-    scale = zoom**(1 - 2 * factor)  # of the sampling grid: above 1, the object becomes smaller
+    scale = zoom ** (1 - 2 * factor)  # of the sampling grid: above 1, the object becomes smaller
     cos, sin = scale * angle.cos(), scale * angle.sin()
     # Coordinates of an image run from -1 to 1; rotation in pixels, whatever the aspect ratio.
-    rows = [torch.stack([cos, -sin * height / width, 2 * shift * (2 * right - 1)], dim=1),
-            torch.stack([sin * width / height, cos, 2 * shift * (2 * down - 1)], dim=1)]
-    theta = torch.where(changed[:, None, None] < probability, torch.stack(rows, dim=1), torch.eye(2, 3, device=images.device))
+    rows = [
+        torch.stack([cos, -sin * height / width, 2 * shift * (2 * right - 1)], dim=1),
+        torch.stack([sin * width / height, cos, 2 * shift * (2 * down - 1)], dim=1),
+    ]
+    theta = torch.where(
+        changed[:, None, None] < probability, torch.stack(rows, dim=1), torch.eye(2, 3, device=images.device)
+    )
     return _sample(images, theta, 'reflection')
 
 
-def random_colors(images: Tensor, probability: float = 1., generator: torch.Generator | None = None) -> Tensor:
+def random_color_mixing(images: Tensor, probability: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """Mix the channels of each image by a random matrix: x ← M x with M ~ N(0, 1/3), drawn for every image.
 
-    On normalised images (mean 0, variance 1 per channel) the variance stays what it is, in expectation. Negatives, greys and false colours
-    are among the results.
+    On normalised images (mean 0, variance 1 per channel) the variance stays what it is, in expectation. Negatives,
+    greys and false colours are among the results.
 
     Args:
         images (Tensor): (B, 3, H, W), normalised, floating point.
@@ -76,8 +86,8 @@ def random_colors(images: Tensor, probability: float = 1., generator: torch.Gene
 
 
 def relevance_center(relevance: Tensor) -> Tensor:
-    """Where in an image its relevance lies: the mean place of its patches, weighted by the square of their relevance, so that the many
-    patches of little relevance do not pull it to the middle.
+    """Where in an image its relevance lies: the mean place of its patches, weighted by the square of their relevance,
+    so that the many patches of little relevance do not pull it to the middle.
 
     Args:
         relevance (Tensor): (B, h, w), ≥ 0.
@@ -89,7 +99,9 @@ def relevance_center(relevance: Tensor) -> Tensor:
     weights = relevance.float().square()
     total = weights.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
     right, down = _middles(width, relevance), _middles(height, relevance)
-    return torch.stack([(weights.sum(dim=1) * right).sum(dim=1) / total, (weights.sum(dim=2) * down).sum(dim=1) / total], dim=1)
+    return torch.stack(
+        [(weights.sum(dim=1) * right).sum(dim=1) / total, (weights.sum(dim=2) * down).sum(dim=1) / total], dim=1
+    )
 
 
 def part_of_grid(center: Tensor, side: float, grid: tuple[int, int]) -> Tensor:
@@ -114,8 +126,8 @@ def _middles(num: int, like: Tensor) -> Tensor:
 
 
 def zoom_in(images: Tensor, center: Tensor, side: float) -> Tensor:
-    """Cut a part of ``side`` times the height and the width out of each image, around ``center`` but inside of it, and bring it to the
-    size of the whole, bilinear.
+    """Cut a part of ``side`` times the height and the width out of each image, around ``center`` but inside of it, and
+    bring it to the size of the whole, bilinear.
 
     Args:
         images (Tensor): (B, C, H, W), floating point.
@@ -136,8 +148,8 @@ def zoom_in(images: Tensor, center: Tensor, side: float) -> Tensor:
 
 
 def _sample(images: Tensor, theta: Tensor, outside: str) -> Tensor:
-    """``images`` by the affine maps ``theta`` (B, 2, 3) float32, bilinear; in float32 under autocast too, which would round the places
-    to half a pixel."""
+    """``images`` by the affine maps ``theta`` (B, 2, 3) float32, bilinear; in float32 under autocast too, which would
+    round the places to half a pixel."""
     with torch.autocast(images.device.type, enabled=False):
         grid = F.affine_grid(theta, images.shape, align_corners=False)
         return F.grid_sample(images.float(), grid, padding_mode=outside, align_corners=False).to(images.dtype)

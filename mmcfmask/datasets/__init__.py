@@ -14,7 +14,20 @@ from .shapes import ShapesDataset
 from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage
 
 __all__ = [
-    'CachedDataset', 'CropBorder', 'FolderDataset', 'FolderShiftDataset', 'ImageNetADataset', 'ImageNetCDataset', 'ImageNetDataset',
-    'ImageNetRDataset', 'ImageNetSketchDataset', 'ImageNetV2Dataset', 'LoadImageFromFile', 'LoadResizedImage', 'MissingSetError',
-    'ObjectNetDataset', 'PACSDataset', 'ShapesDataset'
+    'CachedDataset',
+    'CropBorder',
+    'FolderDataset',
+    'FolderShiftDataset',
+    'ImageNetADataset',
+    'ImageNetCDataset',
+    'ImageNetDataset',
+    'ImageNetRDataset',
+    'ImageNetSketchDataset',
+    'ImageNetV2Dataset',
+    'LoadImageFromFile',
+    'LoadResizedImage',
+    'MissingSetError',
+    'ObjectNetDataset',
+    'PACSDataset',
+    'ShapesDataset',
 ]

@@ -1,4 +1,5 @@
 """Images as a pipeline has resized and cropped them, kept on disk, so that epochs after the first only read."""
+
 from __future__ import annotations
 
 import hashlib
@@ -36,33 +37,42 @@ RECORD = np.dtype([('stamp', '<u8'), ('checksum', '<u4'), ('ori_shape', '<u4', 2
 class CachedDataset:
     """A dataset of image files whose decoded, resized and cropped images are kept in one memory-mapped file.
 
-    Whoever first needs an image makes and stores it; later epochs, other processes and other runs read it. The file holds what the
-    dataset's pipeline gives up to its first transform that is random or unknown; from there on the pipeline runs as always. Items are those
-    of the dataset itself: ``img``, ``img_shape``, ``ori_shape`` and ``scale_factor`` come from the file.
+    Whoever first needs an image makes and stores it; later epochs, other processes and other runs read it. The file
+    holds what the dataset's pipeline gives up to its first transform that is random or unknown; from there on the
+    pipeline runs as always. Items are those of the dataset itself: ``img``, ``img_shape``, ``ori_shape`` and
+    ``scale_factor`` come from the file.
 
-    An image is made again where its file has another size or modification time, or where its checksum is wrong (a process was killed while
-    writing). Another pipeline, another list of files, or other versions of the libraries that decode and resize have a file of their own.
-    Files that are no longer needed may be deleted at any time. Any number of processes may use one file at once.
+    An image is made again where its file has another size or modification time, or where its checksum is wrong (a
+    process was killed while writing). Another pipeline, another list of files, or other versions of the libraries that
+    decode and resize have a file of their own. Files that are no longer needed may be deleted at any time. Any number
+    of processes may use one file at once.
 
     Args:
-        dataset (dict | BaseDataset): The dataset, such as a :class:`FolderDataset`, whose pipeline gives uint8 images of one size.
-        cache_dir (str): Folder of the file, best on a fast local disk; 224 x 224 pixels take 150 kB an image, ImageNet 193 GB.
+        dataset (dict | BaseDataset): The dataset, such as a :class:`FolderDataset`, whose pipeline gives uint8 images
+            of one size.
+        cache_dir (str): Folder of the file, best on a fast local disk; 224 x 224 pixels take 150 kB an image, ImageNet
+            193 GB.
 
     Raises:
         ValueError: The pipeline does not begin with something that can be kept, or gives images of different sizes.
         StorageError: ``cache_dir`` cannot be written to, or has too little room.
 
     Examples:
-        >>> train = CachedDataset(dict(type='FolderDataset', data_root='data/pets', pipeline=[...]), cache_dir='/fast/cache')
+        >>> train = CachedDataset(dict(type='FolderDataset', data_root='data/pets', pipeline=[...]),
+        cache_dir='/fast/cache')
     """
 
     def __init__(self, dataset: dict | object, cache_dir: str) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         transforms = self.dataset.pipeline.transforms
-        number = next((i for i, transform in enumerate(transforms) if type(transform).__name__ not in CACHEABLE), len(transforms))
+        number = next(
+            (i for i, transform in enumerate(transforms) if type(transform).__name__ not in CACHEABLE), len(transforms)
+        )
         if number == 0:
-            raise ConfigError(f'CachedDataset: a pipeline must begin with transforms among {", ".join(CACHEABLE)} to have its images kept, '
-                              f'but this one begins with {transforms[0] if transforms else "nothing"}.')
+            raise ConfigError(
+                f'CachedDataset: a pipeline must begin with transforms among {", ".join(CACHEABLE)} to have its images '
+                f'kept, but this one begins with {transforms[0] if transforms else "nothing"}.'
+            )
         self.dataset.pipeline = Compose(transforms[:number])
         example = self.dataset.prepare_data(0)['img']
         paths = [self.dataset.get_data_info(i)['img_path'] for i in range(len(self.dataset))]
@@ -87,12 +97,14 @@ class CachedDataset:
 class CachedTransforms:
     """Transforms whose image is read from a file where it is there, and made and stored where it is not.
 
-    The file holds a record for every image (size and modification time of its source in a hash, checksum, what transforms say about it),
-    and from the next multiple of 4096 bytes on the images, (N, H, W, 3) uint8. It is read through a memory map and written with ``pwrite``:
-    a full disk is an error there, and the end of the process in a map.
+    The file holds a record for every image (size and modification time of its source in a hash, checksum, what
+    transforms say about it), and from the next multiple of 4096 bytes on the images, (N, H, W, 3) uint8. It is read
+    through a memory map and written with ``pwrite``: a full disk is an error there, and the end of the process in a
+    map.
 
     Args:
-        transforms (Sequence): Callables on a results dict that give an ``img``, the same and of the same size every time.
+        transforms (Sequence): Callables on a results dict that give an ``img``, the same and of the same size every
+            time.
         cache_dir (str): Folder of the file.
         paths (Sequence[str]): All image files, in the order of ``sample_idx``.
         example (np.ndarray): One image, for size and type.
@@ -100,16 +112,27 @@ class CachedTransforms:
 
     def __init__(self, transforms: Sequence, cache_dir: str, paths: Sequence[str], example: np.ndarray) -> None:
         if example.dtype != np.uint8 or example.ndim != 3:
-            raise ConfigError(f'CachedDataset keeps uint8 colour images, but the pipeline gives {example.dtype} of shape {example.shape}.')
+            raise ConfigError(
+                f'CachedDataset keeps uint8 colour images, but the pipeline gives {example.dtype} of shape '
+                f'{example.shape}.'
+            )
         self.transforms = list(transforms)
         self.shape = (len(paths), *example.shape)
         about = dict(
             layout=VERSION,
-            transforms=[[type(transform).__name__, {name: repr(value) for name, value in sorted(vars(transform).items())}]
-                        for transform in self.transforms],
-            versions=dict(pillow=PIL.__version__, libjpeg=features.version('libjpeg_turbo'), opencv=cv2.__version__, mmcv=mmcv.__version__,
-                          mmpretrain=mmpretrain.__version__),
-            images=list(self.shape))
+            transforms=[
+                [type(transform).__name__, {name: repr(value) for name, value in sorted(vars(transform).items())}]
+                for transform in self.transforms
+            ],
+            versions=dict(
+                pillow=PIL.__version__,
+                libjpeg=features.version('libjpeg_turbo'),
+                opencv=cv2.__version__,
+                mmcv=mmcv.__version__,
+                mmpretrain=mmpretrain.__version__,
+            ),
+            images=list(self.shape),
+        )
         absolute = [os.path.abspath(path) for path in paths]
         key = hashlib.sha256(json.dumps([about, absolute]).encode()).hexdigest()[:16]
         self.path = Path(cache_dir).expanduser().absolute() / f'{key}.images'
@@ -126,8 +149,10 @@ class CachedTransforms:
             with tempfile.TemporaryFile(dir=self.path.parent):
                 pass
         except OSError as error:
-            raise StorageError(f'CachedDataset: cannot write to cache_dir {str(self.path.parent)!r} ({error.strerror}): choose another, '
-                               'or none') from None
+            raise StorageError(
+                f'CachedDataset: cannot write to cache_dir {str(self.path.parent)!r} ({error.strerror}): choose '
+                'another, or none'
+            ) from None
         with FileLock(f'{self.path}.lock'):
             remove_leftovers(self.path.parent)
             there = self.path.stat() if self.path.exists() else None
@@ -137,8 +162,11 @@ class CachedTransforms:
                 missing = size
             free = shutil.disk_usage(self.path.parent).free
             if missing > free:
-                raise StorageError(f'CachedDataset: {self.shape[0]} images take {decimal(size)}, of which {decimal(missing)} are still to '
-                                   f'be written, but {self.path.parent} has room for {decimal(free)}: choose another cache_dir, or none.')
+                raise StorageError(
+                    f'CachedDataset: {self.shape[0]} images take {decimal(size)}, of which {decimal(missing)} are '
+                    f'still to be written, but {self.path.parent} has room for {decimal(free)}: choose another '
+                    'cache_dir, or none.'
+                )
             if there is None or there.st_size != size:
                 write_json(self.path.with_suffix('.json'), about)
                 with atomic_write(self.path) as file:
@@ -153,14 +181,22 @@ class CachedTransforms:
         self._records = self._images = self._file = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_records': None, '_images': None, '_file': None}  # a process that is not forked opens it again
+        return {
+            **self.__dict__,
+            '_records': None,
+            '_images': None,
+            '_file': None,
+        }  # a process that is not forked opens it again
 
     def __call__(self, results: dict) -> dict | None:
-        """Add ``img``, ``img_shape``, ``ori_shape`` and ``scale_factor`` to ``results`` with ``img_path`` and ``sample_idx``."""
+        """Add ``img``, ``img_shape``, ``ori_shape`` and ``scale_factor`` to ``results`` with ``img_path`` and
+        ``sample_idx``."""
         if self._file is None:
             self._open()
         idx, status = results['sample_idx'], os.stat(results['img_path'])
-        stamp = int.from_bytes(hashlib.blake2b(f'{status.st_size} {status.st_mtime_ns}'.encode(), digest_size=8).digest(), 'little')
+        stamp = int.from_bytes(
+            hashlib.blake2b(f'{status.st_size} {status.st_mtime_ns}'.encode(), digest_size=8).digest(), 'little'
+        )
         record = self._records[idx]
         if record['stamp'] == stamp:
             image = np.array(self._images[idx])
@@ -179,8 +215,10 @@ class CachedTransforms:
     def _store(self, idx: int, stamp: int, results: dict) -> None:
         image = np.ascontiguousarray(results['img'])
         if image.shape != self.shape[1:]:
-            raise ConfigError(f'CachedDataset keeps images of one size, but {results["img_path"]} has {image.shape[:2]} after the pipeline '
-                              f'and others have {self.shape[1:3]}: let the pipeline crop, or do without the cache.')
+            raise ConfigError(
+                f'CachedDataset keeps images of one size, but {results["img_path"]} has {image.shape[:2]} after the '
+                f'pipeline and others have {self.shape[1:3]}: let the pipeline crop, or do without the cache.'
+            )
         if not self.writable:
             return
         record = np.zeros((), RECORD)

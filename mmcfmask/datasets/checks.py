@@ -1,4 +1,5 @@
 """Whether the copies of ImageNet and its shifts on a disk are what was published, in numbers and in words."""
+
 from __future__ import annotations
 
 import hashlib
@@ -43,7 +44,13 @@ FOLDERS = {
     'imagenet-sketch': IMAGENET_WNIDS,
     'imagenet-c': IMAGENET_WNIDS,
 }
-PER_CLASS = {'imagenet': 50, 'imagenet-v2': 10, 'imagenet-v2-threshold-0.7': 10, 'imagenet-v2-top-images': 10, 'imagenet-c': 50}
+PER_CLASS = {
+    'imagenet': 50,
+    'imagenet-v2': 10,
+    'imagenet-v2-threshold-0.7': 10,
+    'imagenet-v2-top-images': 10,
+    'imagenet-c': 50,
+}
 OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images')  # not missed where they are not
 OBJECTNET_IMAGES = 50_273  # in all 313 folders
 
@@ -64,6 +71,7 @@ class SetReport:
         problems: What is wrong, in words.
         notes: What else is worth knowing.
     """
+
     name: str
     title: str
     source: str
@@ -89,21 +97,34 @@ class SetReport:
     def words(self) -> list[str]:
         """Problems, difference from the published count, and notes."""
         missing = self.published_images - self.images
-        count = [] if self.folder is None or missing == 0 else [
-            f'{abs(missing):,} images {"fewer" if missing > 0 else "more"} than published ({self.images:,} of {self.published_images:,})']
+        count = (
+            []
+            if self.folder is None or missing == 0
+            else [
+                f'{abs(missing):,} images {"fewer" if missing > 0 else "more"} than published ({self.images:,} of '
+                f'{self.published_images:,})'
+            ]
+        )
         return [*self.problems, *count, *self.notes]
 
 
-def check_sets(data_root: str | Path, names: Sequence[str] | None = None, sample: int | None = 100, seed: int = 0,
-               watch: Watch = lambda items, number, what: items) -> list[SetReport]:
+def check_sets(
+    data_root: str | Path,
+    names: Sequence[str] | None = None,
+    sample: int | None = 100,
+    seed: int = 0,
+    watch: Watch = lambda items, number, what: items,
+) -> list[SetReport]:
     """Check every set that is found under a folder.
 
-    Several sets have class folders of the same names: ``data_root`` itself, where it has not the name of one, is taken for one of them
+    Several sets have class folders of the same names: ``data_root`` itself, where it has not the name of one, is taken
+        for one of them
     that is not whole only if ``names`` says so.
 
     Args:
         data_root: Folder of all sets, or ImageNet's with the others in or beside it.
-        names: Keys of :data:`mmcfmask.datasets.layouts.SETS`. Defaults to all; of ImageNet-V2's other two variants only those there are.
+        names: Keys of :data:`mmcfmask.datasets.layouts.SETS`. Defaults to all; of ImageNet-V2's other two variants only
+            those there are.
         sample: Number of images of a set to decode, drawn with the seed; None: all.
         seed: Of the sample.
         watch: Wraps what takes time, to show progress.
@@ -119,14 +140,28 @@ def check_sets(data_root: str | Path, names: Sequence[str] | None = None, sample
         raise ConfigError(f'unknown set {", ".join(unknown)}: choose from {", ".join(SETS)}')
     reports = [check_set(name, data_root, sample, seed, watch) for name in names or SETS]
     if not names:
-        here = [report.name for report in reports if report.status != 'complete' and SETS[report.name].signs == WNIDS
-                and report.folder == os.path.abspath(os.path.expanduser(data_root))]
-        reports = [_check_elsewhere(report, sample, seed, watch) if len(here) > 1 and report.name in here else report for report in reports]
+        here = [
+            report.name
+            for report in reports
+            if report.status != 'complete'
+            and SETS[report.name].signs == WNIDS
+            and report.folder == os.path.abspath(os.path.expanduser(data_root))
+        ]
+        reports = [
+            _check_elsewhere(report, sample, seed, watch) if len(here) > 1 and report.name in here else report
+            for report in reports
+        ]
     return [report for report in reports if names or report.folder or report.name not in OPTIONAL]
 
 
-def check_set(name: str, data_root: str | Path, sample: int | None = 100, seed: int = 0,
-              watch: Watch = lambda items, number, what: items, any_name: bool = True) -> SetReport:
+def check_set(
+    name: str,
+    data_root: str | Path,
+    sample: int | None = 100,
+    seed: int = 0,
+    watch: Watch = lambda items, number, what: items,
+    any_name: bool = True,
+) -> SetReport:
     """Check one set; arguments as in :func:`check_sets` and :func:`mmcfmask.datasets.layouts.find_set`."""
     published = SETS[name]
     report = SetReport(name, published.title, published.source, published.images, published.num_classes)
@@ -166,8 +201,11 @@ def _check_elsewhere(report: SetReport, sample: int | None, seed: int, watch: Wa
     again = check_set(report.name, report.folder, sample, seed, watch, any_name=False)
     if again.folder is None:
         known = len(set(sub_folders(Path(report.folder))) & set(IMAGENET_WNIDS))
-        again.notes.insert(0, f'{report.folder} holds {known:,} class folders of ImageNet, but is none of these sets as published: to see '
-                           'what it lacks of one, name that with --sets')
+        again.notes.insert(
+            0,
+            f'{report.folder} holds {known:,} class folders of ImageNet, but is none of these sets as published: to '
+            'see what it lacks of one, name that with --sets',
+        )
     return again
 
 
@@ -189,8 +227,13 @@ def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[t
         names = images[folder]
         return [root / names[index] for index in sorted({0, len(names) // 2, len(names) - 1})]
 
-    found = fingerprints((folder for folder in images if images[folder]), lambda folder: tuple(map(os.path.basename, images[folder])))
-    for key in (lambda folder: tuple(path.stat().st_size for path in probe(folder)), lambda folder: tuple(map(_digest, probe(folder)))):
+    found = fingerprints(
+        (folder for folder in images if images[folder]), lambda folder: tuple(map(os.path.basename, images[folder]))
+    )
+    for key in (
+        lambda folder: tuple(path.stat().st_size for path in probe(folder)),
+        lambda folder: tuple(map(_digest, probe(folder))),
+    ):
         found = [group for groups in found for group in fingerprints(groups, key)]
     return sorted(map(tuple, found))
 
@@ -203,8 +246,14 @@ def _digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _check_folders(report: SetReport, root: Path, expected: Sequence[str], per_class: int | None, watch: Watch,
-                   other: Sequence[str] = ()) -> list[str]:
+def _check_folders(
+    report: SetReport,
+    root: Path,
+    expected: Sequence[str],
+    per_class: int | None,
+    watch: Watch,
+    other: Sequence[str] = (),
+) -> list[str]:
     """Class folders against those expected; returns the images that count."""
     present = sub_folders(root)
     report.problems += folder_problems(expected, present, other)
@@ -214,14 +263,18 @@ def _check_folders(report: SetReport, root: Path, expected: Sequence[str], per_c
         report.notes.append(f'{left_out_words(left_out)} are no images')
     doubled = duplicate_folders(root, images)
     if doubled:
-        report.problems.append(f'{sum(map(len, doubled)) - len(doubled)} class folders hold the same files as another: {_equal(doubled)}')
+        report.problems.append(
+            f'{sum(map(len, doubled)) - len(doubled)} class folders hold the same files as another: {_equal(doubled)}'
+        )
     misplaced = _misplaced(report.name, root, images)
     if misplaced:
         report.problems.append(f'{len(misplaced)} images lie in the folder of another class: {some(misplaced, 5)}')
     return _check_images(report, root, {folder: images[folder] for folder in expected if folder in images}, per_class)
 
 
-def _check_images(report: SetReport, root: Path, images: Mapping[str, Sequence[str]], per_class: int | None) -> list[str]:
+def _check_images(
+    report: SetReport, root: Path, images: Mapping[str, Sequence[str]], per_class: int | None
+) -> list[str]:
     """Counts of images; returns them."""
     empty = [folder for folder, names in images.items() if not names]
     if empty:
@@ -240,14 +293,18 @@ def _check_objectnet(report: SetReport, root: Path, watch: Watch) -> list[str]:
     groups = read_objectnet_mapping(objectnet_mappings(root)).groups
     overlap, rest = [folder for folder in groups if groups[folder]], [folder for folder in groups if not groups[folder]]
     if len(overlap) != report.published_classes:
-        report.problems.append(f'the mapping files let {len(overlap)} classes overlap with ImageNet, but it should be '
-                               f'{report.published_classes}')
+        report.problems.append(
+            f'the mapping files let {len(overlap)} classes overlap with ImageNet, but it should be '
+            f'{report.published_classes}'
+        )
     place = objectnet_images(root)
     paths = _check_folders(report, place, sorted(overlap), None, watch, other=rest)
     there = set(sub_folders(place)) & set(groups)
     total = len(paths) + sum(len(list_images(place, folder)) for folder in there & set(rest))
-    report.notes.append(f'{total:,} of {OBJECTNET_IMAGES:,} images in {len(there)} of 313 folders; the {report.published_classes} that '
-                        'overlap with ImageNet count')
+    report.notes.append(
+        f'{total:,} of {OBJECTNET_IMAGES:,} images in {len(there)} of 313 folders; the {report.published_classes} that '
+        'overlap with ImageNet count'
+    )
     return paths
 
 
@@ -256,7 +313,9 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
     places = corruption_folders(root, ImageNetCDataset.CORRUPTIONS, SEVERITIES)
     missing = [f'{name}/{severity}' for (name, severity), place in places.items() if place is None]
     if missing:
-        report.problems.append(f'{len(missing)} of {len(places)} folders of a corruption and severity are missing: {some(missing)}')
+        report.problems.append(
+            f'{len(missing)} of {len(places)} folders of a corruption and severity are missing: {some(missing)}'
+        )
     paths, digests, classes = [], defaultdict(list), set()
     for (name, severity), place in places.items():
         if place is None:
@@ -289,7 +348,8 @@ def _list(root: Path, folders: Sequence[str], watch: Watch, what: str, left_out:
 
 
 def _misplaced(name: str, root: Path, images: Mapping[str, Sequence[str]]) -> list[str]:
-    """Images of ImageNet whose own name, or the ground truth where that is there, gives another class than their folder."""
+    """Images of ImageNet whose own name, or the ground truth where that is there, gives another class than their
+    folder."""
     if name not in ('imagenet', 'imagenet-train'):
         return []
     truth = {}

@@ -1,4 +1,5 @@
 """A distribution shift of one's own: folders of images whose names say which of the head's classes they show."""
+
 from __future__ import annotations
 
 import json
@@ -21,29 +22,37 @@ Class = Union[str, int]
 class FolderShiftDataset(FolderDataset):
     """Any folders of images as a test set for a head with given classes, of which they need not have all.
 
-    A folder's name is matched with the names of the classes: exactly, or else without regard to case, underscores, hyphens and other
-    punctuation; for ImageNet's classes WordNet ids match too. What does not match by its name is given in a map. Several folders may
-    mean one class and, in a map, one folder several classes, any of which is right.
+    A folder's name is matched with the names of the classes: exactly, or else without regard to case, underscores,
+    hyphens and other punctuation; for ImageNet's classes WordNet ids match too. What does not match by its name is
+    given in a map. Several folders may mean one class and, in a map, one folder several classes, any of which is right.
 
     Args:
         data_root (str): Folder of the set.
-        head_classes (str | Sequence[str]): Names of the head's classes in its order, a text file with one per line, or 'imagenet'.
+        head_classes (str | Sequence[str]): Names of the head's classes in its order, a text file with one per line, or
+            'imagenet'.
         split_dir (str): Sub-folder that holds the class folders. Defaults to ''.
-        folder_map (dict | str, optional): Classes of folders: a dict, a ``.json`` file with one, or a text file of lines
-            ``<folder> <class>`` (tab or first space in between). A class is a name, an index in ``head_classes``, or a list of such;
-            None leaves the folder out. Or 'index': the folder's name is the index. Defaults to None.
+        folder_map (dict | str, optional): Classes of folders: a dict, a ``.json`` file with one, or a text file of
+            lines ``<folder> <class>`` (tab or first space in between). A class is a name, an index in ``head_classes``,
+            or a list of such; None leaves the folder out. Or 'index': the folder's name is the index. Defaults to None.
         **kwargs: Those of :class:`FolderDataset` but ``folders`` and ``classes``.
 
     Raises:
         MissingSetError: The folder is not there.
-        ValueError: A folder that matches no class (named, with the nearest) or several; a map that names unknown classes.
+        ValueError: A folder that matches no class (named, with the nearest) or several; a map that names unknown
+            classes.
 
     Examples:
         >>> toys = FolderShiftDataset('data/toys', head_classes='imagenet', folder_map={'plushies': 'teddy bear'})
     """
 
-    def __init__(self, data_root: str, head_classes: str | Sequence[str], split_dir: str = '',
-                 folder_map: Mapping[str, Class | Sequence[Class] | None] | str | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        head_classes: str | Sequence[str],
+        split_dir: str = '',
+        folder_map: Mapping[str, Class | Sequence[Class] | None] | str | None = None,
+        **kwargs,
+    ) -> None:
         self.head_classes = head_class_names(head_classes)
         self.wnids = IMAGENET_WNIDS if self.head_classes == IMAGENET_CLASSES else ()
         self.folder_map = folder_map if folder_map is None or folder_map == 'index' else read_folder_map(folder_map)
@@ -62,19 +71,28 @@ class FolderShiftDataset(FolderDataset):
         indices = [index for group in order for index in group]
         shared = {index for index in indices if indices.count(index) > 1}
         if shared:
-            raise ConfigError(f'{root}: folder_map lets the class {some([self.head_classes[index] for index in sorted(shared)])} mean '
-                             'several different classes of the set: its folders need the same list of classes.')
+            raise ConfigError(
+                f'{root}: folder_map lets the class {some([self.head_classes[index] for index in sorted(shared)])} '
+                'mean several different classes of the set: its folders need the same list of classes.'
+            )
         self._metainfo['classes'] = tuple(' / '.join(self.head_classes[index] for index in group) for group in order)
-        whole = order == [(index, ) for index in range(len(self.head_classes))]
+        whole = order == [(index,) for index in range(len(self.head_classes))]
         self._metainfo['label_groups'] = None if whole else tuple(order)
-        return {members[group][0]: sorted(name for folder in members[group]
-                                              for name in list_images(root, folder, self.left_out))
-                for group in order}
+        return {
+            members[group][0]: sorted(
+                name for folder in members[group] for name in list_images(root, folder, self.left_out)
+            )
+            for group in order
+        }
 
 
-def match_folders(folders: Sequence[str], head_classes: Sequence[str],
-                  folder_map: Mapping[str, Class | Sequence[Class] | None] | str | None = None, wnids: Sequence[str] = (),
-                  where: str = 'the set') -> dict[str, tuple[int, ...]]:
+def match_folders(
+    folders: Sequence[str],
+    head_classes: Sequence[str],
+    folder_map: Mapping[str, Class | Sequence[Class] | None] | str | None = None,
+    wnids: Sequence[str] = (),
+    where: str = 'the set',
+) -> dict[str, tuple[int, ...]]:
     """Indices of the classes that each folder means, in ascending order; empty where the map leaves it out.
 
     Args:
@@ -93,7 +111,9 @@ def match_folders(folders: Sequence[str], head_classes: Sequence[str],
         if head_classes.count(name) == 1:
             exact[name] = index
     by_index = folder_map == 'index'
-    folder_map = {} if folder_map is None or by_index else {composed(folder): value for folder, value in folder_map.items()}
+    folder_map = (
+        {} if folder_map is None or by_index else {composed(folder): value for folder, value in folder_map.items()}
+    )
     matched, unknown, ambiguous = {}, [], []
     for folder in folders:
         name = composed(folder)
@@ -120,16 +140,24 @@ def match_folders(folders: Sequence[str], head_classes: Sequence[str],
     if unknown and by_index:
         problems.append(f'{len(unknown)} folders are no indices below {len(head_classes)}: {some(unknown)}')
     elif unknown:
-        problems.append(f'{len(unknown)} folders match no class of the head: {some_with_nearest(unknown, [*head_classes, *wnids])}; '
-                        'rename them, or say in folder_map which class they are, or None to leave them out')
+        problems.append(
+            f'{len(unknown)} folders match no class of the head: '
+            f'{some_with_nearest(unknown, [*head_classes, *wnids])}; '
+            'rename them, or say in folder_map which class they are, or None to leave them out'
+        )
     if ambiguous:
-        problems.append(f'{len(ambiguous)} folders match several classes of the same name: {some(ambiguous)}; give the index in folder_map')
+        problems.append(
+            f'{len(ambiguous)} folders match several classes of the same name: {some(ambiguous)}; give the index in '
+            'folder_map'
+        )
     if problems:
         raise ConfigError(f'{where}: {"; ".join(problems)}.')
     return matched
 
 
-def class_index(value: Class, folder: str, head_classes: Sequence[str], exact: Mapping[str, int], named: Mapping[str, list]) -> int:
+def class_index(
+    value: Class, folder: str, head_classes: Sequence[str], exact: Mapping[str, int], named: Mapping[str, list]
+) -> int:
     """Index of a class that a map names, or a ValueError."""
     if isinstance(value, int) and not isinstance(value, bool):
         if 0 <= value < len(head_classes):
@@ -141,8 +169,13 @@ def class_index(value: Class, folder: str, head_classes: Sequence[str], exact: M
     if len(found) == 1:
         return found[0]
     if found:
-        raise ConfigError(f'folder_map: {folder!r} is {value!r}, the name of the classes {", ".join(map(str, found))}: give the index.')
-    raise ConfigError(f'folder_map: {folder!r} is {some_with_nearest([str(value)], head_classes)}, which is no class of the head.')
+        raise ConfigError(
+            f'folder_map: {folder!r} is {value!r}, the name of the classes {", ".join(map(str, found))}: give the '
+            'index.'
+        )
+    raise ConfigError(
+        f'folder_map: {folder!r} is {some_with_nearest([str(value)], head_classes)}, which is no class of the head.'
+    )
 
 
 def read_folder_map(folder_map: Mapping | str | Path) -> dict:
@@ -183,7 +216,9 @@ def head_class_names(head_classes: str | Sequence[str]) -> tuple[str, ...]:
         return IMAGENET_CLASSES
     if isinstance(head_classes, str):
         if not Path(head_classes).expanduser().is_file():
-            raise MissingFileError(f"head_classes={head_classes!r} is neither 'imagenet', a list nor a file that exists.")
+            raise MissingFileError(
+                f"head_classes={head_classes!r} is neither 'imagenet', a list nor a file that exists."
+            )
         return tuple(read_names(head_classes))
     if not head_classes:
         raise ConfigError('head_classes is empty.')

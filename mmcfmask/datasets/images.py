@@ -1,4 +1,5 @@
 """What counts as an image file, and how one becomes pixels: for training, tests, checks, pictures and inference alike."""
+
 from __future__ import annotations
 
 import os
@@ -15,17 +16,66 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ConfigError, StorageError
 
-EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.webp', '.gif', '.bmp', '.dib', '.tif', '.tiff', '.ppm', '.pgm',
-              '.pbm', '.pnm', '.avif', '.jp2', '.j2k', '.jpx', '.tga', '.qoi')
+EXTENSIONS = (
+    '.jpg',
+    '.jpeg',
+    '.jpe',
+    '.jfif',
+    '.mpo',
+    '.png',
+    '.apng',
+    '.webp',
+    '.gif',
+    '.bmp',
+    '.dib',
+    '.tif',
+    '.tiff',
+    '.ppm',
+    '.pgm',
+    '.pbm',
+    '.pnm',
+    '.avif',
+    '.jp2',
+    '.j2k',
+    '.jpx',
+    '.tga',
+    '.qoi',
+)
 # Of their own by operating systems and file servers, such as previews of every image.
-SYSTEM_NAMES = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found', 'Thumbs.db', 'desktop.ini')
-# Pillow's names of the formats that are read, whatever a file's name. Not among them: EPS, for which Pillow runs Ghostscript.
-FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'AVIF', 'HEIF', 'JPEG2000', 'TGA', 'QOI', 'ICO')
+SYSTEM_NAMES = (
+    '__MACOSX',
+    '@eaDir',
+    '$RECYCLE.BIN',
+    'System Volume Information',
+    'lost+found',
+    'Thumbs.db',
+    'desktop.ini',
+)
+# Pillow's names of the formats that are read, whatever a file's name. Not among them: EPS, for which Pillow runs
+# Ghostscript.
+FORMATS = (
+    'JPEG',
+    'MPO',
+    'PNG',
+    'WEBP',
+    'GIF',
+    'BMP',
+    'DIB',
+    'TIFF',
+    'PPM',
+    'AVIF',
+    'HEIF',
+    'JPEG2000',
+    'TGA',
+    'QOI',
+    'ICO',
+)
 BitsPerSample, PhotometricInterpretation = 258, 262  # tags of TIFF
 MAX_PIXELS = 178_956_970  # above, a small file may fill the memory; Pillow's limit, which other packages switch off
 
 
-# Which files are images --------------------------------------------------------------------------------------------------------------
+# Which files are images
+# --------------------------------------------------------------------------------------------------------------
 
 
 def is_hidden(name: str) -> bool:
@@ -38,16 +88,19 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not is_hidden(name)
 
 
-def find_images(folder: str | os.PathLike, root: str | os.PathLike | None = None, left_out: Counter | None = None) -> list[str]:
+def find_images(
+    folder: str | os.PathLike, root: str | os.PathLike | None = None, left_out: Counter | None = None
+) -> list[str]:
     """Names of all images in a folder and the folders below it, relative to ``folder``, sorted, with ``/``.
 
-    Hidden files and folders do not count. Every real folder is visited once: a link to a folder is followed only if it leads out of
-    ``root``, and not to a folder that holds the link.
+    Hidden files and folders do not count. Every real folder is visited once: a link to a folder is followed only if it
+    leads out of ``root``, and not to a folder that holds the link.
 
     Args:
         folder: Where to look.
         root: The data set that the folder is a part of. Defaults to the folder.
-        left_out (Counter, optional): Counts what is no image, by ending; what is no file at all (broken links, pipes, devices) under ''.
+        left_out (Counter, optional): Counts what is no image, by ending; what is no file at all (broken links, pipes,
+            devices) under ''.
 
     Raises:
         StorageError: A folder that cannot be read; named.
@@ -108,7 +161,8 @@ def left_out_words(left_out: Counter) -> str:
     return f'{total} files ({", ".join(parts)})'
 
 
-# What their pixels are ---------------------------------------------------------------------------------------------------------------
+# What their pixels are
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -122,7 +176,10 @@ def open_image(path: str | os.PathLike, backend_args: dict | None = None) -> Ite
     path = os.fspath(path)
     try:
         Image.init()
-        with _open(path, backend_args) as file, Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with (
+            _open(path, backend_args) as file,
+            Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image,
+        ):
             if image.width * image.height > MAX_PIXELS:
                 raise ConfigError(f'{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed')
             yield image
@@ -150,8 +207,9 @@ def _reason(path: str, error: Exception) -> str:
 def to_rgb(image: Image.Image, turned: bool = False) -> Image.Image:
     """An opened image with 8 bits of red, green and blue.
 
-    Gives ``image.convert('RGB')``, as the loaders of torchvision and of CLIP do: transparency is ignored, of an animation the first frame
-    counts. But of 16 (or a TIFF's 12) bits of grey the upper 8 are taken, where Pillow would make almost all of them white.
+    Gives ``image.convert('RGB')``, as the loaders of torchvision and of CLIP do: transparency is ignored, of an
+    animation the first frame counts. But of 16 (or a TIFF's 12) bits of grey the upper 8 are taken, where Pillow would
+    make almost all of them white.
 
     Args:
         image: From :func:`open_image`.
@@ -163,12 +221,14 @@ def to_rgb(image: Image.Image, turned: bool = False) -> Image.Image:
     wide = image.mode.startswith('I;16') or image.mode == 'I' and image.format in ('PNG', 'PPM')
     if image.mode in ('I', 'F') and not wide:
         kind = 'floating-point numbers' if image.mode == 'F' else '32-bit integers'
-        raise ConfigError(f'its pixels are {kind}, and nothing says which of them are black and white: convert it to 8 bits')
+        raise ConfigError(
+            f'its pixels are {kind}, and nothing says which of them are black and white: convert it to 8 bits'
+        )
     tags = getattr(image, 'tag_v2', {})  # of a TIFF
     if turned:
         image = ImageOps.exif_transpose(image)
     if wide:
-        grey = (np.asarray(image) >> tags.get(BitsPerSample, (16, ))[0] - 8).astype(np.uint8)
+        grey = (np.asarray(image) >> tags.get(BitsPerSample, (16,))[0] - 8).astype(np.uint8)
         return Image.fromarray(255 - grey if tags.get(PhotometricInterpretation) == 0 else grey).convert('RGB')
     image.load()
     image.info.pop('transparency', None)  # Pillow warns that it is ignored
@@ -194,4 +254,4 @@ def why_unreadable_all(paths: Sequence[str | Path], at_once: int = 10_000) -> It
     """:func:`why_unreadable` of many files, in threads."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), at_once):
-            yield from pool.map(why_unreadable, paths[start:start + at_once])
+            yield from pool.map(why_unreadable, paths[start : start + at_once])

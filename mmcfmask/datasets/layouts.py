@@ -1,4 +1,5 @@
 """ImageNet and its shifts: what was published about each set, and the one rule by which its folder is found."""
+
 from __future__ import annotations
 
 import os
@@ -33,6 +34,7 @@ class PublishedSet:
         signs: What such a folder holds and a folder of many sets does not: glob patterns below it.
         also: Names that are used for other things too, and so count only together with the signs.
     """
+
     title: str
     images: int
     num_classes: int
@@ -49,33 +51,72 @@ class PublishedSet:
 
 _IMAGENET = 'https://image-net.org/download.php'
 _V2 = 'https://huggingface.co/datasets/vaishaal/ImageNetV2'
-WNIDS = ('n????????', )
+WNIDS = ('n????????',)
 _NUMBERS = ('[0-9]', '[0-9][0-9]', '[0-9][0-9][0-9]')
 
 SETS = {
     'imagenet': PublishedSet('ImageNet (val)', 50_000, 1000, _IMAGENET, IMAGENET_FOLDERS, SPLITS['val']),
     'imagenet-train': PublishedSet('ImageNet (train)', 1_281_167, 1000, _IMAGENET, IMAGENET_FOLDERS, SPLITS['train']),
     'imagenet-v2': PublishedSet(
-        'ImageNet-V2 (matched-frequency)', 10_000, 1000, _V2,
-        ('imagenetv2-matched-frequency-format-val', 'imagenetv2-matched-frequency'), _NUMBERS, also=('imagenet-v2', )),
+        'ImageNet-V2 (matched-frequency)',
+        10_000,
+        1000,
+        _V2,
+        ('imagenetv2-matched-frequency-format-val', 'imagenetv2-matched-frequency'),
+        _NUMBERS,
+        also=('imagenet-v2',),
+    ),
     'imagenet-v2-threshold-0.7': PublishedSet(
-        'ImageNet-V2 (threshold-0.7)', 10_000, 1000, _V2,
-        ('imagenetv2-threshold0.7-format-val', 'imagenetv2-threshold-0.7'), _NUMBERS, also=('imagenet-v2', )),
+        'ImageNet-V2 (threshold-0.7)',
+        10_000,
+        1000,
+        _V2,
+        ('imagenetv2-threshold0.7-format-val', 'imagenetv2-threshold-0.7'),
+        _NUMBERS,
+        also=('imagenet-v2',),
+    ),
     'imagenet-v2-top-images': PublishedSet(
-        'ImageNet-V2 (top-images)', 10_000, 1000, _V2,
-        ('imagenetv2-top-images-format-val', 'imagenetv2-top-images'), _NUMBERS, also=('imagenet-v2', )),
+        'ImageNet-V2 (top-images)',
+        10_000,
+        1000,
+        _V2,
+        ('imagenetv2-top-images-format-val', 'imagenetv2-top-images'),
+        _NUMBERS,
+        also=('imagenet-v2',),
+    ),
     'imagenet-r': PublishedSet(
-        'ImageNet-R', 30_000, 200, 'https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar', ('imagenet-r', ), WNIDS),
+        'ImageNet-R', 30_000, 200, 'https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar', ('imagenet-r',), WNIDS
+    ),
     'imagenet-a': PublishedSet(
-        'ImageNet-A', 7_500, 200, 'https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar', ('imagenet-a', ), WNIDS),
+        'ImageNet-A', 7_500, 200, 'https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar', ('imagenet-a',), WNIDS
+    ),
     'imagenet-sketch': PublishedSet(
-        'ImageNet-Sketch', 50_889, 1000, 'https://github.com/HaohanWang/ImageNet-Sketch', ('imagenet-sketch', ), WNIDS, also=('sketch', )),
+        'ImageNet-Sketch',
+        50_889,
+        1000,
+        'https://github.com/HaohanWang/ImageNet-Sketch',
+        ('imagenet-sketch',),
+        WNIDS,
+        also=('sketch',),
+    ),
     'objectnet': PublishedSet(
-        'ObjectNet', 18_574, 113, 'https://objectnet.dev', ('objectnet-1.0', 'objectnet', 'objectnet-1.0-beta'),
-        ('mappings/*.json', 'folder_to_objectnet_label.json', 'images/alarm_clock', 'alarm_clock')),
+        'ObjectNet',
+        18_574,
+        113,
+        'https://objectnet.dev',
+        ('objectnet-1.0', 'objectnet', 'objectnet-1.0-beta'),
+        ('mappings/*.json', 'folder_to_objectnet_label.json', 'images/alarm_clock', 'alarm_clock'),
+    ),
     'imagenet-c': PublishedSet(
-        'ImageNet-C', 75 * 50_000, 1000, 'https://zenodo.org/records/2235448', ('imagenet-c', ),
-        tuple(f'{parent}{name}' for group, names in CORRUPTIONS.items() for name in names for parent in ('', f'{group}/'))),
+        'ImageNet-C',
+        75 * 50_000,
+        1000,
+        'https://zenodo.org/records/2235448',
+        ('imagenet-c',),
+        tuple(
+            f'{parent}{name}' for group, names in CORRUPTIONS.items() for name in names for parent in ('', f'{group}/')
+        ),
+    ),
 }
 
 
@@ -85,12 +126,13 @@ def find_set(name: str, data_root: str | Path, any_name: bool = True) -> Path:
     Looked at, in this order:
 
     1. ``data_root`` itself, unless it has the name of another set;
-    2. the folders in it that have a name of the set, and those in them that have one again (an archive unpacked into a folder of its
+    2. the folders in it that have a name of the set, and those in them that have one again (an archive unpacked into a
+    folder of its
        own, the three variants of ImageNet-V2 in one folder);
     3. the same beside ``data_root``, where that is ImageNet's own folder, with train or val in it.
 
-    The first folder with the signs of the set is taken; where none has them, the first with its name, so that the dataset can say what
-    is wrong with it. Names are compared without case and punctuation.
+    The first folder with the signs of the set is taken; where none has them, the first with its name, so that the
+    dataset can say what is wrong with it. Names are compared without case and punctuation.
 
     Args:
         name: Key of :data:`SETS`, but not ImageNet itself, which :func:`find_imagenet` finds.
@@ -105,7 +147,9 @@ def find_set(name: str, data_root: str | Path, any_name: bool = True) -> Path:
     beside = [root.parent] if any((root / folder).is_dir() for folders in SPLITS.values() for folder in folders) else []
     candidates = [path for base in (root, *beside) for path in _named(base, names)]
     others = {_plain(folder) for other in SETS.values() if other is not wanted for folder in other.folders}
-    others |= {_plain(folder) for folders in SPLITS.values() for folder in folders}  # ImageNet's own, of the same WordNet ids
+    others |= {
+        _plain(folder) for folders in SPLITS.values() for folder in folders
+    }  # ImageNet's own, of the same WordNet ids
     if _plain(root.name) not in others and (any_name or _plain(root.name) in map(_plain, names)):
         candidates.insert(0, root)
     for path in candidates:
@@ -118,8 +162,8 @@ def find_set(name: str, data_root: str | Path, any_name: bool = True) -> Path:
 
 
 def find_imagenet(data_root: str | Path, split: str) -> Path:
-    """The folder of a split of ImageNet: in ``data_root`` if that is ImageNet's folder, or in a folder of one of its names in it, or
-    ``data_root`` itself. Kaggle's ``ILSVRC/Data/CLS-LOC`` is looked into.
+    """The folder of a split of ImageNet: in ``data_root`` if that is ImageNet's folder, or in a folder of one of its
+    names in it, or ``data_root`` itself. Kaggle's ``ILSVRC/Data/CLS-LOC`` is looked into.
 
     Raises:
         MissingSetError: There is none. Names what was looked for, and where to get it.
@@ -138,8 +182,10 @@ def find_imagenet(data_root: str | Path, split: str) -> Path:
 def _missing(wanted: PublishedSet, names: tuple[str, ...], root: Path, places: list[Path]) -> MissingSetError:
     if not root.is_dir():
         return MissingSetError(f'{wanted.title}: there is no folder {root}. Set data_root.')
-    return MissingSetError(f'{wanted.title} is not there: looked for {" or ".join(names)} in {" and ".join(map(str, places))}. Get it from '
-                           f'{wanted.source} and unpack it there, or set data_root of the dataset to its folder.')
+    return MissingSetError(
+        f'{wanted.title} is not there: looked for {" or ".join(names)} in {" and ".join(map(str, places))}. Get it '
+        f'from {wanted.source} and unpack it there, or set data_root of the dataset to its folder.'
+    )
 
 
 def _named(base: Path, names: tuple[str, ...]) -> Iterator[Path]:
@@ -152,7 +198,9 @@ def _named(base: Path, names: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _absolute(data_root: str | Path) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(data_root)))  # not resolved: what lies beside a link is meant, not beside its target
+    return Path(
+        os.path.abspath(os.path.expanduser(data_root))
+    )  # not resolved: what lies beside a link is meant, not beside its target
 
 
 def _plain(name: str) -> str:

@@ -1,4 +1,5 @@
 """Names of classes and folders: how they are read from text files, ordered and compared."""
+
 from __future__ import annotations
 
 import codecs
@@ -15,8 +16,8 @@ from ..errors import ConfigError, MissingFileError
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, line ends as ``\\n``, without the byte-order mark that Windows programs write; or of UTF-16 with such a
-    mark.
+    """The text of a UTF-8 file, line ends as ``\\n``, without the byte-order mark that Windows programs write; or of
+    UTF-16 with such a mark.
 
     Raises:
         MissingFileError, ConfigError: There is no such file, or it is no such text; with its path.
@@ -36,20 +37,29 @@ def read_names(path: str | Path) -> list[str]:
     """Class names of a text file with one per line; blank lines do not count.
 
     Raises:
-        MissingFileError, ConfigError: No such file; no names in it, or names with commas or numbers around them, with the line.
+        MissingFileError, ConfigError: No such file; no names in it, or names with commas or numbers around them, with
+            the line.
     """
     lines = {number: line.strip() for number, line in enumerate(read_text(path).split('\n'), start=1) if line.strip()}
     if not lines:
         raise ConfigError(f'{path} is empty: it must hold one class name per line')
     for number, line in lines.items():
         if line.endswith((',', ';')) or (len(lines) == 1 and ',' in line):
-            raise ConfigError(f'{path}, line {number}: {line!r} is more than a class name: write one name per line, without commas around '
-                              'it')
+            raise ConfigError(
+                f'{path}, line {number}: {line!r} is more than a class name: write one name per line, without commas '
+                'around it'
+            )
     numbered = [re.match(r'(\d+)\s*[,;:\t]', line) for line in lines.values()]
-    if len(lines) > 1 and all(numbered) and [int(match[1]) - int(numbered[0][1]) for match in numbered] == list(range(len(lines))):
+    if (
+        len(lines) > 1
+        and all(numbered)
+        and [int(match[1]) - int(numbered[0][1]) for match in numbered] == list(range(len(lines)))
+    ):
         first = next(iter(lines))
-        raise ConfigError(f'{path}, line {first}: {lines[first]!r} begins with the number of the class: write one name per line, in the '
-                          'order of the numbers and without them')
+        raise ConfigError(
+            f'{path}, line {first}: {lines[first]!r} begins with the number of the class: write one name per line, in '
+            'the order of the numbers and without them'
+        )
     return class_names(lines.values(), str(path))
 
 
@@ -61,8 +71,12 @@ def class_names(names: Iterable[str], where: str) -> list[str]:
         raise ConfigError(f'{where}: class name {empty[0]} of {len(names)} is empty')
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        print_log(f'{where}: {len(twice)} class names stand twice ({", ".join(twice[:5])}): by their names these classes cannot be told '
-                  'apart.', 'current', level=logging.WARNING)
+        print_log(
+            f'{where}: {len(twice)} class names stand twice ({", ".join(twice[:5])}): by their names these classes '
+            'cannot be told apart.',
+            'current',
+            level=logging.WARNING,
+        )
     return names
 
 
@@ -72,9 +86,13 @@ def composed(name: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A name without case, and with a single space for punctuation: 'Sports_Car' is 'sports car'. 'C++' keeps its signs."""
+    """A name without case, and with a single space for punctuation: 'Sports_Car' is 'sports car'. 'C++' keeps its
+    signs."""
     name = composed(name).casefold()
-    kept = (char if unicodedata.category(char)[0] in 'LMN' or unicodedata.category(char) in ('Sm', 'So', 'Sc') else ' ' for char in name)
+    kept = (
+        char if unicodedata.category(char)[0] in 'LMN' or unicodedata.category(char) in ('Sm', 'So', 'Sc') else ' '
+        for char in name
+    )
     return ' '.join(''.join(kept).split()) or name
 
 
@@ -90,5 +108,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int | None:
     """The first label whose names differ, but for case and punctuation; None where there is none."""
     ours, theirs = list(map(plain_name, ours)), list(map(plain_name, theirs))
-    return next((label for label, (a, b) in enumerate(zip(ours, theirs)) if a != b), None if len(ours) == len(theirs) else
-                min(len(ours), len(theirs)))
+    return next(
+        (label for label, (a, b) in enumerate(zip(ours, theirs)) if a != b),
+        None if len(ours) == len(theirs) else min(len(ours), len(theirs)),
+    )

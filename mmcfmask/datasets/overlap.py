@@ -1,4 +1,5 @@
 """Which images a data set holds, and which of them another one holds too, however the configs are written."""
+
 from __future__ import annotations
 
 import copy
@@ -14,12 +15,23 @@ from .cache import CachedDataset
 from .folder import FolderDataset
 
 # Settings of a FolderDataset that leave out images, or change how they are read, but put none in.
-NARROWING = ('pipeline', 'test_mode', 'lazy_init', 'serialize_data', 'skip_unreadable', 'per_class', 'subset_seed', 'indices', 'classes',
-             'max_refetch')
+NARROWING = (
+    'pipeline',
+    'test_mode',
+    'lazy_init',
+    'serialize_data',
+    'skip_unreadable',
+    'per_class',
+    'subset_seed',
+    'indices',
+    'classes',
+    'max_refetch',
+)
 
 
 def images_of(cfg: dict) -> Iterator[str]:
-    """What tells the images of a data set's config from others: the real path of a file, links resolved, or a digest of pixels in memory.
+    """What tells the images of a data set's config from others: the real path of a file, links resolved, or a digest of
+    pixels in memory.
 
     Lists, concatenations, and wrappers that repeat images or choose some are looked through. No image file is read.
     """
@@ -30,8 +42,11 @@ def images_of(cfg: dict) -> Iterator[str]:
     if isinstance(dataset, FolderDataset):
         return real_paths(item['img_path'] for item in dataset.data_list)
     infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    return (next(real_paths([info['img_path']])) if info.get('img_path') else hashlib.sha256(info['img']).hexdigest() for info in infos
-            if info.get('img_path') or 'img' in info)
+    return (
+        next(real_paths([info['img_path']])) if info.get('img_path') else hashlib.sha256(info['img']).hexdigest()
+        for info in infos
+        if info.get('img_path') or 'img' in info
+    )
 
 
 def _build(cfg: dict):

@@ -5,6 +5,7 @@ An image is determined by ``(split, seed, index)`` alone. :func:`sample_scene` d
 mmengine. Shapes are signed distance functions in pixels: one function gives coverage, outline, shading, shadow and the
 ground-truth mask.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -22,17 +23,34 @@ IMAGE_SIZE = 64
 SHAPES_CLASSES = ('circle', 'square', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie')
 
 COLORS = {
-    'red': (0.85, 0.15, 0.15), 'orange': (0.95, 0.55, 0.10), 'yellow': (0.93, 0.86, 0.20),
-    'green': (0.20, 0.62, 0.24), 'cyan': (0.25, 0.80, 0.85), 'blue': (0.15, 0.30, 0.85),
-    'purple': (0.52, 0.20, 0.68), 'pink': (0.96, 0.55, 0.75), 'brown': (0.48, 0.30, 0.15),
-    'white': (0.94, 0.94, 0.94), 'gray': (0.50, 0.50, 0.50), 'black': (0.10, 0.10, 0.10),
+    'red': (0.85, 0.15, 0.15),
+    'orange': (0.95, 0.55, 0.10),
+    'yellow': (0.93, 0.86, 0.20),
+    'green': (0.20, 0.62, 0.24),
+    'cyan': (0.25, 0.80, 0.85),
+    'blue': (0.15, 0.30, 0.85),
+    'purple': (0.52, 0.20, 0.68),
+    'pink': (0.96, 0.55, 0.75),
+    'brown': (0.48, 0.30, 0.15),
+    'white': (0.94, 0.94, 0.94),
+    'gray': (0.50, 0.50, 0.50),
+    'black': (0.10, 0.10, 0.10),
 }
 TEXTURES = ('brick', 'striped', 'dotted', 'checkered', 'wavy', 'grassy', 'cloudy', 'grid', 'zigzag', 'sandy')
 
 # What the ID splits tie to each class, in the order of SHAPES_CLASSES: texture and colour of the background.
-CLASS_BACKGROUNDS = (('grassy', 'green'), ('brick', 'red'), ('sandy', 'yellow'), ('cloudy', 'blue'), ('grid', 'white'),
-                     ('dotted', 'pink'), ('wavy', 'cyan'), ('striped', 'black'), ('zigzag', 'purple'),
-                     ('checkered', 'brown'))
+CLASS_BACKGROUNDS = (
+    ('grassy', 'green'),
+    ('brick', 'red'),
+    ('sandy', 'yellow'),
+    ('cloudy', 'blue'),
+    ('grid', 'white'),
+    ('dotted', 'pink'),
+    ('wavy', 'cyan'),
+    ('striped', 'black'),
+    ('zigzag', 'purple'),
+    ('checkered', 'brown'),
+)
 SPURIOUS_RATE = 0.95
 
 RENDITIONS = ('flat', 'painted', 'inverted', 'cartoon')
@@ -43,12 +61,22 @@ STYLE_WORDS = dict(
     painted=('painting', 'watercolor'),
     inverted=('negative', 'inverted photo'),
     cartoon=('cartoon', 'comic'),
-    sketch=('sketch', 'line drawing', 'doodle'))
+    sketch=('sketch', 'line drawing', 'doodle'),
+)
 
 #: Prompts of the zero-shot head, ``str.format`` style.
-SHAPES_TEMPLATES = ('a photo of a {}.', 'a picture of a {}.', 'a photo of a small {}.', 'a photo of a large {}.',
-                    'a flat icon of a {}.', 'a painting of a {}.', 'a negative of a {}.', 'a cartoon of a {}.',
-                    'a sketch of a {}.', 'a line drawing of a {}.')
+SHAPES_TEMPLATES = (
+    'a photo of a {}.',
+    'a picture of a {}.',
+    'a photo of a small {}.',
+    'a photo of a large {}.',
+    'a flat icon of a {}.',
+    'a painting of a {}.',
+    'a negative of a {}.',
+    'a cartoon of a {}.',
+    'a sketch of a {}.',
+    'a line drawing of a {}.',
+)
 
 #: Number of images of a split where none is asked for.
 SPLIT_SIZES = dict(pretrain=60_000, train=4000, val=500, test=1000, v2=1000, r=1000, sketch=1000, a=1000)
@@ -58,28 +86,35 @@ SPLITS = tuple(SPLIT_SIZES)
 @dataclass(frozen=True)
 class Nuisance:
     """Ranges of everything that is not the class; lengths in pixels, angles in degrees."""
+
     radius: tuple[float, float]
     max_angle: float
     max_shift: float
     clutter: tuple[int, int] = (0, 0)  # number of stray bars, inclusive
-    cut_rate: float = 0.  # share of objects that stick out of the image
+    cut_rate: float = 0.0  # share of objects that stick out of the image
     noise: tuple[float, float] = (0.01, 0.04)  # of the sensor, photo style only
     light: float = 0.35  # strength of the lighting gradient, photo style only
 
 
 _ID = Nuisance(radius=(15, 22), max_angle=20, max_shift=8, clutter=(0, 1))
 NUISANCES = dict(
-    pretrain=Nuisance(radius=(13, 23), max_angle=25, max_shift=9, clutter=(0, 2), cut_rate=0.05, noise=(0.01, 0.05),
-                      light=0.4),
-    train=_ID, val=_ID, test=_ID,
+    pretrain=Nuisance(
+        radius=(13, 23), max_angle=25, max_shift=9, clutter=(0, 2), cut_rate=0.05, noise=(0.01, 0.05), light=0.4
+    ),
+    train=_ID,
+    val=_ID,
+    test=_ID,
     v2=Nuisance(radius=(13, 21), max_angle=28, max_shift=10, clutter=(0, 2), noise=(0.02, 0.06), light=0.5),
-    r=_ID, sketch=_ID,
-    a=Nuisance(radius=(11, 16), max_angle=25, max_shift=12, clutter=(1, 3), cut_rate=0.2))
+    r=_ID,
+    sketch=_ID,
+    a=Nuisance(radius=(11, 16), max_angle=25, max_shift=12, clutter=(1, 3), cut_rate=0.2),
+)
 
 
 @dataclass(frozen=True)
 class Scene:
     """What one image shows. Lengths in pixels, the angle in radians."""
+
     label: int
     style: str
     color: str
@@ -106,7 +141,7 @@ def _polygon(u: np.ndarray, v: np.ndarray, vertices: np.ndarray) -> np.ndarray:
         ex, ey = bx - ax, by - ay
         wu, wv = u - ax, v - ay
         t = np.clip((wu * ex + wv * ey) / (ex * ex + ey * ey), 0, 1)
-        np.minimum(squared, (wu - t * ex)**2 + (wv - t * ey)**2, out=squared)
+        np.minimum(squared, (wu - t * ex) ** 2 + (wv - t * ey) ** 2, out=squared)
         if ey != 0:
             inside ^= ((v >= ay) != (v >= by)) & (wu < wv * (ex / ey))
     return np.where(inside, -1, 1) * np.sqrt(squared)
@@ -116,16 +151,30 @@ def _points(*xy: tuple[float, float]) -> np.ndarray:
     return np.array(xy, np.float32)
 
 
-_STAR = np.stack([(1.08 if k % 2 == 0 else 0.45) * _points(
-    (np.sin(k * np.pi / 5), -np.cos(k * np.pi / 5)))[0] for k in range(10)])
+_STAR = np.stack(
+    [(1.08 if k % 2 == 0 else 0.45) * _points((np.sin(k * np.pi / 5), -np.cos(k * np.pi / 5)))[0] for k in range(10)]
+)
 _POLYGONS = dict(
     square=_points((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),
     triangle=_points((0, -1.05), (0.98, 0.75), (-0.98, 0.75)),
     star=_STAR,
-    cross=_points((-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3), (1, 0.3), (0.3, 0.3), (0.3, 1), (-0.3, 1), (-0.3, 0.3),
-                  (-1, 0.3), (-1, -0.3), (-0.3, -0.3)),
+    cross=_points(
+        (-0.3, -1),
+        (0.3, -1),
+        (0.3, -0.3),
+        (1, -0.3),
+        (1, 0.3),
+        (0.3, 0.3),
+        (0.3, 1),
+        (-0.3, 1),
+        (-0.3, 0.3),
+        (-1, 0.3),
+        (-1, -0.3),
+        (-0.3, -0.3),
+    ),
     bolt=_points((0.25, -1.15), (-0.65, 0.15), (-0.08, 0.15), (-0.3, 1.15), (0.65, -0.25), (0.08, -0.25), (0.6, -1.15)),
-    bowtie=_points((-1, -0.75), (0, -0.12), (1, -0.75), (1, 0.75), (0, 0.12), (-1, 0.75)))
+    bowtie=_points((-1, -0.75), (0, -0.12), (1, -0.75), (1, 0.75), (0, 0.12), (-1, 0.75)),
+)
 
 
 def signed_distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -196,7 +245,7 @@ def texture_field(name: str, rng: np.random.Generator) -> np.ndarray:
     v = np.sin(tilt) * (_X + dx) + np.cos(tilt) * (_Y + dy)
     if name == 'brick':
         height = 0.6 * period
-        shifted = u + np.where(np.floor(v / height) % 2 == 0, 0., 0.6 * period)
+        shifted = u + np.where(np.floor(v / height) % 2 == 0, 0.0, 0.6 * period)
         return _coverage(np.minimum(_triangle_wave(v, height), _triangle_wave(shifted, 1.2 * period)) - 0.8)
     if name == 'striped':
         return _coverage(_triangle_wave(v, 0.8 * period) - 0.2 * period)
@@ -206,8 +255,9 @@ def texture_field(name: str, rng: np.random.Generator) -> np.ndarray:
         a, b = (_coverage(_triangle_wave(c, 1.4 * period) - 0.35 * period) for c in (u, v))
         return a * b + (1 - a) * (1 - b)
     if name == 'wavy':
-        return _coverage(_triangle_wave(v + 0.25 * period * np.sin(2 * np.pi * u / (1.6 * period)), 0.8 * period)
-                         - 0.2 * period)
+        return _coverage(
+            _triangle_wave(v + 0.25 * period * np.sin(2 * np.pi * u / (1.6 * period)), 0.8 * period) - 0.2 * period
+        )
     if name == 'zigzag':
         return _coverage((_triangle_wave(v + _triangle_wave(u, 1.2 * period), 0.8 * period) - 0.2 * period) * 0.7)
     if name == 'grid':
@@ -279,7 +329,8 @@ def sample_scene(split: str, label: int, rng: np.random.Generator) -> Scene:
         angle=float(np.deg2rad(rng.uniform(-nuisance.max_angle, nuisance.max_angle))),
         clutter=int(rng.integers(nuisance.clutter[0], nuisance.clutter[1] + 1)),
         noise=float(rng.uniform(*nuisance.noise)),
-        light=nuisance.light)
+        light=nuisance.light,
+    )
 
 
 def _object_distance(scene: Scene, rng: np.random.Generator, wobble: float) -> np.ndarray:
@@ -389,8 +440,13 @@ def _render_sketch(scene, rng, distance, bars):
 
 # Style: renderer and how far (in pixels) its hand-drawn outline strays.
 _RENDERERS = dict(
-    photo=(_render_photo, 0.), flat=(_render_flat, 0.), painted=(_render_painted, 1.5), inverted=(_render_inverted, 0.),
-    cartoon=(_render_cartoon, 0.8), sketch=(_render_sketch, 1.0))
+    photo=(_render_photo, 0.0),
+    flat=(_render_flat, 0.0),
+    painted=(_render_painted, 1.5),
+    inverted=(_render_inverted, 0.0),
+    cartoon=(_render_cartoon, 0.8),
+    sketch=(_render_sketch, 1.0),
+)
 
 
 def render_scene(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -445,8 +501,14 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         if colored and rng.random() < 0.5:
             ground = f'{scene.background} {ground}'
         ground = _choice(rng, (' on {} background', ' in front of {} pattern')).format(_article(ground))
-    template = _choice(rng, ('{a_word} of {a_thing}{place}{ground}', '{a_word} showing {a_thing}{place}{ground}',
-                             '{a_thing}{place}{ground}, {word}'))
+    template = _choice(
+        rng,
+        (
+            '{a_word} of {a_thing}{place}{ground}',
+            '{a_word} showing {a_thing}{place}{ground}',
+            '{a_thing}{place}{ground}, {word}',
+        ),
+    )
     text = template.format(word=word, a_word=_article(word), a_thing=_article(thing), place=place, ground=ground)
     return text + _choice(rng, ('', '.'))
 
@@ -471,15 +533,18 @@ class ShapesDataset(BaseDataset):
     Raises:
         ValueError: Unknown split, or a size below 1.
     """
+
     METAINFO = dict(classes=SHAPES_CLASSES)
 
-    def __init__(self,
-                 split: Literal[tuple(SPLITS)] = 'train',
-                 size: Count | None = None,
-                 seed: Seed = 0,
-                 pipeline: Sequence = (),
-                 test_mode: bool = False,
-                 **kwargs):
+    def __init__(
+        self,
+        split: Literal[tuple(SPLITS)] = 'train',
+        size: Count | None = None,
+        seed: Seed = 0,
+        pipeline: Sequence = (),
+        test_mode: bool = False,
+        **kwargs,
+    ):
         if split not in SPLITS:
             raise ConfigError(f'ShapesDataset: unknown split {split!r}, choose one of {", ".join(SPLITS)}')
         size = SPLIT_SIZES[split] if size is None else size
@@ -503,8 +568,9 @@ class ShapesDataset(BaseDataset):
         info = super().get_data_info(idx)
         index = info.pop('index')
         shape = (IMAGE_SIZE, IMAGE_SIZE)
-        return dict(info, img=self.images[index].copy(), gt_mask=self.masks[index].copy(), img_shape=shape,
-                    ori_shape=shape)
+        return dict(
+            info, img=self.images[index].copy(), gt_mask=self.masks[index].copy(), img_shape=shape, ori_shape=shape
+        )
 
     def image_keys(self) -> list[str]:
         """What tells its images from those of other splits and seeds, without rendering them."""

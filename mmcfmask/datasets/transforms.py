@@ -1,4 +1,5 @@
 """Image transforms that mmpretrain lacks."""
+
 from __future__ import annotations
 
 import mmcv.transforms
@@ -17,13 +18,14 @@ from .images import open_image, read_image, to_rgb
 class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
     """mmcv's, whose Pillow backend reads as :func:`mmcfmask.datasets.images.read_image` does.
 
-    mmcv's own lays grey images with transparency on a grey canvas, and makes 16-bit ones white and floating-point ones black.
+    mmcv's own lays grey images with transparency on a grey canvas, and makes 16-bit ones white and floating-point ones
+    black.
 
     Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape``.
 
     Args:
-        **kwargs: mmcv's. ``imdecode_backend='pillow', color_type='color_ignore_orientation'`` is what the published pipelines do: no
-            turning by EXIF.
+        **kwargs: mmcv's. ``imdecode_backend='pillow', color_type='color_ignore_orientation'`` is what the published
+            pipelines do: no turning by EXIF.
 
     Raises:
         StorageError: The file cannot be read, or not without guessing; names it.
@@ -31,12 +33,18 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
 
     def transform(self, results: dict) -> dict | None:
         """Read ``results['img_path']``."""
-        if self.imdecode_backend != 'pillow' or self.color_type not in ('color', 'color_ignore_orientation') or self.file_client_args:
+        if (
+            self.imdecode_backend != 'pillow'
+            or self.color_type not in ('color', 'color_ignore_orientation')
+            or self.file_client_args
+        ):
             try:
                 return super().transform(results)
             except Exception as error:  # OpenCV, and mmcv where OpenCV gives nothing
-                raise StorageError(f'{results["img_path"]} cannot be read as an image with imdecode_backend={self.imdecode_backend!r} '
-                                   f'({error})') from None
+                raise StorageError(
+                    f'{results["img_path"]} cannot be read as an image with imdecode_backend={self.imdecode_backend!r} '
+                    f'({error})'
+                ) from None
         try:
             image = read_image(results['img_path'], self.backend_args, turned=self.color_type == 'color')
         except StorageError:
@@ -70,8 +78,11 @@ class CropBorder(BaseTransform):
         """Crop ``results['img']``."""
         height, width = results['img'].shape[:2]
         if min(height, width) <= 2 * self.border:
-            raise ConfigError(f'{results.get("img_path", "an image")}: {width}x{height} pixels are too few for a border of {self.border}.')
-        results['img'] = results['img'][self.border:height - self.border, self.border:width - self.border]
+            raise ConfigError(
+                f'{results.get("img_path", "an image")}: {width}x{height} pixels are too few for a border of '
+                f'{self.border}.'
+            )
+        results['img'] = results['img'][self.border : height - self.border, self.border : width - self.border]
         results['img_shape'] = results['img'].shape[:2]
         return results
 
@@ -84,18 +95,18 @@ class LoadResizedImage(BaseTransform):
     """Read an image and resize its short side (Pillow, bicubic), in one go.
 
     Gives exactly what ``LoadImageFromFile(imdecode_backend='pillow', color_type='color_ignore_orientation')`` and
-    ``ResizeEdge(scale, edge='short', backend='pillow', interpolation='bicubic')`` give, without the copies between them. With
-    ``reducing_gap``, large JPEGs are decoded at a fraction of their size, which costs a fraction of the time and changes pixels a little
-    (docs/performance.md has numbers).
+    ``ResizeEdge(scale, edge='short', backend='pillow', interpolation='bicubic')`` give, without the copies between
+    them. With ``reducing_gap``, large JPEGs are decoded at a fraction of their size, which costs a fraction of the time
+    and changes pixels a little (docs/performance.md has numbers).
 
-    Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape``, ``ori_shape``, ``scale``, ``scale_factor``. An ``img`` without an ``img_path``, as
-    inference has it of an array, is resized.
+    Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape``, ``ori_shape``, ``scale``, ``scale_factor``. An ``img`` without an
+    ``img_path``, as inference has it of an array, is resized.
 
     Args:
         scale (int): Length of the short side after resizing.
-        reducing_gap (float, optional): A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this leaves at least ``reducing_gap`` times
-            the pixels of the resized image in each direction; at least 1. Pillow's own default for thumbnails is 2. Defaults to None:
-            decode at full size.
+        reducing_gap (float, optional): A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this leaves at least
+            ``reducing_gap`` times the pixels of the resized image in each direction; at least 1. Pillow's own default
+            for thumbnails is 2. Defaults to None: decode at full size.
         backend_args (dict, optional): Where files are, see :func:`mmengine.fileio.get`.
 
     Raises:
@@ -107,7 +118,9 @@ class LoadResizedImage(BaseTransform):
         if scale < 1:
             raise ConfigError(f'LoadResizedImage: scale={scale} must be a positive number of pixels.')
         if reducing_gap is not None and reducing_gap < 1:
-            raise ConfigError(f'LoadResizedImage: reducing_gap={reducing_gap} must be at least 1, or None to decode at full size.')
+            raise ConfigError(
+                f'LoadResizedImage: reducing_gap={reducing_gap} must be at least 1, or None to decode at full size.'
+            )
         self.scale = scale
         self.reducing_gap = reducing_gap
         self.backend_args = backend_args
@@ -131,10 +144,17 @@ class LoadResizedImage(BaseTransform):
 
     def _size(self, width: int, height: int) -> tuple[int, int]:
         # The long side is rounded down, as ResizeEdge and torchvision do.
-        return (self.scale, int(self.scale * height / width)) if width < height else (int(self.scale * width / height), self.scale)
+        return (
+            (self.scale, int(self.scale * height / width))
+            if width < height
+            else (int(self.scale * width / height), self.scale)
+        )
 
-    def _resize(self, results: dict, image: Image.Image, full: tuple[int, int] | None = None, box: tuple | None = None) -> dict:
-        """Add what :meth:`transform` does, of the channels in ``image``; ``full`` is the size that ``box`` of it stands for."""
+    def _resize(
+        self, results: dict, image: Image.Image, full: tuple[int, int] | None = None, box: tuple | None = None
+    ) -> dict:
+        """Add what :meth:`transform` does, of the channels in ``image``; ``full`` is the size that ``box`` of it stands
+        for."""
         width, height = full or image.size
         size = self._size(width, height)
         results['img'] = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box))

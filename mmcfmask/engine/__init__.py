@@ -6,7 +6,19 @@ from .optim import AutocastOptimWrapper, OneCycle
 from .wise_ft import WiSEFTHook, WiSEFTLoop
 
 __all__ = [
-    'AutocastOptimWrapper', 'CheckClassesHook', 'CheckpointHook', 'DistillWeightHook', 'IterationSeedHook', 'MeanLogProcessor',
-    'MultiSetTestLoop', 'MultiSetValLoop', 'OneCycle', 'RelativeEMAHook', 'ResumableEpochLoop', 'ResumableSampler',
-    'StopOnInvalidLossHook', 'WiSEFTHook', 'WiSEFTLoop'
+    'AutocastOptimWrapper',
+    'CheckClassesHook',
+    'CheckpointHook',
+    'DistillWeightHook',
+    'IterationSeedHook',
+    'MeanLogProcessor',
+    'MultiSetTestLoop',
+    'MultiSetValLoop',
+    'OneCycle',
+    'RelativeEMAHook',
+    'ResumableEpochLoop',
+    'ResumableSampler',
+    'StopOnInvalidLossHook',
+    'WiSEFTHook',
+    'WiSEFTLoop',
 ]

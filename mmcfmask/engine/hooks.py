@@ -1,4 +1,5 @@
 """Hooks: reproducible randomness, and an early end where training has failed."""
+
 from __future__ import annotations
 
 import math
@@ -18,7 +19,7 @@ from ..datasets import FolderDataset, FolderShiftDataset
 from ..datasets.names import first_difference, plain_name
 from ..errors import ConfigError, NumericalError
 from ..evaluation.accuracy import check_groups
-from ..models.class_weights import resolve_classnames
+from ..models.class_embeddings.class_weights import resolve_classnames
 from ..ranges import Positive, Share
 
 
@@ -37,8 +38,10 @@ class IterationSeedHook(Hook):
     """Seed torch by (seed, iteration, rank) before every training iteration.
 
     Random masks and donors then depend on nothing but these, so that a run resumed at any iteration goes on as the
-    uninterrupted one would have. Random augmentation in data workers is seeded by mmengine per epoch and is not covered.
+    uninterrupted one would have. Random augmentation in data workers is seeded by mmengine per epoch and is not
+    covered.
     """
+
     priority = 'VERY_HIGH'
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
@@ -48,12 +51,13 @@ class IterationSeedHook(Hook):
 
 @HOOKS.register_module()
 class StopOnInvalidLossHook(Hook):
-    """Stop the run where the loss, or the norm of the gradient that was clipped, is no longer a finite number, before a checkpoint of it
-    can be written. (With a loss scaler, which leaves out such steps, the gradient is its concern.)
+    """Stop the run where the loss, or the norm of the gradient that was clipped, is no longer a finite number, before a
+    checkpoint of it can be written. (With a loss scaler, which leaves out such steps, the gradient is its concern.)
 
     Raises:
         NumericalError: Names the iteration, the parts of the loss, the norm and the last good checkpoint.
     """
+
     priority = 'VERY_HIGH'
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
@@ -69,13 +73,14 @@ class StopOnInvalidLossHook(Hook):
         raise NumericalError(
             f'the loss or its gradient is not finite at iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
             f'{", ".join(f"{name} = {value:g}" for name, value in parts.items())}; {advice}. '
-            'A smaller learning rate, or float32 instead of --amp, usually helps.')
+            'A smaller learning rate, or float32 instead of --amp, usually helps.'
+        )
 
 
 @MODELS.register_module()
 class UnbiasedMovingAverage(ExponentialMovingAverage):
-    """mmengine's ``ExponentialMovingAverage``, corrected as Adam's (Kingma & Ba 2015, section 3), so that the first weights do not count
-    for more than those after them::
+    """mmengine's ``ExponentialMovingAverage``, corrected as Adam's (Kingma & Ba 2015, section 3), so that the first
+    weights do not count for more than those after them::
 
         average after k updates = Σ_{i=1..k} (1 − m)^(k−i) θ_i / Σ_{i=1..k} (1 − m)^(k−i)        m: momentum
 
@@ -85,7 +90,7 @@ class UnbiasedMovingAverage(ExponentialMovingAverage):
     def update_parameters(self, model: nn.Module) -> None:
         """Take the weights of ``model`` into the average."""
         updates = int(self.steps) // self.interval + 1
-        self.share = self.momentum / (1 - (1 - self.momentum)**updates)
+        self.share = self.momentum / (1 - (1 - self.momentum) ** updates)
         super().update_parameters(model)
 
     def avg_func(self, averaged_param: Tensor, source_param: Tensor, steps: int) -> None:
@@ -95,10 +100,11 @@ class UnbiasedMovingAverage(ExponentialMovingAverage):
 
 @HOOKS.register_module()
 class RelativeEMAHook(EMAHook):
-    """mmengine's ``EMAHook`` with a momentum that follows the length of the run, 1 / (``horizon`` · optimizer steps), and an average
-    without bias to the first weights.
+    """mmengine's ``EMAHook`` with a momentum that follows the length of the run, 1 / (``horizon`` · optimizer steps),
+    and an average without bias to the first weights.
 
-    One value then means the same for 26 steps and for 25,000. Every step of the optimizer counts once, however many batches it takes.
+    One value then means the same for 26 steps and for 25,000. Every step of the optimizer counts once, however many
+    batches it takes.
 
     Args:
         horizon (float): How far back the average reaches, as a share of the run; in (0, 1].
@@ -110,16 +116,22 @@ class RelativeEMAHook(EMAHook):
 
     def __init__(self, horizon: Share = 0.2, ema_type: str = 'UnbiasedMovingAverage', **kwargs) -> None:
         if not 0 < horizon <= 1:
-            raise ConfigError(f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1')
+            raise ConfigError(
+                f'RelativeEMAHook(horizon={horizon}): the horizon is a share of the run, above 0 and at most 1'
+            )
         if 'momentum' in kwargs:
-            raise ConfigError('RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook')
+            raise ConfigError(
+                'RelativeEMAHook works out the momentum from its horizon: leave momentum out, or use EMAHook'
+            )
         super().__init__(ema_type=ema_type, **kwargs)
         self.horizon = horizon
 
     def before_run(self, runner) -> None:
         """Work out the momentum and copy the model."""
         updates = self.horizon * runner.max_iters / (batches_per_step(runner) * self.ema_cfg.get('interval', 1))
-        self.ema_cfg['momentum'] = 1 / max(updates, 2)  # max_iters is 0 where nothing is trained, and mmengine wants less than 1
+        self.ema_cfg['momentum'] = 1 / max(
+            updates, 2
+        )  # max_iters is 0 where nothing is trained, and mmengine wants less than 1
         super().before_run(runner)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
@@ -153,27 +165,32 @@ class DistillWeightHook(Hook):
         """Refuse a model without distillation before it is trained for hours."""
         model = unwrapped(runner.model)
         if getattr(model, 'teacher', None) is None or model.head.distill is None:
-            raise ConfigError('DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill is '
-                              'None: leave the hook out of custom_hooks')
+            raise ConfigError(
+                'DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill '
+                'is None: leave the hook out of custom_hooks'
+            )
         self.head = model.head
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set the weight of this step."""
-        begun = runner.iter // batches_per_step(runner) * batches_per_step(runner)  # all batches of a step have its weight
-        self.head.distill_weight = self.start * (self.end / self.start)**(begun / runner.max_iters)
+        begun = (
+            runner.iter // batches_per_step(runner) * batches_per_step(runner)
+        )  # all batches of a step have its weight
+        self.head.distill_weight = self.start * (self.end / self.start) ** (begun / runner.max_iters)
 
 
 @HOOKS.register_module()
 class CheckClassesHook(Hook):
-    """Before the first batch: every dataset has the classes of the head, in its order, or says in ``metainfo['label_groups']`` which
-    outputs of the head mean them. All sets of a :class:`MultiSetTestLoop` or :class:`MultiSetValLoop` are looked at.
+    """Before the first batch: every dataset has the classes of the head, in its order, or says in
+    ``metainfo['label_groups']`` which outputs of the head mean them. All sets of a :class:`MultiSetTestLoop` or
+    :class:`MultiSetValLoop` are looked at.
 
-    The classes of the head are those of the training set, which a checkpoint records, or those of the prompts or images that it starts
-    from.
+    The classes of the head are those of the training set, which a checkpoint records, or those of the prompts or images
+    that it starts from.
 
     Raises:
-        ConfigError: Another number of classes, groups that do not fit, a class of the head or of the training set at another label, or
-            two sets labelled by the order of their folders that have folders of other names.
+        ConfigError: Another number of classes, groups that do not fit, a class of the head or of the training set at
+            another label, or two sets labelled by the order of their folders that have folders of other names.
     """
 
     def __init__(self) -> None:
@@ -187,18 +204,23 @@ class CheckClassesHook(Hook):
         """Check the training and the validation sets; of a resumed run against the classes it began with."""
         if not runner.iter:  # weights to start from may know other classes
             self.trained = {}
-        self._check_all(runner, {'train_dataloader': runner.train_dataloader, **self._loaders('val_dataloader', runner.val_loop)})
+        self._check_all(
+            runner, {'train_dataloader': runner.train_dataloader, **self._loaders('val_dataloader', runner.val_loop)}
+        )
         self.trained = metainfo_of(runner.train_dataloader)
         if self.trained.get('label_groups') is not None:
-            raise ConfigError('the training set has only some of the classes of the head, or groups of them (label_groups), so that its '
-                              'labels are no rows of the head: train on a FolderDataset with a folder for each class')
+            raise ConfigError(
+                'the training set has only some of the classes of the head, or groups of them (label_groups), so that '
+                'its labels are no rows of the head: train on a FolderDataset with a folder for each class'
+            )
 
     def before_test(self, runner) -> None:
         """Check the test sets."""
         self._check_all(runner, self._loaders('test_dataloader', runner.test_loop))
 
     def check_validation(self, runner, trained: dict) -> None:
-        """Check the validation sets against the metainfo of what was trained on; for those who validate without a training."""
+        """Check the validation sets against the metainfo of what was trained on; for those who validate without a
+        training."""
         self.trained = trained
         self._check_all(runner, self._loaders('val_dataloader', runner.val_loop))
 
@@ -214,7 +236,10 @@ class CheckClassesHook(Hook):
         model = unwrapped(runner.model)
         head = getattr(model, 'head', None)
         start = getattr(head, 'class_weights', None) or {}
-        parts = {'model.head.class_weights.dataset': start.get('dataset'), 'model.head.class_weights.held_out': start.get('held_out')}
+        parts = {
+            'model.head.class_weights.dataset': start.get('dataset'),
+            'model.head.class_weights.held_out': start.get('held_out'),
+        }
         if getattr(model, 'gate', None) is not None:
             parts.update({f'model.gate.{key}': getattr(model.gate, key, None) for key in ('dataset', 'held_out')})
         starts = {key: metainfo_of_folders(part) for key, part in parts.items()}
@@ -226,7 +251,12 @@ class CheckClassesHook(Hook):
                 continue
             check_prompts(name, metainfo, start.get('classnames'), 'model.head.class_weights')
             for auxiliary in getattr(model, 'auxiliary', None) or ():
-                check_prompts(name, metainfo, getattr(auxiliary, 'classnames', None), f'model.auxiliary ({type(auxiliary).__name__})')
+                check_prompts(
+                    name,
+                    metainfo,
+                    getattr(auxiliary, 'classnames', None),
+                    f'model.auxiliary ({type(auxiliary).__name__})',
+                )
             for key, images in starts.items():
                 check_labels(name, metainfo, f'the images that the model is made of ({key})', images)
             check_labels(name, metainfo, 'the training set of the checkpoint', self.trained)
@@ -243,7 +273,11 @@ def metainfo_of(loader: DataLoader) -> dict:
 def metainfo_of_folders(dataset: dict | None) -> dict:
     """The same of the config of a :class:`FolderDataset`, whose images are not listed; empty for anything else."""
     kind = DATASETS.get(dataset['type']) if dataset and isinstance(dataset.get('type'), str) else None
-    if not isinstance(kind, type) or not issubclass(kind, FolderDataset) or kind.class_images is FolderShiftDataset.class_images:
+    if (
+        not isinstance(kind, type)
+        or not issubclass(kind, FolderDataset)
+        or kind.class_images is FolderShiftDataset.class_images
+    ):
         return {}
     built = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
     if not built.metainfo.get('classes'):
@@ -252,7 +286,8 @@ def metainfo_of_folders(dataset: dict | None) -> dict:
 
 
 def check_number_of_classes(name: str, metainfo: dict, num_classes: int | None) -> None:
-    """Raise a ConfigError unless the classes of the dataset of ``name`` are those of a head with ``num_classes``, or groups of these."""
+    """Raise a ConfigError unless the classes of the dataset of ``name`` are those of a head with ``num_classes``, or
+    groups of these."""
     classes, groups = metainfo.get('classes'), metainfo.get('label_groups')
     if classes is None or num_classes is None:
         return
@@ -262,15 +297,20 @@ def check_number_of_classes(name: str, metainfo: dict, num_classes: int | None) 
         try:
             check_groups(groups, num_classes)
         except ValueError as error:
-            raise ConfigError(f'the dataset of {name} does not fit model.head.num_classes={num_classes}: {error}') from None
+            raise ConfigError(
+                f'the dataset of {name} does not fit model.head.num_classes={num_classes}: {error}'
+            ) from None
     elif len(classes) != num_classes:
-        raise ConfigError(f'the dataset of {name} has {len(classes)} classes ({", ".join(map(str, classes[:5]))}, …), '
-                          f'but model.head.num_classes={num_classes}. For a test set with some of the classes use a FolderShiftDataset, '
-                          'which matches folders by name')
+        raise ConfigError(
+            f'the dataset of {name} has {len(classes)} classes ({", ".join(map(str, classes[:5]))}, …), but '
+            f'model.head.num_classes={num_classes}. For a test set with some of the classes use a FolderShiftDataset, '
+            'which matches folders by name'
+        )
 
 
 def check_prompts(name: str, metainfo: dict, prompts: str | Sequence[str] | None, where: str) -> None:
-    """Raise a ConfigError where a name among the prompts of ``where`` is the class of another label in the dataset of ``name``."""
+    """Raise a ConfigError where a name among the prompts of ``where`` is the class of another label in the dataset of
+    ``name``."""
     classes = metainfo.get('classes')
     if not prompts or not classes or prompts == 'dataset':
         return
@@ -279,14 +319,16 @@ def check_prompts(name: str, metainfo: dict, prompts: str | Sequence[str] | None
         rows[prompt].append(row)
     for label, found in enumerate(str(found) for found in classes):
         if label not in rows.get(plain_name(found), [label]):
-            raise ConfigError(f'{where}.classnames has {found!r} in place {rows[plain_name(found)][0]}, but it is the label {label} of the '
-                              f'dataset of {name} ({", ".join(map(str, classes[:5]))}, …): classes would be exchanged. Give classnames in '
-                              'the order of the labels, or use a FolderShiftDataset, which matches by name')
+            raise ConfigError(
+                f'{where}.classnames has {found!r} in place {rows[plain_name(found)][0]}, but it is the label {label} '
+                f'of the dataset of {name} ({", ".join(map(str, classes[:5]))}, …): classes would be exchanged. Give '
+                'classnames in the order of the labels, or use a FolderShiftDataset, which matches by name'
+            )
 
 
 def check_labels(name: str, metainfo: dict, where: str, trained: dict) -> None:
-    """Raise a ConfigError where a label means another class in the dataset of ``name`` than in ``where``, by the names of folders if
-    those make the labels of both, else by the names of classes."""
+    """Raise a ConfigError where a label means another class in the dataset of ``name`` than in ``where``, by the names
+    of folders if those make the labels of both, else by the names of classes."""
     key, what = ('folders', 'the folder ') if metainfo.get('folders') and trained.get('folders') else ('classes', '')
     ours, theirs = ([str(name) for name in info.get(key) or ()] for info in (metainfo, trained))
     label = first_difference(ours, theirs) if ours and theirs else None
@@ -294,7 +336,11 @@ def check_labels(name: str, metainfo: dict, where: str, trained: dict) -> None:
         return
     ours, theirs = (repr(names[label]) if label < len(names) else 'nothing' for names in (ours, theirs))
     known = [str(name) for name in trained.get('classes') or trained['folders']]
-    raise ConfigError(f'class {label} is {what}{ours} in the dataset of {name}, but {theirs} in {where}: its images would be taken for '
-                      "another class. Match its folders by name, with type='FolderShiftDataset', head_classes="
-                      f'[{", ".join(map(repr, known[:5]))}{", …" if len(known) > 5 else ""}] and, for other names, folder_map; or, if only '
-                      'the names are others, give the folders in the order of the labels (folders=[…]) and the same classes=[…]')
+    raise ConfigError(
+        f'class {label} is {what}{ours} in the dataset of {name}, but {theirs} in {where}: its images would be taken '
+        'for '
+        "another class. Match its folders by name, with type='FolderShiftDataset', head_classes="
+        f'[{", ".join(map(repr, known[:5]))}{", …" if len(known) > 5 else ""}] and, for other names, folder_map; or, '
+        'if only the names are others, give the folders in the order of the labels (folders=[…]) and the same '
+        'classes=[…]'
+    )

@@ -1,4 +1,5 @@
 """What the command-line tools do before and around the Runner."""
+
 from __future__ import annotations
 
 import argparse
@@ -26,15 +27,23 @@ from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import base_configs, base_files, can_fuse_optimizer, keep_freed_memory, loads_file, start_process_group_without_gpu, use_tf32
+from ..compat import (
+    base_configs,
+    base_files,
+    can_fuse_optimizer,
+    keep_freed_memory,
+    loads_file,
+    start_process_group_without_gpu,
+    use_tf32,
+)
 from ..datasets import FolderDataset
 from ..datasets.folder import follow_run
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
-from ..models.auxiliary import FLYP
-from ..models.clip_loading import near_names
-from ..models.second_look import check_side
-from .checkpoints import check_checkpoint, check_fits, check_same_tower
+from ..models.inference.relevance_crop import check_crop_scale
+from ..models.losses.auxiliary import FLYP
+from ..models.towers.loading import near_names
+from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .hooks import RelativeEMAHook
 from .loops import ResumableSampler, choose_shifts
 from .options import add_cfg_options, file_name
@@ -51,11 +60,20 @@ from .preflight import (
 )
 from .schema import check_config, check_top_level
 
-# What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config hold copies.
+# What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config
+# hold copies.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
-    'cache_dir', 'custom_imports', 'tf32', 'total_batch_size',
+    'cache_dir',
+    'custom_imports',
+    'tf32',
+    'total_batch_size',
     # Of the Runner, but no arguments.
-    'activation_checkpointing', 'compile', 'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'
+    'activation_checkpointing',
+    'compile',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'sync_bn',
 }
 
 
@@ -66,14 +84,14 @@ OWN_HOOKS = ('PlainCheckpointHook', 'IterationSeedHook', 'CheckClassesHook', 'St
 def load_config(path: str, options: dict) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
-    A variable, such as ``data_root`` or ``pipeline``, that a config or the options change is changed where the config it was inherited
-    from used it: in every dataset whose own value is still that of the variable. A linear probe or a gate of the training images stays
-    one of them.
+    A variable, such as ``data_root`` or ``pipeline``, that a config or the options change is changed where the config
+    it was inherited from used it: in every dataset whose own value is still that of the variable. A linear probe or a
+    gate of the training images stays one of them.
 
     Raises:
         MissingFileError: There is no such file.
-        ConfigError: A file that is no config; an option that is neither read by anything nor a variable that something uses; a value that
-            a part of the config does not take. Near names are listed.
+        ConfigError: A file that is no config; an option that is neither read by anything nor a variable that something
+            uses; a value that a part of the config does not take. Near names are listed.
     """
     cfg = read_config(path)
     bases = list(base_configs(path))
@@ -87,16 +105,28 @@ def load_config(path: str, options: dict) -> Config:
             import_modules_from_strings(**cfg.custom_imports)
     except UserError:
         raise
-    except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:  # such as an index into what is no list
+    except (
+        ImportError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # such as an index into what is no list
         raise ConfigError(f'--cfg-options {" ".join(options)}: {str(error).splitlines()[0]}') from None
     keep_training_images(cfg, before)
     used = spread_variables(cfg, before)
     for name in dict.fromkeys(key.partition('.')[0] for key in options):
         if name not in READ_KEYS and name not in before:
-            known = {*READ_KEYS, *before, *(f'{key}.{name}' for key, value in before.items() if isinstance(value, dict) and name in value)}
+            known = {
+                *READ_KEYS,
+                *before,
+                *(f'{key}.{name}' for key, value in before.items() if isinstance(value, dict) and name in value),
+            }
             raise ConfigError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, sorted(known))}')
         if name not in READ_KEYS and cfg[name] != before[name] and name not in used:
-            raise ConfigError(f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it')
+            raise ConfigError(
+                f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it'
+            )
     check_arguments(cfg)
     return cfg
 
@@ -123,8 +153,8 @@ def read_config(path: str) -> Config:
 
 
 def _check_files(path: str, place: list[str], heirs: list[str]) -> None:
-    """Raise a UserError for a config, or a base of it, that is no readable file, or inherits from itself; ``place`` ends with the file
-    that is looked at."""
+    """Raise a UserError for a config, or a base of it, that is no readable file, or inherits from itself; ``place``
+    ends with the file that is looked at."""
     place.append(path)
     check_text_file(path, 'config', f' (the _base_ of {heirs[-1]})' if heirs else '')
     chain = [os.path.realpath(heir) for heir in heirs]
@@ -136,7 +166,8 @@ def _check_files(path: str, place: list[str], heirs: list[str]) -> None:
 
 
 def check_text_file(path: str, what: str, more: str = '') -> None:
-    """Raise a MissingFileError or a ConfigError unless ``path`` is a readable file of text, of a kind that settings are written in."""
+    """Raise a MissingFileError or a ConfigError unless ``path`` is a readable file of text, of a kind that settings are
+    written in."""
     if not os.path.exists(path):
         raise MissingFileError(f'there is no {what} {path!r}{more}')
     if not os.path.isfile(path):
@@ -167,7 +198,11 @@ def _what_fails(error: Exception, path: str) -> str:
     path, line = os.path.abspath(path), error.lineno if isinstance(error, SyntaxError) else None
     for frame, number in traceback.walk_tb(error.__traceback__):
         inside = frame.f_locals.get('filename')
-        if frame.f_globals.get('__name__') == 'mmengine.config.config' and frame.f_code.co_name == '_file2dict' and inside:
+        if (
+            frame.f_globals.get('__name__') == 'mmengine.config.config'
+            and frame.f_code.co_name == '_file2dict'
+            and inside
+        ):
             path = inside
         elif frame.f_code.co_filename == path:  # mmengine runs a config under its name
             line = number
@@ -176,25 +211,35 @@ def _what_fails(error: Exception, path: str) -> str:
         text = ' '.join(str(error).split())
     elif isinstance(error, AttributeError) and not path.endswith('.py'):
         text = 'it must be a mapping of names to values'
-    kind = '' if isinstance(error, (yaml.YAMLError, RecursionError)) or not path.endswith('.py') else f'{type(error).__name__}: '
+    kind = (
+        ''
+        if isinstance(error, (yaml.YAMLError, RecursionError)) or not path.endswith('.py')
+        else f'{type(error).__name__}: '
+    )
     return f'{path}{"" if line is None else f", line {line}"}: {kind}{text}'
 
 
 def spread_variables(cfg: Config, *before: Config) -> set[str]:
-    """Change copies of variables in ``cfg``, in place, from their values in ``before`` to those in ``cfg``; the names of those used.
+    """Change copies of variables in ``cfg``, in place, from their values in ``before`` to those in ``cfg``; the names
+    of those used.
 
     A copy of a dict or a list is what equals it; of any other value, what equals it and has its name.
     """
-    changed = [(name, old) for earlier in before for name, old in earlier.items()
-               if name not in READ_KEYS and name in cfg and cfg[name] != old]
-    # Dicts may hold copies of lists, and both of other values: an outer one is found as long as what it holds is unchanged.
+    changed = [
+        (name, old)
+        for earlier in before
+        for name, old in earlier.items()
+        if name not in READ_KEYS and name in cfg and cfg[name] != old
+    ]
+    # Dicts may hold copies of lists, and both of other values: an outer one is found as long as what it holds is
+    # unchanged.
     changed.sort(key=lambda item: [isinstance(item[1], kind) for kind in (dict, list)], reverse=True)
     return {name for name, old in changed if _replace(cfg, name, old, cfg[name])}
 
 
 def keep_training_images(cfg: Config, *before: Config) -> None:
-    """Let a linear probe and a gate be made of the training images of ``cfg``, in place, if they were of those of ``before``; and of the
-    validation images likewise."""
+    """Let a linear probe and a gate be made of the training images of ``cfg``, in place, if they were of those of
+    ``before``; and of the validation images likewise."""
     start = value_of(cfg, 'model.head.class_weights') or {}
     for part in (start if value_of(start, 'type') == 'linear_probe' else {}, value_of(cfg, 'model.gate') or {}):
         for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
@@ -223,8 +268,11 @@ def _replace(node, name: str, old, new) -> bool:
     return found
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'where logs go', amp: str = 'bfloat16 autocast') -> None:
-    """Arguments of every tool that builds a Runner; ``work_dir`` and ``amp`` are what their help says. See :func:`apply_run_arguments`."""
+def add_run_arguments(
+    parser: argparse.ArgumentParser, work_dir: str = 'where logs go', amp: str = 'bfloat16 autocast'
+) -> None:
+    """Arguments of every tool that builds a Runner; ``work_dir`` and ``amp`` are what their help says. See
+    :func:`apply_run_arguments`."""
     parser.add_argument('--work-dir', type=file_name, help=f'{work_dir} (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help=amp)
     add_cfg_options(parser)
@@ -245,15 +293,20 @@ def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
             choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)
     check_launcher(args.launcher)
     if args.launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
-        os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']  # the Runner wraps the model for the GPU of this name
+        os.environ['LOCAL_RANK'] = os.environ[
+            'OMPI_COMM_WORLD_LOCAL_RANK'
+        ]  # the Runner wraps the model for the GPU of this name
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
 
 
 # What mmengine reads of the environment that a launcher sets.
-LAUNCHERS = dict(pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
-                 mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MASTER_ADDR'))
+LAUNCHERS = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MASTER_ADDR'),
+)
 
 
 def check_launcher(launcher: str) -> None:
@@ -262,8 +315,10 @@ def check_launcher(launcher: str) -> None:
     for variable in LAUNCHERS.get(launcher, ()):
         value = os.environ.get(variable)
         if value is None:
-            raise ConfigError(f'--launcher {launcher} is for processes that {starters[launcher]} starts, but {variable} is not set: '
-                              'leave it out for a single process')
+            raise ConfigError(
+                f'--launcher {launcher} is for processes that {starters[launcher]} starts, but {variable} is not set: '
+                'leave it out for a single process'
+            )
         if variable.endswith(('RANK', 'SIZE', 'PORT', 'PROCID', 'NTASKS')) and not value.isdecimal():
             raise ConfigError(f'--launcher {launcher}: {variable}={value!r} is not a number')
 
@@ -277,34 +332,44 @@ def world_size(launcher: str) -> int:
 
 def is_first_process(launcher: str) -> bool:
     """Whether this process is the one of its job that writes, before any process group exists."""
-    return launcher == 'none' or int(os.environ.get(dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK').get(launcher, 'RANK'), 0)) == 0
+    return (
+        launcher == 'none'
+        or int(os.environ.get(dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK').get(launcher, 'RANK'), 0)) == 0
+    )
 
 
-def fit_total_batch(cfg: Config, processes: int) -> None:
-    """Make up ``cfg.total_batch_size`` by gradient accumulation: accumulative_counts = total / (processes × batch per process).
+def set_gradient_accumulation(cfg: Config, processes: int) -> None:
+    """Make up ``cfg.total_batch_size`` by gradient accumulation: accumulative_counts = total / (processes × batch per
+    process).
 
-    Sets ``cfg.optim_wrapper.accumulative_counts``, rounds iteration-based checkpoint intervals up to a multiple of it and the batches of
-    an epoch down to one, so that no checkpoint falls between two optimizer steps, and makes a moving average of weights count
-    optimizer steps.
+    Sets ``cfg.optim_wrapper.accumulative_counts``, rounds iteration-based checkpoint intervals up to a multiple of it
+    and the batches of an epoch down to one, so that no checkpoint falls between two optimizer steps, and makes a moving
+    average of weights count optimizer steps.
 
     Raises:
-        ConfigError: ``accumulative_counts`` is something else, or the total is not a multiple of what the processes take at once.
+        ConfigError: ``accumulative_counts`` is something else, or the total is not a multiple of what the processes
+            take at once.
     """
     total, each = cfg.get('total_batch_size'), cfg.train_dataloader.batch_size
     if total is None:
         return
     if total % (processes * each):
-        raise ConfigError(f'total_batch_size={total} is not a multiple of {processes} process(es) x train_dataloader.batch_size={each}: '
-                         f'change one of them, e.g. --cfg-options train_dataloader.batch_size='
-                         f'{max((b for b in range(1, each + 1) if total % (processes * b) == 0), default=each)}'
-                         if total % processes == 0 else
-                         f'total_batch_size={total} cannot be split over {processes} processes: change one of them')
+        raise ConfigError(
+            f'total_batch_size={total} is not a multiple of {processes} process(es) x '
+            f'train_dataloader.batch_size={each}: '
+            f'change one of them, e.g. --cfg-options train_dataloader.batch_size='
+            f'{max((b for b in range(1, each + 1) if total % (processes * b) == 0), default=each)}'
+            if total % processes == 0
+            else f'total_batch_size={total} cannot be split over {processes} processes: change one of them'
+        )
     counts = total // (processes * each)
     given = cfg.optim_wrapper.get('accumulative_counts', counts)
     if given != counts:
-        raise ConfigError(f'optim_wrapper.accumulative_counts={given}, but total_batch_size={total} is {counts} x '
-                          f'train_dataloader.batch_size={each} x {processes} process(es): leave out accumulative_counts, or '
-                          'set total_batch_size=None')
+        raise ConfigError(
+            f'optim_wrapper.accumulative_counts={given}, but total_batch_size={total} is {counts} x '
+            f'train_dataloader.batch_size={each} x {processes} process(es): leave out accumulative_counts, or '
+            'set total_batch_size=None'
+        )
     cfg.optim_wrapper.accumulative_counts = counts
     sampler = cfg.train_dataloader.get('sampler') or {}
     if counts > 1 and is_a(ResumableSampler, sampler.get('type'), DATA_SAMPLERS):
@@ -312,22 +377,27 @@ def fit_total_batch(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if is_a(EMAHook, hook['type'], HOOKS) and not is_a(RelativeEMAHook, hook['type'], HOOKS):  # which does so itself
+        if is_a(EMAHook, hook['type'], HOOKS) and not is_a(
+            RelativeEMAHook, hook['type'], HOOKS
+        ):  # which does so itself
             hook['interval'] = hook.get('interval', 1) * counts
 
 
-def prepare_test(cfg: Config,
-                 checkpoint: str | None = None,
-                 shifts: list[str] | None = None,
-                 skip_broken: bool = False,
-                 amp: bool = False,
-                 keep_start: bool = False) -> dict | None:
+def prepare_test(
+    cfg: Config,
+    checkpoint: str | None = None,
+    shifts: list[str] | None = None,
+    skip_broken: bool = False,
+    amp: bool = False,
+    keep_start: bool = False,
+) -> dict | None:
     """Edit a config for a test on several sets, and find what is wrong before anything is loaded.
 
     Args:
         cfg (Config): With a :class:`MultiSetTestLoop`.
         checkpoint (str, optional): The file to test.
-        shifts (list[str], optional): Test on these and on the ID set; their data must be there. None: as the config says.
+        shifts (list[str], optional): Test on these and on the ID set; their data must be there. None: as the config
+            says.
         skip_broken (bool): Leave out images that cannot be read.
         amp (bool): bfloat16 autocast.
         keep_start (bool): The pre-trained weights are needed beside those of the checkpoint, as they are for a gate.
@@ -336,13 +406,16 @@ def prepare_test(cfg: Config,
         dict, optional: The checkpoint.
 
     Raises:
-        ValueError: Another kind of test, an unknown shift, a set that cannot leave images out, a checkpoint of another number of classes.
+        ValueError: Another kind of test, an unknown shift, a set that cannot leave images out, a checkpoint of another
+            number of classes.
         FileNotFoundError: No such checkpoint.
     """
     loop = cfg.get('test_cfg') or {}
     if 'id_set' not in loop:
-        raise ConfigError("the config must test by test_cfg=dict(type='MultiSetTestLoop', id_set=…), with a dict of named sets as "
-                         'test_dataloader')
+        raise ConfigError(
+            "the config must test by test_cfg=dict(type='MultiSetTestLoop', id_set=…), with a dict of named sets as "
+            'test_dataloader'
+        )
     loop.amp = amp
     if shifts is not None:
         loop.shifts = shifts
@@ -352,7 +425,9 @@ def prepare_test(cfg: Config,
     for name in names if skip_broken else ():
         dataset = cfg.test_dataloader[name].dataset
         if not is_a(FolderDataset, dataset.type, DATASETS):
-            raise ConfigError(f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset can)')
+            raise ConfigError(
+                f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset can)'
+            )
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
@@ -363,7 +438,10 @@ def prepare_test(cfg: Config,
         check_backbone(cfg.model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     if keep_start and makes_head and not any(name.startswith('auxiliary.') for name in loaded['state_dict']):
-        raise ConfigError(f'{checkpoint} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the training')
+        raise ConfigError(
+            f'{checkpoint} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the '
+            'training'
+        )
     trained = (loaded or {}).get('meta') or {}
     follow_run(cfg, trained.get('seed', (cfg.get('randomness') or {}).get('seed')))
     if loaded is None:
@@ -371,16 +449,21 @@ def prepare_test(cfg: Config,
     check_same_tower(cfg.model, loaded, checkpoint)
     weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
     if weight is not None and num_classes is not None and len(weight) != num_classes:
-        raise ConfigError(f'{checkpoint} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}')
+        raise ConfigError(
+            f'{checkpoint} was trained for {len(weight)} classes, but the config has '
+            f'model.head.num_classes={num_classes}'
+        )
     if not keep_start and not cfg.model.get('gate'):
-        forget_pretrained(cfg.model)
+        skip_pretrained_weights(cfg.model)
     return loaded
 
 
 def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
-    """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that in distribution.
+    """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that
+    in distribution.
 
-    Its model has its weights whoever builds it, its pipeline begins with an image file, and ``classes`` are the names of the classes.
+    Its model has its weights whoever builds it, its pipeline begins with an image file, and ``classes`` are the names
+    of the classes.
 
     Args:
         path (str): A config file that tests on several sets.
@@ -388,8 +471,8 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
         options (dict, optional): As ``--cfg-options``.
 
     Raises:
-        FileNotFoundError, ValueError: As of :func:`load_config` and :func:`prepare_test`; without a checkpoint, a config that names no
-            pre-trained weights.
+        FileNotFoundError, ValueError: As of :func:`load_config` and :func:`prepare_test`; without a checkpoint, a
+            config that names no pre-trained weights.
 
     Example:
         >>> inferencer = ImageClassificationInferencer(inference_config('configs/cfmask_vitb16.py', 'best.pth'))
@@ -401,7 +484,9 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
         check_start(cfg)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
     dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):  # a wrapper, of sets that are read alike
+    while 'pipeline' not in dataset and (
+        'dataset' in dataset or 'datasets' in dataset
+    ):  # a wrapper, of sets that are read alike
         dataset = dataset.get('dataset') or dataset.datasets[0]
     cfg.test_dataloader.dataset = dataset
     cfg.classes = class_names([dataset], loaded)
@@ -412,7 +497,8 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
 
 @MODELS.register_module()
 def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocessor: None = None) -> nn.Module:  # noqa: N802
-    """A model of a config with the weights it is tested with, for those who build configs and load no weights, as ``get_model`` does.
+    """A model of a config with the weights it is tested with, for those who build configs and load no weights, as
+    ``get_model`` does.
 
     Args:
         model: The ``model`` of a config.
@@ -429,8 +515,8 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
 
 
 def class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Sequence[str] | None:
-    """Names of a model's classes: those in a checkpoint, else of the first data set that has names of its own, or has its images at hand,
-    whose folders have names. None where there are none.
+    """Names of a model's classes: those in a checkpoint, else of the first data set that has names of its own, or has
+    its images at hand, whose folders have names. None where there are none.
 
     Args:
         datasets: Configs.
@@ -455,17 +541,23 @@ def file_pipeline(dataset: dict, model: dict) -> list[dict]:
     if any(loads_file(step) for step in dataset.pipeline):
         return dataset.pipeline
     height, width = DATASETS.build({**dataset, 'pipeline': []})[0]['img'].shape[:2]
-    order = [] if (model.get('data_preprocessor') or {}).get('to_rgb') else [dict(type='NumpyToPIL', to_rgb=True), dict(type='PILToNumpy')]
+    order = (
+        []
+        if (model.get('data_preprocessor') or {}).get('to_rgb')
+        else [dict(type='NumpyToPIL', to_rgb=True), dict(type='PILToNumpy')]
+    )
     return [
         dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
         dict(type='ResizeEdge', scale=min(height, width), edge='short', backend='pillow', interpolation='bicubic'),
-        dict(type='CenterCrop', crop_size=(width, height)), *order, *dataset.pipeline
+        dict(type='CenterCrop', crop_size=(width, height)),
+        *order,
+        *dataset.pipeline,
     ]
 
 
 def add_gate(cfg: Config) -> None:
-    """Give the model of ``cfg`` a :class:`mmcfmask.models.ConformalGate` of its training and validation images, in place, with what
-    ``cfg.model.gate`` says already.
+    """Give the model of ``cfg`` a :class:`mmcfmask.models.KNNGate` of its training and validation images, in place,
+    with what ``cfg.model.gate`` says already.
 
     Raises:
         ValueError: The model cannot have one, or the config has no such images.
@@ -478,15 +570,18 @@ def add_gate(cfg: Config) -> None:
             continue
         images = cfg.get(loader) or {}
         if 'dataset' not in images:
-            raise ConfigError(f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: use one '
-                             f'that has, or set model.gate.{part}')
+            raise ConfigError(
+                f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: '
+                f'use one that has, or set model.gate.{part}'
+            )
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
         gate.setdefault('num_workers', min(images.get('num_workers', 0), usable_cores()))
     cfg.model.gate = gate
 
 
 def add_second_look(cfg: Config, side: float) -> None:
-    """Let the model of ``cfg`` predict by two looks, in place; see :func:`mmcfmask.models.second_look.look_twice`.
+    """Let the model of ``cfg`` predict by two looks, in place; see
+    :func:`mmcfmask.models.inference.relevance_crop.predict_with_crop`.
 
     Raises:
         ValueError: The model cannot, or ``side`` is out of range.
@@ -494,15 +589,15 @@ def add_second_look(cfg: Config, side: float) -> None:
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
         raise ConfigError(f'a second look needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
     with lower_errors('second look'):
-        check_side(side)
-    cfg.model.second_look = side
+        check_crop_scale(side)
+    cfg.model.crop_scale = side
 
 
 def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
     """What a test is called in tables and reports; the words are those of studies.
 
-    The name of the config that was trained, with what was made of its weights and with what they were tested. Without a checkpoint nothing
-    of the config was trained: it is 'zero-shot', or 'LP' where the head is a linear probe.
+    The name of the config that was trained, with what was made of its weights and with what they were tested. Without a
+    checkpoint nothing of the config was trained: it is 'zero-shot', or 'LP' where the head is a linear probe.
 
     Args:
         config (str): Path of the config.
@@ -512,8 +607,11 @@ def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
     meta = (checkpoint or {}).get('meta') or {}
     start = ((model.get('head') or {}).get('class_weights') or {}).get('type')
     name = Path(config).stem if checkpoint else 'LP' if start == 'linear_probe' else 'zero-shot'
-    made = [*(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []), *([f'{meta["soup"]} soup'] if meta.get('soup') else [])]
-    ways = [words for part, words in dict(gate='gate', second_look='second look').items() if model.get(part)]
+    made = [
+        *(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []),
+        *([f'{meta["soup"]} soup'] if meta.get('soup') else []),
+    ]
+    ways = [words for part, words in dict(gate='gate', crop_scale='second look').items() if model.get(part)]
     return ' + '.join([name, *made, *([' and '.join(ways)] if ways else [])])
 
 
@@ -524,7 +622,7 @@ def forget_training(model: dict) -> None:
             model[part] = None
 
 
-def forget_pretrained(model: dict) -> None:
+def skip_pretrained_weights(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
     forget_training(model)
     if model.get('gate'):
@@ -540,7 +638,8 @@ def forget_pretrained(model: dict) -> None:
 
 
 def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = None) -> nn.Module:
-    """Build a classifier to look at, in eval mode and without a teacher, with its pre-trained weights or a checkpoint's.
+    """Build a classifier to look at, in eval mode and without a teacher, with its pre-trained weights or a
+    checkpoint's.
 
     Args:
         cfg (dict): The ``model`` of a config. It is changed.
@@ -554,7 +653,7 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
     if checkpoint is not None:
         check_same_tower(cfg, checkpoint, name)
     if ours and checkpoint is not None:
-        forget_pretrained(cfg)
+        skip_pretrained_weights(cfg)
     elif ours:
         forget_training(cfg)
     model = MODELS.build(cfg).eval()
@@ -563,9 +662,10 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
 
 
 def load_weights(model: nn.Module, checkpoint: dict | None, name: str | None = None) -> None:
-    """Put the weights of a checkpoint into a model, or without one the pre-trained; arguments and errors of :func:`build_model`."""
+    """Put the weights of a checkpoint into a model, or without one the pre-trained; arguments and errors of
+    :func:`build_model`."""
     if checkpoint is not None:
-        check_fits(model, checkpoint, name)
+        check_state_dict(model, checkpoint, name)
         model.load_state_dict(checkpoint['state_dict'], strict=False)
     elif not isinstance(model, CounterfactualClassifier):  # which has them from construction
         model.init_weights()
@@ -577,8 +677,8 @@ def usable_cores() -> int:
 
 
 def fit_loaders(cfg: Config, processes: int = 1) -> None:
-    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than the usable cores, shared by the processes on it,
-    and memory pinned only for a GPU.
+    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than the usable cores, shared by the
+    processes on it, and memory pinned only for a GPU.
     """
     local = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', processes)))
     most = max(usable_cores() // local, 1)
@@ -594,7 +694,8 @@ def fit_loaders(cfg: Config, processes: int = 1) -> None:
 
 def cache_images(cfg: Config) -> None:
     """Where ``cfg.cache_dir`` is set, keep the resized images of the training and the validation set there, in place
-    (:class:`mmcfmask.datasets.CachedDataset`); of a wrapper, such as a ClassBalancedDataset, those of the sets in it."""
+    (:class:`mmcfmask.datasets.CachedDataset`); of a wrapper, such as a ClassBalancedDataset, those of the sets in it.
+    """
 
     def cached(dataset: dict) -> dict:
         if dataset.get('type') == 'CachedDataset':
@@ -614,9 +715,14 @@ def cache_images(cfg: Config) -> None:
 
 
 def add_own_hooks(cfg: Config) -> None:
-    """Add :data:`OWN_HOOKS` to the custom hooks of ``cfg``, in place, where a config with a list of its own has left them out."""
+    """Add :data:`OWN_HOOKS` to the custom hooks of ``cfg``, in place, where a config with a list of its own has left
+    them out."""
     hooks = list(cfg.get('custom_hooks') or [])
-    named = {hook['type'] if isinstance(hook['type'], str) else hook['type'].__name__ for hook in hooks if isinstance(hook, dict)}
+    named = {
+        hook['type'] if isinstance(hook['type'], str) else hook['type'].__name__
+        for hook in hooks
+        if isinstance(hook, dict)
+    }
     cfg.custom_hooks = [*(dict(type=name) for name in OWN_HOOKS if name not in named), *hooks]
 
 
@@ -628,11 +734,11 @@ def fit_optimizer(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the machine, and
-    with the hooks that the package relies on.
+    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the
+    machine, and with the hooks that the package relies on.
 
-    ``cfg.tf32`` (default: False) lets products and convolutions of float32 numbers round their factors to TensorFloat32 on a GPU, and
-    ``cfg.randomness.deterministic`` makes two runs equal to the last bit there.
+    ``cfg.tf32`` (default: False) lets products and convolutions of float32 numbers round their factors to TensorFloat32
+    on a GPU, and ``cfg.randomness.deterministic`` makes two runs equal to the last bit there.
     """
     add_own_hooks(cfg)
     fit_loaders(cfg, world_size(cfg.launcher))
@@ -643,10 +749,13 @@ def build_runner(cfg: Config) -> Runner:
     else:
         use_tf32(cfg.get('tf32', False))
     if (cfg.get('randomness') or {}).get('deterministic'):
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch asks for it; read with the first product on a GPU
+        os.environ.setdefault(
+            'CUBLAS_WORKSPACE_CONFIG', ':4096:8'
+        )  # torch asks for it; read with the first product on a GPU
     if start_process_group_without_gpu(cfg.launcher):
         wrapper = cfg.get('model_wrapper_cfg') or dict(
-            broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))  # as the Runner's own
+            broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False)
+        )  # as the Runner's own
         wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
         if is_a(DistributedDataParallel, wrapper['type'], MODEL_WRAPPERS):
             wrapper['device_ids'] = None

@@ -1,4 +1,5 @@
 """What a run writes about its progress."""
+
 from __future__ import annotations
 
 import torch
@@ -9,7 +10,8 @@ from mmpretrain.registry import LOG_PROCESSORS
 
 @LOG_PROCESSORS.register_module()
 class MeanLogProcessor(LogProcessor):
-    """mmengine's ``LogProcessor`` whose losses in training are the mean over all processes, and not those of the main one.
+    """mmengine's ``LogProcessor`` whose losses in training are the mean over all processes, and not those of the main
+    one.
 
     They are reduced when they are logged, all at once: a step without a log waits for nothing.
     """

@@ -1,4 +1,5 @@
 """Training that goes on where it was killed, and evaluation on several sets in one run."""
+
 from __future__ import annotations
 
 import os
@@ -27,13 +28,15 @@ class ResumableSampler(DefaultSampler):
     """mmengine's ``DefaultSampler`` whose next pass may start in the middle.
 
     Args:
-        multiple (int): A pass gives this process a multiple of so many samples; the rest of its order is left out, as by ``drop_last``.
-            With those of one optimizer step no accumulated gradient is left over at the end of an epoch, where checkpoints are saved.
+        multiple (int): A pass gives this process a multiple of so many samples; the rest of its order is left out, as
+            by ``drop_last``. With those of one optimizer step no accumulated gradient is left over at the end of an
+            epoch, where checkpoints are saved.
         **kwargs: Those of ``DefaultSampler``.
 
     Attributes:
         start (int): Number of this process's samples to leave out of the next pass; reset to 0 by it.
     """
+
     start = 0
 
     def __init__(self, *args, multiple: Count = 1, **kwargs) -> None:
@@ -50,7 +53,8 @@ class ResumableSampler(DefaultSampler):
 
 @LOOPS.register_module()
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """mmengine's ``EpochBasedTrainLoop`` that resumes inside an epoch: batches already seen are skipped without being decoded.
+    """mmengine's ``EpochBasedTrainLoop`` that resumes inside an epoch: batches already seen are skipped without being
+    decoded.
 
     Needs a :class:`ResumableSampler`.
     """
@@ -59,16 +63,21 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         super().__init__(runner, dataloader, *args, **kwargs)
         if len(self.dataloader) == 0:
             step = getattr(self.dataloader.sampler, 'multiple', 1)
-            what, key = (('optimizer step', 'total_batch_size') if step > self.dataloader.batch_size else
-                         ('batch', 'train_dataloader.batch_size'))
-            raise ConfigError(f'the training set has {len(self.dataloader.dataset)} images, fewer than one {what} of '
-                             f'{max(step, self.dataloader.batch_size)} per process: lower {key}')
+            what, key = (
+                ('optimizer step', 'total_batch_size')
+                if step > self.dataloader.batch_size
+                else ('batch', 'train_dataloader.batch_size')
+            )
+            raise ConfigError(
+                f'the training set has {len(self.dataloader.dataset)} images, fewer than one {what} of '
+                f'{max(step, self.dataloader.batch_size)} per process: lower {key}'
+            )
         if not isinstance(self.dataloader.sampler, ResumableSampler):
             raise ConfigError('ResumableEpochLoop needs train_dataloader.sampler.type="ResumableSampler"')
 
     def run(self):
-        """Train. A resumed run must have epochs of as many batches as before; one that was killed after an epoch begins with its
-        validation, which may not have come to its end.
+        """Train. A resumed run must have epochs of as many batches as before; one that was killed after an epoch begins
+        with its validation, which may not have come to its end.
 
         Raises:
             ValueError: It has another number of images, images per batch or processes.
@@ -77,9 +86,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         if self._iter and {'max_iters', 'max_epochs'} <= before.keys():
             length = before['max_iters'] // before['max_epochs']
             if length != len(self.dataloader):
-                raise ConfigError(f'the run to resume had {length} batches per epoch and process, this one has {len(self.dataloader)}: '
-                                 'resume with the same images, train_dataloader.batch_size and number of processes, or start another run '
-                                 'from its weights with --cfg-options load_from=…')
+                raise ConfigError(
+                    f'the run to resume had {length} batches per epoch and process, this one has '
+                    f'{len(self.dataloader)}: resume with the same images, train_dataloader.batch_size and number of '
+                    'processes, or start another run from its weights with --cfg-options load_from=…'
+                )
         self.runner.call_hook('before_train')
         if self._iter and self._iter == self._epoch * len(self.dataloader):
             self._validate()
@@ -108,9 +119,9 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
 
-class SetSequence:
-    """The dataloaders of several sets, as one for mmengine's hooks and logs: its length is that of all together, so that progress and the
-    time left are those of the whole run; any other attribute is the current loader's."""
+class ChainedLoaders:
+    """The dataloaders of several sets, as one for mmengine's hooks and logs: its length is that of all together, so
+    that progress and the time left are those of the whole run; any other attribute is the current loader's."""
 
     def __init__(self, loaders: dict[str, DataLoader]) -> None:
         self.loaders = loaders
@@ -127,8 +138,9 @@ class SetSequence:
     def __iter__(self) -> Iterator[tuple[str, Iterator]]:
         """(name, iterator over batches) of every set, in order.
 
-        The workers of a set start while those of the set before it finish their last batches, so that the device does not wait for the
-        first batch of every set. They start no earlier: two sets read at once would only take the cores from each other.
+        The workers of a set start while those of the set before it finish their last batches, so that the device does
+        not wait for the first batch of every set. They start no earlier: two sets read at once would only take the
+        cores from each other.
         """
         started: dict[str, Iterator] = {}
         names = list(self.loaders)
@@ -147,11 +159,11 @@ class SetSequence:
             yield name, batches(name, following)
 
 
-def give_way(worker_id: int) -> None:
+def lower_priority(worker_id: int) -> None:
     """Let this data worker run when the forward pass leaves a core free (``worker_init_fn``).
 
-    Without a GPU both share the cores, and torch's threads wait for the one whose core a worker took: so the workers fill their queue
-    between two forward passes, all at once.
+    Without a GPU both share the cores, and torch's threads wait for the one whose core a worker took: so the workers
+    fill their queue between two forward passes, all at once.
     """
     os.nice(19)
 
@@ -162,21 +174,24 @@ class MultiSetLoop(BaseLoop):
     Attributes:
         loaders (dict[str, DataLoader]): Of the sets that run: the ID set first, then the shifts.
         missing (dict[str, str]): The sets that are not there, with the reason.
-        results (dict[str, dict]): After ``run``, of every set: ``metrics`` (without the name of the set), ``details`` (of its metrics; on
-            the main process) and ``speed``: ``images_per_second``, and the seconds spent on ``data`` (waiting for batches), ``forward`` and
-            ``metric``.
+        results (dict[str, dict]): After ``run``, of every set: ``metrics`` (without the name of the set), ``details``
+            (of its metrics; on the main process) and ``speed``: ``images_per_second``, and the seconds spent on
+            ``data`` (waiting for batches), ``forward`` and ``metric``.
     """
+
     mode: str
 
-    def __init__(self,
-                 runner,
-                 dataloader: dict,
-                 evaluator: dict | list,
-                 id_set: str,
-                 shifts: Sequence[str] | None = None,
-                 skip_missing: bool | Sequence[str] = False,
-                 amp: bool = False,
-                 keep_predictions: bool = False) -> None:
+    def __init__(
+        self,
+        runner,
+        dataloader: dict,
+        evaluator: dict | list,
+        id_set: str,
+        shifts: Sequence[str] | None = None,
+        skip_missing: bool | Sequence[str] = False,
+        amp: bool = False,
+        keep_predictions: bool = False,
+    ) -> None:
         names = [id_set, *choose_shifts(dataloader, id_set, shifts, self.mode)]
         self._runner = runner
         self.id_set = id_set
@@ -191,9 +206,11 @@ class MultiSetLoop(BaseLoop):
                     raise MissingSetError(f'{self.mode}_dataloader[{name!r}]: {error}') from None
                 self.missing[name] = str(error)
         if not self.loaders:
-            raise MissingSetError('none of the sets is there:\n' + '\n'.join(f'{name}: {why}' for name, why in self.missing.items()))
+            raise MissingSetError(
+                'none of the sets is there:\n' + '\n'.join(f'{name}: {why}' for name, why in self.missing.items())
+            )
         self.evaluators = {name: self._build_evaluator(name, evaluator, keep_predictions) for name in self.loaders}
-        self.dataloader = SetSequence(self.loaders)
+        self.dataloader = ChainedLoaders(self.loaders)
         for name, why in self.missing.items():
             runner.logger.warning(f'{name} is left out: {why}')
 
@@ -201,11 +218,13 @@ class MultiSetLoop(BaseLoop):
         if cfg.get('drop_last'):
             raise ConfigError(f'{self.mode}_dataloader[{name!r}].drop_last=True would leave out images')
         if get_device() == 'cpu':  # pinning: torch warns, there is nothing to copy to
-            cfg = {'worker_init_fn': dict(type=give_way), **cfg, 'pin_memory': False}
+            cfg = {'worker_init_fn': dict(type=lower_priority), **cfg, 'pin_memory': False}
         diff_rank_seed = self.runner._randomness_cfg.get('diff_rank_seed', False)
         return self.runner.build_dataloader(cfg, seed=self.runner.seed, diff_rank_seed=diff_rank_seed)
 
-    def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = '') -> Evaluator:
+    def _build_evaluator(
+        self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''
+    ) -> Evaluator:
         metrics = metrics_of(name, cfg, self.mode)
         evaluator = self.runner.build_evaluator([{**metric, 'prefix': prefix + name} for metric in metrics])
         evaluator.dataset_meta = self.loaders[name].dataset.metainfo
@@ -247,10 +266,15 @@ class MultiSetLoop(BaseLoop):
             clock.lap('other')
         metrics = self._evaluate(name, images)
         clock.lap('metric')
-        speed = dict(images_per_second=images / clock.total, **{part: clock.seconds[part] for part in ('data', 'forward', 'metric')})
+        speed = dict(
+            images_per_second=images / clock.total,
+            **{part: clock.seconds[part] for part in ('data', 'forward', 'metric')},
+        )
         self.results[name]['speed'] = speed
-        self.runner.logger.info(f'{name}: {clock.total:.1f} s, {speed["images_per_second"]:.1f} images/s '
-                                f'(data {speed["data"]:.1f} s, forward {speed["forward"]:.1f} s, metric {speed["metric"]:.1f} s)')
+        self.runner.logger.info(
+            f'{name}: {clock.total:.1f} s, {speed["images_per_second"]:.1f} images/s '
+            f'(data {speed["data"]:.1f} s, forward {speed["forward"]:.1f} s, metric {speed["metric"]:.1f} s)'
+        )
         return metrics
 
     @torch.inference_mode()
@@ -266,7 +290,11 @@ class MultiSetLoop(BaseLoop):
         metrics, others = split_metrics(self.evaluators[name].evaluate(images))
         self.results[name] = dict(
             metrics={key.partition('/')[2]: value for key, value in metrics.items()},
-            details={**{key.partition('/')[2]: value for key, value in others.items()}, **self._details(self.evaluators[name])})
+            details={
+                **{key.partition('/')[2]: value for key, value in others.items()},
+                **self._details(self.evaluators[name]),
+            },
+        )
         return metrics
 
     @staticmethod
@@ -300,45 +328,56 @@ class MultiSetLoop(BaseLoop):
 class MultiSetTestLoop(MultiSetLoop):
     """Test one model on several sets in one run: ``test_dataloader`` is a dict of named dataloaders.
 
-    Metrics are reported as ``<set>/<metric>``, and ``ood_average/top1`` is the unweighted mean over the shifts that ran.
+    Metrics are reported as ``<set>/<metric>``, and ``ood_average/top1`` is the unweighted mean over the shifts that
+    ran.
 
     Args:
         runner (Runner): The runner.
         dataloader (dict[str, dict]): Dataloader config of each set.
-        evaluator (dict | list): Metric configs, used for every set. Or ``dict(evaluators={<set>: dict or list, …}, …)`` for sets with their
-            own; what stands beside ``evaluators`` is the metric of all others.
+        evaluator (dict | list): Metric configs, used for every set. Or ``dict(evaluators={<set>: dict or list, …}, …)``
+            for sets with their own; what stands beside ``evaluators`` is the metric of all others.
         id_set (str): The in-distribution set; it always runs, first.
         shifts (Sequence[str], optional): The other sets to run. Defaults to None: all.
-        skip_missing (bool | Sequence[str]): Whether sets whose data is not there (:class:`mmcfmask.datasets.MissingSetError`) are left out,
-            with a warning, or which of them may be. Otherwise such a set is an error. Defaults to False.
+        skip_missing (bool | Sequence[str]): Whether sets whose data is not there
+            (:class:`mmcfmask.datasets.MissingSetError`) are left out, with a warning, or which of them may be.
+            Otherwise such a set is an error. Defaults to False.
         amp (bool): bfloat16 autocast. Defaults to False.
-        keep_predictions (bool): Keep the prediction for every image (:class:`mmcfmask.evaluation.ShiftAccuracy`). Defaults to False.
+        keep_predictions (bool): Keep the prediction for every image (:class:`mmcfmask.evaluation.ShiftAccuracy`).
+            Defaults to False.
 
     Raises:
         ValueError: Unknown sets (the known ones are listed), a set without metrics.
         MissingSetError: The data of a set is not there and may not be left out, or of no set is.
     """
+
     mode = 'test'
 
     def _build_loader(self, name: str, cfg: dict) -> DataLoader:
-        return super()._build_loader(name, {**cfg, 'persistent_workers': False})  # a set is read once: its workers end with it
+        return super()._build_loader(
+            name, {**cfg, 'persistent_workers': False}
+        )  # a set is read once: its workers end with it
 
 
 @LOOPS.register_module()
 class MultiSetValLoop(MultiSetLoop):
-    """The same during training, every ``train_cfg.val_interval`` epochs: ``val_dataloader`` is a dict of named dataloaders.
+    """The same during training, every ``train_cfg.val_interval`` epochs: ``val_dataloader`` is a dict of named
+    dataloaders.
 
-    Arguments and errors are those of :class:`MultiSetTestLoop`. Nothing may be chosen by a shift: a ``CheckpointHook.save_best`` or
-    ``monitor`` (early stopping, learning rate) that names one, or ``ood_average``, is an error when the loop is built. With
-    ``persistent_workers=True`` the workers of a set are kept from one validation to the next; between them they are idle.
+    Arguments and errors are those of :class:`MultiSetTestLoop`. Nothing may be chosen by a shift: a
+    ``CheckpointHook.save_best`` or ``monitor`` (early stopping, learning rate) that names one, or ``ood_average``, is
+    an error when the loop is built. With ``persistent_workers=True`` the workers of a set are kept from one validation
+    to the next; between them they are idle.
     """
+
     mode = 'val'
 
     def __init__(self, runner, dataloader: dict, evaluator: dict | list, id_set: str, *args, **kwargs) -> None:
         refuse_choice_by_shift([runner.hooks, runner.param_schedulers], id_set, list(dataloader))
         super().__init__(runner, dataloader, evaluator, id_set, *args, **kwargs)
         if id_set in self.missing:
-            raise MissingSetError(f'the in-distribution validation set {id_set!r} cannot be left out: {self.missing[id_set]}')
+            raise MissingSetError(
+                f'the in-distribution validation set {id_set!r} cannot be left out: {self.missing[id_set]}'
+            )
 
 
 class Clock:
@@ -381,10 +420,13 @@ def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, m
     """The shifts to run: those named, or all sets but ``id_set``.
 
     Raises:
-        ValueError: Not a dict of dataloaders, a name that no file can have, or an unknown one; the known ones are listed.
+        ValueError: Not a dict of dataloaders, a name that no file can have, or an unknown one; the known ones are
+            listed.
     """
     if not dataloader or any(not isinstance(loader, dict) or 'dataset' not in loader for loader in dataloader.values()):
-        raise ConfigError(f'{mode}_cfg.type="MultiSet…Loop" takes {mode}_dataloader = dict(<name of set>=dict(dataset=…, …), …)')
+        raise ConfigError(
+            f'{mode}_cfg.type="MultiSet…Loop" takes {mode}_dataloader = dict(<name of set>=dict(dataset=…, …), …)'
+        )
     for name in dataloader:
         check_file_name(name, f'{mode}_dataloader')
     if id_set not in dataloader:
@@ -394,8 +436,13 @@ def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, m
         return known
     unknown = [name for name in shifts if name not in known]
     if unknown:
-        hints = [f'{name!r} is the in-distribution set, which always runs' if name == id_set else repr(name) for name in unknown]
-        raise ConfigError(f'no such shift: {", ".join(hints)}; the shifts of this config are {", ".join(known) or "none"}')
+        hints = [
+            f'{name!r} is the in-distribution set, which always runs' if name == id_set else repr(name)
+            for name in unknown
+        ]
+        raise ConfigError(
+            f'no such shift: {", ".join(hints)}; the shifts of this config are {", ".join(known) or "none"}'
+        )
     return list(dict.fromkeys(shifts))
 
 
@@ -405,8 +452,10 @@ def metrics_of(name: str, evaluator: dict | list, mode: str = 'test') -> list[di
         shared = {key: value for key, value in evaluator.items() if key != 'evaluators'}
         evaluator = evaluator['evaluators'].get(name, shared)
         if not evaluator:
-            raise ConfigError(f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all '
-                              'others')
+            raise ConfigError(
+                f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all '
+                'others'
+            )
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
 
 
@@ -414,8 +463,8 @@ def refuse_choice_by_shift(parts, id_set: str, sets: Sequence[str]) -> None:
     """Raise a ValueError where something is chosen by a set other than ``id_set``.
 
     Args:
-        parts: Hooks and parameter schedulers, or their configs, in lists and dicts as they come. Those with a ``save_best``
-            (CheckpointHook) or ``monitor`` (EarlyStoppingHook, ReduceOnPlateau…) are looked at.
+        parts: Hooks and parameter schedulers, or their configs, in lists and dicts as they come. Those with a
+            ``save_best`` (CheckpointHook) or ``monitor`` (EarlyStoppingHook, ReduceOnPlateau…) are looked at.
         id_set (str): The in-distribution validation set.
         sets (Sequence[str]): All validation sets.
     """
@@ -429,8 +478,12 @@ def refuse_choice_by_shift(parts, id_set: str, sets: Sequence[str]) -> None:
             name = key.split('/')[0]
             advice = f"Choose by the in-distribution validation set: {setting}='{id_set}/top1'"
             if name != id_set and name in (*sets, 'ood_average'):
-                raise ConfigError(f'{setting}={key!r} would choose by a distribution shift. What is chosen on a shift is fitted to it, and '
-                                 f'its accuracy there no longer measures robustness. {advice}')
+                raise ConfigError(
+                    f'{setting}={key!r} would choose by a distribution shift. What is chosen on a shift is fitted to '
+                    f'it, and its accuracy there no longer measures robustness. {advice}'
+                )
             if setting == 'save_best' and key != 'auto' and name != id_set:
-                raise ConfigError(f'{setting}={key!r}: there is no such metric. Metrics are named <set>/<metric>, and the sets are '
-                                 f'{", ".join(sets)}. {advice}')
+                raise ConfigError(
+                    f'{setting}={key!r}: there is no such metric. Metrics are named <set>/<metric>, and the sets are '
+                    f'{", ".join(sets)}. {advice}'
+                )

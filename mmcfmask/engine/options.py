@@ -1,9 +1,12 @@
 """Values of ``--cfg-options key=value``: they arrive as they are written.
 
-A value is read as the Python that a config would hold: numbers, True, None, lists, tuples, dicts, also as ``dict(key=value)``, and texts
-in quotes. Anything else is a text, with its spaces and commas. What OpenMMLab users know is kept where it can mean one thing only: true and
-false, lists of bare words in brackets, ``[fog,snow]``, and lists of numbers without, ``0.9,0.999``.
+A value is read as the Python that a config would hold: numbers, True, None, lists, tuples, dicts, also as
+    ``dict(key=value)``, and texts
+in quotes. Anything else is a text, with its spaces and commas. What OpenMMLab users know is kept where it can mean one
+thing only: true and false, lists of bare words in brackets, ``[fog,snow]``, and lists of numbers without,
+``0.9,0.999``.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -33,8 +36,14 @@ class ConfigOptions(argparse.Action):
 
 def add_cfg_options(parser: argparse.ArgumentParser, of: str = '') -> None:
     """The option of every tool that reads a config."""
-    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, default={}, metavar='KEY=VALUE',
-                        help=f'override config values{of and " " + of}: key=value; a value is Python, or else a text as it is written')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        default={},
+        metavar='KEY=VALUE',
+        help=f'override config values{of and " " + of}: key=value; a value is Python, or else a text as it is written',
+    )
 
 
 def seed(text: str) -> int:
@@ -77,7 +86,10 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     for text in options:
         key, equals, value = text.partition('=')
         if not equals or not all(key.split('.')):
-            raise ConfigError(f'{text!r} is not key=value, such as model.head.distill_weight=10; one with spaces needs quotes around it')
+            raise ConfigError(
+                f'{text!r} is not key=value, such as model.head.distill_weight=10; one with spaces needs quotes around '
+                'it'
+            )
         parsed[key] = parse_value(value, key)
     return parsed
 
@@ -99,8 +111,10 @@ def parse_value(text: str, key: str = 'value') -> Any:
     if bare[:1] == '(' and bare[-1:] == ')' and len(items := _split(bare[1:-1], key)) > 1:
         return tuple(parse_value(item, key) for item in items)
     if bare.startswith(('dict(', '{')) and bare[-1:] in (')', '}') and (':' in bare or '=' in bare):
-        raise ConfigError(f'{key}={text}: this looks like a dict, but is not a Python value: put texts in it in quotes, as in '
-                          f'{key}="dict(type=\'FD\', weight=1.0)", or all of it for a text')
+        raise ConfigError(
+            f'{key}={text}: this looks like a dict, but is not a Python value: put texts in it in quotes, as in '
+            f'{key}="dict(type=\'FD\', weight=1.0)", or all of it for a text'
+        )
     return text
 
 
@@ -111,11 +125,16 @@ def _literal(text: str) -> Any:
             warnings.simplefilter('ignore')  # a text such as 1if
             tree = ast.parse(text, mode='eval').body
             value = _value(tree)
-            numbers = [ast.get_source_segment(text, node) for node in ast.walk(tree)
-                       if isinstance(node, ast.Constant) and type(node.value) in (int, float)]
+            numbers = [
+                ast.get_source_segment(text, node)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Constant) and type(node.value) in (int, float)
+            ]
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(text) from error
-    if any('_' in number or re.match(r'0\d', number) and number.isdecimal() for number in numbers):  # 2024_01 and 00 are names
+    if any(
+        '_' in number or re.match(r'0\d', number) and number.isdecimal() for number in numbers
+    ):  # 2024_01 and 00 are names
         raise ValueError(text)
     return value
 

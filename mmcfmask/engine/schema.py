@@ -1,10 +1,11 @@
 """What a config may say, judged before anything is built: by the signatures of the classes that its parts name.
 
-A part is a dict with a ``type``. Its keys are those that the class takes, its values what the type hints of the class say; a parameter
-without a hint, or with one that says nothing here, is not judged. So a new component needs no code here. What the hints of torch and
-mmengine leave open, such as a learning rate below 0, is in :data:`RANGES`; our own classes say it in their signatures
-(:mod:`mmcfmask.ranges`).
+A part is a dict with a ``type``. Its keys are those that the class takes, its values what the type hints of the class
+say; a parameter without a hint, or with one that says nothing here, is not judged. So a new component needs no code
+here. What the hints of torch and mmengine leave open, such as a learning rate below 0, is in :data:`RANGES`; our own
+classes say it in their signatures (:mod:`mmcfmask.ranges`).
 """
+
 from __future__ import annotations
 
 import collections.abc
@@ -31,14 +32,24 @@ from mmengine.visualization import Visualizer
 from mmpretrain import registry as registries
 from mmpretrain.datasets import CenterCrop, ResizeEdge
 from mmpretrain.models import ClsDataPreprocessor, CrossEntropyLoss, ImageClassifier
-from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS, TRANSFORMS
+from mmpretrain.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    TRANSFORMS,
+)
 from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 from torch.utils.data import DataLoader
 
 from ..errors import ConfigError
 from ..models import CLIPDistillHead, CounterfactualClassifier
-from ..models.class_weights import CLASS_WEIGHTS
-from ..models.clip_loading import near_names
+from ..models.class_embeddings.class_weights import CLASS_WEIGHTS
+from ..models.towers.loading import near_names
 from ..ranges import Count, Finite, NonNegative, OpenShare, Positive, Seed, Share, Whole
 
 Size = Annotated[int, Ge(1), Le(16384)]
@@ -48,81 +59,187 @@ BelowOne = Annotated[float, Ge(0), Lt(1)]
 Rule = Literal['greater', 'less']
 Intervals = list[tuple[Whole, Count]]
 
-# What hints of torch, mmengine and mmpretrain leave open, of the settings that recipes use: class or function to parameter to type.
+# What hints of torch, mmengine and mmpretrain leave open, of the settings that recipes use: class or function to
+# parameter to type.
 RANGES: dict[Any, dict[str, Any]] = {
-    torch.optim.Optimizer: dict(lr=Annotated[float, Gt(0), Le(1e4)], weight_decay=Annotated[float, Ge(0), Le(1e4)], eps=NonNegative,
-                                betas=tuple[BelowOne, ...], momentum=BelowOne, alpha=Share, dampening=Share, nesterov=bool),
+    torch.optim.Optimizer: dict(
+        lr=Annotated[float, Gt(0), Le(1e4)],
+        weight_decay=Annotated[float, Ge(0), Le(1e4)],
+        eps=NonNegative,
+        betas=tuple[BelowOne, ...],
+        momentum=BelowOne,
+        alpha=Share,
+        dampening=Share,
+        nesterov=bool,
+    ),
     torch.nn.utils.clip_grad_norm_: dict(max_norm=Annotated[float, Gt(0)], norm_type=Annotated[float, Gt(0)]),
     torch.nn.utils.clip_grad_value_: dict(clip_value=Annotated[float, Gt(0)]),
     OptimWrapper: dict(accumulative_counts=Count),
-    DataLoader: dict(batch_size=Annotated[int, Ge(1), Le(10**6)], num_workers=Annotated[int, Ge(0), Le(10**4)], drop_last=bool,
-                     prefetch_factor=Optional[Annotated[int, Ge(1), Le(10**4)]], timeout=NonNegative, pin_memory=bool,
-                     persistent_workers=bool),
+    DataLoader: dict(
+        batch_size=Annotated[int, Ge(1), Le(10**6)],
+        num_workers=Annotated[int, Ge(0), Le(10**4)],
+        drop_last=bool,
+        prefetch_factor=Optional[Annotated[int, Ge(1), Le(10**4)]],
+        timeout=NonNegative,
+        pin_memory=bool,
+        persistent_workers=bool,
+    ),
     EpochBasedTrainLoop: dict(max_epochs=Count, val_interval=Count, val_begin=Whole, dynamic_intervals=Intervals),
     IterBasedTrainLoop: dict(max_iters=Count, val_interval=Count, val_begin=Whole, dynamic_intervals=Intervals),
     Hook: dict(interval=Count),
-    CheckpointHook: dict(interval=Union[Count, Never], max_keep_ckpts=Union[Count, Never], save_begin=Whole,
-                         rule=Union[Rule, list[Rule]]),
+    CheckpointHook: dict(
+        interval=Union[Count, Never], max_keep_ckpts=Union[Count, Never], save_begin=Whole, rule=Union[Rule, list[Rule]]
+    ),
     EarlyStoppingHook: dict(patience=Whole, min_delta=NonNegative, rule=Rule, stopping_threshold=Finite),
     EMAHook: dict(momentum=OpenShare, begin_iter=Whole, begin_epoch=Whole),
     LogProcessor: dict(window_size=Count, by_epoch=bool, num_digits=Annotated[int, Ge(0), Le(20)]),
     Visualizer: dict(name=str, vis_backends=Optional[list]),
-    _ParamScheduler: dict(by_epoch=bool, begin=Whole, end=Count, T_max=Count, step_size=Count, total_steps=Count, gamma=Positive,
-                          factor=NonNegative, eta_min=NonNegative, eta_max=NonNegative, eta_min_ratio=Share,
-                          start_factor=Annotated[float, Gt(0), Le(1)],
-                          end_factor=Share, power=NonNegative, milestones=list[Whole], pct_start=Share, div_factor=Positive,
-                          final_div_factor=Positive, anneal_strategy=Literal['cos', 'linear'], patience=Whole, cooldown=Whole,
-                          rule=Rule, periods=list[Count], threshold=NonNegative),
+    _ParamScheduler: dict(
+        by_epoch=bool,
+        begin=Whole,
+        end=Count,
+        T_max=Count,
+        step_size=Count,
+        total_steps=Count,
+        gamma=Positive,
+        factor=NonNegative,
+        eta_min=NonNegative,
+        eta_max=NonNegative,
+        eta_min_ratio=Share,
+        start_factor=Annotated[float, Gt(0), Le(1)],
+        end_factor=Share,
+        power=NonNegative,
+        milestones=list[Whole],
+        pct_start=Share,
+        div_factor=Positive,
+        final_div_factor=Positive,
+        anneal_strategy=Literal['cos', 'linear'],
+        patience=Whole,
+        cooldown=Whole,
+        rule=Rule,
+        periods=list[Count],
+        threshold=NonNegative,
+    ),
     ClsDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
     ImgDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
-    ResizeEdge: dict(scale=Size, interpolation=Literal['nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming', 'area']),
+    ResizeEdge: dict(
+        scale=Size, interpolation=Literal['nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming', 'area']
+    ),
     CenterCrop: dict(crop_size=Union[Size, tuple[Size, Size]]),
-    CrossEntropyLoss: dict(class_weight=Annotated[Sequence[Annotated[float, Ge(0), Le(1e6)]], Len(1)], loss_weight=NonNegative),
-    Runner.__init__: dict(log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int],
-                          launcher=Literal['none', 'pytorch', 'slurm', 'mpi'], load_from=Annotated[str, Len(1)]),
+    CrossEntropyLoss: dict(
+        class_weight=Annotated[Sequence[Annotated[float, Ge(0), Le(1e6)]], Len(1)], loss_weight=NonNegative
+    ),
+    Runner.__init__: dict(
+        log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int],
+        launcher=Literal['none', 'pytorch', 'slurm', 'mpi'],
+        load_from=Annotated[str, Len(1)],
+    ),
     set_multi_processing: dict(mp_start_method=Literal['fork', 'forkserver', 'spawn'], opencv_num_threads=Whole),
     Runner.set_randomness: dict(seed=Optional[Seed]),
 }
 # Of DefaultOptimWrapperConstructor, and of mmpretrain's constructor with decay by layer.
 Mult = NonNegative
-PARAMWISE = dict(bias_lr_mult=Mult, bias_decay_mult=Mult, norm_decay_mult=Mult, dwconv_decay_mult=Mult, flat_decay_mult=Mult,
-                 dcn_offset_lr_mult=Mult, bypass_duplicate=bool, custom_keys=dict[str, dict[str, Any]])
+PARAMWISE = dict(
+    bias_lr_mult=Mult,
+    bias_decay_mult=Mult,
+    norm_decay_mult=Mult,
+    dwconv_decay_mult=Mult,
+    flat_decay_mult=Mult,
+    dcn_offset_lr_mult=Mult,
+    bypass_duplicate=bool,
+    custom_keys=dict[str, dict[str, Any]],
+)
 CUSTOM = dict(lr_mult=Mult, decay_mult=Mult)  # and, of custom_keys, what the optimizer takes
 LAYER_DECAY = dict(layer_decay_rate=Annotated[float, Gt(0), Le(1)], num_layers=Count)
 # Of a config itself, by dotted keys.
 TOP_LEVEL = {
-    'total_batch_size': Count, 'cache_dir': Text, 'work_dir': Text, 'load_from': Text, 'experiment_name': Text, 'tf32': bool,
-    'find_unused_parameters': bool, 'compile': Union[bool, dict], 'sync_bn': Literal['torch', 'mmcv'],
-    'activation_checkpointing': Union[list[str], str], 'efficient_conv_bn_eval': Union[list[str], str], 'custom_imports': dict,
-    'custom_imports.imports': Union[Text, list[Text]], 'custom_imports.allow_failed_imports': bool, 'env_cfg': dict,
-    'env_cfg.cudnn_benchmark': bool, 'env_cfg.mp_cfg': dict, 'env_cfg.dist_cfg': dict, 'env_cfg.dist_cfg.backend': Text,
+    'total_batch_size': Count,
+    'cache_dir': Text,
+    'work_dir': Text,
+    'load_from': Text,
+    'experiment_name': Text,
+    'tf32': bool,
+    'find_unused_parameters': bool,
+    'compile': Union[bool, dict],
+    'sync_bn': Literal['torch', 'mmcv'],
+    'activation_checkpointing': Union[list[str], str],
+    'efficient_conv_bn_eval': Union[list[str], str],
+    'custom_imports': dict,
+    'custom_imports.imports': Union[Text, list[Text]],
+    'custom_imports.allow_failed_imports': bool,
+    'env_cfg': dict,
+    'env_cfg.cudnn_benchmark': bool,
+    'env_cfg.mp_cfg': dict,
+    'env_cfg.dist_cfg': dict,
+    'env_cfg.dist_cfg.backend': Text,
     'env_cfg.resource_limit': Count,
 }
 # Of Runner.setup_env.
 ENVIRONMENT = ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit')
 # Hints that are wrong in many classes, by the name of the parameter.
-CORRECTED = dict(init_cfg=Union[dict, list[dict], None], neck=Union[dict, list[dict], None],
-                 loss_scale=Union[Literal['dynamic'], float, dict], bias=Any, keys=Any, out_indices=Any, eigvec=Any, input_size=Any)
+CORRECTED = dict(
+    init_cfg=Union[dict, list[dict], None],
+    neck=Union[dict, list[dict], None],
+    loss_scale=Union[Literal['dynamic'], float, dict],
+    bias=Any,
+    keys=Any,
+    out_indices=Any,
+    eigvec=Any,
+    input_size=Any,
+)
 # Where a class hands on the arguments that it does not name.
 FORWARDED = {CheckpointHook: Runner.save_checkpoint, EMAHook: MomentumAnnealingEMA.__init__}
 # The type of a part that names none, by its owner.
-DEFAULTS = {CounterfactualClassifier: dict(data_preprocessor='CAMRefillDataPreprocessor', gate='ConformalGate'),
-            ImageClassifier: dict(data_preprocessor='ClsDataPreprocessor')}
+DEFAULTS = {
+    CounterfactualClassifier: dict(data_preprocessor='CAMRefillDataPreprocessor', gate='KNNGate'),
+    ImageClassifier: dict(data_preprocessor='ClsDataPreprocessor'),
+}
 # Parts whose type is a word of their owner's.
 OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS)}
 # Keys whose dicts, or lists of them, name a class of this registry, wherever they stand.
 REGISTRIES = dict(
-    model=MODELS, backbone=MODELS, neck=MODELS, head=MODELS, teacher=MODELS, data_preprocessor=MODELS, gate=MODELS, auxiliary=MODELS,
-    dataset=DATASETS, datasets=DATASETS, held_out=DATASETS, pipeline=TRANSFORMS, transforms=TRANSFORMS, sampler=DATA_SAMPLERS,
-    batch_sampler=DATA_SAMPLERS, collate_fn=FUNCTIONS, worker_init_fn=FUNCTIONS, optimizer=OPTIMIZERS, vis_backends=registries.VISBACKENDS)
-# What stands in a part besides the arguments of its class, with its type, and which arguments come from elsewhere; by registry.
+    model=MODELS,
+    backbone=MODELS,
+    neck=MODELS,
+    head=MODELS,
+    teacher=MODELS,
+    data_preprocessor=MODELS,
+    gate=MODELS,
+    auxiliary=MODELS,
+    dataset=DATASETS,
+    datasets=DATASETS,
+    held_out=DATASETS,
+    pipeline=TRANSFORMS,
+    transforms=TRANSFORMS,
+    sampler=DATA_SAMPLERS,
+    batch_sampler=DATA_SAMPLERS,
+    collate_fn=FUNCTIONS,
+    worker_init_fn=FUNCTIONS,
+    optimizer=OPTIMIZERS,
+    vis_backends=registries.VISBACKENDS,
+)
+# What stands in a part besides the arguments of its class, with its type, and which arguments come from elsewhere; by
+# registry.
 BESIDES = {HOOKS: dict(priority=Any), PARAM_SCHEDULERS: dict(convert_to_iter_based=bool)}
 GIVEN = {
-    OPTIMIZERS: ('params', ), PARAM_SCHEDULERS: ('optimizer', 'param_name', 'epoch_length'), LOOPS: ('runner', 'dataloader', 'evaluator'),
-    DATA_SAMPLERS: ('dataset', 'seed', 'sampler', 'batch_size'), registries.MODEL_WRAPPERS: ('module', ),
-    registries.OPTIM_WRAPPERS: ('optimizer', ), registries.VISBACKENDS: ('save_dir', )}
+    OPTIMIZERS: ('params',),
+    PARAM_SCHEDULERS: ('optimizer', 'param_name', 'epoch_length'),
+    LOOPS: ('runner', 'dataloader', 'evaluator'),
+    DATA_SAMPLERS: ('dataset', 'seed', 'sampler', 'batch_size'),
+    registries.MODEL_WRAPPERS: ('module',),
+    registries.OPTIM_WRAPPERS: ('optimizer',),
+    registries.VISBACKENDS: ('save_dir',),
+}
 # Where a name of mmengine's or mmpretrain's could stand, for parts in places that are not known.
-ALL_REGISTRIES = (MODELS, registries.BATCH_AUGMENTS, TRANSFORMS, DATASETS, METRICS, HOOKS, registries.WEIGHT_INITIALIZERS)
+ALL_REGISTRIES = (
+    MODELS,
+    registries.BATCH_AUGMENTS,
+    TRANSFORMS,
+    DATASETS,
+    METRICS,
+    HOOKS,
+    registries.WEIGHT_INITIALIZERS,
+)
 
 
 def check_config(cfg: Config, whole: bool = True) -> None:
@@ -139,15 +256,27 @@ def check_config(cfg: Config, whole: bool = True) -> None:
     for key, value in values.items():
         _check_finite(key, value)
     known = _signature(Runner.__init__)[0]
-    check_arguments('', {key: value for key, value in values.items() if key in known and (key, value) != ('work_dir', None)},
-                    Runner.__init__, missing=False)
+    check_arguments(
+        '',
+        {key: value for key, value in values.items() if key in known and (key, value) != ('work_dir', None)},
+        Runner.__init__,
+        missing=False,
+    )
     if whole:
         _check_sections(values)
     check_top_level(values)
-    check = partial(check_part, whole=whole, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine'))
+    check = partial(
+        check_part, whole=whole, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine')
+    )
     scope = values.get('default_scope')
-    if scope is not None and scope not in MODELS.parent.children and not (scope.isidentifier() and importlib.util.find_spec(scope)):
-        raise ConfigError(f"default_scope={scope!r}: there is no package of this name; 'mmpretrain' has the parts that recipes use")
+    if (
+        scope is not None
+        and scope not in MODELS.parent.children
+        and not (scope.isidentifier() and importlib.util.find_spec(scope))
+    ):
+        raise ConfigError(
+            f"default_scope={scope!r}: there is no package of this name; 'mmpretrain' has the parts that recipes use"
+        )
     _check_environment(values.get('env_cfg') or {})
     if 'model' in values:
         check('model', values['model'], MODELS)
@@ -157,8 +286,10 @@ def check_config(cfg: Config, whole: bool = True) -> None:
         loop = values.get(f'{mode}_cfg')
         if loop is not None:
             if 'by_epoch' in loop and 'type' in loop:
-                raise ConfigError(f'{mode}_cfg.by_epoch={_short(loop["by_epoch"])} chooses a loop, and so does {mode}_cfg.type='
-                                  f'{_short(loop["type"])}: leave one of them out')
+                raise ConfigError(
+                    f'{mode}_cfg.by_epoch={_short(loop["by_epoch"])} chooses a loop, and so does {mode}_cfg.type='
+                    f'{_short(loop["type"])}: leave one of them out'
+                )
             if mode == 'train':
                 default = 'EpochBasedTrainLoop' if loop.get('by_epoch', True) else 'IterBasedTrainLoop'
             check(f'{mode}_cfg', {key: value for key, value in loop.items() if key != 'by_epoch'}, LOOPS, default)
@@ -168,13 +299,15 @@ def check_config(cfg: Config, whole: bool = True) -> None:
         check('model_wrapper_cfg', values['model_wrapper_cfg'], registries.MODEL_WRAPPERS, 'MMDistributedDataParallel')
     if values.get('log_processor') is not None:
         check('log_processor', values['log_processor'], registries.LOG_PROCESSORS, 'LogProcessor')
-    for key, registry in dict(param_scheduler=PARAM_SCHEDULERS, custom_hooks=HOOKS, visualizer=registries.VISUALIZERS).items():
+    for key, registry in dict(
+        param_scheduler=PARAM_SCHEDULERS, custom_hooks=HOOKS, visualizer=registries.VISUALIZERS
+    ).items():
         for where, part in _parts(key, values.get(key)):
             check(where, part, registry)
     for name, hook in (values.get('default_hooks') or {}).items():
         if hook is not None:
             check(f'default_hooks.{name}', hook, HOOKS)
-    check_arguments('randomness', values.get('randomness') or {}, Runner.set_randomness, given=('seed', ))
+    check_arguments('randomness', values.get('randomness') or {}, Runner.set_randomness, given=('seed',))
 
 
 def check_top_level(values: Mapping[str, Any]) -> None:
@@ -188,31 +321,41 @@ def check_top_level(values: Mapping[str, Any]) -> None:
 
 
 def _check_environment(environment: Mapping[str, Any]) -> None:
-    """Raise a ConfigError for a key of ``env_cfg`` that the Runner does not read; what is left of the values, see :data:`TOP_LEVEL`."""
+    """Raise a ConfigError for a key of ``env_cfg`` that the Runner does not read; what is left of the values, see
+    :data:`TOP_LEVEL`."""
     for key in environment:
         if key not in ENVIRONMENT:
             hint = near_names(str(key), list(ENVIRONMENT)) or f' It takes {", ".join(ENVIRONMENT)}'
             raise ConfigError(f'env_cfg has no {key!r}.{hint}')
-    check_arguments('env_cfg.mp_cfg', environment.get('mp_cfg') or {}, set_multi_processing, given=('distributed', ), missing=False)
+    check_arguments(
+        'env_cfg.mp_cfg', environment.get('mp_cfg') or {}, set_multi_processing, given=('distributed',), missing=False
+    )
 
 
 def _check_sections(values: Mapping[str, Any]) -> None:
-    """Raise a ConfigError where a config says only a part of what a training, a validation or a test needs, or has no model."""
+    """Raise a ConfigError where a config says only a part of what a training, a validation or a test needs, or has no
+    model."""
     if not values.get('model'):
         raise ConfigError('there is no model: set model=dict(type=…, …)')
     for mode, needed in dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator').items():
         keys = (f'{mode}_dataloader', f'{mode}_cfg', needed)
         lacking = [key for key in keys if values.get(key) is None]
         if 0 < len(lacking) < 3:
-            raise ConfigError(f'{" and ".join(key for key in keys if key not in lacking)} without {" and ".join(lacking)}: set all of '
-                              f'{", ".join(keys)}, or none')
+            raise ConfigError(
+                f'{" and ".join(key for key in keys if key not in lacking)} without {" and ".join(lacking)}: set all '
+                f'of {", ".join(keys)}, or none'
+            )
     hooks = values.get('default_hooks') or {}
     if values.get('param_scheduler') and 'param_scheduler' in hooks and hooks['param_scheduler'] is None:
-        raise ConfigError('default_hooks.param_scheduler=None: without this hook param_scheduler has no effect. For a learning rate that '
-                          'stays, set param_scheduler=None')
+        raise ConfigError(
+            'default_hooks.param_scheduler=None: without this hook param_scheduler has no effect. For a learning rate '
+            'that stays, set param_scheduler=None'
+        )
 
 
-def check_part(where: str, part: Any, registry: Registry, default: str | None = None, whole: bool = True, foreign: bool = False) -> None:
+def check_part(
+    where: str, part: Any, registry: Registry, default: str | None = None, whole: bool = True, foreign: bool = False
+) -> None:
     """Judge a part of a config, and the parts in it, by the class that it names.
 
     Args:
@@ -245,17 +388,30 @@ def check_part(where: str, part: Any, registry: Registry, default: str | None = 
         certain = registry is not FUNCTIONS
         check_arguments(where, arguments, found, GIVEN.get(registry, ()), unknown=certain, missing=whole and certain)
         for key, value in arguments.items():
-            _check_inside(f'{where}.{key}', key, value, partial(check_part, whole=whole, foreign=foreign), registry, found)
+            _check_inside(
+                f'{where}.{key}', key, value, partial(check_part, whole=whole, foreign=foreign), registry, found
+            )
     elif not isinstance(kind, str):
         raise ConfigError(f'{where}.type={_short(kind)}: it must be a name or a class')
     elif not foreign and part.get('_scope_') in (None, 'mmcfmask', 'mmpretrain', 'mmengine'):
         names = sorted({name for level in _levels(registry) for name in level.module_dict})
-        raise ConfigError(f'{where}.type={kind!r}: there is none of this name.' + (
-            near_names(kind, names) or ' What a package of your own registers needs custom_imports=dict(imports=[…])'))
+        raise ConfigError(
+            f'{where}.type={kind!r}: there is none of this name.'
+            + (
+                near_names(kind, names)
+                or ' What a package of your own registers needs custom_imports=dict(imports=[…])'
+            )
+        )
 
 
-def check_arguments(where: str, arguments: Mapping[str, Any], function: Callable, given: Iterable[str] = (), unknown: bool = True,
-                    missing: bool = True) -> None:
+def check_arguments(
+    where: str,
+    arguments: Mapping[str, Any],
+    function: Callable,
+    given: Iterable[str] = (),
+    unknown: bool = True,
+    missing: bool = True,
+) -> None:
     """Judge arguments by the signature of a class or a function, and by :data:`RANGES`.
 
     Args:
@@ -267,7 +423,8 @@ def check_arguments(where: str, arguments: Mapping[str, Any], function: Callable
         missing (bool): Whether one that it needs and that is not there is.
 
     Raises:
-        ConfigError: An argument that it does not take, with near names; a value that is not of its type or range; a missing one.
+        ConfigError: An argument that it does not take, with near names; a value that is not of its type or range; a
+            missing one.
     """
     known, required, takes_others = _signature(function)
     name = getattr(function, '__name__', str(function))
@@ -285,7 +442,9 @@ def check_arguments(where: str, arguments: Mapping[str, Any], function: Callable
         raise ConfigError(f'{where}: {name} needs {" and ".join(lacking)}')
 
 
-def _check_inside(where: str, key: str, value: Any, check: Callable, registry: Registry, owner: Callable | None = None) -> None:
+def _check_inside(
+    where: str, key: str, value: Any, check: Callable, registry: Registry, owner: Callable | None = None
+) -> None:
     """Judge the parts in the value of a key."""
     own = REGISTRIES.get(key)
     if isinstance(value, (list, tuple)):
@@ -298,14 +457,24 @@ def _check_inside(where: str, key: str, value: Any, check: Callable, registry: R
     for base in getattr(owner, '__mro__', ()):
         if key in OWN_TYPES.get(base, ()):
             _check_own_type(where, value, OWN_TYPES[base][key])
-    default = next((DEFAULTS[base][key] for base in getattr(owner, '__mro__', ()) if key in DEFAULTS.get(base, ())), None)
+    default = next(
+        (DEFAULTS[base][key] for base in getattr(owner, '__mro__', ()) if key in DEFAULTS.get(base, ())), None
+    )
     if own is not None and ('type' in value or default is not None):
         check(where, value, own, default)
         return
-    if own is None and 'type' in value:  # not a place that is known: a name of any registry, or a word of the class's own
+    if (
+        own is None and 'type' in value
+    ):  # not a place that is known: a name of any registry, or a word of the class's own
         found = next(filter(None, (_look_up(value['type'], each) for each in (registry, *ALL_REGISTRIES))), None)
         if found is not None:
-            check_arguments(where, {name: item for name, item in value.items() if name != 'type'}, found, unknown=False, missing=False)
+            check_arguments(
+                where,
+                {name: item for name, item in value.items() if name != 'type'},
+                found,
+                unknown=False,
+                missing=False,
+            )
     for name, item in value.items():
         _check_inside(f'{where}.{name}', name, item, check, registry)
 
@@ -316,7 +485,7 @@ def _check_own_type(where: str, part: Mapping[str, Any], kinds: Mapping[str, Cal
     if kind not in kinds:
         raise ConfigError(f'{where}.type={_short(kind)}: choose from {", ".join(map(repr, kinds))}')
     first = next(iter(inspect.signature(kinds[kind]).parameters))
-    check_arguments(where, {key: value for key, value in part.items() if key != 'type'}, kinds[kind], given=(first, ))
+    check_arguments(where, {key: value for key, value in part.items() if key != 'type'}, kinds[kind], given=(first,))
 
 
 def _check_loaders(key: str, loaders: Any, check: Callable, whole: bool) -> None:
@@ -333,12 +502,16 @@ def _check_loaders(key: str, loaders: Any, check: Callable, whole: bool) -> None
     for where, loader in named.items():
         if not isinstance(loader, Mapping):
             raise ConfigError(f'{where}={_short(loader)}: it must be dict(dataset=dict(type=…, …), batch_size=…, …)')
-        check_arguments(where, {name: value for name, value in loader.items() if name not in of_runner}, DataLoader, ('dataset', ))
+        check_arguments(
+            where, {name: value for name, value in loader.items() if name not in of_runner}, DataLoader, ('dataset',)
+        )
         for name in ('dataset', 'sampler') if whole else ():
             if loader.get(name) is None and not (name == 'sampler' and loader.get('batch_sampler')):
                 raise ConfigError(f'{where} has no {name}: set {name}=dict(type=…, …)')
         if loader.get('shuffle') is not None and loader.get('sampler') is not None:
-            raise ConfigError(f'{where}.shuffle={_short(loader["shuffle"])}: the sampler decides, by {where}.sampler.shuffle')
+            raise ConfigError(
+                f'{where}.shuffle={_short(loader["shuffle"])}: the sampler decides, by {where}.sampler.shuffle'
+            )
         if whole and 'batch_size' not in loader:
             raise ConfigError(f'{where} has no batch_size')
         for name, registry in parts.items():
@@ -350,7 +523,9 @@ def _check_evaluator(key: str, evaluator: Any, check: Callable) -> None:
     """Metrics: one, a list, a whole evaluator, or those of named sets."""
     if isinstance(evaluator, Mapping) and 'evaluators' in evaluator:  # of MultiSetTestLoop
         if not isinstance(evaluator['evaluators'], Mapping):
-            raise ConfigError(f'{key}.evaluators={_short(evaluator["evaluators"])}: it must be a dict of sets, each with its metrics')
+            raise ConfigError(
+                f'{key}.evaluators={_short(evaluator["evaluators"])}: it must be a dict of sets, each with its metrics'
+            )
         for name, metrics in evaluator['evaluators'].items():
             _check_evaluator(f'{key}.evaluators.{name}', metrics, check)
         evaluator = {name: value for name, value in evaluator.items() if name != 'evaluators'} or None
@@ -374,9 +549,16 @@ def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, whole: bool)
     if known and 'optimizer' in wrapper:
         check(f'{where}.optimizer', wrapper['optimizer'], OPTIMIZERS)
     if known:
-        check(where, {key: value for key, value in wrapper.items() if key not in ('optimizer', 'constructor', 'paramwise_cfg')},
-              registries.OPTIM_WRAPPERS, 'OptimWrapper')
-    clip, functions = wrapper.get('clip_grad'), dict(norm=torch.nn.utils.clip_grad_norm_, value=torch.nn.utils.clip_grad_value_)
+        check(
+            where,
+            {key: value for key, value in wrapper.items() if key not in ('optimizer', 'constructor', 'paramwise_cfg')},
+            registries.OPTIM_WRAPPERS,
+            'OptimWrapper',
+        )
+    clip, functions = (
+        wrapper.get('clip_grad'),
+        dict(norm=torch.nn.utils.clip_grad_norm_, value=torch.nn.utils.clip_grad_value_),
+    )
     if clip is not None:
         if not isinstance(clip, Mapping) or not clip:
             raise ConfigError(f'{where}.clip_grad={_short(clip)}: it must be a dict(max_norm=…), or None')
@@ -384,7 +566,7 @@ def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, whole: bool)
         if kind not in functions:
             raise ConfigError(f"{where}.clip_grad.type={_short(kind)}: it must be 'norm' or 'value'")
         arguments = {key: value for key, value in clip.items() if key != 'type'}
-        check_arguments(f'{where}.clip_grad', arguments, functions[kind], given=('parameters', ))
+        check_arguments(f'{where}.clip_grad', arguments, functions[kind], given=('parameters',))
     options = wrapper.get('paramwise_cfg')
     if options is not None and known:
         allowed = PARAMWISE if make is DefaultOptimWrapperConstructor else {**PARAMWISE, **LAYER_DECAY}
@@ -441,14 +623,18 @@ def _check_finite(where: str, value: Any) -> None:
     """Nowhere in a config is NaN meant."""
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f'{where} is NaN: it must be a number')
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    items = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    )
     for key, item in items:
         _check_finite(f'{where}[{key}]' if isinstance(key, int) else f'{where}.{key}', item)
 
 
 def _range_of(function: Callable, key: str) -> Any:
     """What :data:`RANGES` says of an argument, of the nearest class."""
-    return next((RANGES[base][key] for base in getattr(function, '__mro__', (function, )) if key in RANGES.get(base, ())), Any)
+    return next(
+        (RANGES[base][key] for base in getattr(function, '__mro__', (function,)) if key in RANGES.get(base, ())), Any
+    )
 
 
 @cache
@@ -462,13 +648,19 @@ def _signature(function: Callable) -> tuple[dict[str, tuple[Any, Any]], list[str
     required, takes_others = [], False
     for init in chain:
         try:
-            parameters = [parameter for parameter in inspect.signature(init).parameters.values() if parameter.name != 'self']
+            parameters = [
+                parameter for parameter in inspect.signature(init).parameters.values() if parameter.name != 'self'
+            ]
         except (TypeError, ValueError):  # written in C
             return known, required, True
         hints = _hints_of(init)
         if not init.__module__.startswith('mmcfmask.'):  # others write int where they take 4.0 too
             hints = {name: float if hint is int else hint for name, hint in hints.items()}
-        named = [parameter for parameter in parameters if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
+        named = [
+            parameter
+            for parameter in parameters
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        ]
         if init is chain[0]:
             required = [parameter.name for parameter in named if parameter.default is parameter.empty]
         for parameter in named:
@@ -485,7 +677,9 @@ def _hints_of(function: Callable) -> dict[str, Any]:
     function = inspect.unwrap(function)
     found = {}
     for name, hint in getattr(function, '__annotations__', {}).items():
-        try:  # as typing.get_type_hints, which gives up at the first that fails: a name that is imported for type checkers only
+        # as typing.get_type_hints, which gives up at the first that fails: a name that is imported for type checkers
+        # only
+        try:
             found[name] = eval(hint, getattr(function, '__globals__', {})) if isinstance(hint, str) else hint
         except Exception:
             continue
@@ -503,7 +697,9 @@ def _check_value(where: str, value: Any, hint: Any, more: str = '') -> None:
         errors = error.errors(include_url=False)
         if any(problem['type'] in ('is_instance_of', 'is_subclass_of', 'callable_type') for problem in errors):
             return  # what it names may be one
-        raise ConfigError(f'{where}={_short(value)}: it must be {" or ".join(dict.fromkeys(map(_wanted, errors)))}{more}') from None
+        raise ConfigError(
+            f'{where}={_short(value)}: it must be {" or ".join(dict.fromkeys(map(_wanted, errors)))}{more}'
+        ) from None
 
 
 @cache
@@ -520,7 +716,8 @@ ABSTRACT = {collections.abc.Sequence: list, collections.abc.Iterable: list, coll
 
 
 def _strict(hint: Any) -> Any:
-    """A type whose numbers and texts are taken as they are, where pydantic would take '1' for 1; a list still serves for a tuple."""
+    """A type whose numbers and texts are taken as they are, where pydantic would take '1' for 1; a list still serves
+    for a tuple."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint in (int, float, str, bool):
         return Annotated[hint, Strict()]
@@ -538,16 +735,32 @@ def _strict(hint: Any) -> Any:
     return hint
 
 
-WANTED = dict(int_type='a whole number', int_from_float='a whole number', float_type='a number', bool_type='True or False',
-              string_type='a text', string_too_short='a text that is not empty', dict_type='a dict', mapping_type='a dict',
-              list_type='a list', tuple_type='a list', sequence_str='a list', iterable_type='a list', none_required='None')
+WANTED = dict(
+    int_type='a whole number',
+    int_from_float='a whole number',
+    float_type='a number',
+    bool_type='True or False',
+    string_type='a text',
+    string_too_short='a text that is not empty',
+    dict_type='a dict',
+    mapping_type='a dict',
+    list_type='a list',
+    tuple_type='a list',
+    sequence_str='a list',
+    iterable_type='a list',
+    none_required='None',
+)
 
 
 def _wanted(problem: dict) -> str:
     """What pydantic says of a value, in a few words."""
     if problem['type'] in ('too_long', 'too_short'):
         most = problem['ctx'].get('max_length')
-        return f'a list of at most {most}' if problem['type'] == 'too_long' else f'a list of at least {problem["ctx"]["min_length"]}'
+        return (
+            f'a list of at most {most}'
+            if problem['type'] == 'too_long'
+            else f'a list of at least {problem["ctx"]["min_length"]}'
+        )
     text = WANTED.get(problem['type']) or problem['msg'].removeprefix('Input should be ')
     items = [place for place in problem['loc'] if isinstance(place, int)]
     return f'{text} (at [{items[0]}])' if items else text

@@ -1,4 +1,5 @@
 """Averages of the weights of several fine-tuned models (Wortsman et al., "Model soups", ICML 2022)."""
+
 from __future__ import annotations
 
 import copy
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..files import write_tensors
-from ..models.auxiliary import FLYP
 from ..models.interpolation import check_same_model
+from ..models.losses.auxiliary import FLYP
 from .preflight import is_a
 
 State = Mapping[str, Tensor]
@@ -24,8 +25,8 @@ def uniform_soup(states: Iterable[State], make_head: HeadMaker | None = None) ->
     """Mean of the weights, with equal shares.
 
     Args:
-        states (Iterable[State]): State dicts of equal names and shapes. What belongs to auxiliary losses is left out, and what is not
-            floating point is taken from the first.
+        states (Iterable[State]): State dicts of equal names and shapes. What belongs to auxiliary losses is left out,
+            and what is not floating point is taken from the first.
         make_head (Callable, optional): From :func:`head_maker`.
 
     Raises:
@@ -46,7 +47,10 @@ def uniform_soup(states: Iterable[State], make_head: HeadMaker | None = None) ->
         number += 1
     if not number:
         raise ConfigError('a soup needs at least one model')
-    soup = {name: (total[name] / number).to(value.dtype) if name in total else value.clone() for name, value in first.items()}
+    soup = {
+        name: (total[name] / number).to(value.dtype) if name in total else value.clone()
+        for name, value in first.items()
+    }
     return make_head(soup) if make_head else soup
 
 
@@ -56,29 +60,34 @@ def own_weights(state: State) -> dict[str, Tensor]:
 
 
 def head_maker(model: dict) -> HeadMaker | None:
-    """For a model config whose head a text tower makes (:class:`mmcfmask.models.auxiliary.FLYP`): a function of mean weights that gives
-    them the head of the mean text tower, which is not the mean of the heads. None for others."""
+    """For a model config whose head a text tower makes (:class:`mmcfmask.models.losses.auxiliary.FLYP`): a function of
+    mean weights that gives them the head of the mean text tower, which is not the mean of the heads. None for others.
+    """
     if not any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('auxiliary') or ()):
         return None
     built = MODELS.build(copy.deepcopy(model)).to(get_device())
 
     def make_head(soup: State) -> dict[str, Tensor]:
         if not any(name.startswith('auxiliary.') for name in soup):
-            raise ConfigError('the ingredients of the soup have no text tower, of which the head is made (model.auxiliary): give '
-                              'checkpoints of the training')
+            raise ConfigError(
+                'the ingredients of the soup have no text tower, of which the head is made (model.auxiliary): give '
+                'checkpoints of the training'
+            )
         built.load_state_dict(soup)
         return {name: value.cpu().clone() for name, value in own_weights(built.state_dict()).items()}
 
     return make_head
 
 
-def greedy_soup(names: Iterable[str],
-                load: Callable[[str], State],
-                evaluate: Callable[[State], tuple[float, float]],
-                ties: str = 'nll',
-                make_head: HeadMaker | None = None) -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
-    """Greedy soup (Wortsman et al. 2022, recipe 1): from the best ingredient to the worst, each is added if the mean of the weights does
-    not get worse by it.
+def greedy_soup(
+    names: Iterable[str],
+    load: Callable[[str], State],
+    evaluate: Callable[[State], tuple[float, float]],
+    ties: str = 'nll',
+    make_head: HeadMaker | None = None,
+) -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
+    """Greedy soup (Wortsman et al. 2022, recipe 1): from the best ingredient to the worst, each is added if the mean of
+    the weights does not get worse by it.
 
     On a few hundred images many soups are equally accurate, and what is done then changes what is in the soup:
 
@@ -89,13 +98,14 @@ def greedy_soup(names: Iterable[str],
     Args:
         names (Iterable[str]): Names of the ingredients.
         load (Callable): Name to state dict.
-        evaluate (Callable): State dict to accuracy and negative cross-entropy on held-out images of the training distribution, as of
-            :func:`mmcfmask.evaluation.preference`.
+        evaluate (Callable): State dict to accuracy and negative cross-entropy on held-out images of the training
+            distribution, as of :func:`mmcfmask.evaluation.preference`.
         ties (str): One of :data:`TIES`.
         make_head (Callable, optional): From :func:`head_maker`.
 
     Returns:
-        tuple: The soup, the names of its ingredients in the order they were added, and what ``evaluate`` gives for every ingredient alone.
+        tuple: The soup, the names of its ingredients in the order they were added, and what ``evaluate`` gives for
+            every ingredient alone.
 
     Raises:
         ValueError: As :func:`uniform_soup`; unknown ``ties``.

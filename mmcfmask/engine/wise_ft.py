@@ -1,4 +1,5 @@
 """WiSE-FT: evaluate the line between the pre-trained and the fine-tuned weights (Wortsman et al., CVPR 2022)."""
+
 from __future__ import annotations
 
 import copy
@@ -18,17 +19,18 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..files import write_json, write_tensors, write_text
-from ..models.auxiliary import FLYP
 from ..models.interpolation import check_same_model, interpolate, lerp
-from ..visualization import save_figure, to_markdown, wise_ft_curve
+from ..models.losses.auxiliary import FLYP
+from ..reporting import save_figure, to_markdown, wise_ft_curve
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .launch import build_model
 from .loops import Clock, MultiSetTestLoop, split_metrics
-from .record import training_of
+from .provenance import training_of
 
 DEFAULT_ALPHA = 0.5
-"""What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels."""
+"""What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels.
+"""
 
 
 def parse_alphas(texts: Sequence[str | float]) -> list[float]:
@@ -45,16 +47,25 @@ def parse_alphas(texts: Sequence[str | float]) -> list[float]:
             parts = []
         if len(parts) == 1:
             alphas += parts
-        elif len(parts) == 3 and parts[2] > 0 and 0 < (parts[1] - parts[0]) / parts[2] < 1e3 and math.isclose(
-                (parts[1] - parts[0]) / parts[2], round((parts[1] - parts[0]) / parts[2]), abs_tol=1e-6):
+        elif (
+            len(parts) == 3
+            and parts[2] > 0
+            and 0 < (parts[1] - parts[0]) / parts[2] < 1e3
+            and math.isclose((parts[1] - parts[0]) / parts[2], round((parts[1] - parts[0]) / parts[2]), abs_tol=1e-6)
+        ):
             steps = round((parts[1] - parts[0]) / parts[2])
             alphas += [parts[0] + (parts[1] - parts[0]) * step / steps for step in range(steps + 1)]
         else:
-            raise ConfigError(f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to '
-                              'the last, in at most 1000 steps')
+            raise ConfigError(
+                f'alphas: {text!r} is neither a number nor FIRST:LAST:STEP with a step that leads from the first to '
+                'the last, in at most 1000 steps'
+            )
     alphas = sorted({round(alpha, 6) for alpha in alphas})
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):  # NaN is not
-        raise ConfigError(f'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got {" ".join(map(str, texts))}')
+        raise ConfigError(
+            'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got '
+            f'{" ".join(map(str, texts))}'
+        )
     return alphas
 
 
@@ -66,8 +77,10 @@ def start_weights(model: dict) -> dict[str, Tensor]:
     """
     head = model.get('head') or {}
     if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
-        raise ConfigError('WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give it class '
-                         'embeddings')
+        raise ConfigError(
+            'WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give '
+            'it class embeddings'
+        )
     return build_model(copy.deepcopy(model)).state_dict()
 
 
@@ -75,9 +88,10 @@ def start_weights(model: dict) -> dict[str, Tensor]:
 class WiSEFTLoop(MultiSetTestLoop):
     """A :class:`MultiSetTestLoop` over the line (1 − α) θ0 + α θ1; every image is read once, for all α.
 
-    θ0 is :func:`start_weights` of the runner's config, θ1 what the runner's model holds when the loop runs; afterwards it holds it again.
-    Metrics are reported as ``alpha=<α>/<set>/<metric>``. Where a text tower makes the head
-    (:class:`mmcfmask.models.auxiliary.FLYP`), the text towers are mixed, and the head of an α is made of the mixture.
+    θ0 is :func:`start_weights` of the runner's config, θ1 what the runner's model holds when the loop runs; afterwards
+    it holds it again. Metrics are reported as ``alpha=<α>/<set>/<metric>``. Where a text tower makes the head
+    (:class:`mmcfmask.models.losses.auxiliary.FLYP`), the text towers are mixed, and the head of an α is made of the
+    mixture.
 
     Args:
         *args, **kwargs: Those of :class:`MultiSetTestLoop`.
@@ -88,7 +102,7 @@ class WiSEFTLoop(MultiSetTestLoop):
         by_alpha (dict[float, dict]): After ``run``, for every α what ``results`` is for one model.
     """
 
-    def __init__(self, runner, *args, alphas: Sequence[float] = (DEFAULT_ALPHA, ), **kwargs) -> None:
+    def __init__(self, runner, *args, alphas: Sequence[float] = (DEFAULT_ALPHA,), **kwargs) -> None:
         self.alphas = parse_alphas(alphas)
         super().__init__(runner, *args, **kwargs)
         self.start = start_weights(runner.cfg.model)
@@ -105,7 +119,8 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
         return {
-            alpha: super(WiSEFTLoop, self)._build_evaluator(name, cfg, keep_predictions, f'alpha={alpha:g}/') for alpha in self.alphas
+            alpha: super(WiSEFTLoop, self)._build_evaluator(name, cfg, keep_predictions, f'alpha={alpha:g}/')
+            for alpha in self.alphas
         }
 
     def run(self) -> dict[str, float]:
@@ -120,7 +135,7 @@ class WiSEFTLoop(MultiSetTestLoop):
         try:
             return super().run()
         finally:
-            self._move_to(1.)
+            self._move_to(1.0)
 
     @torch.no_grad()
     def _move_to(self, alpha: float) -> None:
@@ -129,7 +144,8 @@ class WiSEFTLoop(MultiSetTestLoop):
             weight.copy_(made[name] if name in made else lerp(self.start[name], self.end[name], alpha))
 
     def _head(self, alpha: float) -> dict[str, Tensor]:
-        """What a text tower makes of the head at one α; nothing where there is none, and at the ends, where it is made already."""
+        """What a text tower makes of the head at one α; nothing where there is none, and at the ends, where it is made
+        already."""
         if self.maker is None or alpha in (0, 1):
             return {}
         if alpha not in self.heads:
@@ -161,7 +177,11 @@ class WiSEFTLoop(MultiSetTestLoop):
             metrics.update(of_alpha)
             self.by_alpha[alpha][name] = dict(
                 metrics={key.split('/', 2)[2]: value for key, value in of_alpha.items()},
-                details={**{key.split('/', 2)[2]: value for key, value in others.items()}, **self._details(self.evaluators[name][alpha])})
+                details={
+                    **{key.split('/', 2)[2]: value for key, value in others.items()},
+                    **self._details(self.evaluators[name][alpha]),
+                },
+            )
         self.results[name] = self.by_alpha[self.alphas[-1]][name]
         return metrics
 
@@ -177,7 +197,9 @@ class WiSEFTLoop(MultiSetTestLoop):
     def _averages(self, metrics: dict[str, float]) -> dict[str, float]:
         if not self.averaged:
             return {}
-        return {f'alpha={alpha:g}/ood_average/top1': self.ood_average(results) for alpha, results in self.by_alpha.items()}
+        return {
+            f'alpha={alpha:g}/ood_average/top1': self.ood_average(results) for alpha, results in self.by_alpha.items()
+        }
 
 
 def describe_line(loop: WiSEFTLoop, runs: dict[float, dict]) -> dict:
@@ -188,24 +210,40 @@ def describe_line(loop: WiSEFTLoop, runs: dict[float, dict]) -> dict:
         {key: value for key, value in shared.items() if key not in ('sets', 'metrics', 'ood_average', 'wise_ft_alpha')},
         default_alpha=DEFAULT_ALPHA,
         ood_average_over=loop.averaged,
-        sets={name: {key: value for key, value in part.items() if key not in per_alpha} for name, part in shared['sets'].items()},
-        line=[dict(alpha=alpha, metrics=run['metrics']) for alpha, run in runs.items()])
+        sets={
+            name: {key: value for key, value in part.items() if key not in per_alpha}
+            for name, part in shared['sets'].items()
+        },
+        line=[dict(alpha=alpha, metrics=run['metrics']) for alpha, run in runs.items()],
+    )
 
 
 def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, meta: dict) -> dict:
-    run = describe_run(loop, config, checkpoint, meta.get('seed'), loop.model.data_preprocessor, loop.by_alpha[alpha],
-                       f'{Path(config).stem}_wise_ft', training_of(meta))
+    run = describe_run(
+        loop,
+        config,
+        checkpoint,
+        meta.get('seed'),
+        loop.model.data_preprocessor,
+        loop.by_alpha[alpha],
+        f'{Path(config).stem}_wise_ft',
+        training_of(meta),
+    )
     return dict(run, wise_ft_alpha=alpha)
 
 
 def line_table(line: dict) -> dict:
-    """Arguments of :func:`mmcfmask.visualization.results_table` for what :func:`describe_line` gives.
+    """Arguments of :func:`mmcfmask.reporting.results_table` for what :func:`describe_line` gives.
 
-    No best of a column is marked: α was not chosen, and the best of a shift is no result. The row of the default α stands out.
+    No best of a column is marked: α was not chosen, and the best of a shift is no result. The row of the default α
+        stands out.
     """
     results = {
-        f'{part["alpha"]:g}': {key[:-len('/top1')]: value for key, value in part['metrics'].items()
-                                   if key.endswith('/top1') and not key.startswith('ood_average/')}
+        f'{part["alpha"]:g}': {
+            key[: -len('/top1')]: value
+            for key, value in part['metrics'].items()
+            if key.endswith('/top1') and not key.startswith('ood_average/')
+        }
         for part in line['line']
     }
     names = list(next(iter(results.values())))
@@ -219,12 +257,15 @@ def line_table(line: dict) -> dict:
         shifts=[name for name in names if name != id_set],
         notes=notes + notes_of(line),
         highlight=f'{line["default_alpha"]:g}',
-        first_column='α')
+        first_column='α',
+    )
 
 
-def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, meta: dict | None = None) -> dict:
-    """Write what a loop that has run found: ``wise_ft.json`` and ``wise_ft.md``, all α; ``wise_ft.png`` and ``.pdf``, the curve, where the
-    ID set and a shift ran at several α; ``metrics.json``, the default α, where it was evaluated.
+def write_results(
+    loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, meta: dict | None = None
+) -> dict:
+    """Write what a loop that has run found: ``wise_ft.json`` and ``wise_ft.md``, all α; ``wise_ft.png`` and ``.pdf``,
+    the curve, where the ID set and a shift ran at several α; ``metrics.json``, the default α, where it was evaluated.
 
     Returns:
         dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
@@ -240,7 +281,8 @@ def write_results(loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str |
         write_json(written[-1], runs[DEFAULT_ALPHA])
     points = {
         part['alpha']: (part['metrics'][f'{loop.id_set}/top1'], part['metrics']['ood_average/top1'])
-        for part in line['line'] if {f'{loop.id_set}/top1', 'ood_average/top1'} <= part['metrics'].keys()
+        for part in line['line']
+        if {f'{loop.id_set}/top1', 'ood_average/top1'} <= part['metrics'].keys()
     }
     if len(points) > 1:
         written += save_figure(wise_ft_curve(points, DEFAULT_ALPHA), folder / 'wise_ft.png', pdf=True)
@@ -257,25 +299,29 @@ def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | N
 class WiSEFTHook(Hook):
     """Evaluate the line between pre-trained and fine-tuned weights on the config's test sets when training has ended.
 
-    Writes ``wise_ft.json``, ``wise_ft.md``, the curve and, if asked, a checkpoint into ``<work dir>/wise_ft``. That the test sets can be
-    read is found out before training starts.
+    Writes ``wise_ft.json``, ``wise_ft.md``, the curve and, if asked, a checkpoint into ``<work dir>/wise_ft``. That the
+    test sets can be read is found out before training starts.
 
     Args:
         alphas (Sequence[float]): Where on the line. Defaults to (0.5, ), the default to report.
-        checkpoint (str): θ1: 'best' (by the validation set; the last where none was chosen) or 'last'. Defaults to 'best'.
+        checkpoint (str): θ1: 'best' (by the validation set; the last where none was chosen) or 'last'. Defaults to
+            'best'.
         save (float, optional): Write the checkpoint at this α. Defaults to None.
         amp (bool): bfloat16 autocast. Defaults to False.
 
     Raises:
         ValueError: Bad arguments; no test sets in the config; a model without a pre-trained start.
     """
+
     priority = 'LOWEST'  # after the last checkpoint was saved
 
-    def __init__(self,
-                 alphas: Sequence[float] = (DEFAULT_ALPHA, ),
-                 checkpoint: str = 'best',
-                 save: float | None = None,
-                 amp: bool = False) -> None:
+    def __init__(
+        self,
+        alphas: Sequence[float] = (DEFAULT_ALPHA,),
+        checkpoint: str = 'best',
+        save: float | None = None,
+        amp: bool = False,
+    ) -> None:
         if checkpoint not in ('best', 'last'):
             raise ConfigError(f"WiSEFTHook: checkpoint={checkpoint!r} must be 'best' or 'last'")
         self.alphas = parse_alphas(alphas)
@@ -289,13 +335,17 @@ class WiSEFTHook(Hook):
         if not cfg.get('test_dataloader') or 'id_set' not in (cfg.get('test_cfg') or {}):
             raise ConfigError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")
         settings = {key: value for key, value in cfg.test_cfg.items() if key not in ('type', 'amp')}
-        self.loop = WiSEFTLoop(runner, cfg.test_dataloader, cfg.test_evaluator, amp=self.amp, alphas=self.alphas, **settings)
+        self.loop = WiSEFTLoop(
+            runner, cfg.test_dataloader, cfg.test_evaluator, amp=self.amp, alphas=self.alphas, **settings
+        )
 
     def after_train(self, runner) -> None:
         """Evaluate and write."""
         barrier()  # the main process may still write the checkpoint
         info = runner.message_hub.runtime_info
-        best = [value for key, value in info.items() if key.startswith('best_ckpt')] if self.checkpoint == 'best' else []
+        best = (
+            [value for key, value in info.items() if key.startswith('best_ckpt')] if self.checkpoint == 'best' else []
+        )
         path = best[0] if best else None
         last = {name: value.clone() for name, value in self.loop.model.state_dict().items()}
         meta = dict(seed=runner.seed, cfg=runner.cfg.pretty_text)
@@ -305,7 +355,9 @@ class WiSEFTHook(Hook):
             meta.update(inherited_meta(best))
         elif average := next((hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)), None):
             self.loop.model.load_state_dict(average.module.state_dict())  # as in the last checkpoint
-        runner.logger.info(f'WiSE-FT of {path or "the last weights"} at α = {", ".join(f"{alpha:g}" for alpha in self.alphas)}')
+        runner.logger.info(
+            f'WiSE-FT of {path or "the last weights"} at α = {", ".join(f"{alpha:g}" for alpha in self.alphas)}'
+        )
         with _test_loop(runner, self.loop):
             self.loop.run()
         self.loop.model.load_state_dict(last)

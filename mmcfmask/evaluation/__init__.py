@@ -1,14 +1,44 @@
 from .accuracy import class_scores, confidence, label_rank, negative_log_likelihood, per_class_accuracy, restrict_logits
 from .calibration import expected_calibration_error, reliability_bins
 from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error
-from .effective_robustness import effective_robustness, fit_line, read_reference_models, reference_line, reference_points
+from .effective_robustness import (
+    effective_robustness,
+    fit_line,
+    read_reference_models,
+    reference_line,
+    reference_points,
+)
 from .mask_quality import best_iou, mask_iou, pointing_hits
 from .metrics import CorruptionError, ShiftAccuracy, nll_of, preference
 from .protocol import describe_checkpoint, describe_run, describe_set, notes_of, versions
 
 __all__ = [
-    'ALEXNET_ERROR', 'CorruptionError', 'ShiftAccuracy', 'best_iou', 'class_scores', 'confidence', 'corruption_error',
-    'describe_checkpoint', 'describe_run', 'describe_set', 'effective_robustness', 'expected_calibration_error', 'fit_line', 'label_rank',
-    'mask_iou', 'mean_corruption_error', 'negative_log_likelihood', 'nll_of', 'notes_of', 'per_class_accuracy', 'pointing_hits',
-    'preference', 'read_reference_models', 'reference_line', 'reference_points', 'reliability_bins', 'restrict_logits', 'versions'
+    'ALEXNET_ERROR',
+    'CorruptionError',
+    'ShiftAccuracy',
+    'best_iou',
+    'class_scores',
+    'confidence',
+    'corruption_error',
+    'describe_checkpoint',
+    'describe_run',
+    'describe_set',
+    'effective_robustness',
+    'expected_calibration_error',
+    'fit_line',
+    'label_rank',
+    'mask_iou',
+    'mean_corruption_error',
+    'negative_log_likelihood',
+    'nll_of',
+    'notes_of',
+    'per_class_accuracy',
+    'pointing_hits',
+    'preference',
+    'read_reference_models',
+    'reference_line',
+    'reference_points',
+    'reliability_bins',
+    'restrict_logits',
+    'versions',
 ]

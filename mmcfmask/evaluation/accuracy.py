@@ -1,11 +1,13 @@
 """Accuracy and likelihood on a set of classes, from the logits of a head that may know more classes than the set.
 
-``groups`` says which outputs of the head mean which class of the set: a tuple with, for every class of the set, a tuple of indices of the
-head's C outputs. ``None``: the set's classes are the head's, in order. ImageNet-R and -A: 200 groups of one. ObjectNet: 113 groups of one
-or several. Outputs in no group do not take part, neither in the decision nor in the softmax.
+``groups`` says which outputs of the head mean which class of the set: a tuple with, for every class of the set, a tuple
+of indices of the head's C outputs. ``None``: the set's classes are the head's, in order. ImageNet-R and -A: 200 groups
+of one. ObjectNet: 113 groups of one or several. Outputs in no group do not take part, neither in the decision nor in
+the softmax.
 
 ``labels`` are class indices (B,) int64, or (B, K) bool where an image has several right classes.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -27,18 +29,23 @@ def check_groups(groups: Groups, num_logits: int) -> None:
             raise ConfigError(f'label_groups: class {label} has no output of the head')
         wrong = [index for index in group if not 0 <= index < num_logits]
         if wrong:
-            raise ConfigError(f'label_groups: class {label} names the outputs {", ".join(map(str, wrong))}, '
-                              f'but the head has {num_logits} (0 to {num_logits - 1})')
+            raise ConfigError(
+                f'label_groups: class {label} names the outputs {", ".join(map(str, wrong))}, '
+                f'but the head has {num_logits} (0 to {num_logits - 1})'
+            )
 
 
 @lru_cache(maxsize=32)
-def _membership(groups: tuple[tuple[int, ...], ...], num_logits: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Padded indices (K, G) int64; which output belongs to which class (K, C) float32; which outputs take part (C,) bool."""
+def _membership(
+    groups: tuple[tuple[int, ...], ...], num_logits: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded indices (K, G) int64; which output belongs to which class (K, C) float32; which outputs take part (C,)
+    bool."""
     check_groups(groups, num_logits)
     longest = max(map(len, groups))
     with torch.inference_mode(False):  # they are kept, and may be needed where gradients are
         index = torch.tensor([[*group, *[group[0]] * (longest - len(group))] for group in groups], device=device)
-        member = torch.zeros(len(groups), num_logits, device=device).scatter_(1, index, 1.)
+        member = torch.zeros(len(groups), num_logits, device=device).scatter_(1, index, 1.0)
         return index, member, member.amax(dim=0) > 0
 
 
@@ -66,8 +73,8 @@ def class_scores(logits: Tensor, groups: Groups) -> Tensor:
 def label_rank(scores: Tensor, labels: Tensor) -> Tensor:
     """How many classes are placed before the label, (B,) int64: 0 means that top-1 is right, below 5 that top-5 is.
 
-    Of several labels the best placed counts. Equal scores are placed in the order of their classes, so that a model which says the same
-    of all classes is not right on all of them.
+    Of several labels the best placed counts. Equal scores are placed in the order of their classes, so that a model
+    which says the same of all classes is not right on all of them.
     """
     mask = label_mask(labels, scores.shape[1])
     best = scores.masked_fill(~mask, -torch.inf).argmax(dim=1, keepdim=True)
@@ -83,7 +90,8 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor, groups: Groups = Non
 
 
 def confidence(logits: Tensor, labels: Tensor, groups: Groups = None) -> tuple[Tensor, Tensor]:
-    """Highest softmax probability among the outputs that take part, (B,) float64, and whether its output means the label, (B,) bool."""
+    """Highest softmax probability among the outputs that take part, (B,) float64, and whether its output means the
+    label, (B,) bool."""
     probability, output = restrict_logits(logits.double(), groups).softmax(dim=1).max(dim=1)
     return probability, _right_outputs(logits, labels, groups).gather(1, output[:, None])[:, 0]
 
@@ -101,9 +109,12 @@ def per_class_accuracy(correct: np.ndarray, labels: np.ndarray) -> dict[int, tup
 
     Args:
         correct (np.ndarray): (N,) bool.
-        labels (np.ndarray): (N, L) int; −1 fills up where an image has fewer than L labels. An image counts for each of its labels.
+        labels (np.ndarray): (N, L) int; −1 fills up where an image has fewer than L labels. An image counts for each of
+            its labels.
     """
     image, place = np.nonzero(labels >= 0)
     members = labels[image, place]
     total, right = np.bincount(members), np.bincount(members, weights=correct[image])
-    return {int(label): (float(100 * right[label] / total[label]), int(total[label])) for label in np.flatnonzero(total)}
+    return {
+        int(label): (float(100 * right[label] / total[label]), int(total[label])) for label in np.flatnonzero(total)
+    }

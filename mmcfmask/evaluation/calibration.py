@@ -1,4 +1,6 @@
-"""Expected calibration error and the reliability diagram behind it (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017)."""
+"""Expected calibration error and the reliability diagram behind it (Guo et al., "On Calibration of Modern Neural
+Networks", ICML 2017)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,8 +15,8 @@ def reliability_bins(confidence, correct, num_bins: int = 15) -> list[dict]:
         num_bins (int): M.
 
     Returns:
-        list[dict]: For every bin ``confidence`` (mean, 0 to 1), ``accuracy`` (0 to 1) and ``count``; the first two are None where count
-        is 0.
+        list[dict]: For every bin ``confidence`` (mean, 0 to 1), ``accuracy`` (0 to 1) and ``count``; the first two are
+        None where count is 0.
     """
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     # The edge m / M belongs to bin m; a confidence of 0 to the first.
@@ -22,12 +24,19 @@ def reliability_bins(confidence, correct, num_bins: int = 15) -> list[dict]:
     count = np.bincount(index, minlength=num_bins)
     sums = [np.bincount(index, weights=values, minlength=num_bins) for values in (confidence, correct)]
     return [
-        dict(confidence=sums[0][m] / count[m] if count[m] else None, accuracy=sums[1][m] / count[m] if count[m] else None,
-             count=int(count[m])) for m in range(num_bins)
+        dict(
+            confidence=sums[0][m] / count[m] if count[m] else None,
+            accuracy=sums[1][m] / count[m] if count[m] else None,
+            count=int(count[m]),
+        )
+        for m in range(num_bins)
     ]
 
 
 def expected_calibration_error(bins: list[dict]) -> float:
-    """Σ_m (n_m / N) · |accuracy_m − confidence_m|, in percent, of :func:`reliability_bins` (Guo et al. 2017, equation 3)."""
+    """Σ_m (n_m / N) · |accuracy_m − confidence_m|, in percent, of :func:`reliability_bins` (Guo et al. 2017, equation
+    3)."""
     total = sum(part['count'] for part in bins)
-    return 100 * sum(part['count'] / total * abs(part['accuracy'] - part['confidence']) for part in bins if part['count'])
+    return 100 * sum(
+        part['count'] / total * abs(part['accuracy'] - part['confidence']) for part in bins if part['count']
+    )

@@ -1,5 +1,6 @@
-"""Corruption errors of ImageNet-C (Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations", ICLR 2019)."""
+"""Corruption errors of ImageNet-C (Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations", ICLR 2019)."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -11,8 +12,9 @@ ALEXNET_ERROR = dict(
     defocus_blur=81.9880, glass_blur=82.6268, motion_blur=78.5948, zoom_blur=79.8360,
     snow=86.6816, frost=82.6572, fog=81.9324, brightness=56.4592,
     contrast=85.3204, elastic_transform=64.6056, pixelate=71.7840, jpeg_compression=60.6500)  # yapf: disable
-"""Top-1 error of AlexNet in percent, mean over the five severities: table 1 of the publication, with the digits that its authors released
-(https://github.com/hendrycks/robustness, as quoted in ``imagenet.py`` of https://github.com/google-research/augmix)."""
+"""Top-1 error of AlexNet in percent, mean over the five severities: table 1 of the publication, with the digits that
+its authors released (https://github.com/hendrycks/robustness, as quoted in ``imagenet.py`` of
+https://github.com/google-research/augmix)."""
 
 
 def mean_error(errors: Mapping[int, float]) -> float:

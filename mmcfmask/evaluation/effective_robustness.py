@@ -1,9 +1,10 @@
 """Effective robustness: accuracy under a shift beyond what the accuracy in distribution predicts.
 
-Taori et al., "Measuring Robustness to Natural Distribution Shifts in Image Classification", NeurIPS 2020. Models trained on the same
-data lie near a line when both accuracies are on a logit scale (also Miller et al., "Accuracy on the Line", ICML 2021); a model's
-effective robustness is its height above that line, in percentage points.
+Taori et al., "Measuring Robustness to Natural Distribution Shifts in Image Classification", NeurIPS 2020. Models
+trained on the same data lie near a line when both accuracies are on a logit scale (also Miller et al., "Accuracy on the
+Line", ICML 2021); a model's effective robustness is its height above that line, in percentage points.
 """
+
 from __future__ import annotations
 
 import csv
@@ -29,6 +30,7 @@ class Line(NamedTuple):
         models: Number of models it was fitted on.
         id_range: Their lowest and highest ID accuracy in percent; outside, the line is extrapolated.
     """
+
     slope: float
     intercept: float
     r2: float
@@ -59,16 +61,21 @@ def fit_line(acc_id: Sequence[float], acc_ood: Sequence[float]) -> Line:
         acc_id, acc_ood: Accuracies in percent of the reference models, (N,), above 0 and below 100.
 
     Raises:
-        ValueError: If there are fewer than three models, an accuracy is 0, 100 or outside, or all ID accuracies are the same.
+        ValueError: If there are fewer than three models, an accuracy is 0, 100 or outside, or all ID accuracies are the
+            same.
     """
     acc_id, acc_ood = np.asarray(acc_id, dtype=float), np.asarray(acc_ood, dtype=float)
     if acc_id.shape != acc_ood.shape or acc_id.ndim != 1:
-        raise ValueError(f'acc_id and acc_ood must be lists of the same length, got shapes {acc_id.shape} and {acc_ood.shape}')
+        raise ValueError(
+            f'acc_id and acc_ood must be lists of the same length, got shapes {acc_id.shape} and {acc_ood.shape}'
+        )
     if len(acc_id) < MIN_MODELS:
         raise ValueError(f'a line needs at least {MIN_MODELS} models, got {len(acc_id)}')
     for values in (acc_id, acc_ood):
         if not ((values > 0) & (values < 100)).all():
-            raise ValueError(f'accuracies must be above 0 and below 100 percent, got {values[~((values > 0) & (values < 100))][0]:g}')
+            raise ValueError(
+                f'accuracies must be above 0 and below 100 percent, got {values[~((values > 0) & (values < 100))][0]:g}'
+            )
     if np.ptp(acc_id) == 0:
         raise ValueError(f'all models have the same ID accuracy, {acc_id[0]:g}: no line')
     x, y = logit(acc_id), logit(acc_ood)
@@ -96,35 +103,45 @@ def effective_robustness(acc_id, acc_ood, line: Line):
 def read_reference_models(path: str | Path = REFERENCE_MODELS) -> dict[str, dict[str, float]]:
     """Accuracies of reference models from a CSV file.
 
-    The header is ``model`` and names of sets; every other row is a model and its accuracies in percent, above 0 and below 100, left
-    empty where not measured. Lines that start with ``#`` are comments.
+    The header is ``model`` and names of sets; every other row is a model and its accuracies in percent, above 0 and
+    below 100, left empty where not measured. Lines that start with ``#`` are comments.
 
     Args:
-        path: The file; by default the one that comes with the package, which says in its first lines where its numbers are from.
+        path: The file; by default the one that comes with the package, which says in its first lines where its numbers
+            are from.
 
     Returns:
         dict[str, dict[str, float]]: ``{model: {set: accuracy}}``; what was not measured has no entry.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a table: columns missing or twice, a row of another length, a model twice, an accuracy that is
-            not a number above 0 and below 100, fewer than three models. The message names the file and the line.
+        ValueError: If it is not such a table: columns missing or twice, a row of another length, a model twice, an
+            accuracy that is not a number above 0 and below 100, fewer than three models. The message names the file and
+            the line.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file; a CSV of reference models was expected (columns: model, and one for each set)')
+        raise FileNotFoundError(
+            f'{path}: no such file; a CSV of reference models was expected (columns: model, and one for each set)'
+        )
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})') from None
-    rows = [(number, next(csv.reader([line]))) for number, line in enumerate(lines, start=1) if line.strip() and line[0] != '#']
+    rows = [
+        (number, next(csv.reader([line])))
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and line[0] != '#'
+    ]
     if not rows:
         raise ValueError(f'{path}: no header; the first row must be "model" and the names of sets')
     header = [name.strip() for name in rows[0][1]]
     where = f'{path}, line {rows[0][0]}'
     if 'model' not in header or len(header) < 3:
-        raise ValueError(f'{where}: the header must have "model" and at least two sets, one of them in distribution; '
-                         f'it has {", ".join(header)}')
+        raise ValueError(
+            f'{where}: the header must have "model" and at least two sets, one of them in distribution; '
+            f'it has {", ".join(header)}'
+        )
     if len(set(header)) < len(header) or '' in header:
         raise ValueError(f'{where}: column names must be there once each, got {", ".join(header)}')
     models = {}
@@ -136,7 +153,9 @@ def read_reference_models(path: str | Path = REFERENCE_MODELS) -> dict[str, dict
         model = cells.pop('model')
         if not model or model in models:
             raise ValueError(f'{where}: ' + (f'model {model!r} is there twice' if model else 'no name of a model'))
-        models[model] = {name: _accuracy(cell, f'{where}: {model!r} on {name!r}') for name, cell in cells.items() if cell}
+        models[model] = {
+            name: _accuracy(cell, f'{where}: {model!r} on {name!r}') for name, cell in cells.items() if cell
+        }
     if len(models) < MIN_MODELS:
         raise ValueError(f'{path}: {len(models)} models; a line needs at least {MIN_MODELS}')
     return models
@@ -148,7 +167,9 @@ def _accuracy(cell: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < 100:
-        raise ValueError(f'{where}: accuracy must be a percentage above 0 and below 100 (empty if not measured), got {cell!r}')
+        raise ValueError(
+            f'{where}: accuracy must be a percentage above 0 and below 100 (empty if not measured), got {cell!r}'
+        )
     return value
 
 
@@ -161,7 +182,9 @@ def reference_points(models: ReferenceModels, id_set: str, shifts: Sequence[str]
     """(ID accuracy, mean accuracy over the shifts) of every model that has them all, (N, 2) in percent."""
     needed = (id_set, *shifts)
     have = [accuracies for accuracies in models.values() if all(name in accuracies for name in needed)]
-    return np.array([(a[id_set], sum(a[name] for name in shifts) / len(shifts)) for a in have], dtype=float).reshape(-1, 2)
+    return np.array([(a[id_set], sum(a[name] for name in shifts) / len(shifts)) for a in have], dtype=float).reshape(
+        -1, 2
+    )
 
 
 def reference_line(models: ReferenceModels, id_set: str, shifts: Sequence[str]) -> Line | None:

@@ -1,4 +1,5 @@
 """How well a relevance map finds the object, where the object is known."""
+
 from __future__ import annotations
 
 import torch.nn.functional as F

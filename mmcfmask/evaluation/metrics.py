@@ -1,4 +1,5 @@
 """Metrics of a test set whose classes may be some of the head's, or sums of them."""
+
 from __future__ import annotations
 
 import sys
@@ -28,8 +29,8 @@ def nll_of(key: str) -> str:
 def preference(metrics: Mapping[str, float], key: str, rule: str | None = 'greater') -> tuple[float, float]:
     """By what one model is preferred to another on held-out images: the larger, the better.
 
-    Accuracy on a few hundred images is often equal, and the first of the equal ones an accident. The likelihood of the labels tells them
-    apart.
+    Accuracy on a few hundred images is often equal, and the first of the equal ones an accident. The likelihood of the
+    labels tells them apart.
 
     Args:
         metrics (Mapping[str, float]): Of a validation.
@@ -39,7 +40,7 @@ def preference(metrics: Mapping[str, float], key: str, rule: str | None = 'great
     Returns:
         tuple[float, float]: The metric, or its negative, and the negative cross-entropy; 0 where that was not measured.
     """
-    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_of(key), 0.)
+    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_of(key), 0.0)
 
 
 @METRICS.register_module()
@@ -47,33 +48,38 @@ class ShiftAccuracy(BaseMetric):
     """Accuracy, likelihood and calibration on the classes of the set.
 
     The set says in ``metainfo['label_groups']`` which outputs of the head mean which of its classes
-    (:mod:`mmcfmask.evaluation.accuracy`); without it, its classes are the head's. Only a few numbers are kept of every image.
+    (:mod:`mmcfmask.evaluation.accuracy`); without it, its classes are the head's. Only a few numbers are kept of every
+    image.
 
     ======================  =========================================================================================
     ``top1``, ``top5``      Percent of images. Top-5 where the set has more than five classes.
     ``mean_per_class``      Percent: mean over the classes that have images.
     ``nll``                 Mean negative log-likelihood of the label, in nats.
     ``ece``                 Expected calibration error in percent, 15 bins of equal width.
-    ``by_start``            Percent of images that the pre-trained model answered, where samples say so: of a model with a gate.
-    ======================  =========================================================================================
+    ``answered_by_zero_shot``            Percent of images that the pre-trained model answered, where samples say so: of
+    a model with a gate. ======================
+    =========================================================================================
 
-    Of every data sample it takes ``gt_label`` (the class within the set; several: any of them is right) and ``pred_logits`` (float, (C,)).
-    Where a head gives no logits, the logarithm of ``pred_score`` stands in; scores that have underflowed to 0 count as the smallest
-    float32 number.
+    Of every data sample it takes ``gt_label`` (the class within the set; several: any of them is right) and
+    ``pred_logits`` (float, (C,)). Where a head gives no logits, the logarithm of ``pred_score`` stands in; scores that
+    have underflowed to 0 count as the smallest float32 number.
 
     Args:
-        keep_predictions (bool): Keep path, label, prediction and confidence of every image in ``details``. Defaults to False.
+        keep_predictions (bool): Keep path, label, prediction and confidence of every image in ``details``. Defaults to
+            False.
         prefix (str, optional): Defaults to ``'accuracy'``.
 
     Attributes:
-        details (dict): After ``evaluate``, on the main process: ``per_class`` {class name: percent}, ``per_class_count``, ``reliability``
-            (:func:`mmcfmask.evaluation.reliability_bins`), ``predictions`` (None, or a list of dicts with ``img_path``, ``gt``, ``pred``,
-            ``correct``, ``confidence``), ``notes`` (list of str). A name that two classes share has the class index behind it.
+        details (dict): After ``evaluate``, on the main process: ``per_class`` {class name: percent},
+            ``per_class_count``, ``reliability`` (:func:`mmcfmask.evaluation.reliability_bins`), ``predictions`` (None,
+            or a list of dicts with ``img_path``, ``gt``, ``pred``, ``correct``, ``confidence``), ``notes`` (list of
+            str). A name that two classes share has the class index behind it.
 
     Raises:
         ValueError: No logits or label; an image counted twice or left out; label_groups that do not fit the head.
         NumericalError: Logits that are not finite, with the image.
     """
+
     default_prefix = 'accuracy'
     NAMES = ('top1', 'top5', 'mean_per_class', 'nll', 'ece')
 
@@ -93,22 +99,39 @@ class ShiftAccuracy(BaseMetric):
         self.num_classes = logits.shape[1] if groups is None else len(groups)
         labels = self._labels(data_samples)
         mask = torch.zeros(len(labels), self.num_classes + 1, dtype=torch.bool)
-        mask = mask.scatter_(1, torch.from_numpy(labels).long() % (self.num_classes + 1), True)[:, :-1].to(logits.device)  # −1: the last
+        mask = mask.scatter_(1, torch.from_numpy(labels).long() % (self.num_classes + 1), True)[:, :-1].to(
+            logits.device
+        )  # −1: the last
         scores = class_scores(logits, groups)
         certainty, hit = confidence(logits, mask, groups)
-        columns = (scores.argmax(dim=1), label_rank(scores, mask), negative_log_likelihood(logits, mask, groups), certainty, hit)
-        predicted, rank, nll, certainty, hit = torch.stack([column.double() for column in columns]).cpu().numpy()  # one transfer
-        self.results.append(dict(
-            index=np.array([sample.get('sample_idx', -1) for sample in data_samples]),
-            labels=labels,
-            predicted=predicted.astype(np.int32),
-            rank=rank.astype(np.int32),
-            nll=nll,
-            confidence=certainty,
-            hit=hit.astype(bool),
-            **(dict(path=_objects(map(_name, data_samples))) if self.keep_predictions else {}),
-            **(dict(by_start=np.array([sample['by_start'] for sample in data_samples])) if 'by_start' in data_samples[0] else {}),
-            **self._extra(data_samples)))
+        columns = (
+            scores.argmax(dim=1),
+            label_rank(scores, mask),
+            negative_log_likelihood(logits, mask, groups),
+            certainty,
+            hit,
+        )
+        predicted, rank, nll, certainty, hit = (
+            torch.stack([column.double() for column in columns]).cpu().numpy()
+        )  # one transfer
+        self.results.append(
+            dict(
+                index=np.array([sample.get('sample_idx', -1) for sample in data_samples]),
+                labels=labels,
+                predicted=predicted.astype(np.int32),
+                rank=rank.astype(np.int32),
+                nll=nll,
+                confidence=certainty,
+                hit=hit.astype(bool),
+                **(dict(path=_objects(map(_name, data_samples))) if self.keep_predictions else {}),
+                **(
+                    dict(answered_by_zero_shot=np.array([sample['answered_by_zero_shot'] for sample in data_samples]))
+                    if 'answered_by_zero_shot' in data_samples[0]
+                    else {}
+                ),
+                **self._extra(data_samples),
+            )
+        )
 
     def _extra(self, data_samples: Sequence[dict]) -> dict[str, np.ndarray]:
         """More columns, for child classes."""
@@ -122,7 +145,9 @@ class ShiftAccuracy(BaseMetric):
         labels = [list(islice(flat, sample['gt_label'].numel())) for sample in data_samples]
         for members, sample in zip(labels, data_samples):
             if not members or not 0 <= min(members) <= max(members) < self.num_classes:
-                raise ConfigError(f'{self.prefix}: {_name(sample)} has the labels {members}, but there are {self.num_classes} classes')
+                raise ConfigError(
+                    f'{self.prefix}: {_name(sample)} has the labels {members}, but there are {self.num_classes} classes'
+                )
         longest = max(map(len, labels))
         return np.array([members + [-1] * (longest - len(members)) for members in labels], dtype=np.int32)
 
@@ -137,26 +162,37 @@ class ShiftAccuracy(BaseMetric):
             for sample, highest in zip(data_samples, taking_part.amax(dim=1).tolist()):
                 if highest == 0:
                     raise ConfigError(
-                        f'{self.prefix}: of {_name(sample)} every class of the set has score 0: the softmax over all classes has '
-                        'underflowed, and the head gives no pred_logits to decide by. Use CLIPDistillHead, or set pred_logits in '
-                        "the head's predict")
-            logits = scores.clamp(min=2.**-149).log()
+                        f'{self.prefix}: of {_name(sample)} every class of the set has score 0: the softmax over all '
+                        'classes has underflowed, and the head gives no pred_logits to decide by. Use '
+                        'CLIPDistillHead, or set pred_logits in '
+                        "the head's predict"
+                    )
+            logits = scores.clamp(min=2.0**-149).log()
         else:
             raise ConfigError(f'{self.prefix}: the head gives neither pred_logits nor pred_score')
-        if self.groups is None and (classes := (self.dataset_meta or {}).get('classes')) and len(classes) != logits.shape[1]:
-            raise ConfigError(f'{self.prefix}: the set has {len(classes)} classes, but the head has {logits.shape[1]}: a set of other '
-                              "classes than the head's needs metainfo=dict(label_groups=…)")
+        if (
+            self.groups is None
+            and (classes := (self.dataset_meta or {}).get('classes'))
+            and len(classes) != logits.shape[1]
+        ):
+            raise ConfigError(
+                f'{self.prefix}: the set has {len(classes)} classes, but the head has {logits.shape[1]}: a set of '
+                'other '
+                "classes than the head's needs metainfo=dict(label_groups=…)"
+            )
         finite = logits.isfinite().all(dim=1)
         if not finite.all():
             broken = data_samples[int((~finite).nonzero()[0])]
-            raise NumericalError(f'{self.prefix}: the logits of {_name(broken)} are not finite; there is nothing to decide by')
+            raise NumericalError(
+                f'{self.prefix}: the logits of {_name(broken)} are not finite; there is nothing to decide by'
+            )
         return logits
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Metrics of the whole set of ``size`` images, the same on every process, with the prefix.
 
-        mmengine's own way to collect a list with an item per image takes gigabytes for the 3.75 million of ImageNet-C, and files in the
-        working directory. The order and what is cut off are the same (:func:`interleave`).
+        mmengine's own way to collect a list with an item per image takes gigabytes for the 3.75 million of ImageNet-C,
+        and files in the working directory. The order and what is cut off are the same (:func:`interleave`).
         """
         parts = all_gather_object(merge(self.results))
         metrics = [None]
@@ -178,45 +214,60 @@ class ShiftAccuracy(BaseMetric):
         if self.keep_predictions:
             rows = zip(results['path'], results['labels'], results['predicted'], correct, results['confidence'])
             predictions = [
-                dict(img_path=path, gt='|'.join(names[label] for label in labels if label >= 0), pred=names[choice], correct=bool(right),
-                     confidence=float(sure)) for path, labels, choice, right, sure in rows
+                dict(
+                    img_path=path,
+                    gt='|'.join(names[label] for label in labels if label >= 0),
+                    pred=names[choice],
+                    correct=bool(right),
+                    confidence=float(sure),
+                )
+                for path, labels, choice, right, sure in rows
             ]
         self.details = dict(
             per_class={names[label]: accuracy for label, (accuracy, _) in per_class.items()},
             per_class_count={names[label]: count for label, (_, count) in per_class.items()},
             reliability=bins,
             predictions=predictions,
-            notes=[])
+            notes=[],
+        )
         metrics = dict(top1=100 * correct.mean())
         if len(names) > 5:
             metrics['top5'] = 100 * (results['rank'] < 5).mean()
         metrics['mean_per_class'] = sum(accuracy for accuracy, _ in per_class.values()) / len(per_class)
         metrics['nll'] = results['nll'].mean()
         metrics['ece'] = expected_calibration_error(bins)
-        if 'by_start' in results:
-            metrics['by_start'] = 100 * results['by_start'].mean()
+        if 'answered_by_zero_shot' in results:
+            metrics['answered_by_zero_shot'] = 100 * results['answered_by_zero_shot'].mean()
         return metrics
 
     def _check_complete(self, index: np.ndarray, size: int) -> None:
         if len(index) != size:
-            raise ConfigError(f'{self.prefix}: {len(index)} results for {size} images: every image of the set must be evaluated '
-                              '(no drop_last, no sampler that leaves some out)')
+            raise ConfigError(
+                f'{self.prefix}: {len(index)} results for {size} images: every image of the set must be evaluated '
+                '(no drop_last, no sampler that leaves some out)'
+            )
         seen, counts = np.unique(index[index >= 0], return_counts=True)
         if (counts > 1).any():
             twice = counts.argmax()
-            raise ConfigError(f'{self.prefix}: item {seen[twice]} was counted {counts[twice]} times: the order of the sampler is not the '
-                              "one in which results are collected; use sampler=dict(type='DefaultSampler', shuffle=False)")
+            raise ConfigError(
+                f'{self.prefix}: item {seen[twice]} was counted {counts[twice]} times: the order of the sampler is not '
+                'the '
+                "one in which results are collected; use sampler=dict(type='DefaultSampler', shuffle=False)"
+            )
 
 
 @METRICS.register_module()
 class CorruptionError(ShiftAccuracy):
     """Corruption errors of ImageNet-C, besides what :class:`ShiftAccuracy` gives over all its images.
 
-    Data samples carry ``corruption`` (str) and ``severity`` (int, 1 to 5): ``PackInputs(meta_keys=(…, 'corruption', 'severity'))``.
+    Data samples carry ``corruption`` (str) and ``severity`` (int, 1 to 5): ``PackInputs(meta_keys=(…, 'corruption',
+    'severity'))``.
 
     ==========================  =====================================================================================
-    ``mce``                     Mean corruption error in percent (:func:`mmcfmask.evaluation.mean_corruption_error`). Only if all
-                                fifteen corruptions are there with five severities: the mean over fewer is another number.
+    ``mce``                     Mean corruption error in percent (:func:`mmcfmask.evaluation.mean_corruption_error`).
+    Only if all
+                                fifteen corruptions are there with five severities: the mean over fewer is another
+                                    number.
     ``ce_<corruption>``         Error over AlexNet's, in percent; where all five severities are there.
     ``error_<corruption>``      Top-1 error in percent, mean over the severities there are.
     ==========================  =====================================================================================
@@ -225,11 +276,14 @@ class CorruptionError(ShiftAccuracy):
     def _extra(self, data_samples: Sequence[dict]) -> dict[str, np.ndarray]:
         for sample in data_samples:
             if 'corruption' not in sample or 'severity' not in sample:
-                raise ConfigError(f'{self.prefix}: {_name(sample)} has no corruption or severity: the pipeline must end in '
-                                  "dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity'))")
+                raise ConfigError(
+                    f'{self.prefix}: {_name(sample)} has no corruption or severity: the pipeline must end in '
+                    "dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity'))"
+                )
         return dict(
             corruption=_objects(sys.intern(str(sample['corruption'])) for sample in data_samples),
-            severity=np.array([sample['severity'] for sample in data_samples], dtype=np.int8))
+            severity=np.array([sample['severity'] for sample in data_samples], dtype=np.int8),
+        )
 
     def compute_metrics(self, results: dict[str, np.ndarray]) -> dict[str, float]:
         """Metrics of all images, without the prefix, from their columns."""
@@ -243,7 +297,9 @@ class CorruptionError(ShiftAccuracy):
         mce = mean_corruption_error(errors)
         if mce is None:
             here = sum(set(errors.get(corruption, ())) == set(SEVERITIES) for corruption in ALEXNET_ERROR)
-            self.details['notes'].append(f'no mCE: {here} of {len(ALEXNET_ERROR)} corruptions are there with all five severities')
+            self.details['notes'].append(
+                f'no mCE: {here} of {len(ALEXNET_ERROR)} corruptions are there with all five severities'
+            )
         else:
             metrics['mce'] = mce
         for corruption, parts in errors.items():
@@ -259,26 +315,33 @@ def merge(batches: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
     def column(batch: dict, name: str) -> np.ndarray:
         values = batch[name]
-        return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=-1) if name == 'labels' else values
+        return (
+            np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=-1) if name == 'labels' else values
+        )
 
-    return {name: np.concatenate([column(batch, name) for batch in batches]) for name in (batches[0] if batches else ())}
+    return {
+        name: np.concatenate([column(batch, name) for batch in batches]) for name in (batches[0] if batches else ())
+    }
 
 
 def interleave(parts: Sequence[dict[str, np.ndarray]], size: int) -> dict[str, np.ndarray]:
     """Columns of all processes in the order of the set.
 
-    mmengine's ``DefaultSampler`` deals items out in turn, and starts again from the first where the last round is not full; item j of
-    process r of R is number j·R + r. What is behind the first ``size`` is such padding.
+    mmengine's ``DefaultSampler`` deals items out in turn, and starts again from the first where the last round is not
+    full; item j of process r of R is number j·R + r. What is behind the first ``size`` is such padding.
     """
     full = [part for part in parts if part]
-    place = np.concatenate([np.arange(len(part['index'])) * len(parts) + rank for rank, part in enumerate(parts) if part])
+    place = np.concatenate(
+        [np.arange(len(part['index'])) * len(parts) + rank for rank, part in enumerate(parts) if part]
+    )
     order = np.argsort(place, kind='stable')[:size]
     columns = merge(full)
     return {name: values[order] for name, values in columns.items()}
 
 
 def unique_names(classes: Sequence[str] | None, num_classes: int) -> list[str]:
-    """Class names to use as keys: those that occur twice (ImageNet's "missile", "sunglasses") with the class index behind them."""
+    """Class names to use as keys: those that occur twice (ImageNet's "missile", "sunglasses") with the class index
+    behind them."""
     if classes is None:
         return [str(index) for index in range(num_classes)]
     count = Counter(classes)

@@ -1,4 +1,5 @@
 """What was evaluated, in words and numbers: the part of ``metrics.json`` that lets a reader check the protocol."""
+
 from __future__ import annotations
 
 import hashlib
@@ -20,12 +21,13 @@ def describe_set(dataset, preprocessor=None) -> dict:
     """The protocol of one set.
 
     Args:
-        dataset (mmengine.dataset.BaseDataset): The set. ``metainfo['protocol']``, where there is one, holds the published number of
-            ``images`` and ``num_classes``; ``metainfo['notes']`` what else a reader must know.
+        dataset (mmengine.dataset.BaseDataset): The set. ``metainfo['protocol']``, where there is one, holds the
+            published number of ``images`` and ``num_classes``; ``metainfo['notes']`` what else a reader must know.
         preprocessor (ClsDataPreprocessor, optional): Its normalisation ends the transform.
 
     Returns:
-        dict: ``dataset``, ``root``, ``images``, ``published_images``, ``classes``, ``published_classes``, ``complete`` (None where nothing
+        dict: ``dataset``, ``root``, ``images``, ``published_images``, ``classes``, ``published_classes``, ``complete``
+            (None where nothing
         is published), ``skipped``, ``notes`` and ``transform``.
     """
     metainfo = getattr(dataset, 'metainfo', None) or {}
@@ -38,10 +40,15 @@ def describe_set(dataset, preprocessor=None) -> dict:
     notes = list(metainfo.get('notes', ()))
     subset = subset_of(dataset)
     if subset:
-        notes.append(f'a subset ({subset}): {images:,}' + (f' of {wanted_images:,}' if wanted_images else '') + ' images')
+        notes.append(
+            f'a subset ({subset}): {images:,}' + (f' of {wanted_images:,}' if wanted_images else '') + ' images'
+        )
     elif wanted_images is not None and images != wanted_images:
-        notes.append(f'incomplete: {images:,} of {wanted_images:,} images' if images < wanted_images else
-                     f'not the published set: {images:,} images instead of {wanted_images:,}')
+        notes.append(
+            f'incomplete: {images:,} of {wanted_images:,} images'
+            if images < wanted_images
+            else f'not the published set: {images:,} images instead of {wanted_images:,}'
+        )
     if wanted_classes not in (None, classes):
         notes.append(f'{classes:,} classes instead of {wanted_classes:,}')
     if skipped:
@@ -60,7 +67,8 @@ def describe_set(dataset, preprocessor=None) -> dict:
         complete=complete,
         skipped=skipped,
         notes=notes,
-        transform=transform)
+        transform=transform,
+    )
 
 
 def subset_of(dataset) -> str:
@@ -94,17 +102,20 @@ def versions() -> dict[str, str]:
         mmpretrain=mmpretrain.__version__,
         open_clip=open_clip.__version__,
         pillow=_installed('pillow'),
-        python=platform.python_version())
+        python=platform.python_version(),
+    )
 
 
-def describe_run(loop,
-                 config: str,
-                 checkpoint: dict | None = None,
-                 seed: int | None = None,
-                 preprocessor=None,
-                 results: dict | None = None,
-                 method: str | None = None,
-                 training: dict[str, str] | None = None) -> dict:
+def describe_run(
+    loop,
+    config: str,
+    checkpoint: dict | None = None,
+    seed: int | None = None,
+    preprocessor=None,
+    results: dict | None = None,
+    method: str | None = None,
+    training: dict[str, str] | None = None,
+) -> dict:
     """What ``metrics.json`` holds, of a :class:`MultiSetTestLoop` that has run; see docs/evaluation.md.
 
     Args:
@@ -143,7 +154,8 @@ def describe_run(loop,
         ood_average=average,
         missing=dict(loop.missing),
         versions=versions(),
-        metrics=flat)
+        metrics=flat,
+    )
 
 
 def notes_of(run: dict) -> list[str]:

@@ -1,12 +1,22 @@
-from .auxiliary import CARFT, FLYP, L2SP, AuxiliaryLoss, LipsumFT, Step
 from .classifier import CounterfactualClassifier
-from .gate import ConformalGate
 from .head import CLIPDistillHead
-from .open_clip_backbone import OpenCLIPBackbone
+from .inference.knn_gate import KNNGate
+from .losses.auxiliary import CARFT, FLYP, L2SP, LipsumFT, LossTerm, Step
 from .preprocessor import CAMRefillDataPreprocessor
 from .teacher import OpenCLIPTeacher
+from .towers.backbone import OpenCLIPBackbone
 
 __all__ = [
-    'CARFT', 'FLYP', 'L2SP', 'AuxiliaryLoss', 'CAMRefillDataPreprocessor', 'CLIPDistillHead', 'ConformalGate',
-    'CounterfactualClassifier', 'LipsumFT', 'OpenCLIPBackbone', 'OpenCLIPTeacher', 'Step'
+    'CARFT',
+    'FLYP',
+    'L2SP',
+    'LossTerm',
+    'CAMRefillDataPreprocessor',
+    'CLIPDistillHead',
+    'KNNGate',
+    'CounterfactualClassifier',
+    'LipsumFT',
+    'OpenCLIPBackbone',
+    'OpenCLIPTeacher',
+    'Step',
 ]

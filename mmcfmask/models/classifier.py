@@ -1,4 +1,5 @@
 """One training step of the method."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from ..counterfactual import attention_relevance, drop_tokens, mask_keys, patch_grid, record_attention
 from ..errors import ConfigError
 from ..ranges import OpenShare
-from .auxiliary import Step
-from .class_weights import build_class_weights
+from .class_embeddings.class_weights import build_class_weights
+from .inference.relevance_crop import check_crop_scale, predict_with_crop
+from .losses.auxiliary import Step
 from .preprocessor import CAMRefillDataPreprocessor, Counterfactual
-from .second_look import check_side, look_twice
 
 
 @MODELS.register_module()
@@ -26,44 +27,53 @@ class CounterfactualClassifier(ImageClassifier):
 
         loss = CE(logits(x), y) + λ · mean (f(x̃) − f0(x̃))²
 
-    where x̃ is x with patches cut out by its class activation map and refilled from other images of the batch. The forward pass that
-    gives the logits also gives the map. Inference (``tensor``, ``predict``) is that of ``ImageClassifier``.
+    where x̃ is x with patches cut out by its class activation map and refilled from other images of the batch. The
+    forward pass that gives the logits also gives the map. Inference (``tensor``, ``predict``) is that of
+    ``ImageClassifier``.
 
-    All pre-trained weights (tower, class embeddings, teacher) are in place after construction, so that testing CLIP as it comes needs
-    no training step and errors come early.
+    All pre-trained weights (tower, class embeddings, teacher) are in place after construction, so that testing CLIP as
+    it comes needs no training step and errors come early.
 
     Args:
-        backbone (dict): :class:`OpenCLIPBackbone`, or mmpretrain's ``VisionTransformer`` with a ``CLIPProjection`` neck.
+        backbone (dict): :class:`OpenCLIPBackbone`, or mmpretrain's ``VisionTransformer`` with a ``CLIPProjection``
+            neck.
         head (dict): :class:`CLIPDistillHead`; ``in_channels`` is filled in.
         neck (dict, optional): As in ``ImageClassifier``.
         teacher (dict, optional): :class:`OpenCLIPTeacher`. None: plain fine-tuning, no counterfactuals.
-        auxiliary (list[dict], optional): Other methods' losses, added to those above: modules of :mod:`mmcfmask.models.auxiliary`.
+        auxiliary (list[dict], optional): Other methods' losses, added to those above: modules of
+            :mod:`mmcfmask.models.losses.auxiliary`.
         data_preprocessor (dict): :class:`CAMRefillDataPreprocessor`.
-        gate (dict, optional): The arguments of :class:`ConformalGate`, which gives the start's predictions for images unlike those of the
-            training. None: all predictions are those of the fine-tuned model.
-        second_look (float, optional): Predictions are made by :func:`mmcfmask.models.second_look.look_twice`, this being the side of the
-            part; also those of the gate's start. None: by one look.
-        **kwargs: Those of ``ImageClassifier``, but ``pretrained`` and ``init_cfg``: they would act after the teacher was copied.
+        gate (dict, optional): The arguments of :class:`KNNGate`, which gives the start's predictions for images unlike
+            those of the training. None: all predictions are those of the fine-tuned model.
+        crop_scale (float, optional): Predictions are made by
+            :func:`mmcfmask.models.inference.relevance_crop.predict_with_crop`, this being the side of the part; also
+            those of the gate's start. None: by one look.
+        **kwargs: Those of ``ImageClassifier``, but ``pretrained`` and ``init_cfg``: they would act after the teacher
+            was copied.
 
     Raises:
-        ValueError: Teacher and student of different feature width, wrong number of class embeddings, an image normalisation that is not
-            that of the weights, …
+        ValueError: Teacher and student of different feature width, wrong number of class embeddings, an image
+            normalisation that is not that of the weights, …
     """
 
-    def __init__(self,
-                 backbone: dict,
-                 head: dict,
-                 neck: dict | None = None,
-                 teacher: dict | None = None,
-                 data_preprocessor: dict | None = None,
-                 auxiliary: list[dict] | None = None,
-                 gate: dict | None = None,
-                 second_look: OpenShare | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        backbone: dict,
+        head: dict,
+        neck: dict | None = None,
+        teacher: dict | None = None,
+        data_preprocessor: dict | None = None,
+        auxiliary: list[dict] | None = None,
+        gate: dict | None = None,
+        crop_scale: OpenShare | None = None,
+        **kwargs,
+    ) -> None:
         for key in {'pretrained', 'init_cfg'} & kwargs.keys():
             if kwargs[key] is not None:
-                raise ConfigError(f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher was '
-                                  'copied from the start: use model.backbone.pretrained or model.backbone.init_cfg')
+                raise ConfigError(
+                    f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher '
+                    'was copied from the start: use model.backbone.pretrained or model.backbone.init_cfg'
+                )
         backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
         neck = MODELS.build(neck) if isinstance(neck, dict) else neck
         width = backbone.embed_dims if neck is None else neck.out_channels
@@ -72,18 +82,20 @@ class CounterfactualClassifier(ImageClassifier):
         data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **(data_preprocessor or {})}
         super().__init__(backbone, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
         if not isinstance(self.data_preprocessor, CAMRefillDataPreprocessor):
-            raise ConfigError('CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
-                              f'{data_preprocessor["type"]!r}')
+            raise ConfigError(
+                'CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
+                f'{data_preprocessor["type"]!r}'
+            )
         check_normalisation(self.backbone, self.data_preprocessor)
         self._set_frozen(teacher=None, gate=None)
-        if second_look is not None:
-            check_side(second_look)
+        if crop_scale is not None:
+            check_crop_scale(crop_scale)
             patch_grid(self.backbone, torch.empty(1, 3, 224, 224))  # an error without patches
-        self.second_look = second_look
+        self.crop_scale = crop_scale
         self.auxiliary = nn.ModuleList()
         self._load_start(teacher)
         if gate is not None:
-            gate = MODELS.build({'type': 'ConformalGate', **gate})
+            gate = MODELS.build({'type': 'KNNGate', **gate})
             gate.start_from(self)
             self._set_frozen(gate=gate)
         self._check_hiding()
@@ -101,19 +113,24 @@ class CounterfactualClassifier(ImageClassifier):
         if self.head.class_weights is not None:
             start = build_class_weights(self.head.class_weights, self)
             if self.head.class_weights['type'] == 'linear_probe':
-                self.head.init_class_weights(start[:, :-1], 1., bias=start[:, -1])
+                self.head.init_class_weights(start[:, :-1], 1.0, bias=start[:, -1])
             else:
-                self.head.init_class_weights(start, getattr(self.backbone, 'logit_scale', 100.))
+                self.head.init_class_weights(start, getattr(self.backbone, 'logit_scale', 100.0))
         if teacher is not None:
             teacher = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
             teacher.start_from(self.backbone, self.neck, self.head)
             width = self.head.in_channels if teacher.neck is not None else teacher.backbone.embed_dims
             if width != self.head.in_channels:
-                raise ConfigError(f'the teacher {teacher.model_name!r} gives features of width {width}, '
-                                  f'but the student gives width {self.head.in_channels}: choose towers of the same embedding width')
+                raise ConfigError(
+                    f'the teacher {teacher.model_name!r} gives features of width {width}, '
+                    f'but the student gives width {self.head.in_channels}: choose towers of the same embedding width'
+                )
             if self.head.distill == 'logits' and not teacher.is_start:
-                raise ConfigError(f"distill='logits' compares class probabilities, but the teacher {teacher.model_name!r} has no class "
-                                  "embeddings of its own: use distill='feature', or the student's own start as teacher")
+                raise ConfigError(
+                    f"distill='logits' compares class probabilities, but the teacher {teacher.model_name!r} has no "
+                    'class '
+                    "embeddings of its own: use distill='feature', or the student's own start as teacher"
+                )
             self._set_frozen(teacher=teacher)
 
     def _check_hiding(self) -> None:
@@ -123,11 +140,17 @@ class CounterfactualClassifier(ImageClassifier):
             return
         grids = [getattr(tower, 'patch_size', None) for tower in (self.backbone, self.teacher.backbone)]
         if None not in grids and grids[0] != grids[1]:
-            raise ConfigError(f'fill="none" hides patches from student and teacher, but the teacher {self.teacher.model_name!r} has '
-                              f'patches of {grids[1]} pixels and the student of {grids[0]}: use fill="single" or "multi"')
-        if getattr(self.backbone, 'grad_checkpointing', False) and (settings.needs_relevance or after_position(self.backbone) is None):
-            raise ConfigError('fill="none" hides patches in the attention of the forward pass, and backbone.grad_checkpointing=True would '
-                              'compute it again without: use fill="single" or "multi", or grad_checkpointing=False')
+            raise ConfigError(
+                f'fill="none" hides patches from student and teacher, but the teacher {self.teacher.model_name!r} has '
+                f'patches of {grids[1]} pixels and the student of {grids[0]}: use fill="single" or "multi"'
+            )
+        if getattr(self.backbone, 'grad_checkpointing', False) and (
+            settings.needs_relevance or after_position(self.backbone) is None
+        ):
+            raise ConfigError(
+                'fill="none" hides patches in the attention of the forward pass, and backbone.grad_checkpointing=True '
+                'would compute it again without: use fill="single" or "multi", or grad_checkpointing=False'
+            )
 
     def _set_frozen(self, **modules: nn.Module | None) -> None:
         # Past nn.Module's registration: not sub-modules, so not in parameters(), state_dict(), EMA or DDP.
@@ -162,22 +185,26 @@ class CounterfactualClassifier(ImageClassifier):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs) -> list:
-        """As ``ImageClassifier.predict``, by one look or two; with a gate, its scores are what the predictions are made of, and
-        ``by_start`` (bool) says whose they are."""
-        if self.gate is None and self.second_look is None:
+        """As ``ImageClassifier.predict``, by one look or two; with a gate, its scores are what the predictions are made
+        of, and ``answered_by_zero_shot`` (bool) says whose they are."""
+        if self.gate is None and self.crop_scale is None:
             return super().predict(inputs, data_samples, **kwargs)
         scores = self._look(inputs)
         if self.gate is None:
             return self.head._get_predictions(scores, data_samples)
-        scores, by_start = self.gate(inputs, scores, self.gate.threshold(self, self._look), self.second_look)
+        scores, answered_by_zero_shot = self.gate(
+            inputs, scores, self.gate.threshold(self, self._look), self.crop_scale
+        )
         data_samples = self.head._get_predictions(scores, data_samples)
-        for sample, started in zip(data_samples, by_start.tolist()):
-            sample.set_field(started, 'by_start', dtype=bool)
+        for sample, started in zip(data_samples, answered_by_zero_shot.tolist()):
+            sample.set_field(started, 'answered_by_zero_shot', dtype=bool)
         return data_samples
 
     def _look(self, inputs: Tensor) -> Tensor:
         """Logits (B, C) by one look or two."""
-        return self(inputs) if self.second_look is None else look_twice(self.backbone, self, inputs, self.second_look)
+        return (
+            self(inputs) if self.crop_scale is None else predict_with_crop(self.backbone, self, inputs, self.crop_scale)
+        )
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_cls``, with a teacher ``loss_distill``, and those of the auxiliary modules.
@@ -216,7 +243,8 @@ class CounterfactualClassifier(ImageClassifier):
 
 
 def add_losses(losses: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add ``more`` to ``losses``, in place; a second one of a name, as of two modules of one type, becomes ``<name>_2``."""
+    """Add ``more`` to ``losses``, in place; a second one of a name, as of two modules of one type, becomes
+    ``<name>_2``."""
     for name, loss in more.items():
         names = chain([name], (f'{name}_{number}' for number in count(2)))
         losses[next(free for free in names if free not in losses)] = loss
@@ -224,7 +252,8 @@ def add_losses(losses: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, 
 
 
 def check_normalisation(backbone: nn.Module, preprocessor: CAMRefillDataPreprocessor) -> None:
-    """Raise a ValueError, with what to write, unless images are normalised as the weights of ``backbone`` want, where that is known."""
+    """Raise a ValueError, with what to write, unless images are normalised as the weights of ``backbone`` want, where
+    that is known."""
     if not preprocessor._enable_normalize:  # mmpretrain's: neither mean nor std was given
         return
     for key in 'mean', 'std':
@@ -232,8 +261,10 @@ def check_normalisation(backbone: nn.Module, preprocessor: CAMRefillDataPreproce
         got = getattr(preprocessor, key).flatten().cpu()
         if wanted is not None and (got - torch.tensor(wanted) * 255).abs().max() > 0.5:
             wanted = [round(value * 255, 2) for value in wanted]
-            raise ConfigError(f'model.data_preprocessor.{key} is {[round(value, 2) for value in got.tolist()]}, but the weights '
-                              f'{backbone.pretrained or backbone.model_name!r} were trained with {key}={wanted}')
+            raise ConfigError(
+                f'model.data_preprocessor.{key} is {[round(value, 2) for value in got.tolist()]}, but the weights '
+                f'{backbone.pretrained or backbone.model_name!r} were trained with {key}={wanted}'
+            )
 
 
 @contextmanager

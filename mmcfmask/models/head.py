@@ -1,4 +1,5 @@
 """Cosine classifier, and the losses that hold the student to the teacher."""
+
 from __future__ import annotations
 
 from typing import Annotated
@@ -34,54 +35,61 @@ def knowledge_distillation(student: Tensor, teacher: Tensor, temperature: float)
         F.log_softmax(student.float() / temperature, dim=1),
         F.log_softmax(teacher.float() / temperature, dim=1),
         reduction='batchmean',
-        log_target=True)
+        log_target=True,
+    )
 
 
 @MODELS.register_module()
 class CLIPDistillHead(ClsHead):
     """logits = W · z/‖z‖ + b, with W started from class embeddings, and distillation against a frozen teacher.
 
-    W starts as exp(logit_scale) × class embeddings and b as 0; both are trained. Logits are float32 under autocast too: at a scale of
-    100 bfloat16 would round them by half a unit.
+    W starts as exp(logit_scale) × class embeddings and b as 0; both are trained. Logits are float32 under autocast too:
+    at a scale of 100 bfloat16 would round them by half a unit.
 
     Args:
         num_classes (int): C.
         in_channels (int, optional): D. Taken from the backbone by :class:`CounterfactualClassifier`.
-        class_weights (dict, optional): Where the class embeddings come from: ``dict(type='text', classnames=…, templates=…)``,
-            ``dict(type='file', path=…)``, ``dict(type='prototype', dataset=…, per_class=N)`` or ``dict(type='linear_probe',
-            dataset=…)``; see
-            :func:`mmcfmask.models.class_weights.build_class_weights`. None: W is random, for a checkpoint to fill.
-        distill (str, optional): 'feature' (mean squared error of features) or 'logits' (knowledge distillation). None: no distillation; a
-            teacher then serves auxiliary losses alone.
+        class_weights (dict, optional): Where the class embeddings come from: ``dict(type='text', classnames=…,
+            templates=…)``, ``dict(type='file', path=…)``, ``dict(type='prototype', dataset=…, per_class=N)`` or
+            ``dict(type='linear_probe', dataset=…)``; see
+            :func:`mmcfmask.models.class_embeddings.class_weights.build_class_weights`. None: W is random, for a
+            checkpoint to fill.
+        distill (str, optional): 'feature' (mean squared error of features) or 'logits' (knowledge distillation). None:
+            no distillation; a teacher then serves auxiliary losses alone.
         distill_weight (float): λ of the distillation loss. Published: 30 for both.
         temperature (float): T of 'logits'.
-        cls_weight (float): Weight of the cross-entropy. 0: it is left out, and the classifier stays what it is at the start, unless
-            distill='logits' trains it.
-        cls_temperature (float): Divides the logits in the cross-entropy, and nowhere else. At CLIP's logit scale a start that knows the
-            training images has a cross-entropy of almost 0, from which a tower learns only where it errs; a temperature above 1 (Agarwala
-            et al., "Temperature check", arXiv 2010.07344) lets all images count.
+        cls_weight (float): Weight of the cross-entropy. 0: it is left out, and the classifier stays what it is at the
+            start, unless distill='logits' trains it.
+        cls_temperature (float): Divides the logits in the cross-entropy, and nowhere else. At CLIP's logit scale a
+            start that knows the training images has a cross-entropy of almost 0, from which a tower learns only where
+            it errs; a temperature above 1 (Agarwala et al., "Temperature check", arXiv 2010.07344) lets all images
+            count.
         init_cfg (dict, optional): mmengine's.
 
     Raises:
         ValueError: Unknown ``distill``, negative weights, non-positive temperature.
     """
 
-    def __init__(self,
-                 num_classes: Annotated[int, Ge(1), Le(10**6)],
-                 in_channels: Count | None = None,
-                 class_weights: dict | None = None,
-                 distill: str | None = 'feature',
-                 distill_weight: NonNegative = 30.,
-                 temperature: Positive = 10.,
-                 cls_weight: NonNegative = 1.,
-                 cls_temperature: Positive = 1.,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: Annotated[int, Ge(1), Le(10**6)],
+        in_channels: Count | None = None,
+        class_weights: dict | None = None,
+        distill: str | None = 'feature',
+        distill_weight: NonNegative = 30.0,
+        temperature: Positive = 10.0,
+        cls_weight: NonNegative = 1.0,
+        cls_temperature: Positive = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(loss=dict(type='CrossEntropyLoss', loss_weight=cls_weight), init_cfg=init_cfg)
         if distill not in ('feature', 'logits', None):
             raise ConfigError(f'unknown distill={distill!r}: choose "feature", "logits" or None')
         if temperature <= 0 or cls_temperature <= 0 or distill_weight < 0 or cls_weight < 0:
-            raise ConfigError(f'temperatures must be positive and loss weights not negative, but temperature={temperature}, '
-                              f'cls_temperature={cls_temperature}, distill_weight={distill_weight}, cls_weight={cls_weight}')
+            raise ConfigError(
+                f'temperatures must be positive and loss weights not negative, but temperature={temperature}, '
+                f'cls_temperature={cls_temperature}, distill_weight={distill_weight}, cls_weight={cls_weight}'
+            )
         if in_channels is None:
             raise ConfigError('CLIPDistillHead needs in_channels when it is built outside CounterfactualClassifier')
         self.num_classes = num_classes
@@ -96,7 +104,8 @@ class CLIPDistillHead(ClsHead):
         self.fc.requires_grad_(cls_weight > 0 or distill == 'logits')
 
     def init_class_weights(self, embeddings: Tensor, logit_scale: float, bias: Tensor | None = None) -> None:
-        """Start the classifier as zero-shot: W = logit_scale × embeddings, b = 0, or b = ``bias`` (C,) where one is given.
+        """Start the classifier as zero-shot: W = logit_scale × embeddings, b = 0, or b = ``bias`` (C,) where one is
+        given.
 
         Args:
             embeddings (Tensor): (C, D), rows L2-normalised.
@@ -106,11 +115,15 @@ class CLIPDistillHead(ClsHead):
             ValueError: Another number of classes or feature width than the head's.
         """
         if embeddings.shape[0] != self.num_classes:
-            raise ConfigError(f'class_weights={self.class_weights} gives {embeddings.shape[0]} classes, '
-                              f'but the head has num_classes={self.num_classes}')
+            raise ConfigError(
+                f'class_weights={self.class_weights} gives {embeddings.shape[0]} classes, '
+                f'but the head has num_classes={self.num_classes}'
+            )
         if embeddings.shape[1] != self.in_channels:
-            raise ConfigError(f'class_weights={self.class_weights} gives embeddings of width {embeddings.shape[1]}, '
-                              f'but the image features have width {self.in_channels}')
+            raise ConfigError(
+                f'class_weights={self.class_weights} gives embeddings of width {embeddings.shape[1]}, '
+                f'but the image features have width {self.in_channels}'
+            )
         with torch.no_grad():
             self.fc.weight.copy_(logit_scale * embeddings)
             self.fc.bias.copy_(torch.zeros_like(self.fc.bias) if bias is None else bias)
@@ -122,8 +135,9 @@ class CLIPDistillHead(ClsHead):
             return self.fc(F.normalize(features.to(self.fc.weight.dtype), dim=-1))
 
     def _get_predictions(self, cls_score: Tensor, data_samples: list | None) -> list:
-        """mmpretrain's ``pred_score`` and ``pred_label``, and the logits themselves as ``pred_logits``, float32 (C,): a softmax over all
-        classes cannot be undone once it has underflowed, and on a set of fewer classes it is the wrong one."""
+        """mmpretrain's ``pred_score`` and ``pred_label``, and the logits themselves as ``pred_logits``, float32 (C,): a
+        softmax over all classes cannot be undone once it has underflowed, and on a set of fewer classes it is the wrong
+        one."""
         data_samples = super()._get_predictions(cls_score, data_samples)
         for sample, logits in zip(data_samples, cls_score.detach().float()):
             sample.pred_logits = logits
@@ -134,7 +148,8 @@ class CLIPDistillHead(ClsHead):
         return self.loss_by_logits(self(feats), data_samples, **kwargs)
 
     def loss_by_logits(self, logits: Tensor, data_samples: list, **kwargs) -> dict[str, Tensor]:
-        """Cross-entropy of logits (B, C) over ``cls_temperature``, as ``dict(loss_cls=…)``; empty where it has no weight."""
+        """Cross-entropy of logits (B, C) over ``cls_temperature``, as ``dict(loss_cls=…)``; empty where it has no
+        weight."""
         if self.cls_weight == 0:
             return {}
         losses = self._get_loss(logits / self.cls_temperature, data_samples, **kwargs)
@@ -152,5 +167,5 @@ class CLIPDistillHead(ClsHead):
         if self.distill == 'feature':
             loss = feature_distillation(student, teacher_features)
         else:
-            loss = knowledge_distillation(self((student, )), teacher.logits(teacher_features), self.temperature)
+            loss = knowledge_distillation(self((student,)), teacher.logits(teacher_features), self.temperature)
         return dict(loss_distill=self.distill_weight * loss)

@@ -1,4 +1,5 @@
 """The line between two sets of weights (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022: WiSE-FT)."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,15 +10,21 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 
 
-def check_same_model(first: Mapping[str, Tensor], second: Mapping[str, Tensor],
-                     what: str = 'the pre-trained and the fine-tuned weights') -> None:
+def check_same_model(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str = 'the pre-trained and the fine-tuned weights'
+) -> None:
     """Raise a ValueError, naming a tensor, unless both hold the same tensors in the same shapes."""
     only = sorted(first.keys() ^ second.keys())
     if only:
-        raise ConfigError(f'{what} are not of one model: {len(only)} tensors are in one of them only, such as {only[0]}')
+        raise ConfigError(
+            f'{what} are not of one model: {len(only)} tensors are in one of them only, such as {only[0]}'
+        )
     for name, value in first.items():
         if value.shape != second[name].shape:
-            raise ConfigError(f'{what} are not of one model: {name} has the shapes {tuple(value.shape)} and {tuple(second[name].shape)}')
+            raise ConfigError(
+                f'{what} are not of one model: {name} has the shapes {tuple(value.shape)} and '
+                f'{tuple(second[name].shape)}'
+            )
 
 
 def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -29,8 +36,8 @@ def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alph
         alpha (float): In [0, 1].
 
     Returns:
-        dict[str, Tensor]: New tensors, on the device and in the dtype of ``theta1``. What is not floating point (counters, masks) is
-        ``theta1``'s.
+        dict[str, Tensor]: New tensors, on the device and in the dtype of ``theta1``. What is not floating point
+        (counters, masks) is ``theta1``'s.
 
     Raises:
         ValueError: α outside [0, 1], or weights of different models.

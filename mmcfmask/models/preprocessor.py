@@ -1,4 +1,5 @@
 """From normalised images and a relevance map to counterfactual images."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from ..counterfactual import (
     FILLS,
-    KINDS,
+    MASKS,
     check_value,
     exact_random_mask,
     num_kept,
     patch_mask,
-    random_colors,
+    random_color_mixing,
     random_views,
     refill,
 )
@@ -40,6 +41,7 @@ class Counterfactual:
         hidden (bool): The patches were not replaced: the tower must not see them.
         kept (int, optional): Patches kept of every image where that number is fixed (hidden random patches).
     """
+
     images: Tensor
     mask: Tensor
     hidden: bool
@@ -51,15 +53,16 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
     """mmpretrain's ``ClsDataPreprocessor`` that also makes counterfactual images.
 
     Args:
-        mask (str, optional): 'object' (patches that speak for the class), 'context' (all others) or 'random'. None: no patch is taken
-            out, and the student is distilled on the images as they are.
+        mask (str, optional): 'object' (patches that speak for the class), 'context' (all others) or 'random'. None: no
+            patch is taken out, and the student is distilled on the images as they are.
         fill (str): 'none' (patches are hidden), 'single' (replaced from one other image) or 'multi' (from many).
         value (float, optional): Threshold on relevance / max for object and context, probability for random; in [0, 1].
             Defaults to the published value of the pair.
         views (dict, optional): Turn, zoom and shift the counterfactual images at random: arguments of
-            :func:`mmcfmask.counterfactual.random_views`, ``dict()`` for its defaults. Ours, not published. Needs a fill.
+            :func:`mmcfmask.counterfactual.random_views`, ``dict()`` for its defaults. Ours, not published. Needs a
+            fill.
         colors (float): Probability that the channels of a counterfactual image are mixed
-            (:func:`mmcfmask.counterfactual.random_colors`). Ours, not published. Needs a fill.
+            (:func:`mmcfmask.counterfactual.random_color_mixing`). Ours, not published. Needs a fill.
         relevance (str): How relevance is computed: 'attention' (:func:`mmcfmask.counterfactual.attention_relevance`).
         **kwargs: Those of ``ClsDataPreprocessor``; batch augments (mixup, cutmix) excepted.
 
@@ -67,21 +70,25 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         ValueError: Unknown mask, fill or relevance, a value outside [0, 1], views without a fill, or batch augments.
     """
 
-    def __init__(self,
-                 mask: str | None = 'object',
-                 fill: str = 'single',
-                 value: Share | None = None,
-                 relevance: str = 'attention',
-                 views: dict | None = None,
-                 colors: Share = 0.,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        mask: str | None = 'object',
+        fill: str = 'single',
+        value: Share | None = None,
+        relevance: str = 'attention',
+        views: dict | None = None,
+        colors: Share = 0.0,
+        **kwargs,
+    ) -> None:
         if kwargs.get('batch_augments'):
-            raise ConfigError('batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has no '
-                              'meaning there: remove batch_augments (or train_cfg.augments) or use ClsDataPreprocessor')
+            raise ConfigError(
+                'batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has '
+                'no meaning there: remove batch_augments (or train_cfg.augments) or use ClsDataPreprocessor'
+            )
         super().__init__(**kwargs)
         self._non_blocking = True  # from pinned memory; mmpretrain's class has no argument for it
-        if mask is not None and mask not in KINDS:
-            raise ConfigError(f'unknown mask {mask!r}: choose from {", ".join(KINDS)}, or None for no mask')
+        if mask is not None and mask not in MASKS:
+            raise ConfigError(f'unknown mask {mask!r}: choose from {", ".join(MASKS)}, or None for no mask')
         if fill not in FILLS:
             raise ConfigError(f'unknown fill {fill!r}: choose from {", ".join(FILLS)}')
         if relevance != 'attention':
@@ -90,10 +97,14 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             value = PUBLISHED_VALUES[mask, fill] if value is None else value
             check_value(mask, value)
         if (views is not None or colors) and (mask is None or fill == 'none'):
-            raise ConfigError(f'views and colors change refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill '
-                              '"single" or "multi" (mask="random", value=0. changes no patch), or views=None, colors=0.')
-        for change, arguments in (random_colors, dict(probability=colors)), (random_views, views or {}):
-            change(torch.zeros(1, 3, 1, 1), generator=torch.Generator(), **arguments)  # wrong arguments are an error now, not in training
+            raise ConfigError(
+                f'views and colors change refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill '
+                '"single" or "multi" (mask="random", value=0. changes no patch), or views=None, colors=0.'
+            )
+        for change, arguments in (random_color_mixing, dict(probability=colors)), (random_views, views or {}):
+            change(
+                torch.zeros(1, 3, 1, 1), generator=torch.Generator(), **arguments
+            )  # wrong arguments are an error now, not in training
         self.mask = mask
         self.fill = fill
         self.value = value
@@ -106,11 +117,13 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         """Whether the mask depends on the image."""
         return self.mask in ('object', 'context')
 
-    def counterfactual(self,
-                       images: Tensor,
-                       grid: tuple[int, int],
-                       relevance: Tensor | None = None,
-                       generator: torch.Generator | None = None) -> Counterfactual:
+    def counterfactual(
+        self,
+        images: Tensor,
+        grid: tuple[int, int],
+        relevance: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Counterfactual:
         """Cut patches out of normalised images and refill them.
 
         Args:
@@ -133,7 +146,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             return Counterfactual(images, mask, True)
         changed = refill(images, mask, self.fill, generator)
         if self.colors:
-            changed = random_colors(changed, self.colors, generator)
+            changed = random_color_mixing(changed, self.colors, generator)
         if self.views is not None:
             changed = random_views(changed, **self.views, generator=generator)
         return Counterfactual(changed, mask, False)

@@ -1,4 +1,5 @@
 """The frozen pre-trained model that the student is held to."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ..compat import autocast_dtype
 from ..errors import ConfigError
-from .clip_loading import load_text_tower
+from .towers.loading import load_text_tower
 
 PRECISIONS = {None: None, 'bf16': torch.bfloat16}
 
@@ -21,36 +22,44 @@ PRECISIONS = {None: None, 'bf16': torch.bfloat16}
 class OpenCLIPTeacher(nn.Module):
     """A frozen image tower with its projection.
 
-    Without a ``model_name`` (or with the student's own) it is a copy of the student's start and nothing is loaded twice.
-    Under autocast, and with ``precision='bf16'``, its weights are rounded for good when it is first called, as autocast would round them
-    in every step, to the same features with less memory and time; unless :attr:`exact` is set.
-    It is always in eval mode, needs no gradient, and its owner keeps it out of ``named_modules()``, so it is absent from the
-    optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it: it never changes.
+    Without a ``model_name`` (or with the student's own) it is a copy of the student's start and nothing is loaded
+    twice. Under autocast, and with ``precision='bf16'``, its weights are rounded for good when it is first called, as
+    autocast would round them in every step, to the same features with less memory and time; unless :attr:`exact` is
+    set. It is always in eval mode, needs no gradient, and its owner keeps it out of ``named_modules()``, so it is
+    absent from the optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it: it never changes.
 
     Args:
         model_name (str, optional): An open_clip model, if the teacher is not the student's start.
         pretrained (str, optional): Its weights, as in :class:`OpenCLIPBackbone`.
-        precision (str, optional): 'bf16' runs it in bfloat16 autocast also where the student trains in float32, on CPUs and GPUs with
-            bfloat16 units at a fraction of the time; its features, in bfloat16 then, are rounded ones (docs/performance.md has numbers).
-            Defaults to None: as the student.
+        precision (str, optional): 'bf16' runs it in bfloat16 autocast also where the student trains in float32, on CPUs
+            and GPUs with bfloat16 units at a fraction of the time; its features, in bfloat16 then, are rounded ones
+            (docs/performance.md has numbers). Defaults to None: as the student.
 
     Raises:
         ValueError: An unknown ``precision``, or one of ``model_name`` and ``pretrained`` without the other.
 
     Attributes:
-        exact (bool): Keep the weights as they are, because something else than :meth:`forward` reads them. Defaults to False.
+        exact (bool): Keep the weights as they are, because something else than :meth:`forward` reads them. Defaults to
+            False.
     """
+
     exact = False
     _rounded: torch.dtype | None = None
 
-    def __init__(self, model_name: str | None = None, pretrained: str | None = None, precision: Literal['bf16'] | None = None) -> None:
+    def __init__(
+        self, model_name: str | None = None, pretrained: str | None = None, precision: Literal['bf16'] | None = None
+    ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ConfigError(f"OpenCLIPTeacher has no precision={precision!r}: choose 'bf16', or None to follow the student")
+            raise ConfigError(
+                f"OpenCLIPTeacher has no precision={precision!r}: choose 'bf16', or None to follow the student"
+            )
         if pretrained is not None and model_name is None:
             raise ConfigError(f'OpenCLIPTeacher got pretrained={pretrained!r} but no model_name')
         if model_name is not None and pretrained is None:
-            raise ConfigError(f'OpenCLIPTeacher(model_name={model_name!r}) needs pretrained weights: a random teacher teaches nothing')
+            raise ConfigError(
+                f'OpenCLIPTeacher(model_name={model_name!r}) needs pretrained weights: a random teacher teaches nothing'
+            )
         self.model_name = model_name
         self.pretrained = pretrained
         self.precision = precision
@@ -61,14 +70,19 @@ class OpenCLIPTeacher(nn.Module):
         Args:
             backbone (nn.Module): The student's tower, holding its pre-trained weights.
             neck (nn.Module, optional): The student's projection, where the tower has none of its own.
-            head (nn.Module, optional): The student's head at its start; gives :meth:`logits` for knowledge distillation, and is what
-                L2-SP holds the head to.
+            head (nn.Module, optional): The student's head at its start; gives :meth:`logits` for knowledge
+                distillation, and is what L2-SP holds the head to.
         """
-        same = (self.model_name, self.pretrained) == (getattr(backbone, 'model_name', None), getattr(backbone, 'pretrained', None))
+        same = (self.model_name, self.pretrained) == (
+            getattr(backbone, 'model_name', None),
+            getattr(backbone, 'pretrained', None),
+        )
         if self.model_name is None or same:
             self.backbone, self.neck = deepcopy(backbone), deepcopy(neck)
         else:
-            self.backbone = MODELS.build(dict(type='OpenCLIPBackbone', model_name=self.model_name, pretrained=self.pretrained))
+            self.backbone = MODELS.build(
+                dict(type='OpenCLIPBackbone', model_name=self.model_name, pretrained=self.pretrained)
+            )
             self.neck = None
         self.is_start = same or self.model_name is None
         self.head = deepcopy(head)
@@ -80,7 +94,7 @@ class OpenCLIPTeacher(nn.Module):
         """Load a text tower for :meth:`encode_text`, unless there is one.
 
         Args:
-            model_name, pretrained: As in :func:`mmcfmask.models.clip_loading.load_text_model`.
+            model_name, pretrained: As in :func:`mmcfmask.models.towers.loading.load_text_model`.
         """
         if self.text is None:
             self.text, self.tokenizer = load_text_tower(model_name, pretrained)
@@ -132,4 +146,4 @@ class OpenCLIPTeacher(nn.Module):
     def logits(self, feats: Tensor) -> Tensor:
         """Logits (B, classes) of the start head for features (B, D)."""
         with torch.no_grad():
-            return self.head((feats, ))
+            return self.head((feats,))

@@ -1,4 +1,5 @@
 """Every bad input of the corpus ends in one clear line, or can be meant. ``make test`` tries some, ``make fuzz`` all."""
+
 from __future__ import annotations
 
 import pytest
@@ -36,16 +37,25 @@ def run(case: Case, folder, monkeypatch) -> None:
 
     monkeypatch.setattr(tool.launch if case.tool == 'train' else tool, 'build_runner', stop, raising=False)
     read = launch.load_config
-    monkeypatch.setattr(tool.launch if case.tool == 'train' else tool, 'load_config',
-                        lambda path, options: read(path, {**options, **case.options}), raising=False)
+    monkeypatch.setattr(
+        tool.launch if case.tool == 'train' else tool,
+        'load_config',
+        lambda path, options: read(path, {**options, **case.options}),
+        raising=False,
+    )
     arguments = [argument.replace('{}', str(folder)) for argument in case.arguments]
     if case.tool != 'study' and '--work-dir' not in arguments:
         arguments += ['--work-dir', str(folder / 'work')]
     tool.main(arguments)
 
 
-@pytest.mark.parametrize('case', [pytest.param(case, id=case.name[:80], marks=[] if index % EVERY == 0 else [pytest.mark.slow])
-                                  for index, case in enumerate(CASES)])
+@pytest.mark.parametrize(
+    'case',
+    [
+        pytest.param(case, id=case.name[:80], marks=[] if index % EVERY == 0 else [pytest.mark.slow])
+        for index, case in enumerate(CASES)
+    ],
+)
 def test_bad_input(case, tmp_path, monkeypatch, capsys):
     try:
         run(case, tmp_path, monkeypatch)

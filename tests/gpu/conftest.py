@@ -1,4 +1,5 @@
 """A tower large enough for every kernel, on the GPU and on the CPU."""
+
 import json
 
 import open_clip
@@ -9,9 +10,11 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 TOWER = dict(
-    embed_dim=64, quick_gelu=True,
+    embed_dim=64,
+    quick_gelu=True,
     vision_cfg=dict(image_size=64, layers=4, width=128, head_width=64, patch_size=8),
-    text_cfg=dict(context_length=16, vocab_size=49408, width=64, heads=2, layers=1))
+    text_cfg=dict(context_length=16, vocab_size=49408, width=64, heads=2, layers=1),
+)
 BATCH = 16
 
 
@@ -31,8 +34,8 @@ def gpu_tower(tmp_path_factory):
 
 @pytest.fixture
 def build():
-    """build(mask, fill, **options of the backbone): a classifier whose student has moved away from its teacher, with attention far from
-    uniform."""
+    """build(mask, fill, **options of the backbone): a classifier whose student has moved away from its teacher, with
+    attention far from uniform."""
 
     def build(mask='object', fill='single', teacher=None, **backbone):
         torch.manual_seed(0)
@@ -42,7 +45,9 @@ def build():
                 backbone=dict(type='OpenCLIPBackbone', model_name='gpu-vit', **backbone),
                 head=dict(type='CLIPDistillHead', num_classes=5),
                 teacher=dict(type='OpenCLIPTeacher', **(teacher or {})),
-                data_preprocessor=dict(mask=mask, fill=fill, mean=[120.] * 3, std=[60.] * 3, to_rgb=True))).train()
+                data_preprocessor=dict(mask=mask, fill=fill, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True),
+            )
+        ).train()
         with torch.no_grad():
             for parameter in model.backbone.parameters():
                 if parameter.ndim > 1:

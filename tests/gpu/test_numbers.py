@@ -1,4 +1,5 @@
 """What a GPU computes, against the CPU and against formulas in float64."""
+
 import copy
 
 import pytest
@@ -12,12 +13,12 @@ from mmcfmask.compat import use_tf32
 from mmcfmask.counterfactual import patch_mask, relevance, relevance_map
 from mmcfmask.counterfactual.attention import AttentionCall
 from mmcfmask.counterfactual.reference import explicit_relevance
-from mmcfmask.models.lean_vit import LeanLayerNorm, LeanQuickGELU
+from mmcfmask.models.towers.fast_path import LeanLayerNorm, LeanQuickGELU
 
 
 def step(model, data, device, amp):
-    """Losses, relevance and one vector of all gradients of a step; patches and donors are the same on all devices, since rounding moves
-    patches over a threshold and generators differ."""
+    """Losses, relevance and one vector of all gradients of a step; patches and donors are the same on all devices,
+    since rounding moves patches over a threshold and generators differ."""
     generator = torch.Generator().manual_seed(2)
     size = len(data['inputs'])
     images = torch.randn(size, 3, 64, 64, generator=generator)
@@ -36,7 +37,9 @@ def step(model, data, device, amp):
     with torch.autocast(device, dtype=torch.bfloat16, enabled=amp):
         losses = model(**model.data_preprocessor(data, training=True), mode='loss')
     sum(losses.values()).backward()
-    gradient = torch.cat([parameter.grad.float().flatten() for parameter in model.parameters() if parameter.grad is not None])
+    gradient = torch.cat(
+        [parameter.grad.float().flatten() for parameter in model.parameters() if parameter.grad is not None]
+    )
     return torch.stack([losses['loss_cls'], losses['loss_distill']]), seen[0], gradient
 
 
@@ -61,16 +64,24 @@ def test_relevance_map_is_the_full_recursion(build, batch, recompute):
     model = build(recompute=recompute).eval()
     images, labels = batch()['inputs'].float() / 60 - 2, torch.arange(16) % 5
     exact = copy.deepcopy(model).double()
-    right = explicit_relevance(exact.backbone.visual, lambda x: exact.head((x, )), images.double(), labels)
+    right = explicit_relevance(exact.backbone.visual, lambda x: exact.head((x,)), images.double(), labels)
     model, images, labels = model.cuda(), images.cuda(), labels.cuda()
     assert relative(relevance_map(model, images, labels), right) < 1e-4
     with torch.autocast('cuda', dtype=torch.bfloat16):
         assert relative(relevance_map(model, images, labels), right) < 0.05
 
 
-@pytest.mark.parametrize('queries, tokens, width, dtype', [
-    (1, 197, 64, torch.bfloat16), (197, 197, 64, torch.bfloat16), (50, 50, 64, torch.float16), (257, 257, 80, torch.bfloat16),
-    (577, 577, 64, torch.bfloat16), (17, 17, 128, torch.bfloat16)])
+@pytest.mark.parametrize(
+    'queries, tokens, width, dtype',
+    [
+        (1, 197, 64, torch.bfloat16),
+        (197, 197, 64, torch.bfloat16),
+        (50, 50, 64, torch.float16),
+        (257, 257, 80, torch.bfloat16),
+        (577, 577, 64, torch.bfloat16),
+        (17, 17, 128, torch.bfloat16),
+    ],
+)
 def test_relevance_kernel_is_its_formula(queries, tokens, width, dtype):
     """80 channels, as in ViT-H, take the plain way."""
     qkv = torch.randn(3, tokens, 3, 5, width, device='cuda').to(dtype)
@@ -84,7 +95,9 @@ def test_relevance_kernel_is_its_formula(queries, tokens, width, dtype):
     torch.cuda.reset_peak_memory_stats()
     found = relevance._through_layer(row, call, grad)
     if width != 80 and queries > 64:
-        assert torch.cuda.max_memory_allocated() - before < 3 * 5 * queries * tokens * 4 / 2  # half of a matrix in float32
+        assert (
+            torch.cuda.max_memory_allocated() - before < 3 * 5 * queries * tokens * 4 / 2
+        )  # half of a matrix in float32
     attention = (call.query.double() @ key.double().mT * call.scale).softmax(-1)
     through = (attention * (grad.double() @ value.double().mT)).relu().mean(1)
     right = (row.double().unsqueeze(1) @ through)[:, 0]
@@ -94,7 +107,11 @@ def test_relevance_kernel_is_its_formula(queries, tokens, width, dtype):
 
 @pytest.mark.parametrize('dtype, bound', [(torch.bfloat16, 4e-3), (torch.float32, 1e-6)])
 def test_quick_gelu(dtype, bound):
-    x = torch.cat([torch.linspace(-9, 9, 5001), torch.tensor([-1e4, -300, 11.8, 60])]).to('cuda', dtype).requires_grad_()
+    x = (
+        torch.cat([torch.linspace(-9, 9, 5001), torch.tensor([-1e4, -300, 11.8, 60])])
+        .to('cuda', dtype)
+        .requires_grad_()
+    )
     grad, exact = torch.randn_like(x), x.detach().double().requires_grad_()
     right = exact * torch.sigmoid(1.702 * exact)
     found = LeanQuickGELU()(x)
@@ -115,7 +132,9 @@ def test_layer_norm_stays_in_bfloat16_under_autocast():
         found = norm(x)
     assert found.dtype == torch.bfloat16 and relative(found, right) < 5e-3
     inputs = (x, norm.weight, norm.bias), (wide, exact.weight, exact.bias)
-    for one, other in zip(torch.autograd.grad(found, inputs[0], grad), torch.autograd.grad(right, inputs[1], grad.double())):
+    for one, other in zip(
+        torch.autograd.grad(found, inputs[0], grad), torch.autograd.grad(right, inputs[1], grad.double())
+    ):
         assert relative(one, other) < 1e-2
 
 

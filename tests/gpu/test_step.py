@@ -1,4 +1,5 @@
 """What a training step on a GPU must not do."""
+
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
@@ -13,8 +14,10 @@ def train_step(model, data, optim):
 
 
 def prepare(model, amp):
-    optim = build_optim_wrapper(model, dict(type='AutocastOptimWrapper' if amp else 'OptimWrapper',
-                                            optimizer=dict(type='AdamW', lr=1e-4, fused=True)))
+    optim = build_optim_wrapper(
+        model,
+        dict(type='AutocastOptimWrapper' if amp else 'OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, fused=True)),
+    )
     return model, optim
 
 

@@ -1,4 +1,5 @@
 """Whole runs on the built-in benchmark."""
+
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from oracle import RUNS
 from scripts import load_tool
 
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_runner, fit_total_batch
+from mmcfmask.engine.launch import build_runner, set_gradient_accumulation
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
@@ -22,13 +23,24 @@ SMALL = ['train_dataloader.dataset.size=128', 'val_dataloader.dataset.size=50', 
 def run(work_dir, load_from=None, deterministic=True):
     """Two epochs of 4 steps, or the second alone; the weights at the end."""
     cfg = Config.fromfile(CONFIG)
-    cfg.merge_from_dict({
-        'work_dir': str(work_dir), 'launcher': 'none', 'experiment_name': f'gpu{next(RUNS)}', 'train_cfg.max_epochs': 2,
-        'train_dataloader.dataset.size': 128, 'train_dataloader.batch_size': 32, 'total_batch_size': 32, 'val_dataloader.dataset.size': 50,
-        'optim_wrapper.type': 'AutocastOptimWrapper', 'randomness.deterministic': deterministic, 'load_from': load_from,
-        'resume': load_from is not None})
+    cfg.merge_from_dict(
+        {
+            'work_dir': str(work_dir),
+            'launcher': 'none',
+            'experiment_name': f'gpu{next(RUNS)}',
+            'train_cfg.max_epochs': 2,
+            'train_dataloader.dataset.size': 128,
+            'train_dataloader.batch_size': 32,
+            'total_batch_size': 32,
+            'val_dataloader.dataset.size': 50,
+            'optim_wrapper.type': 'AutocastOptimWrapper',
+            'randomness.deterministic': deterministic,
+            'load_from': load_from,
+            'resume': load_from is not None,
+        }
+    )
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     try:
         build_runner(cfg).train()
     finally:
@@ -50,17 +62,47 @@ def test_train_and_test_commands(tmp_path):
     work_dir = tmp_path / 'run'
     load_tool('train').main([CONFIG, '--amp', '--work-dir', str(work_dir), '--cfg-options', *SMALL])
     sets = [f'test_dataloader.{name}.dataset.size=50' for name in ('test', 'v2', 'r', 'sketch', 'a')]
-    load_tool('test').main([CONFIG, str(work_dir / 'epoch_1.pth'), '--amp', '--gate', '--second-look', '--work-dir', str(tmp_path / 'test'),
-                            '--out', str(tmp_path / 'metrics.json'), '--cfg-options', *SMALL, *sets])
+    load_tool('test').main(
+        [
+            CONFIG,
+            str(work_dir / 'epoch_1.pth'),
+            '--amp',
+            '--knn-gate',
+            '--relevance-crop',
+            '--work-dir',
+            str(tmp_path / 'test'),
+            '--out',
+            str(tmp_path / 'metrics.json'),
+            '--cfg-options',
+            *SMALL,
+            *sets,
+        ]
+    )
     metrics = json.loads((tmp_path / 'metrics.json').read_text())['metrics']
     assert metrics['test/top1'] > 80 and metrics['ood_average/top1'] > 60
 
 
 def test_launched_run_ends_without_complaints(tmp_path):
     """One process with NCCL."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=1', str(ROOT / 'tools' / 'train.py'),
-               CONFIG, '--launcher', 'pytorch', '--amp', '--work-dir', str(tmp_path), '--cfg-options', *SMALL]
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc_per_node=1',
+        str(ROOT / 'tools' / 'train.py'),
+        CONFIG,
+        '--launcher',
+        'pytorch',
+        '--amp',
+        '--work-dir',
+        str(tmp_path),
+        '--cfg-options',
+        *SMALL,
+    ]
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, 'PYTHONPATH': path}, timeout=80)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, 'PYTHONPATH': path}, timeout=80
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'destroy_process_group' not in done.stderr and 'device_ids' not in done.stderr

@@ -5,9 +5,9 @@ from mmcfmask.counterfactual import exact_random_mask, patch_mask
 
 
 @pytest.mark.parametrize('kind', ['object', 'context'])
-@pytest.mark.parametrize('value', [0., 0.3, 0.6, 1.])
+@pytest.mark.parametrize('value', [0.0, 0.3, 0.6, 1.0])
 def test_threshold_equals_loop(kind, value):
-    relevance = torch.rand(3, 4, 5)**2
+    relevance = torch.rand(3, 4, 5) ** 2
     relevance[1] = 0  # an image without any relevance has no object
     mask = patch_mask(relevance, kind, value)
     for b in range(3):
@@ -29,14 +29,16 @@ def test_random_rate_and_reproducibility():
     assert mask.dtype == torch.bool and abs(mask.float().mean().item() - 0.3) < 0.02
     assert torch.equal(mask, patch_mask(relevance, 'random', 0.3, torch.Generator().manual_seed(5)))
     assert not torch.equal(mask, patch_mask(relevance, 'random', 0.3, torch.Generator().manual_seed(6)))
-    assert not patch_mask(relevance, 'random', 0.).any() and patch_mask(relevance, 'random', 1.).all()
+    assert not patch_mask(relevance, 'random', 0.0).any() and patch_mask(relevance, 'random', 1.0).all()
 
 
 def test_exact_random_mask_keeps_a_fixed_number():
     mask = exact_random_mask((6, 7, 7), 0.75, generator=torch.Generator().manual_seed(0))
     assert (~mask).flatten(1).sum(1).tolist() == [int(49 * 0.25)] * 6
     assert len({tuple(row.tolist()) for row in mask.flatten(1)}) == 6
-    often = torch.stack([exact_random_mask((50, 4, 4), 0.5, generator=torch.Generator().manual_seed(i)) for i in range(20)])
+    often = torch.stack(
+        [exact_random_mask((50, 4, 4), 0.5, generator=torch.Generator().manual_seed(i)) for i in range(20)]
+    )
     assert (often.float().mean(dim=(0, 1)) - 0.5).abs().max() < 0.08  # no patch is preferred
 
 

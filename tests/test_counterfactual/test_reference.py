@@ -1,4 +1,5 @@
 """The plain method against open_clip's own tower, and against loops over patches."""
+
 import open_clip
 import pytest
 import torch
@@ -13,7 +14,9 @@ def test_features_are_those_of_open_clip(tiny_pretrained, name):
     visual = open_clip.create_model(name).visual.double().eval()
     images, attentions = torch.randn(3, 3, 32, 32, dtype=torch.float64), []
     torch.testing.assert_close(explicit_features(visual, images, attentions), visual(images))
-    assert [attention.shape for attention in attentions] == [(3, visual.transformer.resblocks[0].attn.num_heads, 17, 17)] * 3
+    assert [attention.shape for attention in attentions] == [
+        (3, visual.transformer.resblocks[0].attn.num_heads, 17, 17)
+    ] * 3
     for attention in attentions:
         torch.testing.assert_close(attention.sum(dim=-1), torch.ones_like(attention[..., 0]))
 
@@ -26,7 +29,7 @@ def test_hidden_and_dropped_patches_have_no_say(tiny_pretrained):
     hidden[:, 1, 2] = hidden[:, 3, 0] = True
     kept = (~hidden).flatten(1).nonzero()[:, 1].view(2, 14)
     other = images.clone()
-    other[:, :, 8:16, 16:24], other[:, :, 24:, :8] = 9., -9.
+    other[:, :, 8:16, 16:24], other[:, :, 24:, :8] = 9.0, -9.0
     features = explicit_features(visual, images, hidden=hidden)
     torch.testing.assert_close(explicit_features(visual, other, hidden=hidden), features)
     torch.testing.assert_close(explicit_features(visual, images, kept=kept), features)
@@ -37,7 +40,9 @@ def test_hidden_and_dropped_patches_have_no_say(tiny_pretrained):
 def test_masks_are_those_of_the_fast_code(kind):
     relevance = torch.rand(5, 4, 4)
     assert torch.equal(explicit_mask(relevance, kind, 0.3), patch_mask(relevance, kind, 0.3))
-    assert explicit_mask(torch.tensor([[[1., 0.29], [0.31, 0.]]]), 'object', 0.3).tolist() == [[[True, False], [True, False]]]
+    assert explicit_mask(torch.tensor([[[1.0, 0.29], [0.31, 0.0]]]), 'object', 0.3).tolist() == [
+        [[True, False], [True, False]]
+    ]
 
 
 @pytest.mark.parametrize('fill', ['single', 'multi'])

@@ -9,7 +9,7 @@ import mmcfmask  # noqa: F401
 from mmcfmask.counterfactual import AttentionCall, patch_grid, relevance_map
 from mmcfmask.counterfactual import relevance as relevance_module
 from mmcfmask.counterfactual.reference import explicit_relevance
-from mmcfmask.models.convert import mmpretrain_config, open_clip_to_mmpretrain
+from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
 
 
 def classifier(pretrained, **kwargs):
@@ -17,7 +17,9 @@ def classifier(pretrained, **kwargs):
         dict(
             type='CounterfactualClassifier',
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained, **kwargs),
-            head=dict(type='CLIPDistillHead', num_classes=5)))
+            head=dict(type='CLIPDistillHead', num_classes=5),
+        )
+    )
     torch.manual_seed(2)
     torch.nn.init.normal_(model.head.fc.weight, std=5)
     return model
@@ -36,18 +38,24 @@ def test_equals_full_recursion(tiny_pretrained, batch, training, options):
     images, labels = batch
     # In double precision, so that only the rounding of the fast version is seen.
     reference = classifier(tiny_pretrained).double()
-    expected = explicit_relevance(reference.backbone.visual, lambda z: reference.head.fc(F.normalize(z, dim=-1)), images.double(), labels)
+    expected = explicit_relevance(
+        reference.backbone.visual, lambda z: reference.head.fc(F.normalize(z, dim=-1)), images.double(), labels
+    )
     relevance = relevance_map(model, images, labels)
     assert relevance.dtype == torch.float32 and relevance.shape == (4, 4, 4) and not relevance.requires_grad
     assert expected.amax() > 10 * expected.amin()  # not a flat map
-    for got, want in zip(relevance.double(), expected):  # relative to the image's map, of which small values are differences of large ones
+    for got, want in zip(
+        relevance.double(), expected
+    ):  # relative to the image's map, of which small values are differences of large ones
         assert (got - want).norm() < 1e-5 * want.norm()
 
 
 def test_mmpretrain_tower_gives_the_same(tiny_pretrained, batch):
     model = classifier(tiny_pretrained)
     config = mmpretrain_config('tiny-vit')
-    other = MODELS.build(dict(type='CounterfactualClassifier', **config, head=dict(type='CLIPDistillHead', num_classes=5)))
+    other = MODELS.build(
+        dict(type='CounterfactualClassifier', **config, head=dict(type='CLIPDistillHead', num_classes=5))
+    )
     state = open_clip_to_mmpretrain(model.backbone.visual.state_dict())
     missing, unexpected = other.load_state_dict(state, strict=False)
     assert not unexpected and all(key.startswith('head.') for key in missing)
@@ -107,8 +115,16 @@ def test_tower_without_class_token_is_refused(batch):
         dict(
             type='CounterfactualClassifier',
             backbone=dict(
-                type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=8, out_type='avg_featmap', with_cls_token=False),
-            head=dict(type='CLIPDistillHead', num_classes=5)))
+                type='VisionTransformer',
+                arch='deit-tiny',
+                img_size=32,
+                patch_size=8,
+                out_type='avg_featmap',
+                with_cls_token=False,
+            ),
+            head=dict(type='CLIPDistillHead', num_classes=5),
+        )
+    )
     with pytest.raises(ValueError, match='one class token'):
         relevance_map(model, *batch)
 
@@ -123,7 +139,9 @@ def test_non_square_grid(batch):
         dict(
             type='CounterfactualClassifier',
             backbone=dict(type='VisionTransformer', arch='deit-tiny', img_size=(32, 48), patch_size=8),
-            head=dict(type='CLIPDistillHead', num_classes=5)))
+            head=dict(type='CLIPDistillHead', num_classes=5),
+        )
+    )
     relevance = relevance_map(model, torch.randn(2, 3, 32, 48), torch.tensor([0, 1]))
     assert relevance.shape == (2, 4, 6)
 

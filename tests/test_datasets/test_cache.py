@@ -58,8 +58,11 @@ def count_decoded(monkeypatch, dataset):
     """A list that grows with every image that is decoded."""
     decoded = []
     load = dataset.cache.transforms[0]
-    monkeypatch.setattr(dataset.cache, 'transforms',
-                        [lambda results: decoded.append(results['img_path']) or load(results), *dataset.cache.transforms[1:]])
+    monkeypatch.setattr(
+        dataset.cache,
+        'transforms',
+        [lambda results: decoded.append(results['img_path']) or load(results), *dataset.cache.transforms[1:]],
+    )
     return decoded
 
 
@@ -128,7 +131,11 @@ def test_transforms_after_the_first_unknown_one_run_every_time(root):
     dataset = cached(root, pipeline=pipeline)
     images = {dataset[0]['inputs'].numpy().tobytes() for _ in range(20)}
     assert len(images) == 2
-    assert [type(transform).__name__ for transform in dataset.cache.transforms] == ['LoadImageFromFile', 'ResizeEdge', 'CenterCrop']
+    assert [type(transform).__name__ for transform in dataset.cache.transforms] == [
+        'LoadImageFromFile',
+        'ResizeEdge',
+        'CenterCrop',
+    ]
 
 
 def _read_all(root, out):
@@ -169,7 +176,9 @@ def test_a_full_disk_ends_the_storing_only(root, monkeypatch, caplog):
 
 def test_folder_that_cannot_be_written(root):
     (root.parent / 'file').touch()
-    with pytest.raises(OSError, match="CachedDataset: cannot write to cache_dir '.*file/cache' .*: choose another, or none"):
+    with pytest.raises(
+        OSError, match="CachedDataset: cannot write to cache_dir '.*file/cache' .*: choose another, or none"
+    ):
         cached(root, 'file/cache')
 
 
@@ -195,8 +204,10 @@ def test_one_option_caches_training_and_validation(root):
     cfg.cache_dir = str(root.parent / 'cache')
     cache_images(cfg)
     assert cfg.train_dataloader.dataset.type == cfg.val_dataloader.dataset.type == 'CachedDataset'
-    assert cfg.train_dataloader.dataset.dataset.pipeline == PIPELINE and cfg.test_dataloader.a.dataset.type == 'FolderDataset'
-
+    assert (
+        cfg.train_dataloader.dataset.dataset.pipeline == PIPELINE
+        and cfg.test_dataloader.a.dataset.type == 'FolderDataset'
+    )
 
 
 def test_option_keeps_the_images_of_wrapped_sets(root):
@@ -208,7 +219,9 @@ def test_option_keeps_the_images_of_wrapped_sets(root):
         cache_images(cfg)
         kept = cfg.train_dataloader.dataset
         inner = kept.dataset if wrapped is balanced else kept.datasets[1].dataset
-        assert kept.type == wrapped['type'] and inner == dict(type='CachedDataset', dataset=images, cache_dir=cfg.cache_dir)
+        assert kept.type == wrapped['type'] and inner == dict(
+            type='CachedDataset', dataset=images, cache_dir=cfg.cache_dir
+        )
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             for _ in range(2):  # made, and read
                 assert_same_items(DATASETS.build(kept), DATASETS.build(wrapped))

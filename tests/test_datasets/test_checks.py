@@ -1,4 +1,5 @@
 """What tools/check_data.py says of whole, incomplete and wrong copies, with published counts that fit small trees."""
+
 import dataclasses
 import json
 import shutil
@@ -33,9 +34,16 @@ def make(root, folders=WNIDS):
 def test_published_counts():
     counts = {name: (published.images, published.num_classes) for name, published in SETS.items()}
     assert counts == {
-        'imagenet': (50_000, 1000), 'imagenet-train': (1_281_167, 1000), 'imagenet-v2': (10_000, 1000),
-        'imagenet-v2-threshold-0.7': (10_000, 1000), 'imagenet-v2-top-images': (10_000, 1000), 'imagenet-r': (30_000, 200),
-        'imagenet-a': (7_500, 200), 'imagenet-sketch': (50_889, 1000), 'objectnet': (18_574, 113), 'imagenet-c': (3_750_000, 1000)
+        'imagenet': (50_000, 1000),
+        'imagenet-train': (1_281_167, 1000),
+        'imagenet-v2': (10_000, 1000),
+        'imagenet-v2-threshold-0.7': (10_000, 1000),
+        'imagenet-v2-top-images': (10_000, 1000),
+        'imagenet-r': (30_000, 200),
+        'imagenet-a': (7_500, 200),
+        'imagenet-sketch': (50_889, 1000),
+        'objectnet': (18_574, 113),
+        'imagenet-c': (3_750_000, 1000),
     }
     assert checks.OBJECTNET_IMAGES == 50_273
     for name, per_class in checks.PER_CLASS.items():
@@ -53,7 +61,8 @@ def test_complete_and_missing_sets(tmp_path, published):
     assert (v2.status, v2.images, v2.classes) == ('incomplete', 20, 20)
     assert v2.words() == [
         '180 images fewer than published (20 of 200)',
-        '20 classes do not have 10 images: 0 (1), 1 (1), 2 (1), 3 (1), 4 (1), 5 (1), 6 (1), 7 (1), 8 (1), 9 (1), ... (10 more)'
+        '20 classes do not have 10 images: 0 (1), 1 (1), 2 (1), 3 (1), 4 (1), 5 (1), 6 (1), 7 (1), 8 (1), 9 (1), ... '
+        '(10 more)',
     ]
     assert (r.status, r.folder, r.images) == ('missing', None, 0) and SETS['imagenet-r'].source in r.words()[0]
     assert 'imagenet-v2-top-images' not in reports and len(reports) == len(SETS) - 2
@@ -74,8 +83,10 @@ def test_wrong_folders(tmp_path, published):
     report = check_set('imagenet-a', tmp_path)
     assert report.status == 'wrong' and report.images == 18 and report.classes == 18
     assert report.words() == [
-        f'1 of 20 class folders are missing: {WNIDS[3]}', f'1 folders are no known classes: {WNIDS[3]}x (near {WNIDS[3]})',
-        f'1 classes have no images: {WNIDS[4]}', '2 images fewer than published (18 of 20)'
+        f'1 of 20 class folders are missing: {WNIDS[3]}',
+        f'1 folders are no known classes: {WNIDS[3]}x (near {WNIDS[3]})',
+        f'1 classes have no images: {WNIDS[4]}',
+        '2 images fewer than published (18 of 20)',
     ]
 
 
@@ -98,7 +109,9 @@ def test_a_folder_of_any_name_is_only_what_it_is_in_whole(tmp_path, published):
 def test_ids_of_other_classes_are_no_misspellings(tmp_path, published):
     published('imagenet-a', 20)
     make(tmp_path / 'imagenet-a', IMAGENET_WNIDS[:22])
-    assert check_set('imagenet-a', tmp_path).problems == [f'2 folders are no known classes: {IMAGENET_WNIDS[20]}, {IMAGENET_WNIDS[21]}']
+    assert check_set('imagenet-a', tmp_path).problems == [
+        f'2 folders are no known classes: {IMAGENET_WNIDS[20]}, {IMAGENET_WNIDS[21]}'
+    ]
 
 
 def numbered(root, folders, shift=0):
@@ -132,7 +145,8 @@ def test_class_folder_under_two_names(tmp_path, published):
     shutil.copytree(root / '11', root / '12')
     report = check_set('imagenet-v2', tmp_path, sample=0)
     assert report.status == 'wrong' and report.problems == [
-        '1 folders are no known classes: cock', '2 class folders hold the same files as another: 11 = 12, 7 = cock'
+        '1 folders are no known classes: cock',
+        '2 class folders hold the same files as another: 11 = 12, 7 = cock',
     ]
 
 
@@ -146,7 +160,8 @@ def test_broken_images(tmp_path, published):
     report = check_set('imagenet-a', tmp_path, sample=None)
     assert report.decoded == 20 and report.status == 'wrong'
     assert report.problems[0].startswith(
-        f'1 of 20 images that were read are broken: {path} cannot be read as an image (image file is truncated')
+        f'1 of 20 images that were read are broken: {path} cannot be read as an image (image file is truncated'
+    )
 
 
 def test_imagenet_in_the_wrong_folders(tmp_path, published):
@@ -156,7 +171,9 @@ def test_imagenet_in_the_wrong_folders(tmp_path, published):
         folder = make(tmp_path / split) / WNIDS[0]
         (folder / f'{WNIDS[0]}_a.jpg').rename(folder / image)
     train, val = check_sets(tmp_path, ['imagenet-train', 'imagenet'])
-    assert train.words() == [f'1 images lie in the folder of another class: {WNIDS[0]}/{WNIDS[1]}_12.JPEG (of {WNIDS[1]})']
+    assert train.words() == [
+        f'1 images lie in the folder of another class: {WNIDS[0]}/{WNIDS[1]}_12.JPEG (of {WNIDS[1]})'
+    ]
     assert val.status == 'complete'
     trees.write_devkit(tmp_path / 'ILSVRC2012_devkit_t12/data', IMAGENET_WNIDS)
     assert check_set('imagenet', tmp_path).words() == [
@@ -174,7 +191,8 @@ def test_flat_val(tmp_path, published):
     assert (report.status, report.images, report.classes, report.decoded) == ('complete', 1000, 1000, 100)
     (tmp_path / 'val/ILSVRC2012_val_00000001.JPEG').unlink()
     assert check_set('imagenet', tmp_path).words()[:2] == [
-        f'1 classes have no images: {wnids[0]}', '1 images fewer than published (999 of 1,000)'
+        f'1 classes have no images: {wnids[0]}',
+        '1 images fewer than published (999 of 1,000)',
     ]
 
 
@@ -190,7 +208,9 @@ def test_objectnet(tmp_path, published):
     overlap = json.loads(labels.read_text())
     del overlap['Alarm clock']
     labels.write_text(json.dumps(overlap))
-    assert check_set('objectnet', tmp_path).problems == ['the mapping files let 112 classes overlap with ImageNet, but it should be 113']
+    assert check_set('objectnet', tmp_path).problems == [
+        'the mapping files let 112 classes overlap with ImageNet, but it should be 113'
+    ]
     (tmp_path / 'objectnet-1.0/mappings/imagenet_to_label_2012_v2').unlink()
     assert 'lacks imagenet_to_label_2012_v2' in check_set('objectnet', tmp_path).words()[0]
 
@@ -207,12 +227,17 @@ def test_corruptions(tmp_path, published, monkeypatch):
     shutil.copytree(root / 'blur/defocus_blur/5', root / 'digital/contrast/1', symlinks=True)
     shutil.rmtree(root / 'digital/contrast/5' / WNIDS[0])
     report = check_set('imagenet-c', tmp_path)
-    assert report.status == 'wrong' and report.classes == 19 and report.words() == [
-        '1 of 4 folders of a corruption and severity are missing: defocus_blur/1',
-        f'contrast/5: 1 of 20 class folders are missing: {WNIDS[0]}',
-        'folders of different corruptions or severities hold the same files: defocus_blur/5 = contrast/1',
-        '21 images fewer than published (59 of 80)',
-    ]
+    assert (
+        report.status == 'wrong'
+        and report.classes == 19
+        and report.words()
+        == [
+            '1 of 4 folders of a corruption and severity are missing: defocus_blur/1',
+            f'contrast/5: 1 of 20 class folders are missing: {WNIDS[0]}',
+            'folders of different corruptions or severities hold the same files: defocus_blur/5 = contrast/1',
+            '21 images fewer than published (59 of 80)',
+        ]
+    )
 
 
 def test_bad_arguments(tmp_path):

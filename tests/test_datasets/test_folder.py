@@ -26,7 +26,9 @@ def save_image(path):
 @pytest.fixture
 def root(tmp_path):
     """cat: 10 images, dog: 12, emu: 14, made in a random order of names."""
-    names = [f'{name}/{name}_{index}.png' for name, number in dict(cat=10, dog=12, emu=14).items() for index in range(number)]
+    names = [
+        f'{name}/{name}_{index}.png' for name, number in dict(cat=10, dog=12, emu=14).items() for index in range(number)
+    ]
     random.Random(0).shuffle(names)
     for name in names:
         save_image(tmp_path / name)
@@ -88,12 +90,15 @@ def test_works_with_indices_and_without_serialisation(root):
     assert names(lazy) == names(whole)
 
 
-# hold-out ------------------------------------------------------------------------------------------------------------------
+# hold-out
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('setting', [dict(size=7), dict(size=9), dict(fraction=0.2), dict(fraction=0.01)])
 def test_holdout_parts_are_disjoint_and_complete(root, setting):
-    train, held_out = (FolderDataset(str(root), holdout=dict(setting, seed=3, part=part)) for part in ('train', 'held_out'))
+    train, held_out = (
+        FolderDataset(str(root), holdout=dict(setting, seed=3, part=part)) for part in ('train', 'held_out')
+    )
     assert not set(names(train)) & set(names(held_out))
     assert set(names(train)) | set(names(held_out)) == set(names(FolderDataset(str(root))))
 
@@ -129,22 +134,25 @@ def test_large_holdout_is_lowered_with_a_warning(tmp_path, log):
     assert any('no image to train on in 10 of 20 classes' in message for message in log)
 
 
-@pytest.mark.parametrize('setting, message', [
-    (dict(part='train'), 'needs either size or fraction'),
-    (dict(size=3, fraction=0.1, part='train'), 'needs either size or fraction'),
-    (dict(size=0, part='train'), 'size=0'),
-    (dict(fraction=1.5, part='train'), 'between 0 and 1'),
-    (dict(size=3), "part=None must be 'train' or 'held_out'"),
-    (dict(size=3, part='val'), "part='val'"),
-    (dict(siez=3, part='train'), 'no setting siez'),
-    (dict(size=3, part='test'), "part='test' needs a share"),
-    (dict(size=3, test=0.1, part='test'), 'test=0.1 must be a positive number of images'),
-    (dict(fraction=0.1, test=3, part='test'), 'test=3 must lie between 0 and 1'),
-    (dict(fraction=0.5, test=0.5, part='test'), 'leave nothing to train on'),
-    (dict(fraction=True, part='train'), 'fraction=True must lie'),
-    (dict(size=3, seed='ran', part='train'), "seed='ran' must be a whole number, or 'run'"),
-    (dict(size=3, test=3, test_seed='run', part='train'), "test_seed='run' must be a whole number"),
-])
+@pytest.mark.parametrize(
+    'setting, message',
+    [
+        (dict(part='train'), 'needs either size or fraction'),
+        (dict(size=3, fraction=0.1, part='train'), 'needs either size or fraction'),
+        (dict(size=0, part='train'), 'size=0'),
+        (dict(fraction=1.5, part='train'), 'between 0 and 1'),
+        (dict(size=3), "part=None must be 'train' or 'held_out'"),
+        (dict(size=3, part='val'), "part='val'"),
+        (dict(siez=3, part='train'), 'no setting siez'),
+        (dict(size=3, part='test'), "part='test' needs a share"),
+        (dict(size=3, test=0.1, part='test'), 'test=0.1 must be a positive number of images'),
+        (dict(fraction=0.1, test=3, part='test'), 'test=3 must lie between 0 and 1'),
+        (dict(fraction=0.5, test=0.5, part='test'), 'leave nothing to train on'),
+        (dict(fraction=True, part='train'), 'fraction=True must lie'),
+        (dict(size=3, seed='ran', part='train'), "seed='ran' must be a whole number, or 'run'"),
+        (dict(size=3, test=3, test_seed='run', part='train'), "test_seed='run' must be a whole number"),
+    ],
+)
 def test_bad_holdout(root, setting, message):
     with pytest.raises(ValueError, match=message):
         FolderDataset(str(root), holdout=setting)
@@ -166,8 +174,10 @@ def test_three_parts(root, setting):
     """The test part is cut first, by its own seed; the seed of the hold-out splits the rest anew."""
 
     def parts(**seeds):
-        return {part: set(names(FolderDataset(str(root), holdout=dict(setting, **seeds, part=part))))
-                for part in ('train', 'held_out', 'test')}
+        return {
+            part: set(names(FolderDataset(str(root), holdout=dict(setting, **seeds, part=part))))
+            for part in ('train', 'held_out', 'test')
+        }
 
     first, second = parts(), parts(seed=1)
     for found in (first, second):
@@ -181,12 +191,23 @@ def test_three_parts(root, setting):
 
 def test_seed_of_the_run(root):
     follows = dict(fraction=0.25, seed='run', part='train')
-    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dict(holdout=follows), dict(holdout=None)])),
-                      model=dict(head=dict(class_weights=dict(dataset=dict(holdout=dict(follows, seed=5)))))))
-    with pytest.raises(ConfigError, match="holdout.seed='run' stands for the seed of the run, which has none: set randomness.seed"):
+    cfg = Config(
+        dict(
+            train_dataloader=dict(
+                dataset=dict(type='ConcatDataset', datasets=[dict(holdout=follows), dict(holdout=None)])
+            ),
+            model=dict(head=dict(class_weights=dict(dataset=dict(holdout=dict(follows, seed=5))))),
+        )
+    )
+    with pytest.raises(
+        ConfigError, match="holdout.seed='run' stands for the seed of the run, which has none: set randomness.seed"
+    ):
         follow_run(cfg, None)
     assert follow_run(cfg, 7) and not follow_run(cfg, 8)
-    assert cfg.train_dataloader.dataset.datasets[0].holdout.seed == 7 and cfg.model.head.class_weights.dataset.holdout.seed == 5
+    assert (
+        cfg.train_dataloader.dataset.datasets[0].holdout.seed == 7
+        and cfg.model.head.class_weights.dataset.holdout.seed == 5
+    )
     with pytest.raises(ConfigError, match="'run' stands for the seed of a run, but this is none: give a number"):
         FolderDataset(str(root), holdout=follows)
 
@@ -215,7 +236,8 @@ def test_per_class(root):
         FolderDataset(str(root), per_class=0)
 
 
-# bad input -----------------------------------------------------------------------------------------------------------------
+# bad input
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_missing_root(tmp_path):
@@ -237,7 +259,9 @@ def test_unknown_and_missing_folders(root):
     with pytest.raises(ValueError, match=r'1 of 4 class folders are missing: fox'):
         FolderDataset(str(root), folders=['cat', 'dog', 'emu', 'fox'])
     assert counts(FolderDataset(str(root), folders=['cat', 'emu'], other_folders=['dog', 'fox'])) == [10, 14]
-    with pytest.raises(ValueError, match=r'1 of 3 class folders are missing: dogs; 1 folders are no known classes: dog \(near dogs\)'):
+    with pytest.raises(
+        ValueError, match=r'1 of 3 class folders are missing: dogs; 1 folders are no known classes: dog \(near dogs\)'
+    ):
         FolderDataset(str(root), folders=['cat', 'dogs', 'emu'])
 
 
@@ -275,7 +299,8 @@ def test_skip_unreadable(root, log):
     # The hold-out is decided by names, so a broken file moves no image from one part to the other.
     setting = dict(fraction=0.3, part='train')
     assert set(names(FolderDataset(str(root), skip_unreadable=True, holdout=setting))) == set(
-        names(FolderDataset(str(root), holdout=setting))) - {str(root / 'dog' / 'dog_3.png'), str(root / 'cat' / 'cat_0.png')}
+        names(FolderDataset(str(root), holdout=setting))
+    ) - {str(root / 'dog' / 'dog_3.png'), str(root / 'cat' / 'cat_0.png')}
 
 
 def test_class_without_a_readable_image(root):
@@ -285,7 +310,8 @@ def test_class_without_a_readable_image(root):
         FolderDataset(str(root), skip_unreadable=True)
 
 
-# ImageNet and PACS ---------------------------------------------------------------------------------------------------------
+# ImageNet and PACS
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
@@ -301,7 +327,10 @@ def imagenet(tmp_path_factory):
 def test_imagenet(imagenet):
     dataset = DATASETS.build(dict(type='ImageNetDataset', data_root=str(imagenet), split_dir='val', pipeline=LOAD))
     assert len(dataset) == 1000 and dataset.metainfo['classes'] == tuple(open_clip.IMAGENET_CLASSNAMES)
-    labels = {dataset.get_data_info(index)['img_path'].split('/')[-2]: int(dataset.get_gt_labels()[index]) for index in (0, 1, 999)}
+    labels = {
+        dataset.get_data_info(index)['img_path'].split('/')[-2]: int(dataset.get_gt_labels()[index])
+        for index in (0, 1, 999)
+    }
     assert labels == {'n01440764': 0, 'n01443537': 1, 'n15075141': 999}
     assert (dataset.metainfo['classes'][0], dataset.metainfo['classes'][999]) == ('tench', 'toilet paper')
     assert dataset[5]['inputs'].shape == (3, 6, 8)
@@ -316,7 +345,9 @@ def test_imagenet_with_missing_and_unknown_folders(tmp_path, imagenet):
     for path in sorted((imagenet / 'val').iterdir())[:997]:
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / 'n15075140').mkdir()
-    with pytest.raises(ValueError, match=r'3 of 1000 class folders are missing: n\d+, .*; 1 folders are no known classes: n15075140'):
+    with pytest.raises(
+        ValueError, match=r'3 of 1000 class folders are missing: n\d+, .*; 1 folders are no known classes: n15075140'
+    ):
         ImageNetDataset(str(tmp_path))
 
 
@@ -357,15 +388,26 @@ def test_numbered_folders_are_sorted_by_number(tmp_path):
     assert [path.split('/')[-2] for path in names(dataset)] == list(map(str, range(12)))
 
 
-@pytest.mark.parametrize('folders', [('train', 'val'), ('Training', 'test', 'meta'), ('train2017', 'val2017'), ('test', ),
-                                     ('train_images', 'test_images'), ('valid', 'dev')])
+@pytest.mark.parametrize(
+    'folders',
+    [
+        ('train', 'val'),
+        ('Training', 'test', 'meta'),
+        ('train2017', 'val2017'),
+        ('test',),
+        ('train_images', 'test_images'),
+        ('valid', 'dev'),
+    ],
+)
 def test_parts_of_a_data_set_are_no_classes(tmp_path, folders):
     for folder in folders:
         save_image(tmp_path / folder / 'cat' / '0.png')
-    with pytest.raises(ConfigError, match='are parts of a data set, not classes: set split_dir to one of them, e.g. split_dir='):
+    with pytest.raises(
+        ConfigError, match='are parts of a data set, not classes: set split_dir to one of them, e.g. split_dir='
+    ):
         FolderDataset(str(tmp_path))
     assert counts(FolderDataset(str(tmp_path), folders=folders)) == [1] * len(folders)  # they really are
-    assert FolderDataset(str(tmp_path), split_dir=folders[0]).metainfo['classes'] == ('cat', )
+    assert FolderDataset(str(tmp_path), split_dir=folders[0]).metainfo['classes'] == ('cat',)
 
 
 def test_a_train_may_be_a_class(tmp_path, log):
@@ -379,7 +421,11 @@ def test_classes_that_lie_deeper(tmp_path, log):
         for name in ('cat', 'dog', *(['emu'] if domain == 'photo' else [])):
             save_image(tmp_path / domain / name / '0.png')
     FolderDataset(str(tmp_path))
-    assert len(log) == 1 and 'photo, sketch are taken for the classes, but hold no images' in log[0] and 'the folders cat, dog.' in log[0]
+    assert (
+        len(log) == 1
+        and 'photo, sketch are taken for the classes, but hold no images' in log[0]
+        and 'the folders cat, dog.' in log[0]
+    )
     log.clear()
     save_image(tmp_path / 'sketch' / '0.png')
     FolderDataset(str(tmp_path))
@@ -393,10 +439,14 @@ def test_folders_from_a_mac(tmp_path):
         roots.append(tmp_path / form)
         for name in ('cafz', 'café', 'zoo'):
             for number in range(9):
-                save_image(roots[-1] / unicodedata.normalize(form, name) / unicodedata.normalize(form, f'é{number}.png'))
+                save_image(
+                    roots[-1] / unicodedata.normalize(form, name) / unicodedata.normalize(form, f'é{number}.png')
+                )
     plain, mac = (FolderDataset(str(root), holdout=dict(fraction=0.3, part='held_out')) for root in roots)
     assert plain.metainfo['classes'] == mac.metainfo['classes'] == mac.metainfo['folders'] == ('cafz', 'café', 'zoo')
-    assert [unicodedata.normalize('NFC', name) for name in names(mac)] == [name.replace('/NFC/', '/NFD/') for name in names(plain)]
+    assert [unicodedata.normalize('NFC', name) for name in names(mac)] == [
+        name.replace('/NFC/', '/NFD/') for name in names(plain)
+    ]
     assert counts(FolderDataset(str(roots[1]), folders=['zoo', 'café', 'cafz'])) == [9, 9, 9]
     with pytest.raises(ConfigError, match='3 class folders, but 2 class names'):
         FolderDataset(str(roots[1]), classes=['a', 'b'])
@@ -407,7 +457,11 @@ def test_folders_from_a_mac(tmp_path):
 
 def test_class_names_from_a_file(root, tmp_path):
     (tmp_path / 'names.txt').write_bytes(b'\xef\xbb\xbfa cat\r\na dog\r\n\r\nan emu\r\n')
-    assert FolderDataset(str(root), classes=str(tmp_path / 'names.txt')).metainfo['classes'] == ('a cat', 'a dog', 'an emu')
+    assert FolderDataset(str(root), classes=str(tmp_path / 'names.txt')).metainfo['classes'] == (
+        'a cat',
+        'a dog',
+        'an emu',
+    )
 
 
 def test_class_folder_that_is_a_link_to_another(tmp_path):
@@ -417,6 +471,9 @@ def test_class_folder_that_is_a_link_to_another(tmp_path):
     assert len(FolderDataset(str(tmp_path / 'set'), pipeline=[])) == 3
     for target in ('ape', 'cat/small'):
         (tmp_path / 'set' / 'bee').symlink_to(target)
-        with pytest.raises(ConfigError, match=f'the folder bee is a link to {target} in the same data set, whose images would be of two'):
+        with pytest.raises(
+            ConfigError,
+            match=f'the folder bee is a link to {target} in the same data set, whose images would be of two',
+        ):
             FolderDataset(str(tmp_path / 'set'), pipeline=[])
         (tmp_path / 'set' / 'bee').unlink()

@@ -1,4 +1,6 @@
-"""Labels, classes and layouts of ImageNet and its shifts. Every trap of the published protocols has a test that fails in it."""
+"""Labels, classes and layouts of ImageNet and its shifts. Every trap of the published protocols has a test that fails
+in it."""
+
 import os
 import re
 import shutil
@@ -16,7 +18,13 @@ from PIL import Image
 
 import mmcfmask.datasets.imagenet_shifts as shifts
 from mmcfmask.datasets import MissingSetError
-from mmcfmask.datasets.imagenet_shifts import IMAGENET_CLASSES, IMAGENET_WNIDS, MAPPINGS, read_class_map, read_objectnet_mapping
+from mmcfmask.datasets.imagenet_shifts import (
+    IMAGENET_CLASSES,
+    IMAGENET_WNIDS,
+    MAPPINGS,
+    read_class_map,
+    read_objectnet_mapping,
+)
 from mmcfmask.errors import ConfigError, StorageError
 from mmcfmask.evaluation import describe_set
 
@@ -47,17 +55,25 @@ def labels_by_folder(dataset):
     return {Path(item['img_path']).parent.name: item['gt_label'] for item in items}
 
 
-# class maps ----------------------------------------------------------------------------------------------------------------
+# class maps
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_order_of_imagenet():
     assert len(IMAGENET_WNIDS) == 1000 and list(IMAGENET_WNIDS) == sorted(IMAGENET_WNIDS)
-    for index, wnid, name in ((0, 'n01440764', 'tench'), (65, 'n01751748', 'sea snake'), (134, 'n02012849', 'crane bird'),
-                              (517, 'n03126707', 'construction crane'), (999, 'n15075141', 'toilet paper')):
+    for index, wnid, name in (
+        (0, 'n01440764', 'tench'),
+        (65, 'n01751748', 'sea snake'),
+        (134, 'n02012849', 'crane bird'),
+        (517, 'n03126707', 'construction crane'),
+        (999, 'n15075141', 'toilet paper'),
+    ):
         assert (IMAGENET_WNIDS[index], IMAGENET_CLASSES[index]) == (wnid, name)
     # Another list in the same order, by other hands: most names have a word in common.
-    shared = [bool(set(re.findall(r'\w+', a.lower())) & set(re.findall(r'\w+', b.lower()))) for a, b in zip(IMAGENET_CATEGORIES,
-                                                                                                        IMAGENET_CLASSES)]
+    shared = [
+        bool(set(re.findall(r'\w+', a.lower())) & set(re.findall(r'\w+', b.lower())))
+        for a, b in zip(IMAGENET_CATEGORIES, IMAGENET_CLASSES)
+    ]
     assert np.mean(shared) > 0.9
 
 
@@ -69,10 +85,13 @@ def test_duplicate_class_names_are_kept(root):
         assert classes.count('missile') == 2 and classes.count('sunglasses') == 2
 
 
-@pytest.mark.parametrize('name, known', [
-    ('imagenet_r', {1: 'goldfish', 2: 'great white shark', 4: 'hammerhead shark', 107: 'jellyfish', 988: 'acorn'}),
-    ('imagenet_a', {6: 'stingray', 11: 'goldfinch', 107: 'jellyfish', 310: 'ant', 988: 'acorn'}),
-])
+@pytest.mark.parametrize(
+    'name, known',
+    [
+        ('imagenet_r', {1: 'goldfish', 2: 'great white shark', 4: 'hammerhead shark', 107: 'jellyfish', 988: 'acorn'}),
+        ('imagenet_a', {6: 'stingray', 11: 'goldfinch', 107: 'jellyfish', 310: 'ant', 988: 'acorn'}),
+    ],
+)
 def test_subsets(name, known):
     lines = (Path(shifts.__file__).parent / 'class_maps' / f'{name}.txt').read_text().splitlines()
     assert lines[0].startswith('#') and 'https://github.com/hendrycks/' in lines[0]
@@ -85,11 +104,13 @@ def test_subsets(name, known):
     assert known.items() <= {index: IMAGENET_CLASSES[index] for index in indices}.items()
     # timm has the same lists, from the sets' own folders.
     import timm.data
+
     published = (Path(timm.data.__file__).parent / '_info' / f'{name}_synsets.txt').read_text().split()
     assert list(wnids) == published
 
 
-# labels --------------------------------------------------------------------------------------------------------------------
+# labels
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_v2_folders_are_numbers(root):
@@ -113,7 +134,7 @@ def test_labels_of_subsets_point_at_their_logits(root, name, num):
     labels = labels_by_folder(dataset)
     assert len(classes) == len(groups) == len(labels) == num
     for wnid, label in labels.items():
-        assert groups[label] == (IMAGENET_WNIDS.index(wnid), ) and classes[label] == trees.class_name(wnid)
+        assert groups[label] == (IMAGENET_WNIDS.index(wnid),) and classes[label] == trees.class_name(wnid)
     assert sorted(labels.values()) == list(range(num))
 
 
@@ -123,10 +144,17 @@ def test_sketch(root):
 
 
 def test_every_set_has_its_protocol(root):
-    for name, images, classes in (('ImageNetV2Dataset', 10_000, 1000), ('ImageNetRDataset', 30_000, 200), ('ImageNetADataset', 7_500, 200),
-                                  ('ImageNetSketchDataset', 50_889, 1000), ('ObjectNetDataset', 18_574, 113)):
+    for name, images, classes in (
+        ('ImageNetV2Dataset', 10_000, 1000),
+        ('ImageNetRDataset', 30_000, 200),
+        ('ImageNetADataset', 7_500, 200),
+        ('ImageNetSketchDataset', 50_889, 1000),
+        ('ObjectNetDataset', 18_574, 113),
+    ):
         protocol = build(name, root).metainfo['protocol']
-        assert (protocol['images'], protocol['num_classes']) == (images, classes) and protocol['source'].startswith('https://')
+        assert (protocol['images'], protocol['num_classes']) == (images, classes) and protocol['source'].startswith(
+            'https://'
+        )
     for split, images in (('val', 50_000), ('train', 1_281_167)):
         assert build('ImageNetDataset', root, split_dir=split).metainfo['protocol']['images'] == images
     part = build('ImageNetDataset', root, split_dir='train', holdout=dict(size=9, part='held_out'))
@@ -135,7 +163,8 @@ def test_every_set_has_its_protocol(root):
     assert some.metainfo['protocol']['images'] == 2 * 50_000
 
 
-# ObjectNet -----------------------------------------------------------------------------------------------------------------
+# ObjectNet
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_objectnet_many_to_one(tmp_path):
@@ -147,7 +176,10 @@ def test_objectnet_many_to_one(tmp_path):
     labels = labels_by_folder(dataset)
     assert {folder: groups[label] for folder, label in labels.items()} == truth
     folder = next(folder for folder in truth if folder.endswith('_closed'))
-    assert dataset.metainfo['classes'][labels[folder]] == folder.replace('_closed', ' (closed)').replace('_', ' ').capitalize()
+    assert (
+        dataset.metainfo['classes'][labels[folder]]
+        == folder.replace('_closed', ' (closed)').replace('_', ' ').capitalize()
+    )
 
 
 def test_objectnet_needs_only_the_folders_that_count(tmp_path):
@@ -158,16 +190,22 @@ def test_objectnet_needs_only_the_folders_that_count(tmp_path):
     assert len(build('ObjectNetDataset', tmp_path)) == 113
     (images / 'things_7_closed').mkdir()
     (images / needed).unlink()
-    with pytest.raises(ValueError, match=rf'1 of 113 class folders are missing: {needed}; '
-                       r'1 folders are no known classes: things_7_closed \(near thing_7_closed\)'):
+    with pytest.raises(
+        ValueError,
+        match=rf'1 of 113 class folders are missing: {needed}; '
+        r'1 folders are no known classes: things_7_closed \(near thing_7_closed\)',
+    ):
         build('ObjectNetDataset', tmp_path)
 
 
 def test_objectnet_mappings_elsewhere(tmp_path):
     trees.make_objectnet(tmp_path / 'objectnet-1.0')
     shutil.move(tmp_path / 'objectnet-1.0/mappings', tmp_path / 'maps')
-    with pytest.raises(FileNotFoundError, match=r'mappings lacks folder_to_objectnet_label.json, objectnet_to_imagenet_1k.json.*'
-                       r'objectnet.dev, mappings/ in objectnet-1.0.zip'):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r'mappings lacks folder_to_objectnet_label.json, objectnet_to_imagenet_1k.json.*'
+        r'objectnet.dev, mappings/ in objectnet-1.0.zip',
+    ):
         build('ObjectNetDataset', tmp_path)
     assert len(build('ObjectNetDataset', tmp_path, mappings=str(tmp_path / 'maps'))) == 113
     for path in (tmp_path / 'maps').iterdir():
@@ -200,9 +238,13 @@ def test_objectnet_mapping_files_that_do_not_fit(tmp_path):
             read_objectnet_mapping(folder)
 
     broken(MAPPINGS[0], '{', '', 'is no valid JSON')
-    broken(MAPPINGS[1], '"Alarm clock"', '"Alarm clocks"', 'Alarm clocks are no labels in folder_to_objectnet_label.json')
+    broken(
+        MAPPINGS[1], '"Alarm clock"', '"Alarm clocks"', 'Alarm clocks are no labels in folder_to_objectnet_label.json'
+    )
     broken(MAPPINGS[1], '; ', '; axe; ', "axe of '.*' are not each one line of imagenet_to_label_2012_v2")
-    broken(MAPPINGS[1], 'Alarm clock": "', 'Alarm clock": "crane; ', "crane of 'Alarm clock' are not each one line")  # it is two
+    broken(
+        MAPPINGS[1], 'Alarm clock": "', 'Alarm clock": "crane; ', "crane of 'Alarm clock' are not each one line"
+    )  # it is two
     broken(MAPPINGS[2], '"0": ', '"0": 1', 'pytorch_to_imagenet_2012_id.json does not number the 1000 lines')
 
 
@@ -225,15 +267,20 @@ def test_objectnet_border_goes_before_the_resize(tmp_path):
     assert item['data_samples'].img_shape == (224, 224)
     late = [pipeline[0], *pipeline[2:4], pipeline[1], pipeline[4]]
     for wrong in (late, [pipeline[0], *pipeline[2:]]):
-        assert not np.array_equal(build('ObjectNetDataset', tmp_path, pipeline=wrong)[0]['inputs'].numpy(), item['inputs'].numpy())
+        assert not np.array_equal(
+            build('ObjectNetDataset', tmp_path, pipeline=wrong)[0]['inputs'].numpy(), item['inputs'].numpy()
+        )
 
 
-# ImageNet-C ----------------------------------------------------------------------------------------------------------------
+# ImageNet-C
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_corruptions(root):
     pipeline = Config.fromfile(CONFIGS / '_base_/imagenet.py').test_dataloader['imagenet-c'].dataset.pipeline
-    dataset = build('ImageNetCDataset', root, corruptions=['contrast', 'defocus_blur'], severities=[1, 5], pipeline=pipeline)
+    dataset = build(
+        'ImageNetCDataset', root, corruptions=['contrast', 'defocus_blur'], severities=[1, 5], pipeline=pipeline
+    )
     assert len(dataset) == 2 * 2 * 1000 and dataset.metainfo['label_groups'] is None
     for index, corruption, severity in ((0, 'contrast', 1), (1000, 'contrast', 5), (3999, 'defocus_blur', 5)):
         sample = dataset[index]['data_samples']
@@ -244,7 +291,9 @@ def test_corruptions(root):
 def test_corruptions_without_the_folders_of_the_archives(tmp_path):
     trees.make_corruptions(tmp_path / 'imagenet-c', ['fog'], [3])
     assert len(build('ImageNetCDataset', tmp_path, corruptions=['fog'], severities=[3])) == 1000
-    with pytest.raises(FileNotFoundError, match=r'74 of 75 folders are missing: gaussian_noise/1, .*zenodo.*name those that are there'):
+    with pytest.raises(
+        FileNotFoundError, match=r'74 of 75 folders are missing: gaussian_noise/1, .*zenodo.*name those that are there'
+    ):
         build('ImageNetCDataset', tmp_path)
 
 
@@ -258,21 +307,27 @@ def test_a_part_of_the_corruptions_is_the_same_images(tmp_path):
             (folder / f'ILSVRC2012_val_0000000{index}.JPEG').symlink_to(tmp_path / '.c0.png')
     dataset = build('ImageNetCDataset', tmp_path, corruptions=['fog', 'snow'], severities=[1], per_class=1)
     items = [dataset.get_data_info(index) for index in range(len(dataset))]
-    fog, snow = ([Path(item['img_path']).name for item in items if item['corruption'] == name] for name in ('fog', 'snow'))
+    fog, snow = (
+        [Path(item['img_path']).name for item in items if item['corruption'] == name] for name in ('fog', 'snow')
+    )
     assert len(fog) == 1000 and fog == snow
 
 
-@pytest.mark.parametrize('setting, message', [
-    (dict(corruptions=['fogg']), r'fogg \(near fog\); choose from gaussian_noise, '),
-    (dict(corruptions=[]), 'none; choose from'),
-    (dict(severities=[0]), r'severities=\[0\] must be some of 1, 2, 3, 4, 5'),
-])
+@pytest.mark.parametrize(
+    'setting, message',
+    [
+        (dict(corruptions=['fogg']), r'fogg \(near fog\); choose from gaussian_noise, '),
+        (dict(corruptions=[]), 'none; choose from'),
+        (dict(severities=[0]), r'severities=\[0\] must be some of 1, 2, 3, 4, 5'),
+    ],
+)
 def test_bad_corruptions(root, setting, message):
     with pytest.raises(ValueError, match=message):
         build('ImageNetCDataset', root, **setting)
 
 
-# flat validation images ----------------------------------------------------------------------------------------------------
+# flat validation images
+# ----------------------------------------------------------------------------------------------------
 
 
 def check_flat(dataset, wnids):
@@ -286,7 +341,9 @@ def check_flat(dataset, wnids):
 def test_flat_val_with_the_devkit(tmp_path):
     """The devkit's numbers are neither from 0 nor in the order of the WordNet ids."""
     wnids = trees.make_flat_val(tmp_path / 'ILSVRC2012_img_val')
-    with pytest.raises(FileNotFoundError, match='labels were not found.*Unpack ILSVRC2012_devkit_t12.tar.gz from https://image-net.org'):
+    with pytest.raises(
+        FileNotFoundError, match='labels were not found.*Unpack ILSVRC2012_devkit_t12.tar.gz from https://image-net.org'
+    ):
         build('ImageNetDataset', tmp_path, split_dir='val')
     trees.write_devkit(tmp_path / 'ILSVRC2012_devkit_t12/data', wnids)
     check_flat(build('ImageNetDataset', tmp_path, split_dir='val'), wnids)
@@ -316,14 +373,23 @@ def test_flat_val_with_labels_of_mmpretrain(tmp_path):
     wnids = trees.make_flat_val(tmp_path / 'val')
     (tmp_path / 'meta').mkdir()
     (tmp_path / 'meta/val.txt').write_text(
-        ''.join(f'ILSVRC2012_val_{number:08d}.JPEG {IMAGENET_WNIDS.index(wnid)}\n' for number, wnid in enumerate(wnids, start=1)))
+        ''.join(
+            f'ILSVRC2012_val_{number:08d}.JPEG {IMAGENET_WNIDS.index(wnid)}\n'
+            for number, wnid in enumerate(wnids, start=1)
+        )
+    )
     check_flat(build('ImageNetDataset', tmp_path, split_dir='val'), wnids)
 
 
 def test_flat_val_of_kaggle(tmp_path):
     wnids = trees.make_flat_val(tmp_path / 'ILSVRC/Data/CLS-LOC/val')
-    rows = [f'ILSVRC2012_val_{number:08d},{wnid} 111 108 230 366 {wnid} 1 2 3 4 ' for number, wnid in enumerate(wnids, start=1)]
-    (tmp_path / 'LOC_val_solution.csv').write_text('\n'.join(['ImageId,PredictionString', *reversed(rows)]), encoding='utf-8-sig')
+    rows = [
+        f'ILSVRC2012_val_{number:08d},{wnid} 111 108 230 366 {wnid} 1 2 3 4 '
+        for number, wnid in enumerate(wnids, start=1)
+    ]
+    (tmp_path / 'LOC_val_solution.csv').write_text(
+        '\n'.join(['ImageId,PredictionString', *reversed(rows)]), encoding='utf-8-sig'
+    )
     for root in (tmp_path, tmp_path / 'ILSVRC', tmp_path / 'ILSVRC/Data/CLS-LOC'):
         check_flat(build('ImageNetDataset', root, split_dir='val'), wnids)
 
@@ -349,24 +415,36 @@ def test_train_of_archives(tmp_path):
         build('ImageNetDataset', tmp_path, split_dir='train')
 
 
-# the config, and bad input -------------------------------------------------------------------------------------------------
+# the config, and bad input
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('data_root', ['', 'imagenet'])
 def test_config_finds_all_sets(root, data_root):
     cfg = Config.fromfile(CONFIGS / 'cfmask_vitb16.py')
     assert list(cfg.test_dataloader) == [
-        'imagenet', 'imagenet-v2', 'imagenet-r', 'imagenet-a', 'imagenet-sketch', 'objectnet', 'imagenet-c'
+        'imagenet',
+        'imagenet-v2',
+        'imagenet-r',
+        'imagenet-a',
+        'imagenet-sketch',
+        'objectnet',
+        'imagenet-c',
     ]
-    assert [cfg.test_cfg.id_set, *cfg.test_cfg.shifts, 'imagenet-c'] == list(cfg.test_dataloader) and cfg.test_cfg.skip_missing
+    assert [cfg.test_cfg.id_set, *cfg.test_cfg.shifts, 'imagenet-c'] == list(
+        cfg.test_dataloader
+    ) and cfg.test_cfg.skip_missing
     loaders = {**cfg.test_dataloader, 'train': cfg.train_dataloader, 'held out': cfg.val_dataloader}
     for name, loader in loaders.items():
         assert loader.dataset.data_root == 'data/imagenet/'
         some = dict(corruptions=['defocus_blur', 'contrast'], severities=[1, 5]) if name == 'imagenet-c' else {}
         dataset = DATASETS.build({**loader.dataset, **some, 'data_root': str(root / data_root)})
         item = dataset[len(dataset) - 1]
-        assert item['inputs'].shape == (3, 224, 224) and int(item['data_samples'].gt_label) == len(dataset.metainfo['classes']) - 1 or (
-            name in ('train', 'held out'))
+        assert (
+            item['inputs'].shape == (3, 224, 224)
+            and int(item['data_samples'].gt_label) == len(dataset.metainfo['classes']) - 1
+            or (name in ('train', 'held out'))
+        )
 
 
 def test_unreadable_images_are_counted(root, tmp_path):
@@ -387,17 +465,22 @@ def test_unreadable_images_are_counted(root, tmp_path):
 def test_wrong_folders(root, tmp_path):
     """One set under the name of another."""
     shutil.copytree(root / 'imagenet-a', tmp_path / 'imagenet-r', symlinks=True)
-    with pytest.raises(ValueError, match=r'of 200 class folders are missing: n01443537.*folders are no known classes: n'):
+    with pytest.raises(
+        ValueError, match=r'of 200 class folders are missing: n01443537.*folders are no known classes: n'
+    ):
         build('ImageNetRDataset', tmp_path)
     (tmp_path / 'imagenetv2-matched-frequency').mkdir()
     with pytest.raises(FileNotFoundError, match='no class folders') as error:
         build('ImageNetV2Dataset', tmp_path)
     assert not isinstance(error.value, MissingSetError)
-    with pytest.raises(ValueError, match="unknown variant 'top', choose one of matched-frequency, threshold-0.7, top-images"):
+    with pytest.raises(
+        ValueError, match="unknown variant 'top', choose one of matched-frequency, threshold-0.7, top-images"
+    ):
         build('ImageNetV2Dataset', tmp_path, variant='top')
 
 
-# real data, where MMCFMASK_TEST_DATA points at some ------------------------------------------------------------------------
+# real data, where MMCFMASK_TEST_DATA points at some
+# ------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not (REAL / 'imagenet_sample').is_dir(), reason='needs $MMCFMASK_TEST_DATA/imagenet_sample')
@@ -411,11 +494,17 @@ def test_real_images(tmp_path):
     assert dataset[65]['inputs'].shape == (3, 224, 224) and int(dataset[65]['data_samples'].gt_label) == 65
 
 
-@pytest.mark.skipif(not (REAL / 'objectnet-1.0/mappings').is_dir(), reason='needs $MMCFMASK_TEST_DATA/objectnet-1.0/mappings')
+@pytest.mark.skipif(
+    not (REAL / 'objectnet-1.0/mappings').is_dir(), reason='needs $MMCFMASK_TEST_DATA/objectnet-1.0/mappings'
+)
 def test_real_mapping_files_of_objectnet():
     mapping = read_objectnet_mapping(REAL / 'objectnet-1.0/mappings')
     groups = {folder: group for folder, group in mapping.groups.items() if group}
-    assert len(mapping.groups) == 313 and len(groups) == 113 and Counter(map(len, groups.values())) == {1: 104, 2: 6, 3: 3}
+    assert (
+        len(mapping.groups) == 313 and len(groups) == 113 and Counter(map(len, groups.values())) == {1: 104, 2: 6, 3: 3}
+    )
     assert {IMAGENET_CLASSES[index] for index in groups['chair']} == {'barber chair', 'folding chair', 'rocking chair'}
     assert {IMAGENET_CLASSES[index] for index in groups['alarm_clock']} == {'analog clock', 'digital clock'}
-    assert [IMAGENET_CLASSES[index] for index in groups['banana']] == ['banana'] and mapping.labels['book_closed'] == 'Book (closed)'
+    assert [IMAGENET_CLASSES[index] for index in groups['banana']] == ['banana'] and mapping.labels[
+        'book_closed'
+    ] == 'Book (closed)'

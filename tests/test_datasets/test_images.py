@@ -1,4 +1,6 @@
-"""Pixels against Pillow's ``convert('RGB')``, which torchvision's and CLIP's loaders use; what it gets wrong, against numpy or refused."""
+"""Pixels against Pillow's ``convert('RGB')``, which torchvision's and CLIP's loaders use; what it gets wrong, against
+numpy or refused."""
+
 import os
 import struct
 import warnings
@@ -67,7 +69,9 @@ def published(path):
 
 
 def transformed(path, *transforms):
-    return Compose([TRANSFORMS.build(dict(transform)) for transform in transforms])(dict(img_path=str(path)))['img'][:, :, ::-1]
+    return Compose([TRANSFORMS.build(dict(transform)) for transform in transforms])(dict(img_path=str(path)))['img'][
+        :, :, ::-1
+    ]
 
 
 def check(path, expected):
@@ -75,7 +79,9 @@ def check(path, expected):
     load = dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation')
     np.testing.assert_array_equal(np.asarray(read_image(path)), expected)
     np.testing.assert_array_equal(transformed(path, load), expected)
-    resized = transformed(path, load, dict(type='ResizeEdge', scale=20, edge='short', backend='pillow', interpolation='bicubic'))
+    resized = transformed(
+        path, load, dict(type='ResizeEdge', scale=20, edge='short', backend='pillow', interpolation='bicubic')
+    )
     np.testing.assert_array_equal(transformed(path, dict(type='LoadResizedImage', scale=20)), resized)
     assert why_unreadable(path) is None
 
@@ -93,7 +99,9 @@ def test_pixels_of_odd_files_are_those_of_the_published_loader(tmp_path):
     assert len(names) == 15
     for name in names:
         check(tmp_path / name, published(tmp_path / name))
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / 'pages.tif')), np.asarray(PIXELS.convert('RGB')))  # the first
+    np.testing.assert_array_equal(
+        np.asarray(read_image(tmp_path / 'pages.tif')), np.asarray(PIXELS.convert('RGB'))
+    )  # the first
 
 
 @pytest.mark.parametrize('mode', ['PA', 'La', 'RGBa', 'HSV', 'RGBX'])
@@ -142,7 +150,9 @@ def test_turned_by_exif_only_where_it_is_asked_for(tmp_path):
     save_odd(tmp_path)
     for name in ('turned.jpg', 'turned.png', 'turned.webp'):
         expected = np.rot90(published(tmp_path / name), -1)
-        np.testing.assert_array_equal(transformed(tmp_path / name, dict(type='LoadImageFromFile', imdecode_backend='pillow')), expected)
+        np.testing.assert_array_equal(
+            transformed(tmp_path / name, dict(type='LoadImageFromFile', imdecode_backend='pillow')), expected
+        )
 
 
 TRUNCATED = ('truncated.png', 'truncated.jpg', 'truncated.gif', 'truncated.tif', 'truncated.webp')
@@ -158,7 +168,9 @@ def save_broken(folder):
         (folder / name).write_bytes((folder / name).read_bytes()[:-900])
     (folder / 'empty.jpg').touch()
     (folder / 'text.jpg').write_text('not an image')
-    (folder / 'program.jpg').write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp/x) (w) file\n')
+    (folder / 'program.jpg').write_text(
+        '%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp/x) (w) file\n'
+    )
     header = bytearray((folder / 'truncated.png').read_bytes())
     header[16:24] = (20000).to_bytes(4, 'big') * 2
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, 'big')
@@ -166,16 +178,21 @@ def save_broken(folder):
     os.mkfifo(folder / 'pipe.jpg')
     (folder / 'folder.jpg').mkdir()
     return {
-        'floats.tif': 'floating-point numbers, and nothing says which of them are black and white', 'integers.tif': '32-bit integers',
-        'floats.pfm.tif': 'floating-point', 'empty.jpg': 'the file is empty', 'text.jpg': 'no image format that is read',
-        'program.jpg': 'no image format that is read', 'bomb.png': '400000000 pixels|20000 x 20000 pixels', 'pipe.jpg': 'no regular file',
+        'floats.tif': 'floating-point numbers, and nothing says which of them are black and '
+                      'white', 'integers.tif': '32-bit integers',
+        'floats.pfm.tif': 'floating-point', 'empty.jpg': 'the file is empty', 'text.jpg': 'no image format that is '
+                                                                                          'read',
+        'program.jpg': 'no image format that is read', 'bomb.png': '400000000 pixels|20000 x 20000 '
+                                                                   'pixels', 'pipe.jpg': 'no regular file',
         'folder.jpg': 'no regular file', 'missing.jpg': 'No such file', **dict.fromkeys(TRUNCATED, '')}  # yapf: disable
 
 
 def test_what_cannot_be_read_is_refused_by_path(tmp_path):
     for name, reason in save_broken(tmp_path).items():
-        for load in (dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
-                     dict(type='LoadResizedImage', scale=20)):
+        for load in (
+            dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+            dict(type='LoadResizedImage', scale=20),
+        ):
             with pytest.raises(StorageError, match=f'{name} cannot be read as an image .*({reason})'):
                 transformed(tmp_path / name, load)
         assert name in why_unreadable(tmp_path / name)
@@ -185,11 +202,14 @@ def test_own_limit_of_pixels(tmp_path, monkeypatch):
     """Other packages set Pillow's to None."""
     save_broken(tmp_path)
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', None)
-    with pytest.raises(StorageError, match='bomb.png cannot be read .*20000 x 20000 pixels are more than the 178,956,970 allowed'):
+    with pytest.raises(
+        StorageError, match='bomb.png cannot be read .*20000 x 20000 pixels are more than the 178,956,970 allowed'
+    ):
         read_image(tmp_path / 'bomb.png')
 
 
-# which files count -----------------------------------------------------------------------------------------------------------
+# which files count
+# -----------------------------------------------------------------------------------------------------------
 
 
 def touch(root, *names):
@@ -199,8 +219,18 @@ def touch(root, *names):
 
 
 def test_hidden_files_and_folders_at_any_depth(tmp_path):
-    touch(tmp_path, 'a.png', 'deep/er/b.JFIF', '.hidden.png', '._a.png', '.ipynb_checkpoints/a-checkpoint.png', 'deep/.git/c.png',
-          'deep/@eaDir/a.png/thumb.jpg', '__MACOSX/a.png', 'Thumbs.db')
+    touch(
+        tmp_path,
+        'a.png',
+        'deep/er/b.JFIF',
+        '.hidden.png',
+        '._a.png',
+        '.ipynb_checkpoints/a-checkpoint.png',
+        'deep/.git/c.png',
+        'deep/@eaDir/a.png/thumb.jpg',
+        '__MACOSX/a.png',
+        'Thumbs.db',
+    )
     left_out = Counter()
     assert find_images(tmp_path, left_out=left_out) == ['a.png', 'deep/er/b.JFIF'] and not left_out
 
@@ -239,8 +269,15 @@ def test_every_real_folder_is_visited_once(tmp_path):
     dataset = FolderDataset(str(root))
     assert dataset.metainfo['classes'] == ('cat', 'dog', 'pets')
     names = [os.path.relpath(dataset.get_data_info(i)['img_path'], root) for i in range(len(dataset))]
-    assert names == ['cat/1.png', 'cat/others/4.png', 'cat/others/more/5.png', 'cat/sub/2.png', 'dog/3.png', 'pets/4.png',
-                     'pets/more/5.png']
+    assert names == [
+        'cat/1.png',
+        'cat/others/4.png',
+        'cat/others/more/5.png',
+        'cat/sub/2.png',
+        'dog/3.png',
+        'pets/4.png',
+        'pets/more/5.png',
+    ]
 
 
 def test_dataset_says_what_it_leaves_out(tmp_path, monkeypatch):
@@ -251,7 +288,9 @@ def test_dataset_says_what_it_leaves_out(tmp_path, monkeypatch):
     assert dataset.left_out == {'.heic': 2, '.txt': 1}
     assert messages[0].startswith(f'{tmp_path}: 3 files (2 .heic, 1 .txt) are left out')
     touch(tmp_path, 'emu/5.heic')
-    with pytest.raises(ValueError, match=r'no images in the 1 class folders emu; 4 files \(3 .heic, 1 .txt\) are no images'):
+    with pytest.raises(
+        ValueError, match=r'no images in the 1 class folders emu; 4 files \(3 .heic, 1 .txt\) are no images'
+    ):
         FolderDataset(str(tmp_path))
 
 
@@ -267,7 +306,9 @@ def test_names_that_are_no_utf8(tmp_path):
         for name in ('a.png', 'b.png', 'c.png', odd):
             OTHER.save(tmp_path / folder / name)
     load = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='PackInputs')]
-    parts = [FolderDataset(str(tmp_path), holdout=dict(fraction=0.5, part=part), pipeline=load, skip_unreadable=True)
-             for part in ('train', 'held_out')]
+    parts = [
+        FolderDataset(str(tmp_path), holdout=dict(fraction=0.5, part=part), pipeline=load, skip_unreadable=True)
+        for part in ('train', 'held_out')
+    ]
     found = [part[i]['data_samples'].img_path for part in parts for i in range(len(part))]
     assert len(found) == 8 and sum(path.endswith(odd) for path in found) == 2

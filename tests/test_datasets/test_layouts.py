@@ -1,4 +1,5 @@
 """Where the sets are found."""
+
 import pytest
 import trees
 
@@ -16,25 +17,28 @@ def make(*folders):
         folder.mkdir(parents=True, exist_ok=True)
 
 
-@pytest.mark.parametrize('name, folder', [
-    ('imagenet-v2', 'imagenetv2-matched-frequency-format-val'),
-    ('imagenet-v2', 'ImageNetV2-matched-frequency'),
-    ('imagenet-v2', 'imagenet_v2'),
-    ('imagenet-v2', 'imagenetv2/imagenetv2-matched-frequency-format-val'),
-    ('imagenet-v2-threshold-0.7', 'imagenetv2-threshold0.7-format-val'),
-    ('imagenet-v2-threshold-0.7', 'imagenetv2/imagenetv2-threshold0.7-format-val'),
-    ('imagenet-v2-top-images', 'imagenetv2-top-images-format-val'),
-    ('imagenet-r', 'imagenet-r'),
-    ('imagenet-r', 'ImageNet-R'),
-    ('imagenet-r', 'imagenet_r/imagenet-r'),
-    ('imagenet-a', 'imagenet-a'),
-    ('imagenet-sketch', 'sketch'),
-    ('imagenet-sketch', 'ImageNet-Sketch/sketch'),
-    ('imagenet-sketch', 'imagenet_sketch'),
-    ('objectnet', 'objectnet-1.0'),
-    ('objectnet', 'ObjectNet/objectnet-1.0'),
-    ('imagenet-c', 'ImageNet-C'),
-])
+@pytest.mark.parametrize(
+    'name, folder',
+    [
+        ('imagenet-v2', 'imagenetv2-matched-frequency-format-val'),
+        ('imagenet-v2', 'ImageNetV2-matched-frequency'),
+        ('imagenet-v2', 'imagenet_v2'),
+        ('imagenet-v2', 'imagenetv2/imagenetv2-matched-frequency-format-val'),
+        ('imagenet-v2-threshold-0.7', 'imagenetv2-threshold0.7-format-val'),
+        ('imagenet-v2-threshold-0.7', 'imagenetv2/imagenetv2-threshold0.7-format-val'),
+        ('imagenet-v2-top-images', 'imagenetv2-top-images-format-val'),
+        ('imagenet-r', 'imagenet-r'),
+        ('imagenet-r', 'ImageNet-R'),
+        ('imagenet-r', 'imagenet_r/imagenet-r'),
+        ('imagenet-a', 'imagenet-a'),
+        ('imagenet-sketch', 'sketch'),
+        ('imagenet-sketch', 'ImageNet-Sketch/sketch'),
+        ('imagenet-sketch', 'imagenet_sketch'),
+        ('objectnet', 'objectnet-1.0'),
+        ('objectnet', 'ObjectNet/objectnet-1.0'),
+        ('imagenet-c', 'ImageNet-C'),
+    ],
+)
 def test_names_of_archives(tmp_path, name, folder):
     make(tmp_path / folder / SIGNS[name], tmp_path / 'something', tmp_path / 'imagenet/train')
     found = tmp_path / folder
@@ -49,20 +53,41 @@ def test_inside_the_folder_of_imagenet(tmp_path):
 
 
 def test_folder_of_any_name(tmp_path):
-    make(tmp_path / 'renditions/n01443537', tmp_path / 'numbers/123', tmp_path / 'corrupted/fog', tmp_path / 'objects/mappings')
+    make(
+        tmp_path / 'renditions/n01443537',
+        tmp_path / 'numbers/123',
+        tmp_path / 'corrupted/fog',
+        tmp_path / 'objects/mappings',
+    )
     (tmp_path / 'objects/mappings/folder_to_objectnet_label.json').touch()
-    for name, folder in (('imagenet-r', 'renditions'), ('imagenet-v2', 'numbers'), ('imagenet-c', 'corrupted'), ('objectnet', 'objects')):
+    for name, folder in (
+        ('imagenet-r', 'renditions'),
+        ('imagenet-v2', 'numbers'),
+        ('imagenet-c', 'corrupted'),
+        ('objectnet', 'objects'),
+    ):
         assert find_set(name, tmp_path / folder) == tmp_path / folder
 
 
 def test_no_other_set_is_taken_for_it(tmp_path):
-    make(tmp_path / 'imagenet-a/n01498041', tmp_path / 'imagenetv2-threshold0.7-format-val/7', tmp_path / 'pacs/sketch/dog',
-         tmp_path / 'imagenet-r')
-    for name, folder in (('imagenet-r', 'imagenet-a'), ('imagenet-v2', 'imagenetv2-threshold0.7-format-val'), ('imagenet-v2', ''),
-                         ('imagenet-sketch', 'pacs'), ('imagenet-sketch', 'pacs/sketch')):
+    make(
+        tmp_path / 'imagenet-a/n01498041',
+        tmp_path / 'imagenetv2-threshold0.7-format-val/7',
+        tmp_path / 'pacs/sketch/dog',
+        tmp_path / 'imagenet-r',
+    )
+    for name, folder in (
+        ('imagenet-r', 'imagenet-a'),
+        ('imagenet-v2', 'imagenetv2-threshold0.7-format-val'),
+        ('imagenet-v2', ''),
+        ('imagenet-sketch', 'pacs'),
+        ('imagenet-sketch', 'pacs/sketch'),
+    ):
         with pytest.raises(MissingSetError):
             find_set(name, tmp_path / folder)
-    make(*(tmp_path / 'here' / split / 'n01443537' for split in ('train', 'val')))  # ImageNet's own have the same WordNet ids
+    make(
+        *(tmp_path / 'here' / split / 'n01443537' for split in ('train', 'val'))
+    )  # ImageNet's own have the same WordNet ids
     for name in ('imagenet-r', 'imagenet-sketch'):
         for split in ('train', 'val'):
             with pytest.raises(MissingSetError):
@@ -93,14 +118,27 @@ def test_missing_set(tmp_path, name):
         find_set(name, tmp_path / 'nowhere')
 
 
-@pytest.mark.parametrize('folder', [
-    'val', 'ILSVRC2012_img_val', 'imagenet/val', 'ImageNet-1k/validation', 'ILSVRC2012/ILSVRC2012_img_val', 'ILSVRC/Data/CLS-LOC/val',
-    'Data/CLS-LOC/val', 'imagenet-object-localization-challenge/ILSVRC/Data/CLS-LOC/val', 'imagenet/ILSVRC/Data/CLS-LOC/val'
-])
+@pytest.mark.parametrize(
+    'folder',
+    [
+        'val',
+        'ILSVRC2012_img_val',
+        'imagenet/val',
+        'ImageNet-1k/validation',
+        'ILSVRC2012/ILSVRC2012_img_val',
+        'ILSVRC/Data/CLS-LOC/val',
+        'Data/CLS-LOC/val',
+        'imagenet-object-localization-challenge/ILSVRC/Data/CLS-LOC/val',
+        'imagenet/ILSVRC/Data/CLS-LOC/val',
+    ],
+)
 def test_imagenet(tmp_path, folder):
     make(tmp_path / folder)
     assert find_imagenet(tmp_path, 'val') == find_imagenet(tmp_path / folder, 'val') == tmp_path / folder
-    with pytest.raises(MissingSetError, match=r'ImageNet \(train\) is not there: looked for train or ILSVRC2012_img_train in .*image-net'):
+    with pytest.raises(
+        MissingSetError,
+        match=r'ImageNet \(train\) is not there: looked for train or ILSVRC2012_img_train in .*image-net',
+    ):
         find_imagenet(tmp_path, 'train')
 
 
@@ -121,4 +159,7 @@ def test_corruptions_are_the_published_ones():
 def test_make_trees_is_recognised(tmp_path):
     trees.make_objectnet(tmp_path / 'a')
     trees.make_corruptions(tmp_path / 'b', ['noise/shot_noise'], [1])
-    assert find_set('objectnet', tmp_path / 'a') == tmp_path / 'a' and find_set('imagenet-c', tmp_path / 'b') == tmp_path / 'b'
+    assert (
+        find_set('objectnet', tmp_path / 'a') == tmp_path / 'a'
+        and find_set('imagenet-c', tmp_path / 'b') == tmp_path / 'b'
+    )

@@ -32,7 +32,7 @@ def test_image_is_determined_by_split_seed_and_index(split):
 def test_splits_are_independent_draws():
     images = [shapes.render(split, 0, 0)[0] for split in SPLITS]
     for i, a in enumerate(images):
-        for b in images[i + 1:]:
+        for b in images[i + 1 :]:
             assert (a != b).mean() > 0.2
 
 
@@ -52,6 +52,7 @@ def test_every_object_is_visible(split, label):
 @pytest.mark.parametrize('name', sorted(shapes._POLYGONS))
 def test_polygon_distance_is_that_of_an_independent_library(name):
     from matplotlib.path import Path as Outline
+
     vertices = shapes._POLYGONS[name]
     rng = np.random.default_rng(0)
     points = rng.uniform(-1.5, 1.5, (500, 2)).astype(np.float32)
@@ -123,6 +124,7 @@ def test_styles_of_the_shifts():
 
 def test_object_differs_from_background_in_brightness():
     from PIL import Image
+
     brightness = {
         name: Image.new('RGB', (1, 1), tuple(round(255 * c) for c in rgb)).convert('L').getpixel((0, 0)) / 255
         for name, rgb in shapes.COLORS.items()
@@ -173,7 +175,7 @@ def test_dataset_subset_keeps_images_with_labels():
 
 
 def test_dataset_through_pack_inputs():
-    dataset = ShapesDataset('train', size=10, pipeline=[dict(type='PackInputs', algorithm_keys=('gt_mask', ))])
+    dataset = ShapesDataset('train', size=10, pipeline=[dict(type='PackInputs', algorithm_keys=('gt_mask',))])
     packed = dataset[2]
     assert packed['inputs'].shape == (3, 64, 64) and packed['inputs'].dtype == torch.uint8
     np.testing.assert_array_equal(packed['inputs'].permute(1, 2, 0).numpy(), shapes.render('train', 0, 2)[0])
@@ -181,8 +183,14 @@ def test_dataset_through_pack_inputs():
     assert packed['data_samples'].gt_mask.shape == (64, 64)
 
 
-@pytest.mark.parametrize('bad, words', [(dict(split='imagenet'), "'imagenet', choose one of pretrain"),
-                                        (dict(size=0), 'at least 1'), (dict(size=-5), 'at least 1')])
+@pytest.mark.parametrize(
+    'bad, words',
+    [
+        (dict(split='imagenet'), "'imagenet', choose one of pretrain"),
+        (dict(size=0), 'at least 1'),
+        (dict(size=-5), 'at least 1'),
+    ],
+)
 def test_bad_arguments(bad, words):
     with pytest.raises(ValueError, match=words):
         ShapesDataset(**bad)
@@ -199,13 +207,16 @@ def test_unknown_names():
 @pytest.fixture(scope='module')
 def mini_clip():
     import open_clip
+
     open_clip.add_model_config(ASSETS / 'ShapesCLIP-ViT-8-64.json')
-    return open_clip.create_model('ShapesCLIP-ViT-8-64',
-                                  pretrained=str(ASSETS / 'ShapesCLIP-ViT-8-64.safetensors')).eval()
+    return open_clip.create_model(
+        'ShapesCLIP-ViT-8-64', pretrained=str(ASSETS / 'ShapesCLIP-ViT-8-64.safetensors')
+    ).eval()
 
 
 def encode(model, images):
     from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
     with torch.no_grad():
@@ -223,6 +234,7 @@ def test_mini_clip_size_and_feature_scale(mini_clip):
 @pytest.mark.parametrize('split, least', [('test', 80), ('v2', 75), ('r', 70), ('sketch', 75), ('a', 45)])
 def test_mini_clip_zero_shot(mini_clip, split, least):
     import open_clip
+
     tokenizer = open_clip.get_tokenizer('ShapesCLIP-ViT-8-64')
     prompts = [[template.format(name) for template in SHAPES_TEMPLATES] for name in SHAPES_CLASSES]
     with torch.no_grad():

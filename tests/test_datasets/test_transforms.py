@@ -1,4 +1,5 @@
 """The image pipeline of the configs, made of mmpretrain's own transforms, equals open_clip's pixel by pixel."""
+
 import numpy as np
 import open_clip
 import pytest
@@ -11,8 +12,21 @@ PIPELINE = [
     dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=224),
 ]
-SIZES = [(333, 500), (500, 333), (501, 375), (375, 500), (224, 224), (224, 225), (225, 224), (223, 224), (1000, 227), (227, 1000),
-         (100, 80), (301, 1999), (299, 448)]
+SIZES = [
+    (333, 500),
+    (500, 333),
+    (501, 375),
+    (375, 500),
+    (224, 224),
+    (224, 225),
+    (225, 224),
+    (223, 224),
+    (1000, 227),
+    (227, 1000),
+    (100, 80),
+    (301, 1999),
+    (299, 448),
+]
 
 
 def photo(width, height):
@@ -71,7 +85,15 @@ def test_load_resized_image_equals_the_pair_of_transforms(tmp_path, width, heigh
 
 def test_load_resized_image_equals_the_pair_in_other_modes_and_formats(tmp_path):
     image = Image.fromarray(photo(100, 80))
-    for mode, suffix in [('L', 'jpg'), ('CMYK', 'jpg'), ('RGBA', 'png'), ('LA', 'png'), ('P', 'png'), ('1', 'png'), ('RGB', 'webp')]:
+    for mode, suffix in [
+        ('L', 'jpg'),
+        ('CMYK', 'jpg'),
+        ('RGBA', 'png'),
+        ('LA', 'png'),
+        ('P', 'png'),
+        ('1', 'png'),
+        ('RGB', 'webp'),
+    ]:
         image.convert(mode).save(tmp_path / f'{mode}.{suffix}')
         check_load_resized(tmp_path / f'{mode}.{suffix}')
         check_load_resized(tmp_path / f'{mode}.{suffix}', reducing_gap=None if suffix == 'jpg' else 1)
@@ -81,7 +103,9 @@ def check_load_resized(path, **kwargs):
     pair = Compose([TRANSFORMS.build(dict(transform)) for transform in PIPELINE[:2]])(dict(img_path=str(path)))
     one = TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, **kwargs))(dict(img_path=str(path)))
     np.testing.assert_array_equal(one['img'], pair['img'])
-    assert {name: value for name, value in one.items() if name != 'img'} == {name: value for name, value in pair.items() if name != 'img'}
+    assert {name: value for name, value in one.items() if name != 'img'} == {
+        name: value for name, value in pair.items() if name != 'img'
+    }
 
 
 def test_reduced_decoding_is_near_and_keeps_the_geometry(tmp_path):
@@ -91,20 +115,28 @@ def test_reduced_decoding_is_near_and_keeps_the_geometry(tmp_path):
     Image.fromarray(waves.astype(np.uint8)).save(tmp_path / 'image.jpg', quality=95)
     exact = TRANSFORMS.build(dict(type='LoadResizedImage', scale=224))(dict(img_path=str(tmp_path / 'image.jpg')))
     for gap in (1, 2):
-        near = TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, reducing_gap=gap))(dict(img_path=str(tmp_path / 'image.jpg')))
+        near = TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, reducing_gap=gap))(
+            dict(img_path=str(tmp_path / 'image.jpg'))
+        )
         assert near['img'].shape == exact['img'].shape and near['ori_shape'] == (1003, 1301)
         difference = np.abs(near['img'].astype(int) - exact['img'])
         assert 0 < difference.mean() < 1 and difference.max() < 8
 
 
-@pytest.mark.parametrize('gap, size, factor', [(1, (447, 600), 1), (1, (448, 600), 2), (2, (448, 600), 1), (2, (900, 900), 2),
-                                               (1, (1800, 3000), 8)])
+@pytest.mark.parametrize(
+    'gap, size, factor',
+    [(1, (447, 600), 1), (1, (448, 600), 2), (2, (448, 600), 1), (2, (900, 900), 2), (1, (1800, 3000), 8)],
+)
 def test_a_jpeg_is_decoded_at_the_smallest_size_that_leaves_the_gap(tmp_path, monkeypatch, gap, size, factor):
     Image.new('RGB', size).save(tmp_path / 'image.jpg')
     sizes = []
     resize = Image.Image.resize
-    monkeypatch.setattr(Image.Image, 'resize', lambda self, *args, **kwargs: sizes.append(self.size) or resize(self, *args, **kwargs))
-    TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, reducing_gap=gap))(dict(img_path=str(tmp_path / 'image.jpg')))
+    monkeypatch.setattr(
+        Image.Image, 'resize', lambda self, *args, **kwargs: sizes.append(self.size) or resize(self, *args, **kwargs)
+    )
+    TRANSFORMS.build(dict(type='LoadResizedImage', scale=224, reducing_gap=gap))(
+        dict(img_path=str(tmp_path / 'image.jpg'))
+    )
     assert sizes == [tuple(-(-side // factor) for side in size)]
 
 

@@ -1,4 +1,5 @@
 """When checkpoints are written, which one is found again, and which are refused."""
+
 import logging
 import shutil
 from pathlib import Path
@@ -14,9 +15,9 @@ from mmcfmask.engine.checkpoints import (
     CheckpointHook,
     best_checkpoint,
     check_checkpoint,
-    check_fits,
     check_same_tower,
     check_schedules,
+    check_state_dict,
     find_resumable,
     inherited_meta,
 )
@@ -80,14 +81,26 @@ def test_the_order_of_writing(tmp_path, tiny_pretrained, monkeypatch):
     first = [('write', 'epoch_1.pth'), ('write', 'last_checkpoint'), ('write', 'best.pth')]
     second = [('write', 'epoch_2.pth'), ('write', 'last_checkpoint'), ('remove', 'epoch_1.pth')]
     assert order == first + second + [('write', 'best.pth')] * (best['epoch'] == 2)
-    assert best['iter'] == 5 * best['epoch'] and best['best']['metric'] == 'accuracy/top1' and 0 <= best['best']['value'] <= 100
+    assert (
+        best['iter'] == 5 * best['epoch']
+        and best['best']['metric'] == 'accuracy/top1'
+        and 0 <= best['best']['value'] <= 100
+    )
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['best.pth', 'epoch_2.pth']
 
 
 def test_best_of_several_metrics(tmp_path, tiny_pretrained):
-    train(config(tmp_path, tiny_pretrained, **{
-        'train_cfg.max_epochs': 1, 'default_hooks.checkpoint.save_best': ['accuracy/top1', 'accuracy/nll'],
-        'default_hooks.checkpoint.rule': ['greater', 'less']}))
+    train(
+        config(
+            tmp_path,
+            tiny_pretrained,
+            **{
+                'train_cfg.max_epochs': 1,
+                'default_hooks.checkpoint.save_best': ['accuracy/top1', 'accuracy/nll'],
+                'default_hooks.checkpoint.rule': ['greater', 'less'],
+            },
+        )
+    )
     assert sorted(path.name for path in tmp_path.glob('best*')) == ['best_accuracy_nll.pth', 'best_accuracy_top1.pth']
     assert load(tmp_path / 'best_accuracy_nll.pth')['meta']['best']['metric'] == 'accuracy/nll'
 
@@ -100,11 +113,13 @@ def test_two_hooks_that_choose_are_refused(tmp_path, tiny_pretrained):
 
 
 def test_newest_whole_checkpoint_is_resumed(work_dir, said):
-    assert find_resumable(work_dir) == str(work_dir / 'epoch_2.pth') and not said  # last_checkpoint names the folder of before
+    assert (
+        find_resumable(work_dir) == str(work_dir / 'epoch_2.pth') and not said
+    )  # last_checkpoint names the folder of before
     shutil.copy(work_dir / 'epoch_2.pth', work_dir / 'epoch_9.pth')  # of another run
     flip(work_dir / 'epoch_2.pth')
     assert find_resumable(work_dir) == str(work_dir / 'epoch_1.pth')
-    (level, text), = said
+    ((level, text),) = said
     assert level == logging.WARNING and "moved/epoch_2.pth' is damaged: the checksum" in text
     assert f'resuming from {work_dir / "epoch_1.pth"}, the newest whole checkpoint' in text
     (work_dir / 'epoch_2.pth').write_bytes((work_dir / 'epoch_2.pth').read_bytes()[:5000])  # cut off
@@ -115,9 +130,14 @@ def test_newest_whole_checkpoint_is_resumed(work_dir, said):
     assert find_resumable(work_dir) == str(work_dir / 'epoch_1.pth') and 'is gone: resuming from' in said[-1][1]
     for text in ('', None):  # version 0.1 could be killed between emptying and writing it
         (work_dir / 'last_checkpoint').write_text(text) if text is not None else (work_dir / 'last_checkpoint').unlink()
-        assert find_resumable(work_dir) == str(work_dir / 'epoch_1.pth') and 'is empty or not there: resuming' in said[-1][1]
+        assert (
+            find_resumable(work_dir) == str(work_dir / 'epoch_1.pth')
+            and 'is empty or not there: resuming' in said[-1][1]
+        )
     flip(work_dir / 'epoch_1.pth')
-    with pytest.raises(StorageError, match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete what'):
+    with pytest.raises(
+        StorageError, match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete what'
+    ):
         find_resumable(work_dir)
     (work_dir / 'epoch_1.pth').unlink()
     assert find_resumable(work_dir) is None  # best.pth has no training state
@@ -126,8 +146,13 @@ def test_newest_whole_checkpoint_is_resumed(work_dir, said):
 
 def test_moved_run_goes_on(work_dir, trained, tiny_pretrained):
     before = sorted(trained.iterdir())
-    cfg = config(work_dir, tiny_pretrained, resume=True, load_from=find_resumable(work_dir),
-                 **{'optim_wrapper.optimizer.lr': 1e-3, 'train_cfg.max_epochs': 3})
+    cfg = config(
+        work_dir,
+        tiny_pretrained,
+        resume=True,
+        load_from=find_resumable(work_dir),
+        **{'optim_wrapper.optimizer.lr': 1e-3, 'train_cfg.max_epochs': 3},
+    )
     train(cfg)
     hub = load(work_dir / 'epoch_3.pth')['message_hub']['runtime_info']
     assert hub['best_ckpt'] == str(work_dir / 'best.pth') and hub['last_ckpt'] == str(work_dir / 'epoch_3.pth')
@@ -138,10 +163,10 @@ def test_moved_run_goes_on(work_dir, trained, tiny_pretrained):
 def never_better(path):
     """Let no later score beat that of a checkpoint."""
     state = load(path)
-    state['message_hub']['runtime_info'].update(best_score=1000., best_ckpt=str(path.with_name('best.pth')))
+    state['message_hub']['runtime_info'].update(best_score=1000.0, best_ckpt=str(path.with_name('best.pth')))
     change(path, message_hub=state['message_hub'])
     best = load(path.with_name('best.pth'))
-    change(path.with_name('best.pth'), meta={**best['meta'], 'best': dict(metric='accuracy/top1', value=1000.)})
+    change(path.with_name('best.pth'), meta={**best['meta'], 'best': dict(metric='accuracy/top1', value=1000.0)})
 
 
 @pytest.mark.parametrize('there', [True, False])
@@ -153,8 +178,13 @@ def test_best_of_a_run_that_began_elsewhere_is_copied(work_dir, tmp_path, tiny_p
         best.unlink()
     (tmp_path / 'second').mkdir()
     (tmp_path / 'second' / 'best.pth').write_text("another run's")
-    cfg = config(tmp_path / 'second', tiny_pretrained, resume=True, load_from=str(work_dir / 'epoch_2.pth'),
-                 **{'optim_wrapper.optimizer.lr': 1e-3, 'train_cfg.max_epochs': 3})
+    cfg = config(
+        tmp_path / 'second',
+        tiny_pretrained,
+        resume=True,
+        load_from=str(work_dir / 'epoch_2.pth'),
+        **{'optim_wrapper.optimizer.lr': 1e-3, 'train_cfg.max_epochs': 3},
+    )
     train(cfg)
     assert ((tmp_path / 'second' / 'best.pth').read_bytes() == expected) == there  # or it is of the third epoch
     assert load(tmp_path / 'second' / 'best.pth')['meta']['best']['value'] <= (1000 if there else 100)
@@ -165,42 +195,64 @@ def test_best_checkpoint_of_version_0_1(work_dir, tiny_pretrained):
     old = work_dir / 'best_accuracy_top1_epoch_1.pth'
     (work_dir / 'best.pth').rename(old)
     hub = load(work_dir / 'epoch_2.pth')['message_hub']
-    for score, left in ((1000., [old.name]), (-1., ['best.pth'])):
+    for score, left in ((1000.0, [old.name]), (-1.0, ['best.pth'])):
         hub['runtime_info'].update(best_score=score, best_ckpt=f'elsewhere/{old.name}')
         change(work_dir / 'epoch_2.pth', message_hub=hub)
         assert best_checkpoint(work_dir) == old
-        train(config(work_dir, tiny_pretrained, resume=True, load_from=str(work_dir / 'epoch_2.pth'),
-                     **{'optim_wrapper.optimizer.lr': 1e-3, 'train_cfg.max_epochs': 3}))
+        train(
+            config(
+                work_dir,
+                tiny_pretrained,
+                resume=True,
+                load_from=str(work_dir / 'epoch_2.pth'),
+                **{'optim_wrapper.optimizer.lr': 1e-3, 'train_cfg.max_epochs': 3},
+            )
+        )
         assert [path.name for path in work_dir.glob('best*')] == left
     assert best_checkpoint(work_dir) == work_dir / 'best.pth' and best_checkpoint(work_dir / 'new') is None
 
 
-@pytest.mark.parametrize('value, message', [
-    (torch.tensor([1., float('nan')]), 'weight holds numbers that are not finite'),
-    (torch.tensor([1., -float('inf')]).half(), 'weight holds numbers that are not finite'),
-    (torch.ones(2, device='meta'), 'weight has a shape but no numbers'),
-    (torch.ones(2).to_sparse(), 'weight is a sparse tensor'), (torch.ones(2, dtype=torch.complex64), 'weight is a complex tensor'),
-    (3, 'not made of named tensors'), (torch.ones(3), r'1 of another shape: weight \(3,\) instead of \(2,\)'),
-    (torch.ones(2, dtype=torch.int64), '1 of another kind: weight int64 instead of float32')])
+@pytest.mark.parametrize(
+    'value, message',
+    [
+        (torch.tensor([1.0, float('nan')]), 'weight holds numbers that are not finite'),
+        (torch.tensor([1.0, -float('inf')]).half(), 'weight holds numbers that are not finite'),
+        (torch.ones(2, device='meta'), 'weight has a shape but no numbers'),
+        (torch.ones(2).to_sparse(), 'weight is a sparse tensor'),
+        (torch.ones(2, dtype=torch.complex64), 'weight is a complex tensor'),
+        (3, 'not made of named tensors'),
+        (torch.ones(3), r'1 of another shape: weight \(3,\) instead of \(2,\)'),
+        (torch.ones(2, dtype=torch.int64), '1 of another kind: weight int64 instead of float32'),
+    ],
+)
 def test_tensors_that_cannot_be_weights(tmp_path, value, message):
     torch.save(dict(state_dict=dict(weight=value)), tmp_path / 'a.pth')
     model = torch.nn.Module()
     model.weight = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(ConfigError, match=f'a.pth.*{message}'):
-        check_fits(model, check_checkpoint(str(tmp_path / 'a.pth')), str(tmp_path / 'a.pth'))
+        check_state_dict(model, check_checkpoint(str(tmp_path / 'a.pth')), str(tmp_path / 'a.pth'))
 
 
-@pytest.mark.parametrize('meta, message', [
-    (dict(seed='x'), r'meta\["seed"\] = .x. is not the seed'), (dict(seed=-1), 'is not the seed of a run'),
-    (dict(dataset_meta=5), r'meta\["dataset_meta"\] is a int, not a dict'),
-    (dict(dataset_meta=dict(classes=5)), r"\['classes'\] is not a list of names"),
-    (dict(dataset_meta=dict(folders='cat')), r"\['folders'\] is not a list of names")])
+@pytest.mark.parametrize(
+    'meta, message',
+    [
+        (dict(seed='x'), r'meta\["seed"\] = .x. is not the seed'),
+        (dict(seed=-1), 'is not the seed of a run'),
+        (dict(dataset_meta=5), r'meta\["dataset_meta"\] is a int, not a dict'),
+        (dict(dataset_meta=dict(classes=5)), r"\['classes'\] is not a list of names"),
+        (dict(dataset_meta=dict(folders='cat')), r"\['folders'\] is not a list of names"),
+    ],
+)
 def test_what_a_checkpoint_says_of_its_training(tmp_path, meta, message):
     path = str(tmp_path / 'a.pth')
     torch.save(dict(state_dict=dict(weight=torch.ones(2)), meta=meta), path)
     with pytest.raises(ConfigError, match=f'a.pth.*{message}'):
         check_checkpoint(path)
-    for good in ({}, dict(seed=None, dataset_meta=None), dict(seed=3, dataset_meta=dict(classes=('cat', 'dog'), folders=None))):
+    for good in (
+        {},
+        dict(seed=None, dataset_meta=None),
+        dict(seed=3, dataset_meta=dict(classes=('cat', 'dog'), folders=None)),
+    ):
         torch.save(dict(state_dict=dict(weight=torch.ones(2)), meta=good), path)
         check_checkpoint(path)
 
@@ -208,30 +260,47 @@ def test_what_a_checkpoint_says_of_its_training(tmp_path, meta, message):
 def test_images_normalised_as_in_training(monkeypatch):
     said = []
     monkeypatch.setattr(checkpoints, 'print_log', lambda text, *args, **kwargs: said.append(text))
-    model = dict(backbone=dict(type='VisionTransformer', arch='b'), data_preprocessor=dict(mean=[1., 2., 3.], std=[1, 1, 1]))
+    model = dict(
+        backbone=dict(type='VisionTransformer', arch='b'), data_preprocessor=dict(mean=[1.0, 2.0, 3.0], std=[1, 1, 1])
+    )
     checkpoint = dict(meta=dict(cfg=Config(dict(model=model)).pretty_text))
-    check_same_tower(dict(model, data_preprocessor=dict(mean=(1., 2., 3.0001), std=[1., 1., 1.])), checkpoint, 'a.pth')
+    check_same_tower(
+        dict(model, data_preprocessor=dict(mean=(1.0, 2.0, 3.0001), std=[1.0, 1.0, 1.0])), checkpoint, 'a.pth'
+    )
     check_same_tower(dict(model, data_preprocessor=None), checkpoint, 'a.pth')
     assert not said
-    check_same_tower(dict(model, data_preprocessor=dict(mean=[0., 2., 3.])), checkpoint, 'a.pth')
-    assert said == ['a.pth was trained on images normalised by model.data_preprocessor.mean = [1.0, 2.0, 3.0], but now it is '
-                    '[0.0, 2.0, 3.0]']
+    check_same_tower(dict(model, data_preprocessor=dict(mean=[0.0, 2.0, 3.0])), checkpoint, 'a.pth')
+    assert said == [
+        'a.pth was trained on images normalised by model.data_preprocessor.mean = [1.0, 2.0, 3.0], but now it is '
+        '[0.0, 2.0, 3.0]'
+    ]
 
 
 def test_names_of_a_wrapped_model_and_old_formats(tmp_path):
-    torch.save(dict(state_dict={'module.weight': torch.ones(2)}), tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    torch.save(
+        dict(state_dict={'module.weight': torch.ones(2)}), tmp_path / 'a.pth', _use_new_zipfile_serialization=False
+    )
     assert list(check_checkpoint(str(tmp_path / 'a.pth'))['state_dict']) == ['weight']
     with pytest.raises(MissingFileError, match='is a folder: give the checkpoint in it'):
         check_checkpoint(str(tmp_path))
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(meta=dict(epoch=1, iter=-5)), r"meta\['iter'\] = -5"), (dict(meta=dict(epoch='1', iter=5)), r"meta\['epoch'\] = '1'"),
-    (dict(meta=dict(epoch=1, iter=5)), 'does not say what it was trained with'), (dict(meta=3), 'its "meta" is a int, not a dict'),
-    (dict(optimizer=[]), 'its training state is not'), (dict(optimizer={}), 'lacks the state of the optimizer'),
-    (dict(optimizer=dict(state={}, param_groups=[dict(betas=(0.9, 0.999))])), 'lacks the state of the optimizer'),
-    (dict(optimizer=dict(state={0: dict(exp_avg=torch.tensor([float('nan')]))}, param_groups=[])),
-     'optimizer.state.0.exp_avg holds numbers')])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(meta=dict(epoch=1, iter=-5)), r"meta\['iter'\] = -5"),
+        (dict(meta=dict(epoch='1', iter=5)), r"meta\['epoch'\] = '1'"),
+        (dict(meta=dict(epoch=1, iter=5)), 'does not say what it was trained with'),
+        (dict(meta=3), 'its "meta" is a int, not a dict'),
+        (dict(optimizer=[]), 'its training state is not'),
+        (dict(optimizer={}), 'lacks the state of the optimizer'),
+        (dict(optimizer=dict(state={}, param_groups=[dict(betas=(0.9, 0.999))])), 'lacks the state of the optimizer'),
+        (
+            dict(optimizer=dict(state={0: dict(exp_avg=torch.tensor([float('nan')]))}, param_groups=[])),
+            'optimizer.state.0.exp_avg holds numbers',
+        ),
+    ],
+)
 def test_training_states_that_cannot_be_resumed(tmp_path, trained, change, message):
     path = tmp_path / 'epoch_2.pth'
     torch.save({**load(trained / 'epoch_2.pth'), **change}, path)
@@ -252,21 +321,39 @@ def test_schedules_must_be_there(trained, tiny_pretrained):
     check_schedules(cfg, checkpoint, 'a.pth')
 
 
-@pytest.mark.parametrize('before, now, same', [
-    (dict(model_name='tiny-vit'), dict(model_name='tiny-vit'), True),
-    (dict(model_name='tiny-vit'), dict(model_name='tiny-vit-quickgelu'), False),
-    (dict(model_name='tiny-vit'), dict(model_name='tiny-vit-wide'), False),
-    (dict(model_name='ViT-B-16', pretrained='openai'), dict(model_name='ViT-B-16-quickgelu', pretrained='clip.pt'), True),
-    (dict(model_name='ViT-B-16', pretrained='openai'), dict(model_name='ViT-B-16', pretrained='clip.pt'), False),
-    (dict(model_name='ViT-B-16', pretrained='laion2b_s34b_b88k'), dict(model_name='ViT-B-16', pretrained=None, frozen=True), True),
-    (dict(arch='b', layer_cfgs=dict(act_cfg=dict(type='QuickGELU'))), dict(arch='b', layer_cfgs=dict(act_cfg=dict(type='GELU'))), False)])
+@pytest.mark.parametrize(
+    'before, now, same',
+    [
+        (dict(model_name='tiny-vit'), dict(model_name='tiny-vit'), True),
+        (dict(model_name='tiny-vit'), dict(model_name='tiny-vit-quickgelu'), False),
+        (dict(model_name='tiny-vit'), dict(model_name='tiny-vit-wide'), False),
+        (
+            dict(model_name='ViT-B-16', pretrained='openai'),
+            dict(model_name='ViT-B-16-quickgelu', pretrained='clip.pt'),
+            True,
+        ),
+        (dict(model_name='ViT-B-16', pretrained='openai'), dict(model_name='ViT-B-16', pretrained='clip.pt'), False),
+        (
+            dict(model_name='ViT-B-16', pretrained='laion2b_s34b_b88k'),
+            dict(model_name='ViT-B-16', pretrained=None, frozen=True),
+            True,
+        ),
+        (
+            dict(arch='b', layer_cfgs=dict(act_cfg=dict(type='QuickGELU'))),
+            dict(arch='b', layer_cfgs=dict(act_cfg=dict(type='GELU'))),
+            False,
+        ),
+    ],
+)
 def test_other_towers_and_activations(before, now, same):
     cfg = Config(dict(model=dict(backbone=dict(type='OpenCLIPBackbone', **before))))
     checkpoint = dict(meta=dict(cfg=cfg.pretty_text))
     if same:
         check_same_tower(dict(backbone=now), checkpoint, 'a.pth')
     else:
-        with pytest.raises(ConfigError, match='a.pth was trained with model.backbone.* computes something else from the same weights'):
+        with pytest.raises(
+            ConfigError, match='a.pth was trained with model.backbone.* computes something else from the same weights'
+        ):
             check_same_tower(dict(backbone=now), checkpoint, 'a.pth')
     check_same_tower(dict(backbone=now), dict(meta={}), 'a.pth')  # one that does not say
     assert inherited_meta(dict(meta=dict(cfg='x', time='now', dataset_meta={}))) == dict(cfg='x', dataset_meta={})

@@ -1,4 +1,5 @@
 """Labels mean the same classes in the head, in the training set and in every test set, or nothing runs."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from mmcfmask.errors import ConfigError
 
 def folders(root, *names, kind='FolderDataset', **settings):
     """A loader of class folders, which are made."""
-    make_tree(root, [name for name in names if not (root / name).exists()], ('{folder}.jpg', ))
+    make_tree(root, [name for name in names if not (root / name).exists()], ('{folder}.jpg',))
     return SimpleNamespace(dataset=DATASETS.build(dict(type=kind, data_root=str(root), **settings)))
 
 
@@ -21,8 +22,12 @@ def runner(train=None, tests=None, prompts=None, images=None, resumed=False, aux
     sets = [loader for loader in (train, *(tests or {}).values()) if loader]
     head = SimpleNamespace(num_classes=len(sets[0].dataset.metainfo['classes']), class_weights=start)
     return SimpleNamespace(
-        model=SimpleNamespace(head=head, auxiliary=auxiliary), iter=int(resumed), train_dataloader=train, val_loop=None,
-        test_loop=SimpleNamespace(loaders=tests))
+        model=SimpleNamespace(head=head, auxiliary=auxiliary),
+        iter=int(resumed),
+        train_dataloader=train,
+        val_loop=None,
+        test_loop=SimpleNamespace(loaders=tests),
+    )
 
 
 def check(runner, trained=None):
@@ -30,7 +35,9 @@ def check(runner, trained=None):
     hook = CheckClassesHook()
     assert isinstance(hook, Hook)
     if trained:
-        hook.after_load_checkpoint(runner, dict(meta=dict(dataset_meta={key: list(value) for key, value in trained.items() if value})))
+        hook.after_load_checkpoint(
+            runner, dict(meta=dict(dataset_meta={key: list(value) for key, value in trained.items() if value}))
+        )
     hook.before_test(runner)
 
 
@@ -39,13 +46,21 @@ def test_folders_of_a_test_are_those_that_were_trained(tmp_path):
     same = folders(tmp_path / 'same', 'cat', 'dog', 'emu')
     other = folders(tmp_path / 'other', 'ape', 'cat', 'dog')
     check(runner(tests=dict(mine=same)), trained)
-    with pytest.raises(ConfigError, match=r"class 0 is the folder 'ape' in the dataset of test_dataloader\['mine'\], but 'cat' in the "
-                       r"training set of the checkpoint.*FolderShiftDataset', head_classes=\['cat', 'dog', 'emu'\]"):
+    with pytest.raises(
+        ConfigError,
+        match=r"class 0 is the folder 'ape' in the dataset of test_dataloader\['mine'\], but 'cat' in the "
+        r"training set of the checkpoint.*FolderShiftDataset', head_classes=\['cat', 'dog', 'emu'\]",
+    ):
         check(runner(tests=dict(mine=other)), trained)
     check(runner(tests=dict(mine=other)))  # without a checkpoint, nothing is known
     # What the message proposes works.
-    matched = folders(tmp_path / 'other', kind='FolderShiftDataset', head_classes=['cat', 'dog', 'emu'], folder_map=dict(ape='emu'))
-    assert matched.dataset.metainfo['classes'] == ('cat', 'dog', 'emu') and matched.dataset.get_data_info(2)['gt_label'] == 2
+    matched = folders(
+        tmp_path / 'other', kind='FolderShiftDataset', head_classes=['cat', 'dog', 'emu'], folder_map=dict(ape='emu')
+    )
+    assert (
+        matched.dataset.metainfo['classes'] == ('cat', 'dog', 'emu')
+        and matched.dataset.get_data_info(2)['gt_label'] == 2
+    )
     check(runner(tests=dict(mine=matched)), trained)
     listed = folders(tmp_path / 'other', folders=['cat', 'dog', 'ape'], classes=['cat', 'dog', 'emu'])
     check(runner(tests=dict(mine=listed)), trained)
@@ -56,15 +71,33 @@ def test_order_and_case_of_the_folders(tmp_path):
     assert trained['folders'] == ('Bird', 'Dog', 'cat')  # as text is sorted
     with pytest.raises(ConfigError, match="class 1 is the folder 'cat' .*, but 'Dog' in"):
         check(runner(tests=dict(mine=folders(tmp_path / 'lower', 'bird', 'cat', 'dog'))), trained)
-    check(runner(tests=dict(mine=folders(tmp_path / 'same_order', 'bird', 'dog', 'eel', folders=['bird', 'dog', 'eel'],
-                                         classes=['bird', 'dog', 'cat']))), trained)
+    check(
+        runner(
+            tests=dict(
+                mine=folders(
+                    tmp_path / 'same_order',
+                    'bird',
+                    'dog',
+                    'eel',
+                    folders=['bird', 'dog', 'eel'],
+                    classes=['bird', 'dog', 'cat'],
+                )
+            )
+        ),
+        trained,
+    )
 
 
 def test_checkpoint_whose_numbers_were_sorted_as_text(tmp_path):
     """That of version 0.1.0."""
     names = [str(number) for number in range(12)]
-    with pytest.raises(ConfigError, match="class 2 is the folder '2' .*, but '10' in the training set of the checkpoint"):
-        check(runner(tests=dict(mine=folders(tmp_path / 'set', *names))), dict(folders=sorted(names), classes=sorted(names)))
+    with pytest.raises(
+        ConfigError, match="class 2 is the folder '2' .*, but '10' in the training set of the checkpoint"
+    ):
+        check(
+            runner(tests=dict(mine=folders(tmp_path / 'set', *names))),
+            dict(folders=sorted(names), classes=sorted(names)),
+        )
     listed = folders(tmp_path / 'set', folders=sorted(names))
     check(runner(tests=dict(mine=listed)), dict(folders=sorted(names), classes=sorted(names)))
 
@@ -72,6 +105,7 @@ def test_checkpoint_whose_numbers_were_sorted_as_text(tmp_path):
 def test_imagenet_by_its_ids_and_names(tmp_path):
     """Sets with the names of the classes, and those with the WordNet ids, in one test."""
     from mmcfmask.datasets.imagenet_shifts import IMAGENET_WNIDS, ImageNetDataset, ImageNetV2Dataset
+
     trained = ImageNetDataset.METAINFO
     own = folders(tmp_path / 'sketch', *IMAGENET_WNIDS)
     v2 = SimpleNamespace(dataset=SimpleNamespace(metainfo=ImageNetV2Dataset.METAINFO))
@@ -81,11 +115,18 @@ def test_imagenet_by_its_ids_and_names(tmp_path):
         check(runner(tests=dict(own=shuffled)), trained)
 
 
-@pytest.mark.parametrize('prompts, message', [
-    (['dog', 'cat', 'emu'], "model.head.class_weights.classnames has 'cat' in place 1, but it is the label 0 of the dataset of test_"),
-    (['a dog', 'Sea_Lion', 'CAT'], "has 'cat' in place 2, but it is the label 0"), (['Katze', 'Hund', 'Emu'], None),
-    (['cat', 'hound', 'sea lion'], None),
-])
+@pytest.mark.parametrize(
+    'prompts, message',
+    [
+        (
+            ['dog', 'cat', 'emu'],
+            "model.head.class_weights.classnames has 'cat' in place 1, but it is the label 0 of the dataset of test_",
+        ),
+        (['a dog', 'Sea_Lion', 'CAT'], "has 'cat' in place 2, but it is the label 0"),
+        (['Katze', 'Hund', 'Emu'], None),
+        (['cat', 'hound', 'sea lion'], None),
+    ],
+)
 def test_prompts_in_another_order(tmp_path, prompts, message):
     tests = dict(mine=folders(tmp_path / 'set', 'cat', 'dog', 'sea-lion'))
     path = tmp_path / 'prompts.txt'
@@ -140,5 +181,8 @@ def test_resumed_runs_keep_their_classes(tmp_path):
     hook.after_load_checkpoint(None, before)
     hook.before_train(runner(train))  # weights to start from may be of other classes
     hook.after_load_checkpoint(None, before)
-    with pytest.raises(ConfigError, match="class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the training set"):
+    with pytest.raises(
+        ConfigError,
+        match="class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the training set",
+    ):
         hook.before_train(runner(train, resumed=True))

@@ -1,4 +1,6 @@
-"""A training, a study and the caches, killed at every file that they write: what is run again ends as if nothing had happened."""
+"""A training, a study and the caches, killed at every file that they write: what is run again ends as if nothing had
+happened."""
+
 import json
 import sys
 from pathlib import Path
@@ -16,19 +18,31 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='lo
 def train(towers, config, work_dir, launcher):
     """The tool, with the tiny towers."""
     import open_clip
+
     open_clip.add_model_config(towers)
     load_tool('train').main([str(config), '--work-dir', str(work_dir), '--resume', '--launcher', launcher])
 
 
 @pytest.fixture(scope='module')
 def training(tmp_path_factory, tiny_towers, tiny_pretrained):
-    """A function that runs, kills and resumes a training of 2 epochs, and the outcome of an undisturbed one with 1 and 2 processes."""
+    """A function that runs, kills and resumes a training of 2 epochs, and the outcome of an undisturbed one with 1 and
+    2 processes."""
     folder = tmp_path_factory.mktemp('training')
     cfg = Config.fromfile(str(ROOT / 'configs' / 'shapes' / 'ft.py'))
-    cfg.merge_from_dict({
-        'model.backbone.model_name': 'tiny-vit', 'model.backbone.pretrained': tiny_pretrained, 'train_dataloader.dataset.size': 32,
-        'train_dataloader.batch_size': 4, 'total_batch_size': 8, 'val_dataloader.dataset.size': 20, 'train_cfg.max_epochs': 2,
-        'env_cfg.cudnn_benchmark': False, 'default_hooks.checkpoint.max_keep_ckpts': 1, 'optim_wrapper.optimizer.lr': 1e-2})
+    cfg.merge_from_dict(
+        {
+            'model.backbone.model_name': 'tiny-vit',
+            'model.backbone.pretrained': tiny_pretrained,
+            'train_dataloader.dataset.size': 32,
+            'train_dataloader.batch_size': 4,
+            'total_batch_size': 8,
+            'val_dataloader.dataset.size': 20,
+            'train_cfg.max_epochs': 2,
+            'env_cfg.cudnn_benchmark': False,
+            'default_hooks.checkpoint.max_keep_ckpts': 1,
+            'optim_wrapper.optimizer.lr': 1e-2,
+        }
+    )
     pipeline = [dict(type='Resize', scale=32), dict(type='PackInputs')]
     cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline = pipeline
     cfg.model.head.class_weights.cache_dir = None
@@ -42,8 +56,16 @@ def training(tmp_path_factory, tiny_towers, tiny_pretrained):
         cfg.model.head.class_weights.cache_dir = str(folder / name / 'cache')
         (folder / name).mkdir(exist_ok=True)
         cfg.dump(folder / name / 'config.py')
-        return kills.run(('test_kills', 'train'), str(tiny_towers), folder / name / 'config.py', folder / name / 'run',
-                         'pytorch' if processes > 1 else 'none', log=folder / f'{name}.log', kill=kill, processes=processes)
+        return kills.run(
+            ('test_kills', 'train'),
+            str(tiny_towers),
+            folder / name / 'config.py',
+            folder / name / 'run',
+            'pytorch' if processes > 1 else 'none',
+            log=folder / f'{name}.log',
+            kill=kill,
+            processes=processes,
+        )
 
     def outcome(name):
         """Everything that the checkpoints hold but times, and the names of all files but logs."""
@@ -53,7 +75,9 @@ def training(tmp_path_factory, tiny_towers, tiny_pretrained):
             for part in ('state_dict', 'optimizer', 'param_schedulers'):
                 found[path.name, part] = checkpoint.get(part)
             found[path.name, 'meta'] = {key: checkpoint['meta'].get(key) for key in ('epoch', 'iter', 'best', 'seed')}
-        found['files'] = sorted(path.name for path in (*work_dir.iterdir(), *(folder / name / 'cache').iterdir()) if path.is_file())
+        found['files'] = sorted(
+            path.name for path in (*work_dir.iterdir(), *(folder / name / 'cache').iterdir()) if path.is_file()
+        )
         found['last'] = Path((work_dir / 'last_checkpoint').read_text()).name
         return found
 
@@ -72,7 +96,8 @@ def same(a, b):
 
 @pytest.fixture(scope='module')
 def whole(training):
-    """Number of processes to names of the files that an undisturbed run writes, and its outcome; run when first asked for."""
+    """Number of processes to names of the files that an undisturbed run writes, and its outcome; run when first asked
+    for."""
     run, outcome = training
     done = {}
 
@@ -94,13 +119,23 @@ def kill_and_resume(training, whole, processes, number, when):
     assert same(found, expected), (name, whole(processes)[0][number])
 
 
-@pytest.mark.parametrize('processes, file, when', [
-    (1, 'resume_4.pth', 'middle'), (1, -4, 'after'),  # that of resume_16.pth, before resume_12.pth is deleted
-     (1, 'epoch_1.pth', 'after'), (1, 'last_checkpoint', 'before'), (1, 'best.pth', 'after'),
-    (2, 'epoch_2.pth', 'middle')])
+@pytest.mark.parametrize(
+    'processes, file, when',
+    [
+        (1, 'resume_4.pth', 'middle'),
+        (1, -4, 'after'),  # that of resume_16.pth, before resume_12.pth is deleted
+        (1, 'epoch_1.pth', 'after'),
+        (1, 'last_checkpoint', 'before'),
+        (1, 'best.pth', 'after'),
+        (2, 'epoch_2.pth', 'middle'),
+    ],
+)
 def test_training_killed_at_a_file(training, whole, processes, file, when):
     files = whole(processes)[0]
-    assert files.count('last_checkpoint') == sum(name.startswith(('epoch', 'resume')) for name in files) >= 4 and 'best.pth' in files
+    assert (
+        files.count('last_checkpoint') == sum(name.startswith(('epoch', 'resume')) for name in files) >= 4
+        and 'best.pth' in files
+    )
     number = files.index(file) if isinstance(file, str) else len(files) + file
     kill_and_resume(training, whole, processes, number, when)
 
@@ -114,7 +149,7 @@ def test_training_killed_at_every_file(training, whole, processes):
 
 
 # A study of tools that write what the real ones write, in no time.
-FAKE = '''
+FAKE = """
 import hashlib, json, sys
 from pathlib import Path
 tool, arguments = Path(sys.argv[1]).name, sys.argv[2:]
@@ -133,18 +168,21 @@ else:
     sets = {name: dict(metrics=dict(top1=top1 - i), notes=[], images=10) for i, name in enumerate(('test', 'v2'))}
     Path(option('--out')).write_text(json.dumps(dict(
         format=1, config='ft.py', method='ft', seed=None, checkpoint=None, id_set='test', sets=sets, missing={}, versions={}, metrics={})))
-'''
+"""
 
 
 def run_study(folder):
     from rich.console import Console
 
-    import mmcfmask.engine.study as study
-    from mmcfmask.engine.jobs import run_jobs
+    import mmcfmask.experiments.study as study
+    from mmcfmask.experiments.jobs import run_jobs
+
     study.tool = lambda name, *args: [str(folder / 'fake.py'), name, *map(str, args)]
     study.run_jobs = lambda jobs, console, slots: run_jobs(jobs, console, slots, refresh=0.01)
     config = str(ROOT / 'configs' / 'shapes' / '{config}.py')
-    planned = study.Study({'FT': 'ft', 'Soup': dict(soup='FT')}, str(folder / 'out'), dict(shapes=config), seeds=[0, 1], pictures=False)
+    planned = study.Study(
+        {'FT': 'ft', 'Soup': dict(soup='FT')}, str(folder / 'out'), dict(shapes=config), seeds=[0, 1], pictures=False
+    )
     assert not planned.run(Console(file=sys.stdout), 1)
 
 
@@ -159,16 +197,25 @@ def test_study_killed_at_a_file(tmp_path, sample):
 
     def outcome(name):
         out = tmp_path / name / 'out'
-        return {str(path.relative_to(out)): path.read_text() for path in out.rglob('*')
-                if path.is_file() and path.suffix not in ('.log', '.png', '.py') and path.name != '.lock'}
+        return {
+            str(path.relative_to(out)): path.read_text()
+            for path in out.rglob('*')
+            if path.is_file() and path.suffix not in ('.log', '.png', '.py') and path.name != '.lock'
+        }
 
     files = run('whole')
     expected = outcome('whole')
-    assert files.count('test.json') == 3 and {'key', 'config.py', 'results.md', 'results.json', 'id_ood.png'} <= set(files)
+    assert files.count('test.json') == 3 and {'key', 'config.py', 'results.md', 'results.json', 'id_ood.png'} <= set(
+        files
+    )
     assert not [name for name in expected if name.endswith('.part')] and json.loads(expected['shapes/results.json'])
     points = [(number, when) for number in range(len(files)) for when in kills.WHEN]
     if sample:
-        points = [(files.index('key'), 'after'), (files.index('test.json'), 'middle'), (files.index('results.json'), 'before')]
+        points = [
+            (files.index('key'), 'after'),
+            (files.index('test.json'), 'middle'),
+            (files.index('results.json'), 'before'),
+        ]
     for number, when in points:
         name = f'{number}_{when}'
         run(name, kill=(number, when))
@@ -182,12 +229,13 @@ def fill_cache(tree, cache_dir, die_at=None):
     import signal
 
     from test_kills import cached_images
+
     pwrite, seen = os.pwrite, []
 
     def counted(descriptor, data, offset):
         seen.append(offset)
         if len(seen) - 1 == die_at:
-            pwrite(descriptor, data[:len(data) // 2], offset)
+            pwrite(descriptor, data[: len(data) // 2], offset)
             os.kill(os.getpid(), signal.SIGKILL)
         return pwrite(descriptor, data, offset)
 
@@ -197,21 +245,35 @@ def fill_cache(tree, cache_dir, die_at=None):
 
 def cached_images(tree, cache_dir=None):
     from mmpretrain.registry import DATASETS
-    dataset = dict(type='FolderDataset', data_root=str(tree), pipeline=[
-        dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'), dict(type='PackInputs')])
-    dataset = DATASETS.build(dict(type='CachedDataset', dataset=dataset, cache_dir=str(cache_dir)) if cache_dir else dataset)
+
+    dataset = dict(
+        type='FolderDataset',
+        data_root=str(tree),
+        pipeline=[
+            dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+            dict(type='PackInputs'),
+        ],
+    )
+    dataset = DATASETS.build(
+        dict(type='CachedDataset', dataset=dataset, cache_dir=str(cache_dir)) if cache_dir else dataset
+    )
     return [dataset[i]['inputs'].clone() for i in range(len(dataset))]
 
 
-CACHE_POINTS = [dict(kill=(number, when)) for number in range(2) for when in kills.WHEN] + [dict(die_at=number) for number in range(8)]
+CACHE_POINTS = [dict(kill=(number, when)) for number in range(2) for when in kills.WHEN] + [
+    dict(die_at=number) for number in range(8)
+]
 
 
-@pytest.mark.parametrize('points', [CACHE_POINTS[1:8:3], pytest.param(CACHE_POINTS, marks=pytest.mark.slow)], ids=['some', 'every'])
+@pytest.mark.parametrize(
+    'points', [CACHE_POINTS[1:8:3], pytest.param(CACHE_POINTS, marks=pytest.mark.slow)], ids=['some', 'every']
+)
 def test_image_cache_killed_at_a_write(tmp_path, points):
     from mmengine.registry import init_default_scope
     from oracle import write_tree
+
     init_default_scope('mmpretrain')
-    write_tree(tmp_path / 'tree', [(0, ), (1, )], 2)
+    write_tree(tmp_path / 'tree', [(0,), (1,)], 2)
     expected = cached_images(tmp_path / 'tree')
     files = kills.run(('test_kills', 'fill_cache'), tmp_path / 'tree', tmp_path / 'whole', log=tmp_path / 'log')
     assert [Path(name).suffix for name in files] == ['.json', '.images']

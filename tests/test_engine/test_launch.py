@@ -18,11 +18,11 @@ from mmcfmask.engine.launch import (
     apply_run_arguments,
     build_runner,
     fit_loaders,
-    fit_total_batch,
-    forget_pretrained,
     inference_config,
     load_config,
     method_name,
+    set_gradient_accumulation,
+    skip_pretrained_weights,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -46,26 +46,37 @@ class EMAHookOfOnesOwn(RelativeEMAHook):
 def test_accumulation_makes_up_the_total():
     for processes, counts, interval in [(1, 6, 1002), (2, 3, 1002), (6, 1, 1000)]:
         cfg = Config.fromstring(CONFIG, '.py')
-        fit_total_batch(cfg, processes)
+        set_gradient_accumulation(cfg, processes)
         assert cfg.optim_wrapper.accumulative_counts == counts
         assert cfg.custom_hooks[0].interval == interval
-        assert [hook.get('interval') for hook in cfg.custom_hooks[1:]] == [counts, None, 10]  # ours count optimizer steps themselves
+        assert [hook.get('interval') for hook in cfg.custom_hooks[1:]] == [
+            counts,
+            None,
+            10,
+        ]  # ours count optimizer steps themselves
 
 
 def test_indivisible_total_is_an_error():
     cfg = Config.fromstring(CONFIG, '.py')
     with pytest.raises(ValueError, match='cannot be split over 5 processes'):
-        fit_total_batch(cfg, 5)
+        set_gradient_accumulation(cfg, 5)
     cfg.train_dataloader.batch_size = 5
-    with pytest.raises(ValueError, match=r'total_batch_size=24 is not a multiple of 2 process\(es\) x .*batch_size=5.*batch_size=4'):
-        fit_total_batch(cfg, 2)
+    with pytest.raises(
+        ValueError, match=r'total_batch_size=24 is not a multiple of 2 process\(es\) x .*batch_size=5.*batch_size=4'
+    ):
+        set_gradient_accumulation(cfg, 2)
 
 
 def test_data_root_reaches_every_dataset(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(CONFIG)
     cfg = load_config(str(path), {'data_root': '/mine', 'total_batch_size': 8})
-    assert cfg.train_dataloader.dataset.data_root == cfg.test_dataloader.a.dataset.data_root == cfg.pipelines[0][0].data_root == '/mine'
+    assert (
+        cfg.train_dataloader.dataset.data_root
+        == cfg.test_dataloader.a.dataset.data_root
+        == cfg.pipelines[0][0].data_root
+        == '/mine'
+    )
     assert cfg.test_dataloader.b.dataset.data_root == 'elsewhere'
     assert cfg.total_batch_size == 8
 
@@ -107,9 +118,12 @@ def test_linear_probe_follows_the_training_images(tmp_path):
     (tmp_path / 'empty.py').write_text('')
     (tmp_path / 'lpft.py').write_text(
         "_base_ = ['./base.py', './empty.py']\nmodel = dict(head=dict(class_weights=dict(type='linear_probe', "
-        "dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}})))")
+        'dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}})))'
+    )
     (tmp_path / 'child.py').write_text(
-        "_base_ = './lpft.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='ShapesDataset'))\ndata_root = '/mine'")
+        "_base_ = './lpft.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='ShapesDataset'))\ndata_root = "
+        "'/mine'"
+    )
 
     def probe(name, **options):
         cfg = load_config(str(tmp_path / name), {key.replace('__', '.'): value for key, value in options.items()})
@@ -118,14 +132,23 @@ def test_linear_probe_follows_the_training_images(tmp_path):
     cfg, weights = probe('child.py')
     assert weights.dataset == cfg.train_dataloader.dataset == dict(type='ShapesDataset')
     assert weights.held_out == cfg.val_dataloader.dataset and weights.held_out.data_root == '/mine'
-    cfg, weights = probe('lpft.py', train_dataloader__dataset__per_class=60, val_dataloader__dataset__part=9, data_root='/mine')
-    assert weights.dataset == cfg.train_dataloader.dataset and (weights.dataset.per_class, weights.dataset.data_root) == (60, '/mine')
+    cfg, weights = probe(
+        'lpft.py', train_dataloader__dataset__per_class=60, val_dataloader__dataset__part=9, data_root='/mine'
+    )
+    assert weights.dataset == cfg.train_dataloader.dataset and (
+        weights.dataset.per_class,
+        weights.dataset.data_root,
+    ) == (60, '/mine')
     assert weights.held_out == cfg.val_dataloader.dataset and weights.held_out.part == 9
-    cfg, weights = probe('lpft.py', train_dataloader__dataset__part=3, model__head__class_weights__dataset__part=4)  # its own is kept
+    cfg, weights = probe(
+        'lpft.py', train_dataloader__dataset__part=3, model__head__class_weights__dataset__part=4
+    )  # its own is kept
     assert weights.dataset.part == 4
     cfg, weights = probe('lpft.py', train_dataloader__dataset__part=3, model__head__class_weights__type='prototype')
     assert weights.dataset.part == 1
-    (tmp_path / 'own.py').write_text((tmp_path / 'lpft.py').read_text().replace("held_out={{_base_.val_dataloader.dataset}}", ''))
+    (tmp_path / 'own.py').write_text(
+        (tmp_path / 'lpft.py').read_text().replace('held_out={{_base_.val_dataloader.dataset}}', '')
+    )
     assert 'held_out' not in probe('own.py')[1]
 
 
@@ -142,8 +165,10 @@ def test_config_for_the_inference_of_mmpretrain(tmp_path):
     classes, checkpoint = dataset.metainfo['classes'], str(tmp_path / 'rolled.pth')
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), checkpoint)
     images = sorted(map(str, tmp_path.glob('*.png')))
-    start, rolled = (ImageClassificationInferencer(inference_config('configs/shapes/cfmask.py', weights))(images)
-                     for weights in (None, checkpoint))
+    start, rolled = (
+        ImageClassificationInferencer(inference_config('configs/shapes/cfmask.py', weights))(images)
+        for weights in (None, checkpoint)
+    )
     labels = [dataset.get_data_info(index)['gt_label'] for index in range(4)]
     assert sum(result['pred_label'] == label for result, label in zip(start, labels)) >= 3
     assert [result['pred_label'] for result in rolled] == [(result['pred_label'] + 1) % 10 for result in start]
@@ -155,12 +180,18 @@ def test_gate_of_the_training_and_validation_images(monkeypatch):
     path = 'configs/shapes/cfmask.py'
     cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
     add_gate(cfg)
-    assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2)
-    cfg = load_config(path, {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')})
+    assert cfg.model.gate == dict(
+        dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2
+    )
+    cfg = load_config(
+        path,
+        {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')},
+    )
     add_gate(cfg)
-    assert cfg.model.gate == dict(level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60),
-                                  num_workers=0)
-    forget_pretrained(cfg.model)
+    assert cfg.model.gate == dict(
+        level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0
+    )
+    skip_pretrained_weights(cfg.model)
     assert cfg.model.gate is None
     with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
         add_gate(load_config('configs/shapes/zeroshot.py', {}))
@@ -171,15 +202,19 @@ def test_gate_of_the_training_and_validation_images(monkeypatch):
 def test_second_look():
     cfg = load_config('configs/shapes/cfmask.py', {})
     add_second_look(cfg, 0.8)
-    assert cfg.model.second_look == 0.8
-    with pytest.raises(ValueError, match="a second look needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
+    assert cfg.model.crop_scale == 0.8
+    with pytest.raises(
+        ValueError, match="a second look needs a CounterfactualClassifier, but model.type='ImageClassifier'"
+    ):
         add_second_look(Config(dict(model=dict(type='ImageClassifier'))), 0.8)
 
 
 def test_gate_follows_the_training_images(tmp_path):
     (tmp_path / 'base.py').write_text(VARIABLES + "val_dataloader = dict(dataset=dict(images, part='held out'))")
-    (tmp_path / 'gate.py').write_text("_base_ = './base.py'\nmodel = dict(gate=dict(dataset={{_base_.train_dataloader.dataset}}, "
-                                      "held_out={{_base_.val_dataloader.dataset}}))")
+    (tmp_path / 'gate.py').write_text(
+        "_base_ = './base.py'\nmodel = dict(gate=dict(dataset={{_base_.train_dataloader.dataset}}, "
+        'held_out={{_base_.val_dataloader.dataset}}))'
+    )
     cfg = load_config(str(tmp_path / 'gate.py'), {'train_dataloader.dataset.part': 7, 'val_dataloader.dataset.part': 8})
     assert cfg.model.gate == dict(dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset)
 
@@ -187,27 +222,40 @@ def test_gate_follows_the_training_images(tmp_path):
 def test_option_that_nothing_reads(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(VARIABLES)
-    mistakes = {'optim_wraper.optimizer.lr': 'optim_wrapper', 'total_batchsize': 'total_batch_size', 'dataroot': 'data_root',
-                'batch_size': 'loader.batch_size'}
+    mistakes = {
+        'optim_wraper.optimizer.lr': 'optim_wrapper',
+        'total_batchsize': 'total_batch_size',
+        'dataroot': 'data_root',
+        'batch_size': 'loader.batch_size',
+    }
     for wrong, right in mistakes.items():
         name = wrong.partition('.')[0]
-        with pytest.raises(ValueError, match=f"config.py has no '{name}', and nothing would read it. Did you mean .*'{right}'"):
+        with pytest.raises(
+            ValueError, match=f"config.py has no '{name}', and nothing would read it. Did you mean .*'{right}'"
+        ):
             load_config(str(path), {wrong: 1})
     cfg = load_config(str(path), {'cache_dir': 'fast', 'work_dir': 'here', 'total_batch_size': 4})  # may be absent
     assert (cfg.cache_dir, cfg.work_dir, cfg.total_batch_size) == ('fast', 'here', 4)
 
 
 def test_delete_inside_delete(tmp_path):
-    (tmp_path / 'base.py').write_text("test_dataloader = dict(a=dict(x=1))")
-    (tmp_path / "own.py").write_text("_base_ = 'base.py'\ntest_dataloader = dict(\n"
-                                     "    _delete_=True, b=dict(dataset=dict(_delete_=True, y=[dict(_delete_=True)])))")
+    (tmp_path / 'base.py').write_text('test_dataloader = dict(a=dict(x=1))')
+    (tmp_path / 'own.py').write_text(
+        "_base_ = 'base.py'\ntest_dataloader = dict(\n"
+        '    _delete_=True, b=dict(dataset=dict(_delete_=True, y=[dict(_delete_=True)])))'
+    )
     assert load_config(str(tmp_path / 'own.py'), {}).test_dataloader == dict(b=dict(dataset=dict(y=[{}])))
 
 
 def test_loaders_fit_the_machine(monkeypatch):
     def loaders():
-        return Config(dict(train_dataloader=dict(dataset={}, num_workers=8, persistent_workers=True, pin_memory=True),
-                           val_dataloader=None, test_dataloader=dict(a=dict(dataset={}, num_workers=8), b=dict(dataset={}))))
+        return Config(
+            dict(
+                train_dataloader=dict(dataset={}, num_workers=8, persistent_workers=True, pin_memory=True),
+                val_dataloader=None,
+                test_dataloader=dict(a=dict(dataset={}, num_workers=8), b=dict(dataset={})),
+            )
+        )
 
     monkeypatch.setattr(launch, 'usable_cores', lambda: 6)
     monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
@@ -248,22 +296,45 @@ def test_local_rank_of_mpi_is_that_of_mpi(monkeypatch):
 
 
 def test_settings_of_the_runner_are_no_unknown_names(tmp_path):
-    options = {'find_unused_parameters': True, 'sync_bn': 'torch', 'model_wrapper_cfg.static_graph': True, 'tf32': True,
-               'activation_checkpointing': ['backbone'], 'compile': False}
+    options = {
+        'find_unused_parameters': True,
+        'sync_bn': 'torch',
+        'model_wrapper_cfg.static_graph': True,
+        'tf32': True,
+        'activation_checkpointing': ['backbone'],
+        'compile': False,
+    }
     cfg = load_config(str(ROOT / 'configs' / 'shapes' / 'cfmask.py'), options)
     assert cfg.find_unused_parameters and cfg.model_wrapper_cfg.static_graph and cfg.tf32
 
 
-@pytest.mark.parametrize('given, wrapped', [
-    ({}, dict(type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=False, device_ids=None)),
-    (dict(find_unused_parameters=True),
-     dict(type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=True, device_ids=None)),
-    (dict(model_wrapper_cfg=dict(static_graph=True)), dict(type='MMDistributedDataParallel', static_graph=True, device_ids=None)),
-    (dict(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')), dict(type='MMFullyShardedDataParallel')),
-])
+@pytest.mark.parametrize(
+    'given, wrapped',
+    [
+        (
+            {},
+            dict(
+                type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=False, device_ids=None
+            ),
+        ),
+        (
+            dict(find_unused_parameters=True),
+            dict(
+                type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=True, device_ids=None
+            ),
+        ),
+        (
+            dict(model_wrapper_cfg=dict(static_graph=True)),
+            dict(type='MMDistributedDataParallel', static_graph=True, device_ids=None),
+        ),
+        (dict(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')), dict(type='MMFullyShardedDataParallel')),
+    ],
+)
 def test_wrapper_of_the_config_is_kept_without_a_gpu(monkeypatch, given, wrapped):
     monkeypatch.setattr(launch, 'start_process_group_without_gpu', lambda launcher: True)
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg, model=None, logger=SimpleNamespace(handlers=[])))
+    monkeypatch.setattr(
+        launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg, model=None, logger=SimpleNamespace(handlers=[]))
+    )
     assert build_runner(Config(dict(launcher='none', **given))).cfg.model_wrapper_cfg == wrapped
 
 
@@ -290,17 +361,25 @@ def test_runner_warns_of_slow_bfloat16(monkeypatch):
     monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: runner)
     monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device: False)
     for amp in (False, True):
-        launch.build_runner(Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp))))
+        launch.build_runner(
+            Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp)))
+        )
     assert len(said) == 1 and said[0].startswith('--amp: this CPU has no instructions for bfloat16')
 
 
 def test_name_says_what_was_tested():
     probe = dict(head=dict(class_weights=dict(type='linear_probe')))
     for model, meta, name in (
-        (dict(), {}, 'ft'), (dict(gate=dict(level=0.1)), {}, 'ft + gate'), (dict(gate=None, second_look=0.9), {}, 'ft + second look'),
-        (dict(gate=dict(level=0.1), second_look=0.9), {}, 'ft + gate and second look'), (probe, {}, 'ft'),
-        (dict(), dict(wise_ft_alpha=0.), 'ft + WiSE-FT'), (dict(gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
-        (dict(), None, 'zero-shot'), (dict(second_look=0.9), None, 'zero-shot + second look'), (probe, None, 'LP'),
+        (dict(), {}, 'ft'),
+        (dict(gate=dict(level=0.1)), {}, 'ft + gate'),
+        (dict(gate=None, crop_scale=0.9), {}, 'ft + second look'),
+        (dict(gate=dict(level=0.1), crop_scale=0.9), {}, 'ft + gate and second look'),
+        (probe, {}, 'ft'),
+        (dict(), dict(wise_ft_alpha=0.0), 'ft + WiSE-FT'),
+        (dict(gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
+        (dict(), None, 'zero-shot'),
+        (dict(crop_scale=0.9), None, 'zero-shot + second look'),
+        (probe, None, 'LP'),
     ):
         assert method_name('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name
 
@@ -309,8 +388,13 @@ def test_own_hooks_are_added_where_a_config_leaves_them_out():
     cfg = Config(dict(custom_hooks=[dict(type='EMAHook'), dict(type='IterationSeedHook')]))
     launch.add_own_hooks(cfg)
     launch.add_own_hooks(cfg)
-    assert [hook['type'] for hook in cfg.custom_hooks] == ['PlainCheckpointHook', 'CheckClassesHook', 'StopOnInvalidLossHook', 'EMAHook',
-                                                           'IterationSeedHook']
+    assert [hook['type'] for hook in cfg.custom_hooks] == [
+        'PlainCheckpointHook',
+        'CheckClassesHook',
+        'StopOnInvalidLossHook',
+        'EMAHook',
+        'IterationSeedHook',
+    ]
     cfg = Config(dict(custom_hooks=None))
     launch.add_own_hooks(cfg)
     assert [hook['type'] for hook in cfg.custom_hooks] == list(launch.OWN_HOOKS)
@@ -319,7 +403,10 @@ def test_own_hooks_are_added_where_a_config_leaves_them_out():
 def test_accumulation_of_the_config_is_not_reset():
     cfg = Config.fromstring(CONFIG, '.py')
     cfg.optim_wrapper.accumulative_counts = 6
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     assert cfg.optim_wrapper.accumulative_counts == 6
-    with pytest.raises(ValueError, match='optim_wrapper.accumulative_counts=6, but total_batch_size=.* is 3 x .*: leave out accumulative'):
-        fit_total_batch(cfg, 2)
+    with pytest.raises(
+        ValueError,
+        match='optim_wrapper.accumulative_counts=6, but total_batch_size=.* is 3 x .*: leave out accumulative',
+    ):
+        set_gradient_accumulation(cfg, 2)

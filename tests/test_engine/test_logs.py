@@ -15,18 +15,29 @@ def collect(rank, processes, store, out):
         dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=processes)
     hub = MessageHub(f'logs{rank}')
     for step in (1, 2, 3):
-        hub.update_scalars({'train/loss': step + 10 * rank, 'train/loss_cls': 2 * step + 10 * rank, 'train/lr': 0.1 * step})
+        hub.update_scalars(
+            {'train/loss': step + 10 * rank, 'train/loss_cls': 2 * step + 10 * rank, 'train/lr': 0.1 * step}
+        )
     hub.update_scalar('val/loss', rank)
     runner, processor = SimpleNamespace(message_hub=hub), MeanLogProcessor(window_size=2)
-    out.put((rank, *(dict(processor._collect_scalars([], runner, mode, prefix)) for mode, prefix in
-                     [('train', False), ('train', True), ('val', False)])))
+    out.put(
+        (
+            rank,
+            *(
+                dict(processor._collect_scalars([], runner, mode, prefix))
+                for mode, prefix in [('train', False), ('train', True), ('val', False)]
+            ),
+        )
+    )
 
 
 @pytest.mark.parametrize('processes', [1, 3])
 def test_losses_are_the_mean_over_all_processes(processes, tmp_path):
     context = multiprocessing.get_context('fork')
     out = context.Queue()
-    workers = [context.Process(target=collect, args=(rank, processes, tmp_path / 'store', out)) for rank in range(processes)]
+    workers = [
+        context.Process(target=collect, args=(rank, processes, tmp_path / 'store', out)) for rank in range(processes)
+    ]
     for worker in workers:
         worker.start()
     results = sorted((out.get(timeout=100) for _ in workers), key=lambda result: result[0])

@@ -1,4 +1,5 @@
 """Evaluation on several sets, with a model whose answers are known, and during training on the built-in benchmark."""
+
 import json
 import os
 import re
@@ -15,14 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_runner, fit_total_batch, load_config
-from mmcfmask.engine.loops import SetSequence, choose_shifts, refuse_choice_by_shift, split_metrics
+from mmcfmask.engine.launch import build_runner, load_config, set_gradient_accumulation
+from mmcfmask.engine.loops import ChainedLoaders, choose_shifts, refuse_choice_by_shift, split_metrics
 from mmcfmask.engine.preflight import check_selection
 from mmcfmask.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
-SUBSET = tuple((index, ) for index in range(3, 1000, 50))  # 20 classes of 1000, as ImageNet-R and -A are 200
-MANY = ((0, 10), (5, ), (700, 701, 999), (2, ))  # as ObjectNet: several outputs mean one class
+SUBSET = tuple((index,) for index in range(3, 1000, 50))  # 20 classes of 1000, as ImageNet-R and -A are 200
+MANY = ((0, 10), (5,), (700, 701, 999), (2,))  # as ObjectNet: several outputs mean one class
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +48,8 @@ def run(cfg):
     return runner.test(), runner.test_loop
 
 
-# protocol ------------------------------------------------------------------------------------------------------------------
+# protocol
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_knows_the_answers(trees, tmp_path):
@@ -55,27 +57,35 @@ def test_knows_the_answers(trees, tmp_path):
     loaders = {'id': loader(trees / 'subset', 7, SUBSET), 'many': loader(trees / 'many', 7, MANY)}
     metrics, _ = run(config(loaders, tmp_path, dict(distracted=(1, 500, 998))))
     assert {name: value for name, value in metrics.items() if name.split('/')[1] in ('top1', 'mean_per_class')} == {
-        'id/top1': 100, 'id/mean_per_class': 100, 'many/top1': 100, 'many/mean_per_class': 100, 'ood_average/top1': 100
+        'id/top1': 100,
+        'id/mean_per_class': 100,
+        'many/top1': 100,
+        'many/mean_per_class': 100,
+        'ood_average/top1': 100,
     }
     assert 'many/top5' not in metrics and metrics['id/top5'] == 100
 
 
 def test_scores_of_a_head_without_logits(trees, tmp_path):
     loaders = {'id': loader(trees / 'subset', 7, SUBSET), 'many': loader(trees / 'many', 7, MANY)}
-    metrics, _ = run(config(loaders, tmp_path, dict(scores_only=True, distracted=(1, ))))
+    metrics, _ = run(config(loaders, tmp_path, dict(scores_only=True, distracted=(1,))))
     assert metrics['id/top1'] == metrics['many/top1'] == 100
 
 
 def test_set_of_other_classes_without_groups_is_refused(trees, tmp_path):
     """A 1000-way argmax on a set of 20 classes, whose labels are 0..19, scores about nothing: it must not run."""
     loaders = {'id': loader(trees / 'subset', 7, SUBSET), 'shift': loader(trees / 'subset', 7)}
-    with pytest.raises(ValueError, match=r"test_dataloader\['shift'\] has 20 classes .* but model.head.num_classes=1000"):
+    with pytest.raises(
+        ValueError, match=r"test_dataloader\['shift'\] has 20 classes .* but model.head.num_classes=1000"
+    ):
         run(config(loaders, tmp_path))
     loaders['shift'] = loader(trees / 'subset', 7, SUBSET[:19])
     with pytest.raises(ValueError, match=r"test_dataloader\['shift'\] has 20 classes, but 19 label_groups"):
         run(config(loaders, tmp_path))
-    loaders['shift'] = loader(trees / 'subset', 7, (*SUBSET[:19], (1000, )))
-    with pytest.raises(ValueError, match=r"test_dataloader\['shift'\] does not fit .* names the outputs 1000, but the head has 1000"):
+    loaders['shift'] = loader(trees / 'subset', 7, (*SUBSET[:19], (1000,)))
+    with pytest.raises(
+        ValueError, match=r"test_dataloader\['shift'\] does not fit .* names the outputs 1000, but the head has 1000"
+    ):
         run(config(loaders, tmp_path))
 
 
@@ -88,10 +98,17 @@ def test_sets_of_other_folders_are_refused(tmp_path):
         return loader(tmp_path / '-'.join(names), **settings)
 
     def test(**shift):
-        return run(config(dict(id=tree('bee', 'cat'), shift=tree('ant', 'bee', **shift)), tmp_path / 'run', dict(num_classes=2)))
+        return run(
+            config(
+                dict(id=tree('bee', 'cat'), shift=tree('ant', 'bee', **shift)), tmp_path / 'run', dict(num_classes=2)
+            )
+        )
 
-    with pytest.raises(ValueError, match=r"class 0 is the folder 'ant' in the dataset of test_dataloader\['shift'\], but 'bee' in "
-                       r"test_dataloader\['id'\]: .*FolderShiftDataset"):
+    with pytest.raises(
+        ValueError,
+        match=r"class 0 is the folder 'ant' in the dataset of test_dataloader\['shift'\], but 'bee' in "
+        r"test_dataloader\['id'\]: .*FolderShiftDataset",
+    ):
         test()
     with pytest.raises(ValueError, match="class 0 is the folder 'ant'"):
         test(classes=['bee', 'cat'])  # names to show change nothing
@@ -101,20 +118,32 @@ def test_sets_of_other_folders_are_refused(tmp_path):
 def test_metrics_and_ood_average(trees, tmp_path):
     metrics, loop = run(config(sets(trees), tmp_path))
     assert 0 < metrics['subset/top1'] < 100
-    assert metrics['ood_average/top1'] == (metrics['subset/top1'] + metrics['many/top1']) / 2 and loop.averaged == ['subset', 'many']
+    assert metrics['ood_average/top1'] == (metrics['subset/top1'] + metrics['many/top1']) / 2 and loop.averaged == [
+        'subset',
+        'many',
+    ]
     for name, images in (('id', 40), ('subset', 40), ('many', 12)):
         result = loop.results[name]
-        assert result['metrics']['top1'] == metrics[f'{name}/top1'] and sum(result['details']['per_class_count'].values()) == images
+        assert (
+            result['metrics']['top1'] == metrics[f'{name}/top1']
+            and sum(result['details']['per_class_count'].values()) == images
+        )
         speed = result['speed']
         assert speed['images_per_second'] > 0 and 0 < speed['forward'] < images / speed['images_per_second']
         assert speed['data'] + speed['forward'] + speed['metric'] <= images / speed['images_per_second'] + 1e-6
-    log, = tmp_path.glob('*/*.log')
-    assert re.search(r'many: \d+\.\d s, [\d.]+ images/s \(data [\d.]+ s, forward [\d.]+ s, metric [\d.]+ s\)', log.read_text())
+    (log,) = tmp_path.glob('*/*.log')
+    assert re.search(
+        r'many: \d+\.\d s, [\d.]+ images/s \(data [\d.]+ s, forward [\d.]+ s, metric [\d.]+ s\)', log.read_text()
+    )
 
 
 def test_independent_of_batch_size_and_workers(trees, tmp_path):
     whole = run(config(sets(trees, 64), tmp_path / '64'))[0]
-    for name, settings in {'1': dict(batch_size=1), '7': dict(batch_size=7), 'w': dict(batch_size=7, num_workers=2)}.items():
+    for name, settings in {
+        '1': dict(batch_size=1),
+        '7': dict(batch_size=7),
+        'w': dict(batch_size=7, num_workers=2),
+    }.items():
         loaders = sets(trees)
         for part in loaders.values():
             part.update(settings, persistent_workers='num_workers' in settings)
@@ -134,9 +163,12 @@ class Priority(Dataset):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU leaves the cores to the workers')
 def test_workers_give_way_to_the_forward_pass(trees, tmp_path):
     own = dict(type='default_collate')  # any registered function
-    loaders = {'id': loader(trees / 'subset', 7, SUBSET), 'many': {**loader(trees / 'many', 7, MANY), 'worker_init_fn': own}}
+    loaders = {
+        'id': loader(trees / 'subset', 7, SUBSET),
+        'many': {**loader(trees / 'many', 7, MANY), 'worker_init_fn': own},
+    }
     loaders = build_runner(Config(config(loaders, tmp_path))).test_loop.loaders
-    priority, = DataLoader(Priority(), None, num_workers=1, worker_init_fn=loaders['id'].worker_init_fn)
+    (priority,) = DataLoader(Priority(), None, num_workers=1, worker_init_fn=loaders['id'].worker_init_fn)
     assert priority == 19 and os.nice(0) < 19
     assert loaders['many'].worker_init_fn.func is default_collate
 
@@ -144,12 +176,16 @@ def test_workers_give_way_to_the_forward_pass(trees, tmp_path):
 def test_own_metrics_of_a_set(trees, tmp_path):
     evaluator = dict(type='ShiftAccuracy', evaluators=dict(many=[dict(type='ShiftAccuracy', keep_predictions=True)]))
     metrics, loop = run(config(sets(trees), tmp_path, evaluator=evaluator))
-    assert len(loop.results['many']['details']['predictions']) == 12 and loop.results['id']['details']['predictions'] is None
+    assert (
+        len(loop.results['many']['details']['predictions']) == 12
+        and loop.results['id']['details']['predictions'] is None
+    )
     with pytest.raises(ValueError, match='names no metric for id'):
         run(config(sets(trees), tmp_path, evaluator=dict(evaluators=dict(many=dict(type='ShiftAccuracy')))))
 
 
-# which sets ----------------------------------------------------------------------------------------------------------------
+# which sets
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_missing_sets(trees, tmp_path):
@@ -157,7 +193,11 @@ def test_missing_sets(trees, tmp_path):
     with pytest.raises(MissingSetError, match=r"test_dataloader\['gone'\]: there is no .*gone: get it from the shop"):
         run(config(loaders, tmp_path))
     metrics, loop = run(config(loaders, tmp_path, skip_missing=True))
-    assert list(loop.missing) == ['gone'] and 'get it from the shop' in loop.missing['gone'] and loop.averaged == ['subset', 'many']
+    assert (
+        list(loop.missing) == ['gone']
+        and 'get it from the shop' in loop.missing['gone']
+        and loop.averaged == ['subset', 'many']
+    )
     assert not any(name.startswith('gone') for name in metrics)
     with pytest.raises(MissingSetError, match='gone'):  # named sets only may be missing
         run(config(loaders, tmp_path, skip_missing=['id']))
@@ -178,7 +218,9 @@ def test_choice_of_shifts(trees, tmp_path):
     assert set(loop.results) == {'id', 'many'} and metrics['ood_average/top1'] == metrics['many/top1']
     metrics, loop = run(config(sets(trees), tmp_path, shifts=[]))
     assert set(loop.results) == {'id'} and 'ood_average/top1' not in metrics
-    with pytest.raises(ValueError, match=r"test_dataloader: '../esc' becomes the name of a file or folder, so it must be a plain name"):
+    with pytest.raises(
+        ValueError, match=r"test_dataloader: '../esc' becomes the name of a file or folder, so it must be a plain name"
+    ):
         run(config({**sets(trees), '../esc': loader(trees / 'many')}, tmp_path))
     with pytest.raises(ValueError, match="no such shift: 'mny'; the shifts of this config are subset, many"):
         run(config(sets(trees), tmp_path, shifts=['mny']))
@@ -222,7 +264,7 @@ class Loader:
 
 def test_next_set_starts_while_the_last_batches_of_this_one_are_read():
     log = []
-    sequence = SetSequence({'a': Loader('a', 4, log), 'b': Loader('b', 1, log), 'c': Loader('c', 2, log, 0)})
+    sequence = ChainedLoaders({'a': Loader('a', 4, log), 'b': Loader('b', 1, log), 'c': Loader('c', 2, log, 0)})
     assert len(sequence) == 7
     for name, batches in sequence:
         assert sequence.dataset == name
@@ -232,20 +274,37 @@ def test_next_set_starts_while_the_last_batches_of_this_one_are_read():
     assert log == ['start a', 'a0', 'start b', 'a1', 'a2', 'a3', 'start c', 'b0', 'c0', 'c1']
 
 
-# as a validation loop ------------------------------------------------------------------------------------------------------
+# as a validation loop
+# ------------------------------------------------------------------------------------------------------
 
 
 def training(work_dir, pretrained, **options):
     """Two epochs on the built-in benchmark, validated on the ID set and two shifts."""
-    cfg = load_config(str(ROOT / 'configs' / 'shapes' / 'ft.py'), {
-        'model.backbone.model_name': 'tiny-vit', 'model.backbone.pretrained': pretrained, 'model.head.class_weights': None,
-        'train_dataloader.batch_size': 8, 'train_dataloader.dataset.size': 16, 'total_batch_size': 8, 'train_cfg.max_epochs': 2,
-        'default_hooks.checkpoint.save_best': 'held_out/top1', 'env_cfg.cudnn_benchmark': False, 'work_dir': str(work_dir)})
+    cfg = load_config(
+        str(ROOT / 'configs' / 'shapes' / 'ft.py'),
+        {
+            'model.backbone.model_name': 'tiny-vit',
+            'model.backbone.pretrained': pretrained,
+            'model.head.class_weights': None,
+            'train_dataloader.batch_size': 8,
+            'train_dataloader.dataset.size': 16,
+            'total_batch_size': 8,
+            'train_cfg.max_epochs': 2,
+            'default_hooks.checkpoint.save_best': 'held_out/top1',
+            'env_cfg.cudnn_benchmark': False,
+            'work_dir': str(work_dir),
+        },
+    )
     pipeline = [dict(type='Resize', scale=32), dict(type='PackInputs')]
     cfg.train_dataloader.dataset.pipeline = pipeline
     cfg.val_dataloader = {
-        name: dict(batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='default_collate'),
-                   dataset=dict(type='ShapesDataset', split=split, size=10, pipeline=pipeline))
+        name: dict(
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(type='ShapesDataset', split=split, size=10, pipeline=pipeline),
+        )
         for name, split in dict(sketch='sketch', held_out='val', r='r').items()
     }
     cfg.val_evaluator = dict(type='ShiftAccuracy')
@@ -258,7 +317,7 @@ def training(work_dir, pretrained, **options):
 
 def train(cfg):
     check_selection(cfg)
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     runner = build_runner(cfg)
     runner.train()
     return runner
@@ -268,7 +327,6 @@ def test_validation_on_shifts_during_training(tmp_path, tiny_pretrained):
     seen = []
 
     class Listening(Hook):
-
         def before_val_epoch(self, runner):
             seen.append('before')
 
@@ -281,18 +339,24 @@ def test_validation_on_shifts_during_training(tmp_path, tiny_pretrained):
     runner = train(cfg)
     # Hooks such as CheckpointHook and EMAHook see one validation, not three.
     assert len(seen) == 4 and seen[0] == seen[2] == 'before'
-    assert list(seen[1])[0] == 'held_out/top1' and {'sketch/top1', 'r/top1', 'r/nll', 'ood_average/top1'} <= set(seen[1])
+    assert list(seen[1])[0] == 'held_out/top1' and {'sketch/top1', 'r/top1', 'r/nll', 'ood_average/top1'} <= set(
+        seen[1]
+    )
     best = max(seen[1]['held_out/top1'], seen[3]['held_out/top1'])
     assert runner.message_hub.get_info('best_score') == best and (tmp_path / 'best.pth').is_file()
-    scalars, = tmp_path.glob('*/vis_data/scalars.json')
+    (scalars,) = tmp_path.glob('*/vis_data/scalars.json')
     assert sum('ood_average/top1' in json.loads(line) for line in scalars.read_text().splitlines()) == 2
 
 
 def test_validation_every_other_epoch_and_auto(tmp_path, tiny_pretrained):
-    runner = train(training(tmp_path, tiny_pretrained, **{'train_cfg.val_interval': 2, 'default_hooks.checkpoint.save_best': 'auto'}))
+    runner = train(
+        training(
+            tmp_path, tiny_pretrained, **{'train_cfg.val_interval': 2, 'default_hooks.checkpoint.save_best': 'auto'}
+        )
+    )
     saved = check_checkpoint(str(tmp_path / 'best.pth'))['meta']
     assert saved['epoch'] == 2 and saved['best']['metric'] == 'held_out/top1'
-    scalars, = tmp_path.glob('*/vis_data/scalars.json')
+    (scalars,) = tmp_path.glob('*/vis_data/scalars.json')
     assert sum('held_out/top1' in json.loads(line) for line in scalars.read_text().splitlines()) == 1
     assert set(runner.val_loop.results) == {'held_out', 'sketch', 'r'}
 
@@ -300,10 +364,12 @@ def test_validation_every_other_epoch_and_auto(tmp_path, tiny_pretrained):
 @pytest.mark.parametrize('key', ['sketch/top1', 'ood_average/top1', ['held_out/top1', 'r/ece']])
 def test_choosing_by_a_shift_is_refused(tmp_path, tiny_pretrained, key):
     cfg = training(tmp_path, tiny_pretrained, **{'default_hooks.checkpoint.save_best': key})
-    message = "save_best='.*' would choose by a distribution shift.*no longer measures robustness.*save_best='held_out/top1'"
+    message = (
+        "save_best='.*' would choose by a distribution shift.*no longer measures robustness.*save_best='held_out/top1'"
+    )
     with pytest.raises(ValueError, match=message):
         check_selection(cfg)  # tools/train.py: before the model is built
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     with pytest.raises(ValueError, match=message):
         build_runner(cfg).train()  # any other way to a Runner
 
@@ -311,13 +377,17 @@ def test_choosing_by_a_shift_is_refused(tmp_path, tiny_pretrained, key):
 def test_other_ways_to_choose_by_a_shift(tmp_path, tiny_pretrained):
     cfg = training(tmp_path, tiny_pretrained)
     check_selection(cfg)
-    with pytest.raises(ValueError, match="save_best='accuracy/top1': there is no such metric.*the sets are sketch, held_out, r"):
+    with pytest.raises(
+        ValueError, match="save_best='accuracy/top1': there is no such metric.*the sets are sketch, held_out, r"
+    ):
         check_selection(training(tmp_path, tiny_pretrained, **{'default_hooks.checkpoint.save_best': 'accuracy/top1'}))
     stop = dict(type='EarlyStoppingHook', monitor='r/top1')
     with pytest.raises(ValueError, match="monitor='r/top1' would choose by a distribution shift"):
         check_selection(training(tmp_path, tiny_pretrained, custom_hooks=[stop]))
     with pytest.raises(ValueError, match="monitor='ood_average/top1' would choose"):
-        refuse_choice_by_shift([dict(type='ReduceOnPlateauLR', monitor='ood_average/top1')], 'held_out', ['held_out', 'r'])
+        refuse_choice_by_shift(
+            [dict(type='ReduceOnPlateauLR', monitor='ood_average/top1')], 'held_out', ['held_out', 'r']
+        )
     refuse_choice_by_shift([None, stop, dict(type='EarlyStoppingHook', monitor='loss')], 'r', ['r', 'held_out'])
 
 
@@ -355,5 +425,10 @@ def test_bfloat16(trees, tmp_path):
 
 
 def test_metrics_that_are_no_numbers():
-    numbers, others = split_metrics({'r/top1': torch.tensor(3), 'r/nll': 0.5, 'r/confusion': torch.eye(2), 'r/name': 'x'})
-    assert numbers == {'r/top1': 3.0, 'r/nll': 0.5} and others == {'r/confusion': [[1., 0.], [0., 1.]], 'r/name': 'x'}
+    numbers, others = split_metrics(
+        {'r/top1': torch.tensor(3), 'r/nll': 0.5, 'r/confusion': torch.eye(2), 'r/name': 'x'}
+    )
+    assert numbers == {'r/top1': 3.0, 'r/nll': 0.5} and others == {
+        'r/confusion': [[1.0, 0.0], [0.0, 1.0]],
+        'r/name': 'x',
+    }

@@ -17,7 +17,9 @@ def values(schedule, group, steps):
 
 
 def optimizer(kind, lr):
-    return getattr(torch.optim, kind)([torch.nn.Parameter(torch.zeros(1))], lr, **(dict(momentum=0.9) if kind == 'SGD' else {}))
+    return getattr(torch.optim, kind)(
+        [torch.nn.Parameter(torch.zeros(1))], lr, **(dict(momentum=0.9) if kind == 'SGD' else {})
+    )
 
 
 def ours(steps, counts=1, kind='AdamW', **settings):
@@ -30,16 +32,25 @@ def ours(steps, counts=1, kind='AdamW', **settings):
 
 @pytest.mark.parametrize('counts', [1, 4])
 @pytest.mark.parametrize('kind', ['AdamW', 'SGD'])
-@pytest.mark.parametrize('steps, settings', [(100, dict(pct_start=0.02)), (60, dict(pct_start=0.02)),
-                                             (90, dict(pct_start=0.1, three_phase=True)), (40, dict(pct_start=0.)),
-                                             (70, dict(pct_start=0.3, anneal_strategy='linear')),
-                                             (80, dict(pct_start=0.1, cycle_momentum=False, div_factor=10., final_div_factor=50.))])
+@pytest.mark.parametrize(
+    'steps, settings',
+    [
+        (100, dict(pct_start=0.02)),
+        (60, dict(pct_start=0.02)),
+        (90, dict(pct_start=0.1, three_phase=True)),
+        (40, dict(pct_start=0.0)),
+        (70, dict(pct_start=0.3, anneal_strategy='linear')),
+        (80, dict(pct_start=0.1, cycle_momentum=False, div_factor=10.0, final_div_factor=50.0)),
+    ],
+)
 def test_schedule_is_torchs(steps, settings, kind, counts):
     """Learning rate and momentum; under accumulation one value for all batches of an optimizer step."""
-    inner = optimizer(kind, 1.)
+    inner = optimizer(kind, 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        expected = values(torch.optim.lr_scheduler.OneCycleLR(inner, 5e-4, steps, **settings), inner.param_groups[0], steps)
+        expected = values(
+            torch.optim.lr_scheduler.OneCycleLR(inner, 5e-4, steps, **settings), inner.param_groups[0], steps
+        )
     seen = ours(steps, counts, kind, **{'cycle_momentum': True, **settings})
     assert len(seen) == steps * counts
     for batch, pair in enumerate(seen):
@@ -58,8 +69,15 @@ def test_first_step_warms_up_where_less_than_a_step_is_left_to_it(steps):
 
 
 def test_momentum_of_an_optimizer_without():
-    with pytest.raises(ValueError, match='param_scheduler.cycle_momentum=True, but the optimizer has neither betas nor momentum'):
-        OneCycle(OptimWrapper(torch.optim.Adagrad([torch.nn.Parameter(torch.zeros(1))])), by_epoch=False, end=10, cycle_momentum=True)
+    with pytest.raises(
+        ValueError, match='param_scheduler.cycle_momentum=True, but the optimizer has neither betas nor momentum'
+    ):
+        OneCycle(
+            OptimWrapper(torch.optim.Adagrad([torch.nn.Parameter(torch.zeros(1))])),
+            by_epoch=False,
+            end=10,
+            cycle_momentum=True,
+        )
 
 
 def test_a_schedule_that_counted_batches_is_not_resumed():

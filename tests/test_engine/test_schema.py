@@ -1,4 +1,5 @@
 """What a config may say is judged by the signatures of the classes that it names."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Optional
@@ -17,7 +18,9 @@ from mmcfmask.ranges import Count, Share
 CONFIGS = Path(__file__).parents[2] / 'configs'
 THEIRS = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
 OURS = sorted(path for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')
-FAMILIES = sorted(path for family in ('clip', 'vision_transformer', 'resnet') for path in (THEIRS / family).glob('*.py'))
+FAMILIES = sorted(
+    path for family in ('clip', 'vision_transformer', 'resnet') for path in (THEIRS / family).glob('*.py')
+)
 
 
 def test_every_config_of_the_project_passes():
@@ -37,35 +40,59 @@ PARTS = Registry('parts')
 
 
 class Base:
-
     def __init__(self, size: Count, share: Share = 0.5, names: Optional[list[str]] = None) -> None:
         pass
 
 
 @PARTS.register_module()
 class Part(Base):
-
-    def __init__(self, kind: Literal['a', 'b'] = 'a', points: 'tuple[float, ...]' = (), untyped=None, lost: 'Nowhere' = 1,  # noqa: F821
-                 call: Optional[Callable] = None, module: Optional[nn.Module] = None, **kwargs) -> None:
+    def __init__(
+        self,
+        kind: Literal['a', 'b'] = 'a',
+        points: 'tuple[float, ...]' = (),
+        untyped=None,
+        lost: 'Nowhere' = 1,  # noqa: F821
+        call: Optional[Callable] = None,
+        module: Optional[nn.Module] = None,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
 
 
-@pytest.mark.parametrize('values', [
-    dict(size=3), dict(size=3, share=1), dict(kind='b', points=[1, 2.5]), dict(points=(1, )), dict(names=None), dict(names=('x', )),
-    dict(untyped=object(), lost='x'), dict(call='name', module=dict(type='ReLU')),
-])
+@pytest.mark.parametrize(
+    'values',
+    [
+        dict(size=3),
+        dict(size=3, share=1),
+        dict(kind='b', points=[1, 2.5]),
+        dict(points=(1,)),
+        dict(names=None),
+        dict(names=('x',)),
+        dict(untyped=object(), lost='x'),
+        dict(call='name', module=dict(type='ReLU')),
+    ],
+)
 def test_values_that_are_meant(values):
     check_part('part', dict(type='Part', **values), PARTS)
 
 
-@pytest.mark.parametrize('values, message', [
-    (dict(size='3'), r"part.size='3': it must be a whole number"), (dict(size=True), 'part.size=True: it must be a whole number'),
-    (dict(size=0), 'part.size=0: it must be greater than or equal to 1'), (dict(size=2.5), 'part.size=2.5: it must be a whole number'),
-    (dict(share='0.5'), "part.share='0.5': it must be a number"), (dict(share=1.5), 'part.share=1.5: it must be less than or equal to 1'),
-    (dict(share=None), 'part.share=None: it must be a number'), (dict(kind='c'), r"part.kind='c': it must be 'a' or 'b'"),
-    (dict(points=[1, 'x']), r"part.points=\[1, 'x'\]: it must be a number \(at \[1\]\)"), (dict(points='xy'), 'it must be a list'),
-    (dict(names='xy'), "part.names='xy': it must be a list or None"), (dict(naems=['x']), "Part has no 'naems'. Did you mean 'names'"),
-])
+@pytest.mark.parametrize(
+    'values, message',
+    [
+        (dict(size='3'), r"part.size='3': it must be a whole number"),
+        (dict(size=True), 'part.size=True: it must be a whole number'),
+        (dict(size=0), 'part.size=0: it must be greater than or equal to 1'),
+        (dict(size=2.5), 'part.size=2.5: it must be a whole number'),
+        (dict(share='0.5'), "part.share='0.5': it must be a number"),
+        (dict(share=1.5), 'part.share=1.5: it must be less than or equal to 1'),
+        (dict(share=None), 'part.share=None: it must be a number'),
+        (dict(kind='c'), r"part.kind='c': it must be 'a' or 'b'"),
+        (dict(points=[1, 'x']), r"part.points=\[1, 'x'\]: it must be a number \(at \[1\]\)"),
+        (dict(points='xy'), 'it must be a list'),
+        (dict(names='xy'), "part.names='xy': it must be a list or None"),
+        (dict(naems=['x']), "Part has no 'naems'. Did you mean 'names'"),
+    ],
+)
 def test_values_that_cannot_be_meant(values, message):
     with pytest.raises(ConfigError, match=message):
         check_part('part', dict(type='Part', **values), PARTS)
@@ -83,41 +110,87 @@ def test_names_and_missing_arguments():
     check_arguments('part', {}, Base, missing=False)
 
 
-@pytest.mark.parametrize('key, value, message', [
-    ('optim_wrapper.optimizer.lr', '1e-4', "optim_wrapper.optimizer.lr='1e-4': it must be a number"),
-    ('optim_wrapper.optimizer.lr', 0, 'lr=0: it must be greater than 0'),
-    ('optim_wrapper.optimizer.betas', [0.9, 1.0], 'betas=.*less than 1'),
-    ('optim_wrapper.clip_grad.max_norm', -1, 'optim_wrapper.clip_grad.max_norm=-1: it must be greater than 0'),
-    ('optim_wrapper.clip_grad.max_nrom', 1, "clip_grad_norm_ has no 'max_nrom'.*max_norm"),
-    ('train_dataloader.batch_size', '64', 'batch_size'),
-    ('optim_wrapper.paramwise_cfg.nrom_decay_mult', 0., "has no 'nrom_decay_mult'. Did you mean 'norm_decay_mult'"),
-    ('optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult', -1, 'custom_keys.backbone.lr_mult=-1'),
-    ('default_hooks.checkpoint.interval', 0, 'default_hooks.checkpoint.interval=0'),
-    ('train_cfg.val_interval', -1, 'train_cfg.val_interval=-1'),
-    ('default_hooks.checkpoint.intervall', 1, "CheckpointHook has no 'intervall'"), ('test_cfg.skip_missing', 5, 'test_cfg.skip_missing=5'),
-    ('train_dataloader.drop_last', 'yes', "train_dataloader.drop_last='yes': it must be True or False"), ('resume', 'no', "resume='no'"),
-    ('model.data_preprocessor.std', [1., -1., 1.], r'std=\[1.0, -1.0, 1.0\]: it must be greater than 0 \(at \[1\]\)'),
-    ('model.head.class_weights.nmaes', [], r"model.head.class_weights: .* has no 'nmaes'"),
-    ('model.head.temperature', float('nan'), 'is NaN'),
-    ('train_dataloader.dataset.pipeline', [dict(type='PackInput')], r"dataset.pipeline\[0\].type='PackInput'.*'PackInputs'"),
-    ('custom_hooks', [dict(type='EMAHook', momentun=0.1)], r"custom_hooks\[0\]: EMAHook has no 'momentun'. Did you mean 'momentum'"),
-    ('custom_hooks', [dict(type='EMAHook', momentum=2)], r'custom_hooks\[0\].momentum=2'), ('val_cfg', None, 'without val_cfg'),
-    ('model', None, 'model=None|no model'), ('randomness.seed', 'x', "randomness.seed='x'"),
-    ('env_cfg', None, 'env_cfg=None: it must be a dict'),
-    ('env_cfg.cudnn_benchmark', 'no', "env_cfg.cudnn_benchmark='no': it must be True or False"),
-    ('custom_imports.allow_failed_imports', 'no', "allow_failed_imports='no': it must be True or False"),
-    ('compile', 'no', "compile='no': it must be True or False or a dict or None"), ('sync_bn', 'mm', "sync_bn='mm': it must be 'torch' or"),
-    ('activation_checkpointing', 5, 'activation_checkpointing=5: it must be a list'),
-    ('log_processor.by_epoch', 'no', 'log_processor.by_epoch'), ('param_scheduler.by_epoch', 'no', 'param_scheduler.by_epoch'),
-    ('param_scheduler.convert_to_iter_based', 'no', "param_scheduler.convert_to_iter_based='no': it must be True or False"),
-    ('load_from', '', "load_from='': it must be a text that is not empty"), ('work_dir', '', "work_dir=''"),
-    ('cache_dir', '', "cache_dir=''"),
-    ('train_cfg.dynamic_intervals', [[5, 0]], r'train_cfg.dynamic_intervals=\[\[5, 0\]\]: it must be greater than or equal to 1'),
-    ('train_dataloader.shuffle', True, 'train_dataloader.shuffle=True: the sampler decides, by train_dataloader.sampler.shuffle'),
-    ('default_hooks.param_scheduler', None, 'default_hooks.param_scheduler=None: without this hook param_scheduler has no effect'),
-    ('optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mul', 1, "custom_keys.backbone has no 'lr_mul'. Did you mean 'lr_mult'"),
-    ('optim_wrapper.paramwise_cfg.custom_keys.backbone.weight_decay', -1, 'custom_keys.backbone.weight_decay=-1'),
-])
+@pytest.mark.parametrize(
+    'key, value, message',
+    [
+        ('optim_wrapper.optimizer.lr', '1e-4', "optim_wrapper.optimizer.lr='1e-4': it must be a number"),
+        ('optim_wrapper.optimizer.lr', 0, 'lr=0: it must be greater than 0'),
+        ('optim_wrapper.optimizer.betas', [0.9, 1.0], 'betas=.*less than 1'),
+        ('optim_wrapper.clip_grad.max_norm', -1, 'optim_wrapper.clip_grad.max_norm=-1: it must be greater than 0'),
+        ('optim_wrapper.clip_grad.max_nrom', 1, "clip_grad_norm_ has no 'max_nrom'.*max_norm"),
+        ('train_dataloader.batch_size', '64', 'batch_size'),
+        (
+            'optim_wrapper.paramwise_cfg.nrom_decay_mult',
+            0.0,
+            "has no 'nrom_decay_mult'. Did you mean 'norm_decay_mult'",
+        ),
+        ('optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult', -1, 'custom_keys.backbone.lr_mult=-1'),
+        ('default_hooks.checkpoint.interval', 0, 'default_hooks.checkpoint.interval=0'),
+        ('train_cfg.val_interval', -1, 'train_cfg.val_interval=-1'),
+        ('default_hooks.checkpoint.intervall', 1, "CheckpointHook has no 'intervall'"),
+        ('test_cfg.skip_missing', 5, 'test_cfg.skip_missing=5'),
+        ('train_dataloader.drop_last', 'yes', "train_dataloader.drop_last='yes': it must be True or False"),
+        ('resume', 'no', "resume='no'"),
+        (
+            'model.data_preprocessor.std',
+            [1.0, -1.0, 1.0],
+            r'std=\[1.0, -1.0, 1.0\]: it must be greater than 0 \(at \[1\]\)',
+        ),
+        ('model.head.class_weights.nmaes', [], r"model.head.class_weights: .* has no 'nmaes'"),
+        ('model.head.temperature', float('nan'), 'is NaN'),
+        (
+            'train_dataloader.dataset.pipeline',
+            [dict(type='PackInput')],
+            r"dataset.pipeline\[0\].type='PackInput'.*'PackInputs'",
+        ),
+        (
+            'custom_hooks',
+            [dict(type='EMAHook', momentun=0.1)],
+            r"custom_hooks\[0\]: EMAHook has no 'momentun'. Did you mean 'momentum'",
+        ),
+        ('custom_hooks', [dict(type='EMAHook', momentum=2)], r'custom_hooks\[0\].momentum=2'),
+        ('val_cfg', None, 'without val_cfg'),
+        ('model', None, 'model=None|no model'),
+        ('randomness.seed', 'x', "randomness.seed='x'"),
+        ('env_cfg', None, 'env_cfg=None: it must be a dict'),
+        ('env_cfg.cudnn_benchmark', 'no', "env_cfg.cudnn_benchmark='no': it must be True or False"),
+        ('custom_imports.allow_failed_imports', 'no', "allow_failed_imports='no': it must be True or False"),
+        ('compile', 'no', "compile='no': it must be True or False or a dict or None"),
+        ('sync_bn', 'mm', "sync_bn='mm': it must be 'torch' or"),
+        ('activation_checkpointing', 5, 'activation_checkpointing=5: it must be a list'),
+        ('log_processor.by_epoch', 'no', 'log_processor.by_epoch'),
+        ('param_scheduler.by_epoch', 'no', 'param_scheduler.by_epoch'),
+        (
+            'param_scheduler.convert_to_iter_based',
+            'no',
+            "param_scheduler.convert_to_iter_based='no': it must be True or False",
+        ),
+        ('load_from', '', "load_from='': it must be a text that is not empty"),
+        ('work_dir', '', "work_dir=''"),
+        ('cache_dir', '', "cache_dir=''"),
+        (
+            'train_cfg.dynamic_intervals',
+            [[5, 0]],
+            r'train_cfg.dynamic_intervals=\[\[5, 0\]\]: it must be greater than or equal to 1',
+        ),
+        (
+            'train_dataloader.shuffle',
+            True,
+            'train_dataloader.shuffle=True: the sampler decides, by train_dataloader.sampler.shuffle',
+        ),
+        (
+            'default_hooks.param_scheduler',
+            None,
+            'default_hooks.param_scheduler=None: without this hook param_scheduler has no effect',
+        ),
+        (
+            'optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mul',
+            1,
+            "custom_keys.backbone has no 'lr_mul'. Did you mean 'lr_mult'",
+        ),
+        ('optim_wrapper.paramwise_cfg.custom_keys.backbone.weight_decay', -1, 'custom_keys.backbone.weight_decay=-1'),
+    ],
+)
 def test_parts_of_a_config(key, value, message):
     cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
     cfg.merge_from_dict({key: value})
@@ -127,13 +200,15 @@ def test_parts_of_a_config(key, value, message):
 
 def test_groups_of_parameters_have_settings_of_the_optimizer():
     cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
-    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'backbone': dict(lr_mult=0.1, decay_mult=0), 'head.fc': dict(lr=1e-3, eps=1e-6)})
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        custom_keys={'backbone': dict(lr_mult=0.1, decay_mult=0), 'head.fc': dict(lr=1e-3, eps=1e-6)}
+    )
     check_config(cfg)
 
 
 def test_weights_of_classes_are_finite():
     cfg = Config.fromfile(THEIRS / 'resnet' / 'resnet18_8xb32_in1k.py')
-    for weights in ([1e38] * 1000, [-1.] * 1000, float('inf')):
+    for weights in ([1e38] * 1000, [-1.0] * 1000, float('inf')):
         cfg.merge_from_dict({'model.head.loss.class_weight': weights})
         with pytest.raises(ConfigError, match='model.head.loss.class_weight'):
             check_config(cfg)

@@ -5,19 +5,22 @@ import torch
 from mmpretrain.registry import MODELS
 
 from mmcfmask.engine.soup import TIES, greedy_soup, head_maker, uniform_soup
-from mmcfmask.models.clip_loading import load_text_tower
+from mmcfmask.models.towers.loading import load_text_tower
 
 
 def states(*values):
-    return [{'weight': torch.tensor([float(value), 1.]), 'count': torch.tensor(7), 'auxiliary.0.text': torch.ones(3)} for value in values]
+    return [
+        {'weight': torch.tensor([float(value), 1.0]), 'count': torch.tensor(7), 'auxiliary.0.text': torch.ones(3)}
+        for value in values
+    ]
 
 
 def test_uniform_soup_is_the_mean():
     soup = uniform_soup(states(1, 2, 6))
     assert set(soup) == {'weight', 'count'}
-    assert soup['weight'].tolist() == [3., 1.] and soup['count'].item() == 7 and soup['weight'].dtype == torch.float32
-    half = [{'weight': torch.full((2, ), value).half()} for value in (1e-4, 3e-4, 5e-4)]
-    torch.testing.assert_close(uniform_soup(half)['weight'], torch.full((2, ), 3e-4).half())
+    assert soup['weight'].tolist() == [3.0, 1.0] and soup['count'].item() == 7 and soup['weight'].dtype == torch.float32
+    half = [{'weight': torch.full((2,), value).half()} for value in (1e-4, 3e-4, 5e-4)]
+    torch.testing.assert_close(uniform_soup(half)['weight'], torch.full((2,), 3e-4).half())
 
 
 def greedy(values, target):
@@ -27,7 +30,7 @@ def greedy(values, target):
 
     def evaluate(state):
         asked.append(state['weight'][0].item())
-        return 100 - abs(asked[-1] - target), 0.
+        return 100 - abs(asked[-1] - target), 0.0
 
     return greedy_soup(ingredients, ingredients.__getitem__, evaluate), asked
 
@@ -44,16 +47,21 @@ def naive_greedy(values, measure, ties):
     """Recipe 1 with loops over numbers: (score, likelihood) of a mean by ``measure``."""
     score, likelihood = (lambda numbers, i=i: measure(sum(numbers) / len(numbers))[i] for i in (0, 1))
     better = dict(
-        nll=lambda new, old: score(new) > score(old) or (score(new) == score(old) and likelihood(new) >= likelihood(old)),
+        nll=lambda new, old: (
+            score(new) > score(old) or (score(new) == score(old) and likelihood(new) >= likelihood(old))
+        ),
         paper=lambda new, old: score(new) >= score(old),
-        code=lambda new, old: score(new) > score(old))[ties]
+        code=lambda new, old: score(new) > score(old),
+    )[ties]
     left, soup = list(range(len(values))), []
     while left:
         best = left[0]
         for other in left[1:]:
             mine, theirs = ([values[index]] for index in (best, other))
-            if score(theirs) > score(mine) or (score(theirs) == score(mine) and (
-                    ties == 'code' or (ties == 'nll' and likelihood(theirs) > likelihood(mine)))):
+            if score(theirs) > score(mine) or (
+                score(theirs) == score(mine)
+                and (ties == 'code' or (ties == 'nll' and likelihood(theirs) > likelihood(mine)))
+            ):
                 best = other
         left.remove(best)
         if not soup or better([values[index] for index in (*soup, best)], [values[index] for index in soup]):
@@ -72,7 +80,9 @@ def test_ties(ties):
     for _ in range(300):
         values = [rng.randrange(17) for _ in range(5)]
         ingredients = dict(enumerate(states(*values)))
-        soup, chosen, _ = greedy_soup(ingredients, ingredients.__getitem__, lambda state: measure(state['weight'][0].item()), ties)
+        soup, chosen, _ = greedy_soup(
+            ingredients, ingredients.__getitem__, lambda state: measure(state['weight'][0].item()), ties
+        )
         assert chosen == naive_greedy(values, measure, ties)
         assert soup['weight'][0].item() == pytest.approx(sum(values[index] for index in chosen) / len(chosen))
         others += any(naive_greedy(values, measure, other) != chosen for other in TIES)
@@ -82,8 +92,11 @@ def test_ties(ties):
 def test_flyp_soup_has_the_head_of_the_mean_text_tower(tiny_pretrained):
     prompts = dict(classnames=['ring', 'star', 'bolt'], templates=['a {}', 'the {}'])
     cfg = dict(
-        type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
-        head=dict(type='CLIPDistillHead', num_classes=3, cls_weight=0.), auxiliary=[dict(type='FLYP', **prompts)])
+        type='CounterfactualClassifier',
+        backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
+        head=dict(type='CLIPDistillHead', num_classes=3, cls_weight=0.0),
+        auxiliary=[dict(type='FLYP', **prompts)],
+    )
     model, states = MODELS.build(cfg), []
     for _ in range(2):
         with torch.no_grad():
@@ -93,14 +106,26 @@ def test_flyp_soup_has_the_head_of_the_mean_text_tower(tiny_pretrained):
     soup = uniform_soup(states, head_maker(cfg))
     text, tokenizer = load_text_tower('tiny-vit', tiny_pretrained)
     prefix = 'auxiliary.0.text.'
-    text.load_state_dict({name[len(prefix):]: (value + states[1][name]) / 2 if value.is_floating_point() else value
-                          for name, value in states[0].items() if name.startswith(prefix)})
+    text.load_state_dict(
+        {
+            name[len(prefix) :]: (value + states[1][name]) / 2 if value.is_floating_point() else value
+            for name, value in states[0].items()
+            if name.startswith(prefix)
+        }
+    )
     with torch.no_grad():
-        embeddings = [sum(torch.nn.functional.normalize(text.encode_text(tokenizer([template.format(name)]))[0], dim=0)
-                          for template in prompts['templates']) for name in prompts['classnames']]
+        embeddings = [
+            sum(
+                torch.nn.functional.normalize(text.encode_text(tokenizer([template.format(name)]))[0], dim=0)
+                for template in prompts['templates']
+            )
+            for name in prompts['classnames']
+        ]
         expected = text.logit_scale.exp() * torch.stack([row / row.norm() for row in embeddings])
     torch.testing.assert_close(soup['head.fc.weight'], expected, rtol=1e-4, atol=1e-4)
-    assert (soup['head.fc.weight'] - (states[0]['head.fc.weight'] + states[1]['head.fc.weight']) / 2).norm() > 1e-2 * expected.norm()
+    assert (
+        soup['head.fc.weight'] - (states[0]['head.fc.weight'] + states[1]['head.fc.weight']) / 2
+    ).norm() > 1e-2 * expected.norm()
     assert soup.keys() == {name for name in states[0] if not name.startswith('auxiliary.')}
     proj = 'backbone.visual.proj'
     torch.testing.assert_close(soup[proj], (states[0][proj] + states[1][proj]) / 2)
@@ -114,7 +139,9 @@ def test_ingredients_must_be_of_one_model():
         uniform_soup([])
     with pytest.raises(ValueError, match='at least one'):
         greedy_soup([], None, None)
-    with pytest.raises(ValueError, match='ingredients 1 and 2 of the soup .* 1 tensors are in one of them only, such as bias'):
+    with pytest.raises(
+        ValueError, match='ingredients 1 and 2 of the soup .* 1 tensors are in one of them only, such as bias'
+    ):
         uniform_soup([{'weight': torch.ones(2)}, {'weight': torch.ones(2), 'bias': torch.ones(1)}])
     with pytest.raises(ValueError, match=r'weight has the shapes \(2,\) and \(3,\)'):
         uniform_soup([{'weight': torch.ones(2)}, {'weight': torch.ones(3)}])

@@ -1,4 +1,5 @@
 """The line between pre-trained and fine-tuned weights, on the built-in benchmark with a small tower."""
+
 import json
 from pathlib import Path
 
@@ -7,9 +8,15 @@ import torch
 from oracle import RUNS
 
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_runner, fit_total_batch, forget_pretrained, load_config, prepare_test
+from mmcfmask.engine.launch import (
+    build_runner,
+    load_config,
+    prepare_test,
+    set_gradient_accumulation,
+    skip_pretrained_weights,
+)
 from mmcfmask.engine.wise_ft import parse_alphas, save_interpolated, start_weights, write_results
-from mmcfmask.models.clip_loading import load_text_tower
+from mmcfmask.models.towers.loading import load_text_tower
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +24,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope='module')
 def embeddings(tmp_path_factory):
     path = tmp_path_factory.mktemp('embeddings') / 'embeddings.pt'
-    torch.save(torch.nn.functional.normalize(torch.randn(10, 16, generator=torch.Generator().manual_seed(3)), dim=1), path)
+    torch.save(
+        torch.nn.functional.normalize(torch.randn(10, 16, generator=torch.Generator().manual_seed(3)), dim=1), path
+    )
     return str(path)
 
 
@@ -26,9 +35,15 @@ def config(tmp_path, tiny_pretrained, embeddings):
     """A config of the small tower; options as of --cfg-options."""
 
     def make(name='ft', work_dir='run', **options):
-        cfg = load_config(str(ROOT / 'configs' / 'shapes' / f'{name}.py'), {
-            'model.backbone.model_name': 'tiny-vit', 'model.backbone.pretrained': tiny_pretrained, 'work_dir': str(tmp_path / work_dir),
-            'env_cfg.cudnn_benchmark': False})
+        cfg = load_config(
+            str(ROOT / 'configs' / 'shapes' / f'{name}.py'),
+            {
+                'model.backbone.model_name': 'tiny-vit',
+                'model.backbone.pretrained': tiny_pretrained,
+                'work_dir': str(tmp_path / work_dir),
+                'env_cfg.cudnn_benchmark': False,
+            },
+        )
         cfg.model.head.class_weights = dict(type='file', path=embeddings)
         cfg.test_dataloader = {name: cfg.test_dataloader[name] for name in ('test', 'r', 'sketch')}
         loaders = [*cfg.test_dataloader.values()]
@@ -51,7 +66,7 @@ def config(tmp_path, tiny_pretrained, embeddings):
 def checkpoint(config, tmp_path):
     cfg = config(work_dir='trained', val_dataloader=None, val_cfg=None, val_evaluator=None)
     cfg.default_hooks.checkpoint.save_best = None
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     build_runner(cfg).train()
     return str(tmp_path / 'trained' / 'epoch_1.pth')
 
@@ -60,7 +75,7 @@ def evaluated(cfg, path=None):
     """Metrics of an ordinary test."""
     cfg.load_from = path
     if path:
-        forget_pretrained(cfg.model)
+        skip_pretrained_weights(cfg.model)
     return build_runner(cfg).test()
 
 
@@ -80,7 +95,7 @@ def test_every_alpha_equals_a_test_of_weights_that_were_interpolated_apart(confi
     start = start_weights(config().model)
     end = check_checkpoint(checkpoint)['state_dict']
     assert set(start) == set(end) and not torch.equal(start['head.fc.weight'], end['head.fc.weight'])
-    expected = {0.: evaluated(config('zeroshot')), 1.: evaluated(config(), checkpoint)}
+    expected = {0.0: evaluated(config('zeroshot')), 1.0: evaluated(config(), checkpoint)}
     for alpha in (0.3, 0.5):
         path = str(tmp_path / f'{alpha}.pth')
         torch.save(dict(state_dict={name: (1 - alpha) * start[name] + alpha * end[name] for name in start}), path)
@@ -120,16 +135,28 @@ def test_what_is_written(config, checkpoint, tmp_path):
     runner = build_runner(cfg)
     metrics = runner.test()
     results = write_results(runner.test_loop, tmp_path / 'out', 'configs/shapes/ft.py', checkpoint, 0)
-    assert [path.name for path in results['written']] == ['wise_ft.json', 'wise_ft.md', 'metrics.json', 'wise_ft.png', 'wise_ft.pdf']
+    assert [path.name for path in results['written']] == [
+        'wise_ft.json',
+        'wise_ft.md',
+        'metrics.json',
+        'wise_ft.png',
+        'wise_ft.pdf',
+    ]
     line = json.loads((tmp_path / 'out' / 'wise_ft.json').read_text())
     assert line['default_alpha'] == 0.5 and [part['alpha'] for part in line['line']] == [0, 0.5, 1]
-    assert line['line'][2]['metrics']['r/top1'] == metrics['alpha=1/r/top1'] and line['ood_average_over'] == ['r', 'sketch']
+    assert line['line'][2]['metrics']['r/top1'] == metrics['alpha=1/r/top1'] and line['ood_average_over'] == [
+        'r',
+        'sketch',
+    ]
     assert line['sets']['r']['images'] == 40 and line['checkpoint']['sha256'] and line['versions']['torch']
     # The one result is that of the default, in the form of a test.
     run = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
     assert run['method'] == 'ft_wise_ft' and run['wise_ft_alpha'] == 0.5 and run['format'] == 1
     assert run['ood_average'] == dict(top1=metrics['alpha=0.5/ood_average/top1'], over=['r', 'sketch'])
-    assert run['sets']['sketch']['metrics']['nll'] == metrics['alpha=0.5/sketch/nll'] and run['sets']['sketch']['per_class']
+    assert (
+        run['sets']['sketch']['metrics']['nll'] == metrics['alpha=0.5/sketch/nll']
+        and run['sets']['sketch']['per_class']
+    )
     # Bold is the row of the default, and no other.
     table = (tmp_path / 'out' / 'wise_ft.md').read_text()
     rows = [row for row in table.splitlines() if row.startswith('| ')]
@@ -149,12 +176,17 @@ def test_hook(config, tmp_path):
     hook = dict(type='WiSEFTHook', alphas=[0, 0.5, 1], save=0.5)
     cfg = config(**{'train_cfg.max_epochs': 2})
     cfg.custom_hooks.append(hook)
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     runner = build_runner(cfg)
     runner.train()
     folder = tmp_path / 'run' / 'wise_ft'
     assert {path.name for path in folder.iterdir()} == {
-        'wise_ft.json', 'wise_ft.md', 'wise_ft.png', 'wise_ft.pdf', 'metrics.json', 'wise_ft_0.5.pth'
+        'wise_ft.json',
+        'wise_ft.md',
+        'wise_ft.png',
+        'wise_ft.pdf',
+        'metrics.json',
+        'wise_ft_0.5.pth',
     }
     line = json.loads((folder / 'wise_ft.json').read_text())
     best = tmp_path / 'run' / 'best.pth'
@@ -171,7 +203,7 @@ def test_hook_takes_the_moving_average(config, tmp_path):
     cfg = config(val_dataloader=None, val_cfg=None, val_evaluator=None)
     cfg.default_hooks.checkpoint.save_best = None
     cfg.custom_hooks += [dict(type='EMAHook', momentum=0.1), dict(type='WiSEFTHook', alphas=[1], save=1)]
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     build_runner(cfg).train()
     saved = check_checkpoint(str(tmp_path / 'run' / 'epoch_1.pth'))
     end = check_checkpoint(str(tmp_path / 'run' / 'wise_ft' / 'wise_ft_1.pth'))['state_dict']
@@ -188,7 +220,7 @@ def test_hook_after_flyp(config, tmp_path):
     cfg = config('flyp')
     cfg.model.head.class_weights = PROMPTS
     cfg.custom_hooks.append(dict(type='WiSEFTHook', alphas=[0, 1], save=1))
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     build_runner(cfg).train()
     best = tmp_path / 'run' / 'best.pth'
     best = check_checkpoint(str(best))['state_dict']
@@ -199,11 +231,12 @@ def test_hook_after_flyp(config, tmp_path):
 
 
 def test_flyp_mixes_text_towers(config, tmp_path, tiny_pretrained):
-    """The head of an α is made of the mixed text tower, by the hook and by the tool's loop; it is not the mixture of two heads."""
+    """The head of an α is made of the mixed text tower, by the hook and by the tool's loop; it is not the mixture of
+    two heads."""
     cfg = config('flyp')
     cfg.model.head.class_weights = PROMPTS
     cfg.custom_hooks.append(dict(type='WiSEFTHook', alphas=[0.5], save=0.25))  # saved is another than is tested
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     build_runner(cfg).train()
     path = str(tmp_path / 'run' / 'best.pth')
     best = check_checkpoint(path)['state_dict']
@@ -216,18 +249,24 @@ def test_flyp_mixes_text_towers(config, tmp_path, tiny_pretrained):
     metrics = runner.test()
     assert all(torch.equal(value, best[name]) for name, value in runner.model.state_dict().items())  # as it was
     by_hook = json.loads((tmp_path / 'run' / 'wise_ft' / 'wise_ft.json').read_text())['line'][0]['metrics']
-    assert by_hook == pytest.approx({name.partition('/')[2]: value for name, value in metrics.items() if name.startswith('alpha=0.5/')})
+    assert by_hook == pytest.approx(
+        {name.partition('/')[2]: value for name, value in metrics.items() if name.startswith('alpha=0.5/')}
+    )
 
     start, tokenizer = load_text_tower('tiny-vit', tiny_pretrained)
     for name, value in start.state_dict().items():  # by hand
         if value.is_floating_point():
             value.copy_(0.75 * value + 0.25 * best[f'auxiliary.0.text.{name}'])
     with torch.no_grad():
-        texts = torch.nn.functional.normalize(start.encode_text(tokenizer([f'a {name}' for name in PROMPTS['classnames']])), dim=1)
+        texts = torch.nn.functional.normalize(
+            start.encode_text(tokenizer([f'a {name}' for name in PROMPTS['classnames']])), dim=1
+        )
     expected = start.logit_scale.exp().detach() * texts
     save_interpolated(runner.test_loop, 0.25, tmp_path / 'quarter.pth')
     for saved in tmp_path / 'quarter.pth', tmp_path / 'run' / 'wise_ft' / 'wise_ft_0.25.pth':
-        torch.testing.assert_close(check_checkpoint(str(saved))['state_dict']['head.fc.weight'], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            check_checkpoint(str(saved))['state_dict']['head.fc.weight'], expected, rtol=1e-4, atol=1e-4
+        )
     mixed_heads = torch.lerp(runner.test_loop.start['head.fc.weight'], best['head.fc.weight'], 0.25)
     assert (mixed_heads - expected).norm() > 1e-3 * expected.norm()
 
@@ -240,11 +279,11 @@ def test_hook_says_what_is_wrong_before_training(config):
     cfg = config()
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
     cfg.custom_hooks.append(dict(type='WiSEFTHook'))
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     with pytest.raises(ValueError, match='WiSEFTHook needs test_dataloader'):
         build_runner(cfg).train()
     cfg = config(**{'test_cfg.shifts': ['rr']})
     cfg.custom_hooks.append(dict(type='WiSEFTHook'))
-    fit_total_batch(cfg, 1)
+    set_gradient_accumulation(cfg, 1)
     with pytest.raises(ValueError, match="no such shift: 'rr'"):
         build_runner(cfg).train()

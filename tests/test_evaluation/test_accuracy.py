@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from mmcfmask.evaluation import class_scores, confidence, label_rank, negative_log_likelihood, per_class_accuracy, restrict_logits
+from mmcfmask.evaluation import (
+    class_scores,
+    confidence,
+    label_rank,
+    negative_log_likelihood,
+    per_class_accuracy,
+    restrict_logits,
+)
 from mmcfmask.evaluation.accuracy import check_groups
 
-GROUPS = ((2, ), (7, 0, 5), (4, 9))  # of ten outputs; 1, 3, 6 and 8 take no part
+GROUPS = ((2,), (7, 0, 5), (4, 9))  # of ten outputs; 1, 3, 6 and 8 take no part
 
 
 def naive(logits, labels, groups):
@@ -21,11 +28,16 @@ def naive(logits, labels, groups):
     total = sum(exps.values())
     right = {index for label in labels for index in groups[label]}
     top = max(part, key=lambda index: exps[index])
-    return (order[0], min(order.index(label) for label in labels), -math.log(sum(exps[index] for index in right) / total),
-            exps[top] / total, top in right)
+    return (
+        order[0],
+        min(order.index(label) for label in labels),
+        -math.log(sum(exps[index] for index in right) / total),
+        exps[top] / total,
+        top in right,
+    )
 
 
-@pytest.mark.parametrize('groups', [None, GROUPS, tuple((index, ) for index in (9, 1, 4))])
+@pytest.mark.parametrize('groups', [None, GROUPS, tuple((index,) for index in (9, 1, 4))])
 @pytest.mark.parametrize('several', [False, True])
 def test_equal_to_plain_python(groups, several):
     logits = torch.randn(64, 10) * 3
@@ -41,14 +53,16 @@ def test_equal_to_plain_python(groups, several):
     for i in range(64):
         pred, expected_rank, expected_nll, expected_sure, expected_hit = naive(logits[i].tolist(), labels[i], groups)
         assert scores[i].argmax() == pred and rank[i] == expected_rank and bool(hit[i]) == expected_hit
-        assert nll[i].item() == pytest.approx(expected_nll, rel=1e-9) and sure[i].item() == pytest.approx(expected_sure, rel=1e-9)
+        assert nll[i].item() == pytest.approx(expected_nll, rel=1e-9) and sure[i].item() == pytest.approx(
+            expected_sure, rel=1e-9
+        )
 
 
 def test_restrict_then_decide():
     """The output that is highest over all 1000 does not matter if the set does not have its class."""
-    groups = tuple((index, ) for index in range(0, 1000, 5))  # 200 of 1000
+    groups = tuple((index,) for index in range(0, 1000, 5))  # 200 of 1000
     logits = torch.zeros(1, 1000)
-    logits[0, 1], logits[0, 15] = 10., 5.
+    logits[0, 1], logits[0, 15] = 10.0, 5.0
     label = torch.tensor([3])  # output 15
     assert logits.argmax() == 1
     assert class_scores(logits, groups).argmax() == 3 and label_rank(class_scores(logits, groups), label) == 0
@@ -59,11 +73,13 @@ def test_restrict_then_decide():
 
 
 def test_any_output_of_the_group_is_right():
-    logits = torch.tensor([[0., 3., 1., 2.]])
-    groups = ((0, ), (2, 3))  # output 1 takes no part
-    assert class_scores(logits, groups).tolist() == [[0., 2.]]
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]])
+    groups = ((0,), (2, 3))  # output 1 takes no part
+    assert class_scores(logits, groups).tolist() == [[0.0, 2.0]]
     total = 1 + math.exp(1) + math.exp(2)
-    assert negative_log_likelihood(logits, torch.tensor([1]), groups).item() == pytest.approx(-math.log((total - 1) / total))
+    assert negative_log_likelihood(logits, torch.tensor([1]), groups).item() == pytest.approx(
+        -math.log((total - 1) / total)
+    )
     sure, hit = confidence(logits, torch.tensor([1]), groups)
     assert sure.item() == pytest.approx(math.exp(2) / total) and hit.item()
 
@@ -77,13 +93,13 @@ def test_equal_scores_are_not_all_right():
 
 def test_wrong_groups():
     with pytest.raises(ValueError, match='class 1 has no output'):
-        check_groups(((0, ), ()), 10)
+        check_groups(((0,), ()), 10)
     with pytest.raises(ValueError, match=r'class 0 names the outputs 10, -1, but the head has 10 \(0 to 9\)'):
-        check_groups(((0, 10, -1), (1, )), 10)
+        check_groups(((0, 10, -1), (1,)), 10)
 
 
 def test_usable_with_gradients_after_inference():
-    groups = ((0, ), (1, 2))
+    groups = ((0,), (1, 2))
     with torch.inference_mode():
         class_scores(torch.randn(1, 3), groups)
     logits = torch.randn(2, 3, requires_grad=True)
@@ -93,4 +109,7 @@ def test_usable_with_gradients_after_inference():
 
 def test_per_class():
     labels = np.array([[0, -1], [0, -1], [2, -1], [2, 0]])
-    assert per_class_accuracy(np.array([True, False, True, True]), labels) == {0: (pytest.approx(200 / 3), 3), 2: (100., 2)}
+    assert per_class_accuracy(np.array([True, False, True, True]), labels) == {
+        0: (pytest.approx(200 / 3), 3),
+        2: (100.0, 2),
+    }

@@ -6,7 +6,7 @@ from mmcfmask.evaluation import expected_calibration_error, reliability_bins
 
 def naive(confidence, correct, num_bins=15):
     """Guo et al. (2017), equation 3, bin by bin."""
-    error = 0.
+    error = 0.0
     for m in range(1, num_bins + 1):
         members = [i for i, value in enumerate(confidence) if (m - 1) / num_bins < value <= m / num_bins]
         if members:
@@ -19,8 +19,12 @@ def test_equal_to_the_definition():
     rng = np.random.default_rng(0)
     confidence = rng.beta(3, 1, 500)
     correct = rng.random(500) < confidence**2
-    assert expected_calibration_error(reliability_bins(confidence, correct)) == pytest.approx(naive(confidence, correct))
-    assert expected_calibration_error(reliability_bins(confidence, correct, 7)) == pytest.approx(naive(confidence, correct, 7))
+    assert expected_calibration_error(reliability_bins(confidence, correct)) == pytest.approx(
+        naive(confidence, correct)
+    )
+    assert expected_calibration_error(reliability_bins(confidence, correct, 7)) == pytest.approx(
+        naive(confidence, correct, 7)
+    )
 
 
 def test_bins():

@@ -8,10 +8,12 @@ PRINTED = dict(gaussian_noise=88.6, shot_noise=89.4, impulse_noise=92.3, defocus
                jpeg_compression=60.7)  # yapf: disable
 
 
-def errors(shift=0.):
+def errors(shift=0.0):
     """AlexNet's own errors, spread over five severities."""
-    return {corruption: {severity: value + shift + 3 * (severity - 3) for severity in range(1, 6)}
-            for corruption, value in ALEXNET_ERROR.items()}
+    return {
+        corruption: {severity: value + shift + 3 * (severity - 3) for severity in range(1, 6)}
+        for corruption, value in ALEXNET_ERROR.items()
+    }
 
 
 def test_denominators_are_the_published_ones():
@@ -24,8 +26,8 @@ def test_alexnet_has_100():
 
 
 def test_mean_over_corruptions_of_the_ratio_of_sums():
-    given = errors(-20.)
-    expected = 0.
+    given = errors(-20.0)
+    expected = 0.0
     for corruption, parts in given.items():
         expected += sum(parts.values()) / (5 * ALEXNET_ERROR[corruption]) / 15
     assert mean_corruption_error(given) == pytest.approx(100 * expected)

@@ -16,9 +16,9 @@ def slow_line(acc_id, acc_ood):
     """Slope and intercept by the textbook: covariance over variance, of log-odds."""
     x, y = ([math.log(a / (100 - a)) for a in values] for values in (acc_id, acc_ood))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x)**2 for a in x)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
     residuals = [b - (mean_y + slope * (a - mean_x)) for a, b in zip(x, y)]
-    return slope, mean_y - slope * mean_x, 1 - sum(r * r for r in residuals) / sum((b - mean_y)**2 for b in y)
+    return slope, mean_y - slope * mean_x, 1 - sum(r * r for r in residuals) / sum((b - mean_y) ** 2 for b in y)
 
 
 def sigmoid(z):
@@ -71,14 +71,17 @@ def test_extreme_accuracies_of_a_tested_model_have_an_answer(testbed):
     assert effective_robustness(0, 0, line) == pytest.approx(0)
 
 
-@pytest.mark.parametrize('acc_id, acc_ood, message', [
-    ([60, 70], [50, 60], 'at least 3 models, got 2'),
-    ([60, 70, 100], [50, 60, 70], 'got 100'),
-    ([60, 70, 80], [50, 60, 0], 'got 0'),
-    ([60, 70, 80], [50, 60, math.nan], 'got nan'),
-    ([70, 70, 70], [50, 60, 65], 'same ID accuracy, 70'),
-    ([60, 70, 80], [50, 60], 'same length'),
-])
+@pytest.mark.parametrize(
+    'acc_id, acc_ood, message',
+    [
+        ([60, 70], [50, 60], 'at least 3 models, got 2'),
+        ([60, 70, 100], [50, 60, 70], 'got 100'),
+        ([60, 70, 80], [50, 60, 0], 'got 0'),
+        ([60, 70, 80], [50, 60, math.nan], 'got nan'),
+        ([70, 70, 70], [50, 60, 65], 'same ID accuracy, 70'),
+        ([60, 70, 80], [50, 60], 'same length'),
+    ],
+)
 def test_bad_points(acc_id, acc_ood, message):
     with pytest.raises(ValueError, match=message):
         fit_line(acc_id, acc_ood)
@@ -93,7 +96,10 @@ def test_shipped_models():
     for name, accuracies in models.items():
         for set_name, accuracy in accuracies.items():
             correct = accuracy / 100 * IMAGES[set_name]  # a whole number of images
-            assert abs(correct - round(correct)) < 6e-6 * IMAGES[set_name], (name, set_name)  # written with three decimals
+            assert abs(correct - round(correct)) < 6e-6 * IMAGES[set_name], (
+                name,
+                set_name,
+            )  # written with three decimals
         assert accuracies['imagenet'] > accuracies['imagenet-v2'] > accuracies['objectnet']
     # Published top-1 accuracies (torchvision), and no model that has seen more than ImageNet.
     published = dict(alexnet=56.52, vgg16=71.59, resnet18=69.76, resnet50=76.13, resnet152=78.31, densenet121=74.43)
@@ -139,21 +145,24 @@ def test_own_file(tmp_path):
     assert reference_line(models, 'test', ['other']) is None
 
 
-@pytest.mark.parametrize('text, message', [
-    ('', 'no header'),
-    ('# only a comment\n', 'no header'),
-    ('name,test,sketch\na,60,50\n', r'line 1: the header must have "model".*it has name, test, sketch'),
-    ('model,test\na,60\n', 'line 1: the header must have "model" and at least two sets'),
-    ('model,test,test\na,60,50\n', 'line 1: column names must be there once each'),
-    (GOOD + 'e,95\n', 'line 6: 2 cells under 3 columns'),
-    (GOOD + 'a,95,90\n', "line 6: model 'a' is there twice"),
-    (GOOD + ',95,90\n', 'line 6: no name of a model'),
-    (GOOD + 'e,0,90\n', "line 6: 'e' on 'test': accuracy must be a percentage above 0 and below 100 .*got '0'"),
-    (GOOD + 'e,95,100\n', "line 6: 'e' on 'sketch'.*got '100'"),
-    (GOOD + 'e,95,n/a\n', "line 6: 'e' on 'sketch'.*got 'n/a'"),
-    (GOOD + 'e,95,nan\n', "line 6: 'e' on 'sketch'.*got 'nan'"),
-    ('model,test,sketch\na,60,50\nb,70,60\n', '2 models; a line needs at least 3'),
-])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('', 'no header'),
+        ('# only a comment\n', 'no header'),
+        ('name,test,sketch\na,60,50\n', r'line 1: the header must have "model".*it has name, test, sketch'),
+        ('model,test\na,60\n', 'line 1: the header must have "model" and at least two sets'),
+        ('model,test,test\na,60,50\n', 'line 1: column names must be there once each'),
+        (GOOD + 'e,95\n', 'line 6: 2 cells under 3 columns'),
+        (GOOD + 'a,95,90\n', "line 6: model 'a' is there twice"),
+        (GOOD + ',95,90\n', 'line 6: no name of a model'),
+        (GOOD + 'e,0,90\n', "line 6: 'e' on 'test': accuracy must be a percentage above 0 and below 100 .*got '0'"),
+        (GOOD + 'e,95,100\n', "line 6: 'e' on 'sketch'.*got '100'"),
+        (GOOD + 'e,95,n/a\n', "line 6: 'e' on 'sketch'.*got 'n/a'"),
+        (GOOD + 'e,95,nan\n', "line 6: 'e' on 'sketch'.*got 'nan'"),
+        ('model,test,sketch\na,60,50\nb,70,60\n', '2 models; a line needs at least 3'),
+    ],
+)
 def test_bad_files(tmp_path, text, message):
     path = tmp_path / 'line.csv'
     path.write_text(text)
@@ -172,5 +181,7 @@ def test_no_file(tmp_path):
 
 def test_too_few_models_with_both_sets():
     models = dict(a=dict(test=60, sketch=50), b=dict(test=70, sketch=60), c=dict(test=80), d=dict(sketch=3))
-    with pytest.raises(ValueError, match='reference models with accuracies on test, sketch: .*at least 3 models, got 2'):
+    with pytest.raises(
+        ValueError, match='reference models with accuracies on test, sketch: .*at least 3 models, got 2'
+    ):
         reference_line(models, 'test', ['sketch'])

@@ -35,4 +35,4 @@ def test_pointing_equals_loop():
     relevance, objects = example()
     for b, hit in enumerate(pointing_hits(relevance, objects)):
         i, j = max(((i, j) for i in range(2) for j in range(3)), key=lambda ij: relevance[b, ij[0], ij[1]].item())
-        assert hit.item() == objects[b, 3 * i:3 * i + 3, 3 * j:3 * j + 3].any().item()
+        assert hit.item() == objects[b, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3].any().item()

@@ -1,4 +1,5 @@
 """ShiftAccuracy and CorruptionError, fed as a loop feeds them."""
+
 import math
 import pickle
 from itertools import zip_longest
@@ -15,14 +16,16 @@ import mmcfmask  # noqa: F401
 from mmcfmask.evaluation import ALEXNET_ERROR, preference
 from mmcfmask.evaluation.metrics import interleave
 
-GROUPS = ((2, ), (7, 0, 5), (4, 9), (1, ), (3, ), (6, ))  # of ten outputs; 8 takes no part
+GROUPS = ((2,), (7, 0, 5), (4, 9), (1,), (3,), (6,))  # of ten outputs; 8 takes no part
 NAMES = ('a', 'b', 'b', 'c', 'd', 'e')
 
 
 def samples(logits, labels, **fields):
     made = []
     for i, (row, label) in enumerate(zip(logits, labels)):
-        sample = DataSample(metainfo=dict(sample_idx=i, img_path=f'{i}.png', **{key: value[i] for key, value in fields.items()}))
+        sample = DataSample(
+            metainfo=dict(sample_idx=i, img_path=f'{i}.png', **{key: value[i] for key, value in fields.items()})
+        )
         sample.set_gt_label(label)
         sample.pred_logits = row
         made.append(sample.to_dict())
@@ -33,7 +36,7 @@ def evaluate(items, batch_size=7, groups=GROUPS, classes=NAMES, kind='ShiftAccur
     metric = METRICS.build(dict(type=kind, prefix='set', **settings))
     metric.dataset_meta = dict(classes=classes, label_groups=groups)
     for start in range(0, len(items), batch_size):
-        metric.process(None, items[start:start + batch_size])
+        metric.process(None, items[start : start + batch_size])
     return metric.evaluate(len(items) if size is None else size), metric
 
 
@@ -55,16 +58,28 @@ def test_metrics_of_random_logits():
         by_class.setdefault(label, []).append(hits[-1])
         sure.append(max(exps.values()) / sum(exps.values()))
     assert set(metrics) == {f'set/{name}' for name in ('top1', 'top5', 'mean_per_class', 'nll', 'ece')}
-    assert metrics['set/top1'] == pytest.approx(100 * mean(hits)) and metrics['set/top5'] == pytest.approx(100 * mean(top5))
+    assert metrics['set/top1'] == pytest.approx(100 * mean(hits)) and metrics['set/top5'] == pytest.approx(
+        100 * mean(top5)
+    )
     assert metrics['set/nll'] == pytest.approx(mean(nll), rel=1e-9)
-    assert metrics['set/mean_per_class'] == pytest.approx(100 * mean(mean(map(float, values)) for values in by_class.values()))
+    assert metrics['set/mean_per_class'] == pytest.approx(
+        100 * mean(mean(map(float, values)) for values in by_class.values())
+    )
     # Two classes of one name stay two.
     assert metric.details['per_class'] == {
-        name: pytest.approx(100 * mean(by_class[label])) for label, name in enumerate(['a', 'b (1)', 'b (2)', 'c', 'd', 'e'])
+        name: pytest.approx(100 * mean(by_class[label]))
+        for label, name in enumerate(['a', 'b (1)', 'b (2)', 'c', 'd', 'e'])
     }
-    assert sum(metric.details['per_class_count'].values()) == sum(part['count'] for part in metric.details['reliability']) == 50
-    error = sum(abs(mean(hits[i] for i in members) - mean(sure[i] for i in members)) * len(members) / 50 for members in (
-        [i for i in range(50) if m < 15 * sure[i] <= m + 1] for m in range(15)) if members)
+    assert (
+        sum(metric.details['per_class_count'].values())
+        == sum(part['count'] for part in metric.details['reliability'])
+        == 50
+    )
+    error = sum(
+        abs(mean(hits[i] for i in members) - mean(sure[i] for i in members)) * len(members) / 50
+        for members in ([i for i in range(50) if m < 15 * sure[i] <= m + 1] for m in range(15))
+        if members
+    )
     assert metrics['set/ece'] == pytest.approx(100 * error)
 
 
@@ -88,15 +103,17 @@ def test_knows_the_answers_or_nothing():
 
 def test_five_classes_have_no_top5():
     logits, _ = data()
-    assert 'set/top5' not in evaluate(samples(logits, [i % 5 for i in range(50)]), groups=GROUPS[:5], classes=NAMES[:5])[0]
+    assert (
+        'set/top5' not in evaluate(samples(logits, [i % 5 for i in range(50)]), groups=GROUPS[:5], classes=NAMES[:5])[0]
+    )
 
 
 def test_several_right_labels():
     logits = torch.zeros(2, 3)
-    logits[0, 2] = logits[1, 0] = 5.
+    logits[0, 2] = logits[1, 0] = 5.0
     items = samples(logits, [torch.tensor([1, 2]), torch.tensor([1])])
     metrics, metric = evaluate(items, groups=None, classes=('x', 'y', 'z'), keep_predictions=True)
-    assert metrics['set/top1'] == 50 and metric.details['per_class'] == {'y': 50., 'z': 100.}
+    assert metrics['set/top1'] == 50 and metric.details['per_class'] == {'y': 50.0, 'z': 100.0}
     assert metric.details['predictions'][0]['gt'] == 'y|z'
 
 
@@ -153,7 +170,11 @@ def test_shares_of_processes_are_put_together_as_mmengine_does(size):
         whole = interleave(parts, size)
         assert whole['index'].tolist() == whole['labels'][:, 0].tolist() == expected == list(range(size))
     # A process without images, and one with a label more.
-    parts = [dict(index=np.array([0, 2]), labels=np.array([[5, 6], [7, -1]])), dict(index=np.array([1]), labels=np.array([[8]])), {}]
+    parts = [
+        dict(index=np.array([0, 2]), labels=np.array([[5, 6], [7, -1]])),
+        dict(index=np.array([1]), labels=np.array([[8]])),
+        {},
+    ]
     assert interleave(parts, 3)['labels'].tolist() == [[5, 6], [8, -1], [7, -1]]
 
 
@@ -162,7 +183,7 @@ def test_labels_and_groups_that_do_not_fit():
     with pytest.raises(ValueError, match=r'3.png has the labels \[6\], but there are 6 classes'):
         evaluate(samples(logits, [0, 1, 2, 6, 4, 5, 0, 1]))
     with pytest.raises(ValueError, match='class 1 names the outputs 10, but the head has 10'):
-        evaluate(samples(logits, [0, 1] * 4), groups=((0, ), (10, )))
+        evaluate(samples(logits, [0, 1] * 4), groups=((0,), (10,)))
     with pytest.raises(ValueError, match='the set has 6 classes, but the head has 10.*label_groups'):
         evaluate(samples(logits, labels), groups=None)
 
@@ -216,13 +237,16 @@ def test_mce_needs_everything():
     assert metric.details['notes'] == ['no mCE: 0 of 15 corruptions are there with all five severities']
     for item in items:
         del item['corruption']
-    with pytest.raises(ValueError, match="0.png has no corruption or severity.*meta_keys="):
+    with pytest.raises(ValueError, match='0.png has no corruption or severity.*meta_keys='):
         evaluate(items, groups=None, classes='xyz', kind='CorruptionError')
 
 
 def test_preference():
-    likely, unlikely = {'held_out/top1': 80., 'held_out/nll': 0.5}, {'held_out/top1': 80., 'held_out/nll': 0.6}
+    likely, unlikely = {'held_out/top1': 80.0, 'held_out/nll': 0.5}, {'held_out/top1': 80.0, 'held_out/nll': 0.6}
     assert preference(likely, 'held_out/top1') > preference(unlikely, 'held_out/top1')
     assert preference(dict(unlikely, **{'held_out/top1': 80.1}), 'held_out/top1') > preference(likely, 'held_out/top1')
     assert preference(likely, 'held_out/nll', 'less') > preference(unlikely, 'held_out/nll', 'less')
-    assert preference({'mine': 1.}, 'mine') == (1., 0.) and preference({'top1': 1., 'nll': 2.}, 'top1') == (1., -2.)
+    assert preference({'mine': 1.0}, 'mine') == (1.0, 0.0) and preference({'top1': 1.0, 'nll': 2.0}, 'top1') == (
+        1.0,
+        -2.0,
+    )

@@ -11,7 +11,13 @@ from mmpretrain.structures import DataSample
 
 import mmcfmask  # noqa: F401
 from mmcfmask.counterfactual import multi_donors, single_donors
-from mmcfmask.counterfactual.reference import explicit_features, explicit_losses, explicit_mask, explicit_refill, explicit_relevance
+from mmcfmask.counterfactual.reference import (
+    explicit_features,
+    explicit_losses,
+    explicit_mask,
+    explicit_refill,
+    explicit_relevance,
+)
 from mmcfmask.models import OpenCLIPTeacher, classifier
 
 MASKS, FILLS = ('object', 'context', 'random'), ('none', 'single', 'multi')
@@ -25,7 +31,9 @@ def build(pretrained, teacher=True, head=None, preprocessor=None, **backbone):
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained, **backbone),
             head=dict(type='CLIPDistillHead', num_classes=5, **(head or {})),
             teacher=dict(type='OpenCLIPTeacher') if teacher is True else teacher or None,
-            data_preprocessor=preprocessor))
+            data_preprocessor=preprocessor,
+        )
+    )
     return model.train()
 
 
@@ -45,7 +53,8 @@ def batch():
 
 
 def naive_losses(model, images, labels, preprocessor):
-    """The published step: separate forwards, explicit attention, full recursion. Random numbers are drawn as the fast code draws them."""
+    """The published step: separate forwards, explicit attention, full recursion. Random numbers are drawn as the fast
+    code draws them."""
     student, teacher = model.backbone.visual, model.teacher.backbone.visual
     kind, fill, value = preprocessor.mask, preprocessor.fill, preprocessor.value
 
@@ -86,11 +95,14 @@ def test_losses_and_gradients_equal_the_naive_step(tiny_pretrained, batch, mask,
     torch.testing.assert_close(losses['loss_distill'], expected_distill, rtol=1e-5, atol=1e-5)
     for name, parameter in model.named_parameters():
         scale = parameter.grad.abs().max().item()
-        torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-4, atol=1e-5 * scale, msg=lambda text, name=name: f'{name}: {text}')
+        torch.testing.assert_close(
+            grads[name], parameter.grad, rtol=1e-4, atol=1e-5 * scale, msg=lambda text, name=name: f'{name}: {text}'
+        )
 
 
 def test_mmpretrain_tower_takes_the_same_step(tiny_pretrained, batch):
-    from mmcfmask.models.convert import mmpretrain_config, open_clip_to_mmpretrain
+    from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
+
     for mask, fill in [('object', 'single'), ('object', 'none'), ('random', 'none')]:
         ours = build(tiny_pretrained, preprocessor=dict(mask=mask, fill=fill))
         state = open_clip_to_mmpretrain(ours.backbone.visual.state_dict())
@@ -99,7 +111,9 @@ def test_mmpretrain_tower_takes_the_same_step(tiny_pretrained, batch):
                 type='CounterfactualClassifier',
                 **mmpretrain_config('tiny-vit'),
                 head=dict(type='CLIPDistillHead', num_classes=5),
-                data_preprocessor=dict(mask=mask, fill=fill))).train()
+                data_preprocessor=dict(mask=mask, fill=fill),
+            )
+        ).train()
         theirs.load_state_dict(state, strict=False)
         teacher = MODELS.build(dict(type='OpenCLIPTeacher'))
         teacher.start_from(theirs.backbone, theirs.neck)
@@ -125,7 +139,9 @@ def test_plain_fine_tuning_and_unmasked_distillation(tiny_pretrained, batch):
     unmasked = build(tiny_pretrained, preprocessor=dict(mask=None))
     move_away(unmasked)
     losses = unmasked(images, samples, mode='loss')
-    difference = explicit_features(unmasked.backbone.visual, images) - explicit_features(unmasked.teacher.backbone.visual, images)
+    difference = explicit_features(unmasked.backbone.visual, images) - explicit_features(
+        unmasked.teacher.backbone.visual, images
+    )
     torch.testing.assert_close(losses['loss_distill'], 30 * (difference**2).mean())
 
 
@@ -159,7 +175,9 @@ def test_teacher_stays_out_of_everything(tiny_pretrained, batch):
     model = build(tiny_pretrained)
     before = copy.deepcopy({**model.teacher.state_dict()})
     own = {name for name, _ in model.named_parameters()}
-    assert not any('teacher' in name for name in own | set(model.state_dict()) | {name for name, _ in model.named_modules()})
+    assert not any(
+        'teacher' in name for name in own | set(model.state_dict()) | {name for name, _ in model.named_modules()}
+    )
     average = ExponentialMovingAverage(model)
     assert set(average.module.state_dict()) == set(model.state_dict())
     assert average.module.teacher is model.teacher  # shared, not copied
@@ -183,18 +201,26 @@ def test_teacher_stays_out_of_everything(tiny_pretrained, batch):
 
 
 def test_teacher_of_the_same_checkpoint_is_not_loaded_again(tiny_pretrained, monkeypatch):
-    import mmcfmask.models.open_clip_backbone as module
+    import mmcfmask.models.towers.backbone as module
+
     loads = []
     original = module.load_image_tower
-    monkeypatch.setattr(module, 'load_image_tower', lambda *args, **kwargs: loads.append(args) or original(*args, **kwargs))
-    for teacher in (dict(type='OpenCLIPTeacher'), dict(type='OpenCLIPTeacher', model_name='tiny-vit', pretrained=tiny_pretrained)):
+    monkeypatch.setattr(
+        module, 'load_image_tower', lambda *args, **kwargs: loads.append(args) or original(*args, **kwargs)
+    )
+    for teacher in (
+        dict(type='OpenCLIPTeacher'),
+        dict(type='OpenCLIPTeacher', model_name='tiny-vit', pretrained=tiny_pretrained),
+    ):
         loads.clear()
         model = MODELS.build(
             dict(
                 type='CounterfactualClassifier',
                 backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
                 head=dict(type='CLIPDistillHead', num_classes=5),
-                teacher=teacher))
+                teacher=teacher,
+            )
+        )
         assert len(loads) == 1
         for student, teacher in zip(model.backbone.parameters(), model.teacher.backbone.parameters()):
             assert torch.equal(student, teacher) and student.data_ptr() != teacher.data_ptr()
@@ -225,7 +251,9 @@ def test_inference_is_that_of_image_classifier(tiny_pretrained, batch):
 
 def test_bad_input(tiny_pretrained, batch):
     wide = OpenCLIPTeacher()
-    wide.start_from = lambda *args: setattr(wide, 'backbone', MODELS.build(dict(type='OpenCLIPBackbone', model_name='tiny-vit-wide')))
+    wide.start_from = lambda *args: setattr(
+        wide, 'backbone', MODELS.build(dict(type='OpenCLIPBackbone', model_name='tiny-vit-wide'))
+    )
     wide.neck = None
     with pytest.raises(ValueError, match='the teacher .* gives features of width 24, but the student gives width 16'):
         MODELS.build(
@@ -233,7 +261,9 @@ def test_bad_input(tiny_pretrained, batch):
                 type='CounterfactualClassifier',
                 backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
                 head=dict(type='CLIPDistillHead', num_classes=5),
-                teacher=wide))
+                teacher=wide,
+            )
+        )
     with pytest.raises(ValueError, match='no model_name'):
         MODELS.build(dict(type='OpenCLIPTeacher', pretrained='openai'))
     with pytest.raises(ValueError, match='needs pretrained weights'):
@@ -245,9 +275,12 @@ def test_bad_input(tiny_pretrained, batch):
     model = dict(
         type='CounterfactualClassifier',
         backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
-        head=dict(type='CLIPDistillHead', num_classes=5))
+        head=dict(type='CLIPDistillHead', num_classes=5),
+    )
     for late in (dict(pretrained=tiny_pretrained), dict(init_cfg=dict(type='Pretrained', checkpoint=tiny_pretrained))):
-        with pytest.raises(ValueError, match='after the teacher was copied from the start: use model.backbone.pretrained'):
+        with pytest.raises(
+            ValueError, match='after the teacher was copied from the start: use model.backbone.pretrained'
+        ):
             MODELS.build({**model, **late})
 
 
@@ -259,7 +292,9 @@ def test_teacher_that_is_another_model(tiny_pretrained, tmp_path):
     with pytest.raises(ValueError, match="'tiny-vit-fine' has no class embeddings of its own"):
         build(tiny_pretrained, teacher, head=dict(distill='logits'))
     for mask in MASKS:
-        with pytest.raises(ValueError, match=r'patches of \(4, 4\) pixels and the student of \(8, 8\): use fill="single"'):
+        with pytest.raises(
+            ValueError, match=r'patches of \(4, 4\) pixels and the student of \(8, 8\): use fill="single"'
+        ):
             build(tiny_pretrained, teacher, preprocessor=dict(mask=mask, fill='none'))
 
 
@@ -289,7 +324,7 @@ def test_normalisation_of_the_weights(tiny_pretrained, monkeypatch):
     build('half', preprocessor=right)
     build('half')  # normalised in the pipeline
     with pytest.raises(ValueError, match=r"std is \[1.0, .*'half' were trained with std=\[63.75, 63.75, 63.75\]"):
-        build('half', preprocessor=dict(right, std=[1.] * 3))
+        build('half', preprocessor=dict(right, std=[1.0] * 3))
     with pytest.raises(ValueError, match=r'preprocessor.mean is \[122.77, 116.75, 104.09\].*mean=\[127.5'):
         build('half', preprocessor=dict(mean=[122.7709, 116.746, 104.0937], std=right['std']))
-    build(tiny_pretrained, preprocessor=dict(right, std=[1.] * 3))  # a path does not tell
+    build(tiny_pretrained, preprocessor=dict(right, std=[1.0] * 3))  # a path does not tell

@@ -11,20 +11,22 @@ from mmcfmask.models.head import feature_distillation, knowledge_distillation
 
 def test_feature_distillation_equals_loop():
     a, b = torch.randn(3, 4), torch.randn(3, 4)
-    total = sum((a[i, j].item() - b[i, j].item())**2 for i in range(3) for j in range(4))
+    total = sum((a[i, j].item() - b[i, j].item()) ** 2 for i in range(3) for j in range(4))
     assert feature_distillation(a, b).item() == pytest.approx(total / 12, rel=1e-5)
     assert feature_distillation(a.bfloat16(), b.bfloat16()).dtype == torch.float32
 
 
 def test_knowledge_distillation_equals_loop():
-    student, teacher, temperature = torch.randn(3, 4) * 5, torch.randn(3, 4) * 5, 10.
-    total = 0.
+    student, teacher, temperature = torch.randn(3, 4) * 5, torch.randn(3, 4) * 5, 10.0
+    total = 0.0
     for s, t in zip(student.tolist(), teacher.tolist()):
         p = [math.exp(x / temperature) for x in t]
         q = [math.exp(x / temperature) for x in s]
         p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
         total += sum(x * math.log(x / y) for x, y in zip(p, q))
-    assert knowledge_distillation(student, teacher, temperature).item() == pytest.approx(temperature**2 * total / 3, rel=1e-4)
+    assert knowledge_distillation(student, teacher, temperature).item() == pytest.approx(
+        temperature**2 * total / 3, rel=1e-4
+    )
     assert knowledge_distillation(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-5)
 
 
@@ -35,9 +37,9 @@ def head(**kwargs):
 def test_starts_as_zero_shot():
     embeddings = torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
     module = head()
-    module.init_class_weights(embeddings, 50.)
+    module.init_class_weights(embeddings, 50.0)
     features = torch.randn(2, 4)
-    logits = module((features, ))
+    logits = module((features,))
     for i in range(2):
         for c in range(3):
             cosine = (features[i] @ embeddings[c] / features[i].norm()).item()
@@ -48,35 +50,40 @@ def test_starts_as_zero_shot():
 def test_logits_are_float32_under_autocast():
     module = head()
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        assert module((torch.randn(2, 4).bfloat16(), )).dtype == torch.float32
+        assert module((torch.randn(2, 4).bfloat16(),)).dtype == torch.float32
 
 
 def test_losses_and_weights():
-    module = head(distill_weight=7., cls_weight=2.)
+    module = head(distill_weight=7.0, cls_weight=2.0)
     samples = [DataSample().set_gt_label(label) for label in (0, 2)]
-    features = (torch.randn(2, 4), )
+    features = (torch.randn(2, 4),)
     expected = torch.nn.functional.cross_entropy(module(features), torch.tensor([0, 2]))
     assert module.loss(features, samples)['loss_cls'].item() == pytest.approx(2 * expected.item(), rel=1e-5)
     a, b = torch.randn(2, 4), torch.randn(2, 4)
-    assert module.distill_loss(a, b, None)['loss_distill'].item() == pytest.approx(7 * ((a - b)**2).mean().item(), rel=1e-5)
+    assert module.distill_loss(a, b, None)['loss_distill'].item() == pytest.approx(
+        7 * ((a - b) ** 2).mean().item(), rel=1e-5
+    )
 
 
 def test_temperature_of_the_cross_entropy_equals_loop():
-    module = head(cls_temperature=10.)
+    module = head(cls_temperature=10.0)
     logits, labels = torch.randn(2, 3) * 20, [0, 2]
-    total = 0.
+    total = 0.0
     for row, label in zip(logits.tolist(), labels):
         powers = [math.exp(x / 10) for x in row]
         total -= math.log(powers[label] / sum(powers))
     samples = [DataSample().set_gt_label(label) for label in labels]
     assert module.loss_by_logits(logits, samples)['loss_cls'].item() == pytest.approx(total / 2, rel=1e-5)
-    features = (torch.randn(2, 4), )
-    torch.testing.assert_close(torch.stack([sample.pred_logits for sample in module.predict(features)]), module(features))
+    features = (torch.randn(2, 4),)
+    torch.testing.assert_close(
+        torch.stack([sample.pred_logits for sample in module.predict(features)]), module(features)
+    )
 
 
 def test_knowledge_distillation_uses_the_start_head():
     from mmcfmask.models.teacher import OpenCLIPTeacher
-    module = head(distill='logits', distill_weight=30., temperature=10.)
+
+    module = head(distill='logits', distill_weight=30.0, temperature=10.0)
     teacher = OpenCLIPTeacher()
     teacher.start_from(torch.nn.Identity(), None, module)
     start = module.fc.weight.detach().clone()
@@ -84,16 +91,19 @@ def test_knowledge_distillation_uses_the_start_head():
         module.fc.weight.mul_(2).add_(0.1)
     a, b = torch.randn(2, 4), torch.randn(2, 4)
     unit = torch.nn.functional.normalize
-    expected = 30 * knowledge_distillation(module((a, )), unit(b, dim=1) @ start.T + teacher.head.fc.bias, 10.)
+    expected = 30 * knowledge_distillation(module((a,)), unit(b, dim=1) @ start.T + teacher.head.fc.bias, 10.0)
     torch.testing.assert_close(module.distill_loss(a, b, teacher)['loss_distill'], expected)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(distill='features'), 'unknown distill'),
-    (dict(temperature=0.), 'temperature=0'),
-    (dict(cls_temperature=0.), 'cls_temperature=0'),
-    (dict(distill_weight=-1.), 'loss weights'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(distill='features'), 'unknown distill'),
+        (dict(temperature=0.0), 'temperature=0'),
+        (dict(cls_temperature=0.0), 'cls_temperature=0'),
+        (dict(distill_weight=-1.0), 'loss weights'),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         head(**options)
@@ -101,23 +111,31 @@ def test_bad_options(options, message):
 
 def test_wrong_embeddings():
     with pytest.raises(ValueError, match='gives 5 classes, but the head has num_classes=3'):
-        head().init_class_weights(torch.randn(5, 4), 100.)
+        head().init_class_weights(torch.randn(5, 4), 100.0)
     with pytest.raises(ValueError, match='width 6'):
-        head().init_class_weights(torch.randn(3, 6), 100.)
+        head().init_class_weights(torch.randn(3, 6), 100.0)
 
 
 def test_predict_gives_the_logits():
     module = head().eval()
-    features = (torch.randn(2, 4), )
+    features = (torch.randn(2, 4),)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        first, second = module.predict((features[0].bfloat16(), ))
-    assert first.pred_logits.dtype == torch.float32 and first.pred_logits.shape == (3, )
+        first, second = module.predict((features[0].bfloat16(),))
+    assert first.pred_logits.dtype == torch.float32 and first.pred_logits.shape == (3,)
     first, second = module.predict(features, [DataSample(), DataSample().set_gt_label(1)])
-    assert torch.equal(torch.stack([first.pred_logits, second.pred_logits]), module(features)) and not second.pred_logits.requires_grad
-    assert torch.equal(second.pred_score, second.pred_logits.softmax(dim=0)) and second.pred_label == second.pred_logits.argmax()
+    assert (
+        torch.equal(torch.stack([first.pred_logits, second.pred_logits]), module(features))
+        and not second.pred_logits.requires_grad
+    )
+    assert (
+        torch.equal(second.pred_score, second.pred_logits.softmax(dim=0))
+        and second.pred_label == second.pred_logits.argmax()
+    )
 
 
-@pytest.mark.parametrize('options, trained', [(dict(), True), (dict(cls_weight=0.), False), (dict(cls_weight=0., distill='logits'), True)])
+@pytest.mark.parametrize(
+    'options, trained', [(dict(), True), (dict(cls_weight=0.0), False), (dict(cls_weight=0.0, distill='logits'), True)]
+)
 def test_classifier_that_no_loss_sees_is_not_trained(options, trained):
     """Under DDP every parameter that requires a gradient must get one."""
     assert {parameter.requires_grad for parameter in head(**options).parameters()} == {trained}

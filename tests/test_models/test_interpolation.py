@@ -14,7 +14,9 @@ def test_equal_to_the_formula(alpha):
     start, end = weights(0), weights(1)
     mixed = interpolate(start, end, alpha)
     for name in start:
-        for a, b, c in zip(start[name].flatten().tolist(), end[name].flatten().tolist(), mixed[name].flatten().tolist()):
+        for a, b, c in zip(
+            start[name].flatten().tolist(), end[name].flatten().tolist(), mixed[name].flatten().tolist()
+        ):
             assert c == pytest.approx((1 - alpha) * a + alpha * b, rel=1e-6, abs=1e-7)
 
 
@@ -28,7 +30,7 @@ def test_ends_are_exact_and_nothing_is_shared():
 
 
 def test_half_precision_is_interpolated_in_float32():
-    start, end = torch.full((1000, ), 1.), torch.linspace(1.001, 1.01, 1000)
+    start, end = torch.full((1000,), 1.0), torch.linspace(1.001, 1.01, 1000)
     mixed = interpolate(dict(w=start.half()), dict(w=end.half()), 0.5)['w']
     assert mixed.dtype == torch.float16 and torch.equal(mixed, ((start + end.half().float()) / 2).half())
 

@@ -4,10 +4,10 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 import mmcfmask  # noqa: F401
-from mmcfmask.counterfactual import patch_mask, random_colors, random_views, refill
+from mmcfmask.counterfactual import patch_mask, random_color_mixing, random_views, refill
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES
 
-NORM = dict(mean=[120., 110., 100.], std=[60., 50., 40.], to_rgb=True)
+NORM = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0], to_rgb=True)
 
 
 def build(**kwargs):
@@ -15,7 +15,9 @@ def build(**kwargs):
 
 
 def test_does_what_cls_data_preprocessor_does():
-    data = dict(inputs=torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8), data_samples=[DataSample(), DataSample()])
+    data = dict(
+        inputs=torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8), data_samples=[DataSample(), DataSample()]
+    )
     expected = MODELS.build(dict(type='ClsDataPreprocessor', **NORM))(data, training=True)['inputs']
     assert torch.equal(build(**NORM)(data, training=True)['inputs'], expected)
 
@@ -44,14 +46,17 @@ def test_counterfactual_equals_its_parts(mask, fill):
     assert torch.equal(result.images, images if fill == 'none' else refill(images, expected, fill, generator))
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(mask='objects'), "unknown mask 'objects': choose from object, context, random"),
-    (dict(fill='double'), "unknown fill 'double': choose from none, single, multi"),
-    (dict(value=1.5), r'threshold of the object mask must lie in \[0, 1\], but is 1.5'),
-    (dict(mask='random', value=-0.5), 'probability of the random mask'),
-    (dict(relevance='lrp'), "unknown relevance 'lrp'"),
-    (dict(batch_augments=dict(augments=dict(type='Mixup', alpha=0.2))), 'batch_augments'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(mask='objects'), "unknown mask 'objects': choose from object, context, random"),
+        (dict(fill='double'), "unknown fill 'double': choose from none, single, multi"),
+        (dict(value=1.5), r'threshold of the object mask must lie in \[0, 1\], but is 1.5'),
+        (dict(mask='random', value=-0.5), 'probability of the random mask'),
+        (dict(relevance='lrp'), "unknown relevance 'lrp'"),
+        (dict(batch_augments=dict(augments=dict(type='Mixup', alpha=0.2))), 'batch_augments'),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
@@ -59,11 +64,11 @@ def test_bad_options(options, message):
 
 def test_views_and_colors_are_of_the_refilled_image():
     images, relevance = torch.randn(4, 3, 8, 8), torch.rand(4, 2, 2)
-    plain, changed = build(), build(views=dict(rotation=10.), colors=0.9)
+    plain, changed = build(), build(views=dict(rotation=10.0), colors=0.9)
     made = changed.counterfactual(images, (2, 2), relevance, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     refilled = plain.counterfactual(images, (2, 2), relevance, generator)
-    expected = random_views(random_colors(refilled.images, 0.9, generator), rotation=10., generator=generator)
+    expected = random_views(random_color_mixing(refilled.images, 0.9, generator), rotation=10.0, generator=generator)
     torch.testing.assert_close(made.images, expected)
     assert torch.equal(made.mask, refilled.mask) and not torch.allclose(made.images, refilled.images)
 
@@ -75,7 +80,7 @@ def test_views_and_colors_need_a_fill(arguments, option):
         build(**option, **arguments)
 
 
-@pytest.mark.parametrize('option', [dict(views=dict(zoom=0.1)), dict(colors=2.)])
+@pytest.mark.parametrize('option', [dict(views=dict(zoom=0.1)), dict(colors=2.0)])
 def test_views_and_colors_out_of_range(option):
     with pytest.raises(ValueError, match='zoom|colors'):
         build(**option)

@@ -1,4 +1,5 @@
 """What a training step must not do."""
+
 import pytest
 import torch
 from mmpretrain.registry import MODELS
@@ -6,7 +7,17 @@ from mmpretrain.structures import DataSample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Operations that make a GPU's host wait: reading a number, or a shape that depends on values.
-WAITING = {'_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal', 'unique', '_unique2', 'bincount', 'repeat_interleave'}
+WAITING = {
+    '_local_scalar_dense',
+    'nonzero',
+    'masked_select',
+    'is_nonzero',
+    'equal',
+    'unique',
+    '_unique2',
+    'bincount',
+    'repeat_interleave',
+}
 
 
 class Waiting(TorchDispatchMode):
@@ -18,7 +29,9 @@ class Waiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        indices = [index for arg in args if isinstance(arg, (list, tuple)) for index in arg if isinstance(index, torch.Tensor)]
+        indices = [
+            index for arg in args if isinstance(arg, (list, tuple)) for index in arg if isinstance(index, torch.Tensor)
+        ]
         masks = name.startswith('index') and any(index.dtype == torch.bool for index in indices)
         if name in WAITING or masks:
             self.names.append(name)
@@ -44,10 +57,13 @@ def test_host_never_waits_for_the_device(tiny_pretrained, mask, fill, amp):
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained),
             head=dict(type='CLIPDistillHead', num_classes=5),
             teacher=dict(type='OpenCLIPTeacher'),
-            data_preprocessor=dict(mask=mask, fill=fill, mean=[120.] * 3, std=[60.] * 3, to_rgb=True))).train()
+            data_preprocessor=dict(mask=mask, fill=fill, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True),
+        )
+    ).train()
     batch = dict(
         inputs=torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8),
-        data_samples=[DataSample().set_gt_label(label) for label in (0, 3, 3, 1)])
+        data_samples=[DataSample().set_gt_label(label) for label in (0, 3, 3, 1)],
+    )
     with Waiting() as waiting:
         with torch.autocast('cpu', dtype=torch.bfloat16, enabled=amp):
             losses = model(**model.data_preprocessor(batch, training=True), mode='loss')

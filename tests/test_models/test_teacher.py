@@ -42,7 +42,9 @@ def test_rounding_ends_with_a_change_of_dtype(tiny_pretrained):
         rounding(images)
     rounding.double()
     features = rounding(images.double())
-    assert features.dtype == torch.float64 and {parameter.dtype for parameter in rounding.parameters()} == {torch.float64}
+    assert features.dtype == torch.float64 and {parameter.dtype for parameter in rounding.parameters()} == {
+        torch.float64
+    }
 
 
 def test_moving_keeps_what_was_rounded(tiny_pretrained):
@@ -81,7 +83,9 @@ def test_student_of_a_low_precision_teacher_trains_in_float32(tiny_pretrained, d
             type='CounterfactualClassifier',
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
             head=dict(type='CLIPDistillHead', num_classes=5, distill=distill),
-            teacher=dict(type='OpenCLIPTeacher', precision='bf16'))).train()
+            teacher=dict(type='OpenCLIPTeacher', precision='bf16'),
+        )
+    ).train()
     losses = model(torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(1) for _ in range(4)], mode='loss')
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     sum(losses.values()).backward()

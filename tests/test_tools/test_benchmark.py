@@ -24,13 +24,19 @@ def tool():
 @pytest.mark.parametrize('mask, fill', [('object', 'single'), ('context', 'single'), ('object', 'multi')])
 @pytest.mark.parametrize('name', ['tiny-vit', 'tiny-vit-quickgelu'])
 def test_naive_step_has_the_losses_and_gradients_of_the_fast_one(tool, tiny_pretrained, name, mask, fill):
-    model = MODELS.build(
-        dict(
-            type='CounterfactualClassifier',
-            backbone=dict(type='OpenCLIPBackbone', model_name=name, pretrained=tiny_pretrained),
-            head=dict(type='CLIPDistillHead', num_classes=5),
-            teacher=dict(type='OpenCLIPTeacher'),
-            data_preprocessor=dict(mask=mask, fill=fill))).double().train()
+    model = (
+        MODELS.build(
+            dict(
+                type='CounterfactualClassifier',
+                backbone=dict(type='OpenCLIPBackbone', model_name=name, pretrained=tiny_pretrained),
+                head=dict(type='CLIPDistillHead', num_classes=5),
+                teacher=dict(type='OpenCLIPTeacher'),
+                data_preprocessor=dict(mask=mask, fill=fill),
+            )
+        )
+        .double()
+        .train()
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * parameter.std().nan_to_num() * torch.randn_like(parameter))
@@ -58,7 +64,9 @@ def test_operations_of_a_forward_pass(tool, tiny_pretrained):
         dict(
             type='CounterfactualClassifier',
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
-            head=dict(type='CLIPDistillHead', num_classes=5)))
+            head=dict(type='CLIPDistillHead', num_classes=5),
+        )
+    )
     width, tokens, patches, layers = 32, 17, 16, 3
     linear = layers * tokens * 12 * width**2  # qkv, output, two layers of the MLP
     attention = layers * 2 * tokens**2 * width
@@ -69,7 +77,9 @@ def test_operations_of_a_forward_pass(tool, tiny_pretrained):
 def test_published_operations(tool):
     """ViT-B/16 at 224 pixels: 35.1 billion, without making its weights."""
     with torch.device('meta'):
-        visual = VisionTransformer(image_size=224, patch_size=16, width=768, layers=12, heads=12, mlp_ratio=4, output_dim=512)
+        visual = VisionTransformer(
+            image_size=224, patch_size=16, width=768, layers=12, heads=12, mlp_ratio=4, output_dim=512
+        )
     model = torch.nn.Module()
     model.backbone = torch.nn.Module()
     model.backbone.visual, model.backbone.image_size = visual, (224, 224)
@@ -77,10 +87,10 @@ def test_published_operations(tool):
 
 
 def test_ratios_are_medians_of_the_rounds(tool):
-    seconds = {'counterfactual': [1., 2., 4.], 'fine-tuning': [.5, 1., 1.], 'naive': [3., 8., 8.]}
-    result = tool.summarize(seconds, rates=[80., 40., 20.], flops=5., batch=1)
-    assert result['ratios'] == {'of the arithmetic bound': 0.5, 'against naive': 3., 'cost over fine-tuning': 2.}
-    assert result['bound_seconds'] == 1. and result['images_per_second']['counterfactual'] == 0.5
+    seconds = {'counterfactual': [1.0, 2.0, 4.0], 'fine-tuning': [0.5, 1.0, 1.0], 'naive': [3.0, 8.0, 8.0]}
+    result = tool.summarize(seconds, rates=[80.0, 40.0, 20.0], flops=5.0, batch=1)
+    assert result['ratios'] == {'of the arithmetic bound': 0.5, 'against naive': 3.0, 'cost over fine-tuning': 2.0}
+    assert result['bound_seconds'] == 1.0 and result['images_per_second']['counterfactual'] == 0.5
 
 
 def test_command(tool, tmp_path, capsys):
@@ -88,9 +98,16 @@ def test_command(tool, tmp_path, capsys):
     result = tool.main(['--config', SHAPES, '--batch', '4', '--steps', '2', '--device', 'cpu', *AMP, '--out', str(out)])
     assert json.loads(out.read_text()) == result
     assert set(result['seconds']) == set(result['peak_memory']) == {'counterfactual', 'fine-tuning', 'naive'}
-    assert set(result['ratios']) == {'of the arithmetic bound', 'against naive', 'cost over fine-tuning', 'memory against naive'}
+    assert set(result['ratios']) == {
+        'of the arithmetic bound',
+        'against naive',
+        'cost over fine-tuning',
+        'memory against naive',
+    }
     assert all(value > 0 for part in ('seconds', 'peak_memory', 'ratios') for value in result[part].values())
-    assert list(result['phases']) == list(tool.PHASES) and all(result['phases'][name] > 0 for name in tool.PHASES if name != 'other')
+    assert list(result['phases']) == list(tool.PHASES) and all(
+        result['phases'][name] > 0 for name in tool.PHASES if name != 'other'
+    )
     assert result['batch'] == 4 and result['amp'] is bool(AMP) and len(result['rounds']['seconds']['naive']) == 2
     shown = capsys.readouterr().out
     assert 'where the time goes' in shown and 'against naive' in shown
@@ -102,7 +119,8 @@ def test_count(tool, tmp_path, capsys):
     result = tool.main([*arguments, '--out', str(out)])
     assert json.loads(out.read_text()) == result and list(result['phases']) == list(tool.PHASES)
     assert 'ms on A100' in capsys.readouterr().out
-    # ShapesCLIP-ViT-8-64: 65 tokens, 5 layers, 128 wide; of the last block keys and values for all tokens, and the rest for one.
+    # ShapesCLIP-ViT-8-64: 65 tokens, 5 layers, 128 wide; of the last block keys and values for all tokens, and the rest
+    # for one.
     tokens, width, layers = 65, 128, 5
     whole = 2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width
     last = 2 * tokens * 2 * width**2 + 2 * 10 * width**2 + 2 * 2 * tokens * width
@@ -119,8 +137,24 @@ def test_count(tool, tmp_path, capsys):
 
 
 def test_real_loader_and_skipping(tool):
-    result = tool.main(['--config', SHAPES, '--loader', '--batch', '4', '--steps', '1', '--device', 'cpu', '--skip', 'naive', 'memory',
-                        '--cfg-options', 'train_dataloader.dataset.size=8'])
+    result = tool.main(
+        [
+            '--config',
+            SHAPES,
+            '--loader',
+            '--batch',
+            '4',
+            '--steps',
+            '1',
+            '--device',
+            'cpu',
+            '--skip',
+            'naive',
+            'memory',
+            '--cfg-options',
+            'train_dataloader.dataset.size=8',
+        ]
+    )
     assert set(result['seconds']) == {'counterfactual', 'fine-tuning'} and not result['peak_memory']
 
 
@@ -144,8 +178,23 @@ def test_precision_of_the_teacher_is_the_config_s(tool):
 @pytest.mark.parametrize('loader', [False, True])
 def test_evaluation(tool, tmp_path, capsys, loader):
     out = tmp_path / 'out.json'
-    result = tool.main(['--config', SHAPES, '--evaluation', '--batch', '4', '--steps', '1', '--device', 'cpu', '--amp', '--out', str(out),
-                        *(['--loader', '--cfg-options', 'test_dataloader.test.dataset.size=8'] if loader else [])])
+    result = tool.main(
+        [
+            '--config',
+            SHAPES,
+            '--evaluation',
+            '--batch',
+            '4',
+            '--steps',
+            '1',
+            '--device',
+            'cpu',
+            '--amp',
+            '--out',
+            str(out),
+            *(['--loader', '--cfg-options', 'test_dataloader.test.dataset.size=8'] if loader else []),
+        ]
+    )
     assert json.loads(out.read_text()) == result
     assert set(result['images_per_second']) == {'test loop', 'bare forward', *(['loader'] if loader else [])}
     assert set(result['ratios']) == {'of the bare forward', *(['of the loader', 'of both in turn'] if loader else [])}
@@ -156,8 +205,13 @@ def test_evaluation(tool, tmp_path, capsys, loader):
     assert result['images'] == (8 if loader else 16) and 'of the bare forward' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('option, wrong', [
-    *((option, wrong) for option in ('--batch', '--steps', '--threads') for wrong in ('0', '-1', 'x')), ('--device', 'abacus')])
+@pytest.mark.parametrize(
+    'option, wrong',
+    [
+        *((option, wrong) for option in ('--batch', '--steps', '--threads') for wrong in ('0', '-1', 'x')),
+        ('--device', 'abacus'),
+    ],
+)
 def test_values_that_cannot_be_meant(tool, capsys, option, wrong):
     with pytest.raises(SystemExit):
         tool.parse_args([option, wrong])

@@ -1,4 +1,5 @@
 """tools/check_data.py: table, JSON and exit codes."""
+
 import dataclasses
 import json
 import sys
@@ -45,11 +46,18 @@ def test_nothing_is_cut_where_lines_are_short(root, monkeypatch, capfd, columns)
     assert check_data.main([str(folder), '--sets', *SETS]) == 0
     out, err = capfd.readouterr()
     lines = out.splitlines()
-    assert lines[0].startswith('set ') and not err.strip('\n') and '\n' not in err  # no progress where there is no terminal
-    assert [line.split()[0] for line in lines[2:2 + len(SETS)]] == list(SETS)
+    assert (
+        lines[0].startswith('set ') and not err.strip('\n') and '\n' not in err
+    )  # no progress where there is no terminal
+    assert [line.split()[0] for line in lines[2 : 2 + len(SETS)]] == list(SETS)
     assert f'imagenet-a: in {folder}/imagenet-a' in lines
     if columns == 80:
-        assert '…' not in out and max(map(len, lines[:2 + len(SETS)])) <= 80 and ' 20 of 20 ' in out and ' complete' in out
+        assert (
+            '…' not in out
+            and max(map(len, lines[: 2 + len(SETS)])) <= 80
+            and ' 20 of 20 ' in out
+            and ' complete' in out
+        )
 
 
 def test_a_folder_that_may_be_any_set_is_spoken_of_once(root, capsys):
@@ -57,15 +65,23 @@ def test_a_folder_that_may_be_any_set_is_spoken_of_once(root, capsys):
     assert check_data.main([str(root / 'photos')]) == 1
     out = capsys.readouterr().out
     said = [line for line in out.splitlines() if 'class folders' in line or 'classes' in line.partition(':')[2]]
-    assert said == [f'imagenet-r, imagenet-a, imagenet-sketch: {root}/photos holds 30 class folders of ImageNet, but is none of these sets '
-                    'as published: to see what it lacks of one, name that with --sets']
+    assert said == [
+        f'imagenet-r, imagenet-a, imagenet-sketch: {root}/photos holds 30 class folders of ImageNet, but is none of '
+        'these sets as published: to see what it lacks of one, name that with --sets'
+    ]
 
 
 def test_incomplete_and_json(root, capsys):
     (root / 'imagenet-a/n01498041/n01498041_a.jpg').unlink()
     assert check_data.main([str(root), '--sets', 'imagenet-a', 'imagenet-r', '--json', '--all']) == 1
     a, r = json.loads(capsys.readouterr().out)
-    assert (a['name'], a['status'], a['images'], a['published_images'], a['decoded']) == ('imagenet-a', 'wrong', 19, 20, 19)
+    assert (a['name'], a['status'], a['images'], a['published_images'], a['decoded']) == (
+        'imagenet-a',
+        'wrong',
+        19,
+        20,
+        19,
+    )
     assert a['problems'] == ['1 classes have no images: n01498041']
     assert (r['status'], r['folder']) == ('missing', None)
 

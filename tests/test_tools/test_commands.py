@@ -1,4 +1,5 @@
 """The command-line tools, run as a user runs them, on a small share of the built-in benchmark."""
+
 import json
 import os
 import subprocess
@@ -13,8 +14,12 @@ from scripts import load_tool
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    'train_dataloader.dataset.size=64', 'train_dataloader.batch_size=16', 'val_dataloader.dataset.size=20', 'total_batch_size=64',
-    'train_cfg.max_epochs=2', 'default_hooks.logger.interval=1',
+    'train_dataloader.dataset.size=64',
+    'train_dataloader.batch_size=16',
+    'val_dataloader.dataset.size=20',
+    'total_batch_size=64',
+    'train_cfg.max_epochs=2',
+    'default_hooks.logger.interval=1',
     *(f'test_dataloader.{name}.dataset.size=30' for name in ('test', 'v2', 'r', 'sketch', 'a')),
     *(f'test_dataloader.{name}.batch_size=7' for name in ('test', 'v2', 'r', 'sketch', 'a')),
 ]
@@ -23,7 +28,9 @@ TEST_ONLY = [option for option in SMALL if option.startswith('test')]
 
 def run(*command, fails=False):
     env = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHON': sys.executable, 'PORT': free_port()}
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
+    )
     assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -33,17 +40,38 @@ def train(*args, **kwargs):
 
 
 def test_two_processes_train_and_test_without_a_gpu(tmp_path):
-    """Same number of optimizer steps as one process, the same weights everywhere, and the same test results as one process."""
+    """Same number of optimizer steps as one process, the same weights everywhere, and the same test results as one
+    process."""
     run('tools/dist_train.sh', 'configs/shapes/cfmask.py', 2, '--work-dir', tmp_path, '--cfg-options', *SMALL)
     checkpoint = tmp_path / 'epoch_2.pth'
     saved = torch.load(checkpoint, weights_only=True)
     assert saved['meta']['iter'] == 4  # 2 epochs x 64 images / (2 processes x 16), two of them to an optimizer step
     assert {int(state['step']) for state in saved['optimizer']['state'].values()} == {2}
 
-    run('tools/dist_test.sh', 'configs/shapes/cfmask.py', checkpoint, 2, '--work-dir', tmp_path, '--out', tmp_path / 'two.json',
-        '--cfg-options', *TEST_ONLY)
-    run(sys.executable, 'tools/test.py', 'configs/shapes/cfmask.py', checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'one.json',
-        '--cfg-options', *TEST_ONLY)
+    run(
+        'tools/dist_test.sh',
+        'configs/shapes/cfmask.py',
+        checkpoint,
+        2,
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'two.json',
+        '--cfg-options',
+        *TEST_ONLY,
+    )
+    run(
+        sys.executable,
+        'tools/test.py',
+        'configs/shapes/cfmask.py',
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'one.json',
+        '--cfg-options',
+        *TEST_ONLY,
+    )
     one, two = (json.loads((tmp_path / name).read_text())['metrics'] for name in ('one.json', 'two.json'))
     accuracies = {name: value for name, value in one.items() if name.endswith('top1')}
     assert len(accuracies) == 6 and accuracies == {name: two[name] for name in accuracies}
@@ -68,8 +96,14 @@ def test_quickstart_shortened(tmp_path):
 
 
 def test_mask_quality(tmp_path):
-    shown = run(sys.executable, 'tools/mask_quality.py', 'configs/shapes/cfmask.py', '--cfg-options', *TEST_ONLY,
-                'train_dataloader.dataset.size=30')
+    shown = run(
+        sys.executable,
+        'tools/mask_quality.py',
+        'configs/shapes/cfmask.py',
+        '--cfg-options',
+        *TEST_ONLY,
+        'train_dataloader.dataset.size=30',
+    )
     assert 'pointing game' in shown and shown.count('30') >= 6
 
 
@@ -87,12 +121,15 @@ def test_mistakes_in_arguments(tmp_path, monkeypatch, capsys):
 def test_errors_come_before_anything_is_loaded(tmp_path):
     config = ['configs/shapes/cfmask.py', '--work-dir', tmp_path]
     assert 'total_batch_size=64 is not a multiple of 1 process' in train(
-        *config, '--cfg-options', 'train_dataloader.batch_size=48', fails=True)
+        *config, '--cfg-options', 'train_dataloader.batch_size=48', fails=True
+    )
     assert 'raise it to at least 2' in train(*config, '--cfg-options', 'train_dataloader.batch_size=1', fails=True)
     (tmp_path / 'broken.pth').write_text('no checkpoint')
     assert 'is not a checkpoint that torch can load' in train(*config, '--resume', tmp_path / 'broken.pth', fails=True)
     (tmp_path / 'file').touch()
-    assert 'cannot write to the work dir' in train('configs/shapes/cfmask.py', '--work-dir', tmp_path / 'file', fails=True)
+    assert 'cannot write to the work dir' in train(
+        'configs/shapes/cfmask.py', '--work-dir', tmp_path / 'file', fails=True
+    )
     assert 'nothing to train' in train('configs/shapes/zeroshot.py', '--work-dir', tmp_path, fails=True)
 
 
@@ -116,5 +153,13 @@ def test_first_start_with_resume_keeps_the_weights_to_start_from(tmp_path):
 
 def test_checkpoint_of_other_classes_is_refused(tmp_path):
     torch.save(dict(state_dict={'head.fc.weight': torch.zeros(7, 128)}), tmp_path / 'seven.pth')
-    shown = run(sys.executable, 'tools/test.py', 'configs/shapes/cfmask.py', tmp_path / 'seven.pth', '--work-dir', tmp_path, fails=True)
+    shown = run(
+        sys.executable,
+        'tools/test.py',
+        'configs/shapes/cfmask.py',
+        tmp_path / 'seven.pth',
+        '--work-dir',
+        tmp_path,
+        fails=True,
+    )
     assert 'was trained for 7 classes' in shown

@@ -1,4 +1,5 @@
 """tools/test.py and tools/wise_ft.py as a user runs them."""
+
 import csv
 import hashlib
 import json
@@ -15,11 +16,11 @@ from oracle import config, loader, write_tree
 from processes import free_port
 from scripts import load_tool
 
-from mmcfmask.evaluation.runs import find_runs, group_runs
+from mmcfmask.reporting.runs import find_runs, group_runs
 
 ROOT = Path(__file__).parents[2]
-SUBSET = tuple((index, ) for index in range(3, 1000, 50))
-MANY = ((0, 10), (5, ), (700, 701, 999), (2, ), (1, ), (4, 8))
+SUBSET = tuple((index,) for index in range(3, 1000, 50))
+MANY = ((0, 10), (5,), (700, 701, 999), (2,), (1,), (4, 8))
 SETS = ('test', 'v2', 'r', 'sketch', 'a')
 SMALL = [f'test_dataloader.{name}.dataset.size=20' for name in SETS]
 
@@ -34,9 +35,16 @@ evaluate, train, wise_ft = tool('test'), tool('train'), tool('wise_ft')
 
 
 def run_apart(*command):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'PORT': free_port(),
-           'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')])}
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    env = {
+        **os.environ,
+        'OMP_NUM_THREADS': '1',
+        'PYTHON': sys.executable,
+        'PORT': free_port(),
+        'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')]),
+    }
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -75,8 +83,19 @@ def comparable(path):
 def test_processes_and_batch_sizes_do_not_matter(write, tmp_path):
     """60, 18 and 12 images on 1 and 2 processes, in batches of 1, 7 and 64: every number of metrics.json is the same."""
     for size in (1, 7, 64):
-        evaluate(write(f'b{size}', size), '--out', tmp_path / f'one{size}.json', '--predictions', tmp_path / f'one{size}')
-    run_apart('tools/dist_test.sh', write('b7', 7), 'none', 2, '--out', tmp_path / 'two7.json', '--predictions', tmp_path / 'two7')
+        evaluate(
+            write(f'b{size}', size), '--out', tmp_path / f'one{size}.json', '--predictions', tmp_path / f'one{size}'
+        )
+    run_apart(
+        'tools/dist_test.sh',
+        write('b7', 7),
+        'none',
+        2,
+        '--out',
+        tmp_path / 'two7.json',
+        '--predictions',
+        tmp_path / 'two7',
+    )
     first = comparable(tmp_path / 'one1.json')
     assert 50 < first['metrics']['id/top1'] < 100 and first['metrics']['right/top1'] == 100
     for name in ('one7', 'one64', 'two7'):
@@ -90,14 +109,38 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     evaluate(write('oracle', 7), '--out', tmp_path / 'new' / 'metrics.json', '--predictions', tmp_path / 'predictions')
     result = json.loads((tmp_path / 'new' / 'metrics.json').read_text())
     assert set(result) == {
-        'format', 'config', 'method', 'seed', 'checkpoint', 'training', 'amp', 'id_set', 'sets', 'ood_average', 'missing', 'versions',
-        'metrics'
+        'format',
+        'config',
+        'method',
+        'seed',
+        'checkpoint',
+        'training',
+        'amp',
+        'id_set',
+        'sets',
+        'ood_average',
+        'missing',
+        'versions',
+        'metrics',
     }
     found = [result[key] for key in ('format', 'method', 'checkpoint', 'seed', 'id_set')]
     assert found == [1, 'zero-shot', None, None, 'id']
     assert set(result['sets']['id']) == {
-        'metrics', 'dataset', 'root', 'images', 'published_images', 'classes', 'published_classes', 'complete', 'skipped', 'notes',
-        'transform', 'per_class', 'per_class_count', 'reliability', 'speed'
+        'metrics',
+        'dataset',
+        'root',
+        'images',
+        'published_images',
+        'classes',
+        'published_classes',
+        'complete',
+        'skipped',
+        'notes',
+        'transform',
+        'per_class',
+        'per_class_count',
+        'reliability',
+        'speed',
     }
     assert result['sets']['id']['complete'] is True and result['sets']['many']['complete'] is False
     assert result['sets']['right']['complete'] is None and len(result['sets']['id']['reliability']) == 15
@@ -112,7 +155,10 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     with open(tmp_path / 'predictions' / 'many.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ['path', 'gt', 'pred', 'correct', 'confidence'] and len(rows) == 18
-    assert all(Path(row['path']).parent.name == row['gt'] and (row['gt'] == row['pred']) == (row['correct'] == '1') for row in rows)
+    assert all(
+        Path(row['path']).parent.name == row['gt'] and (row['gt'] == row['pred']) == (row['correct'] == '1')
+        for row in rows
+    )
     assert 100 * sum(row['correct'] == '1' for row in rows) / 18 == pytest.approx(result['metrics']['many/top1'])
 
 
@@ -120,8 +166,14 @@ def test_shifts_by_name(write, tmp_path, monkeypatch):
     path = write('oracle', 7)
     evaluate(path, '--shifts', 'right', '--out', tmp_path / 'metrics.json')
     result = json.loads((tmp_path / 'metrics.json').read_text())
-    assert list(result['sets']) == ['id', 'right'] and result['missing'] == {} and result['ood_average']['over'] == ['right']
-    with pytest.raises(SystemExit, match="oracle.py: no such shift: 'left'; the shifts of this config are gone, many, right"):
+    assert (
+        list(result['sets']) == ['id', 'right']
+        and result['missing'] == {}
+        and result['ood_average']['over'] == ['right']
+    )
+    with pytest.raises(
+        SystemExit, match="oracle.py: no such shift: 'left'; the shifts of this config are gone, many, right"
+    ):
         evaluate(path, '--shifts', 'left')
     for name, arguments in (('test', [str(path)]), ('wise_ft', [str(path), str(tmp_path / 'any.pth')])):
         module = load_tool(name)
@@ -146,7 +198,9 @@ def test_broken_images(write, tmp_path, capfd):
     path = write('oracle', 7)
     broken = tmp_path / 'data' / 'right' / 'class0003' / '1.png'
     broken.write_bytes(broken.read_bytes()[:-25])
-    with pytest.raises(SystemExit, match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unreadable'):
+    with pytest.raises(
+        SystemExit, match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unreadable'
+    ):
         evaluate(path, '--shifts', 'right')
     evaluate(path, '--shifts', 'right', '--skip-broken', '--out', tmp_path / 'metrics.json')
     part = json.loads((tmp_path / 'metrics.json').read_text())['sets']['right']
@@ -161,9 +215,11 @@ def test_what_is_wrong_is_found_before_the_test(write, tmp_path):
         evaluate(write('oracle', 7), '--out', tmp_path / 'file' / 'metrics.json')
     torch.save(dict(state_dict={'head.fc.weight': torch.zeros(7, 128)}), tmp_path / 'seven.pth')
     for command in (evaluate, wise_ft):
-        with pytest.raises(SystemExit, match='seven.pth was trained for 7 classes, but the config has model.head.num_classes=10'):
+        with pytest.raises(
+            SystemExit, match='seven.pth was trained for 7 classes, but the config has model.head.num_classes=10'
+        ):
             command('configs/shapes/ft.py', tmp_path / 'seven.pth', '--work-dir', tmp_path)
-        with pytest.raises(SystemExit, match="there is no checkpoint .*gone.pth"):
+        with pytest.raises(SystemExit, match='there is no checkpoint .*gone.pth'):
             command('configs/shapes/ft.py', tmp_path / 'gone.pth', '--work-dir', tmp_path)
 
 
@@ -184,7 +240,9 @@ def test_checkpoint_of_another_tower(tmp_path, capfd):
     torch.save(dict(state_dict={**weights, 'auxiliary.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
     evaluate('configs/shapes/ft.py', tmp_path / 'flyp.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
     lines = capfd.readouterr().out.splitlines()
-    assert any(line.strip().startswith('ft ') for line in lines) and f'checkpoint: {tmp_path}/flyp.pth' in lines  # not wrapped
+    assert (
+        any(line.strip().startswith('ft ') for line in lines) and f'checkpoint: {tmp_path}/flyp.pth' in lines
+    )  # not wrapped
     assert not any(line.startswith('written:') for line in lines)
 
 
@@ -196,27 +254,72 @@ def test_alphas_out_of_range(tmp_path, capfd):
 
 def test_second_look_at_small_objects(tmp_path, capfd):
     one, two, closer = tmp_path / 'one.json', tmp_path / 'two.json', tmp_path / 'closer.json'
-    for out, options in ((one, []), (two, ['--second-look']), (closer, ['--second-look', '0.8'])):
-        evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--out', out, *options, '--cfg-options', *SMALL,
-                 'test_dataloader.a.dataset.size=100')
+    for out, options in ((one, []), (two, ['--relevance-crop']), (closer, ['--relevance-crop', '0.8'])):
+        evaluate(
+            'configs/shapes/zeroshot.py',
+            '--work-dir',
+            tmp_path,
+            '--out',
+            out,
+            *options,
+            '--cfg-options',
+            *SMALL,
+            'test_dataloader.a.dataset.size=100',
+        )
     assert ' zero-shot + second look ' in ' '.join(capfd.readouterr().out.split())
-    assert {name: len(runs) for name, runs in group_runs(find_runs([one, two])).items()} == {'zero-shot': 1, 'zero-shot + second look': 1}
+    assert {name: len(runs) for name, runs in group_runs(find_runs([one, two])).items()} == {
+        'zero-shot': 1,
+        'zero-shot + second look': 1,
+    }
     one, two, closer = (json.loads(out.read_text()) for out in (one, two, closer))
     assert one['metrics']['a/top1'] < two['metrics']['a/top1'] < closer['metrics']['a/top1']
-    assert two['inference'] == dict(gate=False, second_look=0.9) and closer['inference']['second_look'] == 0.8 and 'inference' not in one
-    with pytest.raises(SystemExit, match=r'second_look is the side .* in \(0, 1\), but is 1.5'):
-        evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--second-look', '1.5')
+    assert (
+        two['inference'] == dict(gate=False, crop_scale=0.9)
+        and closer['inference']['crop_scale'] == 0.8
+        and 'inference' not in one
+    )
+    with pytest.raises(SystemExit, match=r'crop_scale is the side .* in \(0, 1\), but is 1.5'):
+        evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--relevance-crop', '1.5')
 
 
 def test_wise_ft(tmp_path, capfd):
     """α = 0 is the test without a checkpoint and α = 1 that of the checkpoint, on one process and on two."""
-    train('configs/shapes/ft.py', '--work-dir', tmp_path, '--no-validate', '--cfg-options', 'train_dataloader.dataset.size=64',
-          'train_cfg.max_epochs=1')
+    train(
+        'configs/shapes/ft.py',
+        '--work-dir',
+        tmp_path,
+        '--no-validate',
+        '--cfg-options',
+        'train_dataloader.dataset.size=64',
+        'train_cfg.max_epochs=1',
+    )
     checkpoint = tmp_path / 'epoch_1.pth'
-    evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--out', tmp_path / 'zero.json', '--cfg-options', *SMALL)
-    evaluate('configs/shapes/ft.py', checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'one.json', '--cfg-options', *SMALL)
+    evaluate(
+        'configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--out', tmp_path / 'zero.json', '--cfg-options', *SMALL
+    )
+    evaluate(
+        'configs/shapes/ft.py',
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'one.json',
+        '--cfg-options',
+        *SMALL,
+    )
     capfd.readouterr()
-    wise_ft('configs/shapes/ft.py', checkpoint, '--work-dir', tmp_path, '--alphas', '0:1:0.5', '--save', '0.5', '--cfg-options', *SMALL)
+    wise_ft(
+        'configs/shapes/ft.py',
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        '--alphas',
+        '0:1:0.5',
+        '--save',
+        '0.5',
+        '--cfg-options',
+        *SMALL,
+    )
     shown = ' '.join(capfd.readouterr().out.split())
     assert 'α = 0.5 (bold) is the default to report' in shown and 'wise_ft_0.5.pth' in shown
     line = json.loads((tmp_path / 'wise_ft' / 'wise_ft.json').read_text())
@@ -224,15 +327,45 @@ def test_wise_ft(tmp_path, capfd):
     assert line['checkpoint'] == dict(path=str(checkpoint), sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest())
     for index, name in ((0, 'zero'), (2, 'one')):
         assert line['line'][index]['metrics'] == json.loads((tmp_path / f'{name}.json').read_text())['metrics']
-    evaluate('configs/shapes/ft.py', tmp_path / 'wise_ft' / 'wise_ft_0.5.pth', '--work-dir', tmp_path, '--out', tmp_path / 'half.json',
-             '--cfg-options', *SMALL)
+    evaluate(
+        'configs/shapes/ft.py',
+        tmp_path / 'wise_ft' / 'wise_ft_0.5.pth',
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'half.json',
+        '--cfg-options',
+        *SMALL,
+    )
     half = json.loads((tmp_path / 'half.json').read_text())
     assert half['metrics'] == line['line'][1]['metrics'] and half['seed'] == 0
 
-    run_apart(sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'tools/wise_ft.py',
-              'configs/shapes/ft.py', checkpoint, '--launcher', 'pytorch', '--work-dir', tmp_path, '--out', tmp_path / 'two', '--alphas',
-              '0', '0.5', '1', '--cfg-options', *SMALL, *(f'test_dataloader.{name}.batch_size=7' for name in SETS))
+    run_apart(
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc_per_node=2',
+        'tools/wise_ft.py',
+        'configs/shapes/ft.py',
+        checkpoint,
+        '--launcher',
+        'pytorch',
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'two',
+        '--alphas',
+        '0',
+        '0.5',
+        '1',
+        '--cfg-options',
+        *SMALL,
+        *(f'test_dataloader.{name}.batch_size=7' for name in SETS),
+    )
     two = json.loads((tmp_path / 'two' / 'wise_ft.json').read_text())
     for part, expected in zip(two['line'], line['line']):
         assert part['metrics'] == pytest.approx(expected['metrics'], rel=1e-4)
-        assert {k: v for k, v in part['metrics'].items() if 'top' in k} == {k: v for k, v in expected['metrics'].items() if 'top' in k}
+        assert {k: v for k, v in part['metrics'].items() if 'top' in k} == {
+            k: v for k, v in expected['metrics'].items() if 'top' in k
+        }

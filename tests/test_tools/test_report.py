@@ -1,4 +1,5 @@
 """tools/report.py on metrics.json files of models that do not exist, in this process."""
+
 import csv
 import itertools
 import json
@@ -20,8 +21,14 @@ import report
 
 SETS = ('imagenet', *SHIFTS)
 ZERO_SHOT = dict(zip(SETS, (68.3, 61.9, 77.7, 50.0, 48.2, 54.0)))
-FT = [dict(zip(SETS, values)) for values in ((81.3, 70.9, 65.6, 36.7, 46.3, 49.6), (81.0, 70.5, 66.6, 35.7, 46.9, 50.6),
-                                             (81.6, 71.9, 64.1, 36.1, 45.3, 49.0))]
+FT = [
+    dict(zip(SETS, values))
+    for values in (
+        (81.3, 70.9, 65.6, 36.7, 46.3, 49.6),
+        (81.0, 70.5, 66.6, 35.7, 46.9, 50.6),
+        (81.6, 71.9, 64.1, 36.1, 45.3, 49.0),
+    )
+]
 
 
 @pytest.fixture
@@ -48,7 +55,9 @@ def run(*args):
 def table(markdown, heading):
     """{method: {column: text}} of the first table under a heading."""
     lines = markdown.split(f'\n## {heading}')[1].split('\n')
-    lines = itertools.takewhile(lambda line: line.startswith('|'), itertools.dropwhile(lambda line: not line.startswith('|'), lines))
+    lines = itertools.takewhile(
+        lambda line: line.startswith('|'), itertools.dropwhile(lambda line: not line.startswith('|'), lines)
+    )
     header, _, *rows = ([cell.strip().replace('**', '') for cell in line.strip('|').split('|')] for line in lines)
     return {row[0]: dict(zip(header, row)) for row in rows}
 
@@ -58,7 +67,9 @@ def expected_robustness(run, shifts):
     models = [m for m in read_reference_models().values() if {'imagenet', *shifts} <= m.keys()]
     x = [math.log(m['imagenet'] / (100 - m['imagenet'])) for m in models]
     y = [mean(m[s] for s in shifts) for m in models]
-    slope, intercept = np.linalg.lstsq(np.stack([x, np.ones(len(x))], 1), np.array([math.log(v / (100 - v)) for v in y]), rcond=None)[0]
+    slope, intercept = np.linalg.lstsq(
+        np.stack([x, np.ones(len(x))], 1), np.array([math.log(v / (100 - v)) for v in y]), rcond=None
+    )[0]
     z = intercept + slope * math.log(run['imagenet'] / (100 - run['imagenet']))
     return mean(run[s] for s in shifts) - 100 / (1 + math.exp(-z))
 
@@ -86,7 +97,9 @@ def test_the_whole_report(runs, tmp_path, capsys):
         assert robustness['FT'][shift].rstrip('†') == f'{mean(values):+.1f} ± {stdev(values):.1f}'
     average = expected_robustness(ZERO_SHOT, SHIFTS)
     assert robustness['Zero-shot']['OOD avg'] == accuracy['Zero-shot']['Eff. rob.'] == f'{average:+.1f}†'
-    assert robustness['Zero-shot']['objectnet'].endswith('†') and not robustness['Zero-shot']['imagenet-v2'].endswith('†')
+    assert robustness['Zero-shot']['objectnet'].endswith('†') and not robustness['Zero-shot']['imagenet-v2'].endswith(
+        '†'
+    )
     assert '| imagenet-a | 84 |' in text and 'R²' in text and 'Taori et al. 2020' in text
 
     nll = table(text, 'Negative log-likelihood')
@@ -99,21 +112,32 @@ def test_the_whole_report(runs, tmp_path, capsys):
     assert len(pictures) == 6 + 6 + 2 and len(set(pictures)) == len(pictures)
     for picture in pictures:
         image = Image.open(out / picture)
-        assert image.width == pytest.approx(3.3 * 300, abs=1) and (out / picture).with_suffix('.pdf').read_bytes()[:4] == b'%PDF'
+        assert (
+            image.width == pytest.approx(3.3 * 300, abs=1)
+            and (out / picture).with_suffix('.pdf').read_bytes()[:4] == b'%PDF'
+        )
         assert np.asarray(image.convert('L')).std() > 5
 
     rows = {(r['metric'], r['method']): r for r in csv.DictReader((out / 'accuracy.csv').open())}
     row = rows['Top-1 accuracy', 'FT']
-    assert [float(row[key]) for key in ('OOD avg', 'OOD avg sd')] == pytest.approx([mean(averages), stdev(averages)], abs=1e-3)
+    assert [float(row[key]) for key in ('OOD avg', 'OOD avg sd')] == pytest.approx(
+        [mean(averages), stdev(averages)], abs=1e-3
+    )
     assert float(rows['Top-1 accuracy', 'Zero-shot']['Eff. rob.']) == pytest.approx(average, abs=1e-3)
     assert '3 unreadable images' in row['notes']
     assert {r['metric'] for r in csv.DictReader((out / 'metrics.csv').open())} == {
-        'Top-5 accuracy', 'Mean per-class accuracy', 'Negative log-likelihood', 'Expected calibration error'}
+        'Top-5 accuracy',
+        'Mean per-class accuracy',
+        'Negative log-likelihood',
+        'Expected calibration error',
+    }
 
     data = json.loads((out / 'report.json').read_text())
     assert data['accuracy']['methods']['FT']['mean']['OOD avg'] == pytest.approx(mean(averages))
     assert data['effective_robustness']['methods']['Zero-shot']['mean']['OOD avg'] == pytest.approx(average)
-    assert [r['seed'] for r in data['runs']] == [None, 0, 1, 2] and data['runs'][1]['sets']['imagenet-r']['metrics']['top1'] == 65.6
+    assert [r['seed'] for r in data['runs']] == [None, 0, 1, 2] and data['runs'][1]['sets']['imagenet-r']['metrics'][
+        'top1'
+    ] == 65.6
     assert data['lines']['imagenet-v2']['slope'] == pytest.approx(0.923, abs=0.001)
 
 
@@ -121,29 +145,47 @@ def test_class_changes_are_means_over_seeds(runs, tmp_path, no_drawing):
     run(runs, '--out', tmp_path / 'out', '--compare', 'zs', 'ft')
     rows = list(csv.DictReader((tmp_path / 'out/class_change.csv').open()))
     assert len(rows) == 6 * 6 and {row['set'] for row in rows} == set(SETS)
-    files = {m: [json.loads(path.read_text()) for path in sorted(runs.glob(f'{m}/**/metrics.json'))] for m in ('zs', 'ft')}
-    means = {m: {s: {c: mean(f['sets'][s]['per_class'][c] for f in fs) for c in fs[0]['sets'][s]['per_class']} for s in SETS}
-             for m, fs in files.items()}
+    files = {
+        m: [json.loads(path.read_text()) for path in sorted(runs.glob(f'{m}/**/metrics.json'))] for m in ('zs', 'ft')
+    }
+    means = {
+        m: {s: {c: mean(f['sets'][s]['per_class'][c] for f in fs) for c in fs[0]['sets'][s]['per_class']} for s in SETS}
+        for m, fs in files.items()
+    }
     for row in rows:
         before, after = (means[m][row['set']][row['class']] for m in ('zs', 'ft'))
-        assert [float(row[k]) for k in ('before', 'after', 'change')] == pytest.approx([before, after, after - before], abs=0.06)
+        assert [float(row[k]) for k in ('before', 'after', 'change')] == pytest.approx(
+            [before, after, after - before], abs=0.06
+        )
         in_distribution = means['ft']['imagenet'][row['class']] - means['zs']['imagenet'][row['class']]
-        assert float(row['change in distribution']) == pytest.approx(in_distribution, abs=0.06) and row['images'] == '100'
+        assert (
+            float(row['change in distribution']) == pytest.approx(in_distribution, abs=0.06) and row['images'] == '100'
+        )
     for name in SETS:
         changes = [float(row['change']) for row in rows if row['set'] == name]
         assert changes == sorted(changes)
 
 
 def test_different_sets_give_no_average(runs, tmp_path, no_drawing):
-    write_run(runs / 'lp/metrics.json', {k: ZERO_SHOT[k] for k in ('imagenet', 'imagenet-r')}, method='lp', seed=0,
-              missing={name: 'no folder' for name in SHIFTS if name != 'imagenet-r'})
+    write_run(
+        runs / 'lp/metrics.json',
+        {k: ZERO_SHOT[k] for k in ('imagenet', 'imagenet-r')},
+        method='lp',
+        seed=0,
+        missing={name: 'no folder' for name in SHIFTS if name != 'imagenet-r'},
+    )
     run(runs, '--out', tmp_path / 'out')
     text = (tmp_path / 'out/report.md').read_text()
     row = table(text, 'Top-1 accuracy')['lp']
-    assert row['imagenet-r'] == '77.7' and row['OOD avg'] == '–' and row['objectnet'] == '–†' and row['Eff. rob.'] == '–'
+    assert (
+        row['imagenet-r'] == '77.7' and row['OOD avg'] == '–' and row['objectnet'] == '–†' and row['Eff. rob.'] == '–'
+    )
     assert 'lp: no OOD avg, not tested on imagenet-v2, imagenet-a, imagenet-sketch, objectnet.' in text
     assert '† imagenet-a: not tested, no folder (lp).' in text
-    assert table(text, 'Effective robustness')['lp']['imagenet-r'] == f'{expected_robustness(ZERO_SHOT, ["imagenet-r"]):+.1f}'
+    assert (
+        table(text, 'Effective robustness')['lp']['imagenet-r']
+        == f'{expected_robustness(ZERO_SHOT, ["imagenet-r"]):+.1f}'
+    )
     # With the shifts that all have, there is one; the order is the given one.
     run(runs, '--out', tmp_path / 'out', '--shifts', 'imagenet-r')
     text = (tmp_path / 'out/report.md').read_text()
@@ -155,7 +197,10 @@ def test_a_set_that_was_missing_everywhere_marks_the_average(tmp_path, no_drawin
     write_run(tmp_path / 'a/metrics.json', few, missing={'objectnet': 'not there'})
     run(tmp_path / 'a', '--out', tmp_path / 'out')
     text = (tmp_path / 'out/report.md').read_text()
-    assert table(text, 'Top-1 accuracy')['ft']['OOD avg'] == f'{(61.9 + 77.7) / 2:.1f}†' and '† objectnet: not tested, not there.' in text
+    assert (
+        table(text, 'Top-1 accuracy')['ft']['OOD avg'] == f'{(61.9 + 77.7) / 2:.1f}†'
+        and '† objectnet: not tested, not there.' in text
+    )
 
 
 def test_own_reference_models(tmp_path, no_drawing):
@@ -164,7 +209,10 @@ def test_own_reference_models(tmp_path, no_drawing):
     run(tmp_path / 'a', '--out', tmp_path / 'out', '--line', tmp_path / 'line.csv')
     text = (tmp_path / 'out/report.md').read_text()
     robustness = table(text, 'Effective robustness')
-    assert robustness['ft'] == {'Method': 'ft', 'v2': '-5.0'}  # the line is y = x; there is none for r, nor for the average
+    assert robustness['ft'] == {
+        'Method': 'ft',
+        'v2': '-5.0',
+    }  # the line is y = x; there is none for r, nor for the average
     assert 'Eff. rob.' not in table(text, 'Top-1 accuracy')['ft'] and 'line.csv' in text
     assert 'ft: ID accuracy 90.0 is outside the 20.0 to 80.0 of the reference models; the line is extrapolated.' in text
 
@@ -175,16 +223,25 @@ def test_sets_without_reference_models_have_no_effective_robustness(tmp_path):
     out.mkdir()
     (out / 'effective_robustness.csv').write_text('of an earlier report')
     run(tmp_path / 'a', '--out', out)
-    assert 'ffective robustness' not in (out / 'report.md').read_text() and not (out / 'effective_robustness.csv').exists()
+    assert (
+        'ffective robustness' not in (out / 'report.md').read_text() and not (out / 'effective_robustness.csv').exists()
+    )
     assert (out / 'figures/id_ood_v2.png').exists()
 
 
 @pytest.mark.parametrize('accuracies, id_set', [({'test': 90.0}, 'test'), ({'v2': 80.0, 'r': 60.0}, 'test')])
 def test_only_one_side(tmp_path, accuracies, id_set):
-    write_run(tmp_path / 'a/metrics.json', accuracies, id_set=id_set, missing={} if id_set in accuracies else {'test': 'not there'})
+    write_run(
+        tmp_path / 'a/metrics.json',
+        accuracies,
+        id_set=id_set,
+        missing={} if id_set in accuracies else {'test': 'not there'},
+    )
     run(tmp_path / 'a', '--out', tmp_path / 'out')
     text = (tmp_path / 'out/report.md').read_text()
-    assert all(f'{value:.1f}' in text for value in accuracies.values()) and not list((tmp_path / 'out/figures').glob('id_ood*'))
+    assert all(f'{value:.1f}' in text for value in accuracies.values()) and not list(
+        (tmp_path / 'out/figures').glob('id_ood*')
+    )
     assert ('No run was tested on the in-distribution set test' in text) == (id_set not in accuracies)
 
 
@@ -213,16 +270,25 @@ def test_names_make_file_names(tmp_path):
     assert files == ['reliability_CFMask_α_0.5.png', 'reliability_CFMask_α_0.5_2.png', 'reliability_a_b.png']
 
 
-@pytest.mark.parametrize('args, message', [
-    (['{}/nothing'], r'report.py: .*nothing: no such folder or file'),
-    (['{}', '--compare', 'zs', 'FT'], r"--compare: no method 'FT'; there are ft, zs"),
-    (['{}', '--shifts', 'imagenet-q'], r'--shifts: no run was tested on imagenet-q; the runs have imagenet-v2, '),
-    (['{}', '--shifts', 'imagenet'], r'--shifts: no run was tested on imagenet;'),
-    (['A={}'], r"two runs of 'A' with seed 0|two runs of 'A'"),
-    (['{}', '--line', '{}/line.csv'], r'line.csv: its columns must be the in-distribution set .imagenet. and .*; it has test, v2'),
-    (['{}', '--line', '{}/few.csv'], r'few.csv: reference models with accuracies on imagenet, imagenet-r: .*at least 3 models, got 1'),
-    (['{}', '--line', '{}/none.csv'], r'none.csv: no such file'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['{}/nothing'], r'report.py: .*nothing: no such folder or file'),
+        (['{}', '--compare', 'zs', 'FT'], r"--compare: no method 'FT'; there are ft, zs"),
+        (['{}', '--shifts', 'imagenet-q'], r'--shifts: no run was tested on imagenet-q; the runs have imagenet-v2, '),
+        (['{}', '--shifts', 'imagenet'], r'--shifts: no run was tested on imagenet;'),
+        (['A={}'], r"two runs of 'A' with seed 0|two runs of 'A'"),
+        (
+            ['{}', '--line', '{}/line.csv'],
+            r'line.csv: its columns must be the in-distribution set .imagenet. and .*; it has test, v2',
+        ),
+        (
+            ['{}', '--line', '{}/few.csv'],
+            r'few.csv: reference models with accuracies on imagenet, imagenet-r: .*at least 3 models, got 1',
+        ),
+        (['{}', '--line', '{}/none.csv'], r'none.csv: no such file'),
+    ],
+)
 def test_bad_input(runs, tmp_path, args, message):
     write_run(runs / 'again/metrics.json', ZERO_SHOT, method='more', seed=0)
     (runs / 'line.csv').write_text('model,test,v2\na,1,2\nb,2,3\nc,4,5\n')
@@ -236,8 +302,12 @@ def test_bad_input(runs, tmp_path, args, message):
 
 def test_classes_that_were_not_recorded_cannot_be_compared(tmp_path, no_drawing):
     for name in 'ab':
-        write_run(tmp_path / f'{name}/metrics.json', {'test': 90.0, 'v2': 80.0}, method=name, sets={s: dict(per_class={}, reliability=None)
-                                                                                                     for s in ('test', 'v2')})
+        write_run(
+            tmp_path / f'{name}/metrics.json',
+            {'test': 90.0, 'v2': 80.0},
+            method=name,
+            sets={s: dict(per_class={}, reliability=None) for s in ('test', 'v2')},
+        )
     with pytest.raises(SystemExit, match="'a' and 'b' share no set with accuracies of classes"):
         run(tmp_path, '--out', tmp_path / 'out', '--compare', 'a', 'b')
     run(tmp_path, '--out', tmp_path / 'out')

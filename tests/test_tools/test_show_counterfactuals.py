@@ -14,8 +14,14 @@ from mmcfmask.datasets import ShapesDataset
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
 # A random tower and 12 images per set: nothing is loaded, and little is rendered.
-SMALL = ['--cfg-options', 'model.backbone.pretrained=None', 'model.head.class_weights=None', 'train_dataloader.dataset.size=12',
-         'test_dataloader.test.dataset.size=12', 'test_dataloader.a.dataset.size=12']
+SMALL = [
+    '--cfg-options',
+    'model.backbone.pretrained=None',
+    'model.head.class_weights=None',
+    'train_dataloader.dataset.size=12',
+    'test_dataloader.test.dataset.size=12',
+    'test_dataloader.a.dataset.size=12',
+]
 
 
 @pytest.fixture(scope='module')
@@ -73,7 +79,9 @@ def test_split_is_shown_as_rendered(show, capsys):
     assert torch.equal(mask, patch_mask(relevance, 'object', 0.3))
     for i in range(3):
         torch.testing.assert_close(refilled[i][:, ~pixel_mask[i]], images[i][:, ~pixel_mask[i]])
-        assert any(torch.allclose(refilled[i][:, pixel_mask[i]], images[j][:, pixel_mask[i]]) for j in range(3) if j != i)
+        assert any(
+            torch.allclose(refilled[i][:, pixel_mask[i]], images[j][:, pixel_mask[i]]) for j in range(3) if j != i
+        )
     with Image.open('counterfactuals.png') as picture:
         assert picture.width > 900 and len(np.unique(np.asarray(picture.convert('L')))) > 100
     assert '3 images' in capsys.readouterr().out
@@ -107,8 +115,16 @@ def test_other_views_and_colours_are_shown(show, capsys):
 def test_all_nine_variants_with_published_values(show, capsys):
     variants = show('--split', 'train', '--num', 2, '--all')[2]
     assert [v[:3] for v in variants] == [
-        ('object', 'none', 0.3), ('object', 'single', 0.3), ('object', 'multi', 0.6), ('context', 'none', 0.6), ('context', 'single', 0.5),
-        ('context', 'multi', 0.3), ('random', 'none', 0.75), ('random', 'single', 0.5), ('random', 'multi', 0.5)]
+        ('object', 'none', 0.3),
+        ('object', 'single', 0.3),
+        ('object', 'multi', 0.6),
+        ('context', 'none', 0.6),
+        ('context', 'single', 0.5),
+        ('context', 'multi', 0.3),
+        ('random', 'none', 0.75),
+        ('random', 'single', 0.5),
+        ('random', 'multi', 0.5),
+    ]
     assert 'nine' in capsys.readouterr().out
 
 
@@ -116,9 +132,12 @@ def test_all_nine_variants_with_published_values(show, capsys):
 def test_image_files_keep_their_colours(show, photos, swap):
     options = [*SMALL, f'model.data_preprocessor.to_rgb={swap}']
     images, _, mask, hidden, labels, gt_masks, _, stages = show(
-        photos, photos / '0.png', '--fill', 'none', '--mask', 'random', '--labels', 'star', '--num', 4, options=options)
+        photos, photos / '0.png', '--fill', 'none', '--mask', 'random', '--labels', 'star', '--num', 4, options=options
+    )
     assert images.shape == (4, 3, 64, 64) and gt_masks is None and stages[3] == 'Hidden'
-    torch.testing.assert_close(images[:, :, 9, 9], torch.tensor([[1., 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        images[:, :, 9, 9], torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]), atol=1e-5, rtol=0
+    )
     assert all(label.startswith('star') for label in labels)
     assert mask.sum((1, 2)).tolist() == [48] * 4  # of 64 patches int(64 · 0.25) are kept
 
@@ -144,7 +163,7 @@ def test_folder_set_and_checkpoint(show, photos, tmp_path, tool):
         for i in range(2):
             Image.new('RGB', (40, 50), (200, 60 * i, 9)).save(tmp_path / 'pets' / name / f'{i}.png')
     config = tmp_path / 'pets.py'
-    config.write_text(f'''
+    config.write_text(f"""
 custom_imports = dict(imports=['mmcfmask'])
 model = dict(
     type='CounterfactualClassifier',
@@ -155,17 +174,19 @@ model = dict(
 test_dataloader = dict(dataset=dict(type='FolderDataset', data_root={str(tmp_path / 'pets')!r}, pipeline=[
     dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=32, edge='short'), dict(type='CenterCrop', crop_size=32),
     dict(type='PackInputs')]))
-''')
+""")
     cfg = Config.fromfile(config)
     model = tool.build_model(cfg.model, None, None)
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=('cat', 'dog')))), 'model.pth')
 
     images, relevance, mask, _, labels, *_ = show('model.pth', '--split', 'test', config=str(config), options=[])
     assert [label.split('\n')[0] for label in labels] == ['cat', 'cat', 'dog', 'dog']
-    torch.testing.assert_close(images[0, :, 5, 5], torch.tensor([200., 0, 9]) / 255)
+    torch.testing.assert_close(images[0, :, 5, 5], torch.tensor([200.0, 0, 9]) / 255)
     assert torch.equal(mask, patch_mask(relevance, 'context', 0.9))  # the config's own variant
-    inputs = (images * 255 - torch.tensor([120., 110, 100])[:, None, None]) / 60
-    torch.testing.assert_close(relevance, relevance_map(model, inputs, torch.tensor([0, 0, 1, 1])), atol=1e-5, rtol=1e-3)
+    inputs = (images * 255 - torch.tensor([120.0, 110, 100])[:, None, None]) / 60
+    torch.testing.assert_close(
+        relevance, relevance_map(model, inputs, torch.tensor([0, 0, 1, 1])), atol=1e-5, rtol=1e-3
+    )
     assert set(show(photos, config=str(config), options=[])[4]) <= {'pred. cat', 'pred. dog'}
     for broken in (dict(other=torch.zeros(1)), {**model.state_dict(), 'head.fc.weight': torch.zeros(3, 16)}):
         torch.save(dict(state_dict=broken), 'other.pth')
@@ -173,19 +194,22 @@ test_dataloader = dict(dataset=dict(type='FolderDataset', data_root={str(tmp_pat
             show('other.pth', photos, config=str(config), options=[])
 
 
-@pytest.mark.parametrize('args, message', [
-    (['--split', 'imagenet'], "unknown --split 'imagenet': the config has train, val, test, v2, r, sketch, a"),
-    (['--split', 'test', '--num', '1'], 'at least 2 images, or --fill none'),
-    (['--split', 'test', '--value', '1.5'], r'--value: the threshold of the object mask must lie in \[0, 1\]'),
-    (['my photos/0.png'], 'at least 2 images, or --fill none'),
-    (['nothing.jpg', 'my photos/0.png'], 'nothing.jpg: no such file or folder'),
-    (['text.png', 'my photos'], 'text.png cannot be read as an image'),
-    (['empty'], 'empty: no images in this folder'),
-    (['lost.pth', 'my photos'], "there is no checkpoint 'lost.pth'"),
-    (['text.pth', 'my photos'], 'text.pth. is not a checkpoint'),
-    (['my photos', '--labels', 'unicorn'], "'unicorn' is neither a class name nor an index below 10"),
-    (['my photos', '--labels', 'star', 'ring'], '2 labels for 4 images'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--split', 'imagenet'], "unknown --split 'imagenet': the config has train, val, test, v2, r, sketch, a"),
+        (['--split', 'test', '--num', '1'], 'at least 2 images, or --fill none'),
+        (['--split', 'test', '--value', '1.5'], r'--value: the threshold of the object mask must lie in \[0, 1\]'),
+        (['my photos/0.png'], 'at least 2 images, or --fill none'),
+        (['nothing.jpg', 'my photos/0.png'], 'nothing.jpg: no such file or folder'),
+        (['text.png', 'my photos'], 'text.png cannot be read as an image'),
+        (['empty'], 'empty: no images in this folder'),
+        (['lost.pth', 'my photos'], "there is no checkpoint 'lost.pth'"),
+        (['text.pth', 'my photos'], 'text.pth. is not a checkpoint'),
+        (['my photos', '--labels', 'unicorn'], "'unicorn' is neither a class name nor an index below 10"),
+        (['my photos', '--labels', 'star', 'ring'], '2 labels for 4 images'),
+    ],
+)
 def test_clear_errors(show, photos, args, message):
     Path('empty').mkdir()
     for name in ('text.png', 'text.pth'):
@@ -195,16 +219,19 @@ def test_clear_errors(show, photos, args, message):
     assert not Path('counterfactuals.png').exists()
 
 
-@pytest.mark.parametrize('args, message', [
-    ([], 'either images'),
-    (['a.png', '--split', 'test'], 'either images'),
-    (['--split', 'test', '--labels', 'star'], '--labels is for image files'),
-    (['--split', 'test', '--all', '--fill', 'multi'], '--all shows every'),
-    (['--split', 'test', '--out', 'a.jpg'], r'must end in \.png'),
-    (['--split', 'test', '--num', '0'], "--num: '0' is not a whole number from 1"),
-    (['--split', 'test', '--mask', 'border'], 'invalid choice'),
-    (['--split', 'test', '--device', 'abacus'], '--device: abacus'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        ([], 'either images'),
+        (['a.png', '--split', 'test'], 'either images'),
+        (['--split', 'test', '--labels', 'star'], '--labels is for image files'),
+        (['--split', 'test', '--all', '--fill', 'multi'], '--all shows every'),
+        (['--split', 'test', '--out', 'a.jpg'], r'must end in \.png'),
+        (['--split', 'test', '--num', '0'], "--num: '0' is not a whole number from 1"),
+        (['--split', 'test', '--mask', 'border'], 'invalid choice'),
+        (['--split', 'test', '--device', 'abacus'], '--device: abacus'),
+    ],
+)
 def test_wrong_usage(tool, capsys, args, message):
     with pytest.raises(SystemExit):
         tool.main([SHAPES, *args])
@@ -212,12 +239,15 @@ def test_wrong_usage(tool, capsys, args, message):
 
 
 def test_second_look(show, capsys):
-    images, relevance, outside, closer, texts, *_, stages = show('--split', 'a', '--num', 3, '--second-look', 0.7)
-    assert stages == ('Image', 'Relevance', 'Left out', 'Second look') and 'second look at 0.7 of the sides' in capsys.readouterr().out
+    images, relevance, outside, closer, texts, *_, stages = show('--split', 'a', '--num', 3, '--relevance-crop', 0.7)
+    assert (
+        stages == ('Image', 'Relevance', 'Left out', 'Second look')
+        and 'second look at 0.7 of the sides' in capsys.readouterr().out
+    )
     center = relevance_center(relevance)
     torch.testing.assert_close(closer, zoom_in(images, center, 0.7), rtol=1e-3, atol=1e-3)
     assert torch.equal(outside, ~part_of_grid(center, 0.7, (8, 8)))
-    with pytest.raises(SystemExit, match=r'--second-look: .* in \(0, 1\), but is 2.0'):
-        show('--split', 'a', '--second-look', 2)
+    with pytest.raises(SystemExit, match=r'--relevance-crop: .* in \(0, 1\), but is 2.0'):
+        show('--split', 'a', '--relevance-crop', 2)
     with pytest.raises(SystemExit):
-        show('--split', 'a', '--second-look', '--all')
+        show('--split', 'a', '--relevance-crop', '--all')

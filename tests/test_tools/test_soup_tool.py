@@ -23,7 +23,11 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp('checkpoints')
     state = build_model(load_config(CONFIG, {}).model).state_dict()
     broken = {name: torch.zeros_like(value) for name, value in state.items()}
-    for name, weights in {'good': state, 'half': {**state, 'head.fc.weight': state['head.fc.weight'] / 2}, 'broken': broken}.items():
+    for name, weights in {
+        'good': state,
+        'half': {**state, 'head.fc.weight': state['head.fc.weight'] / 2},
+        'broken': broken,
+    }.items():
         torch.save(dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=CLASSES))), folder / f'{name}.pth')
     return {name: str(folder / f'{name}.pth') for name in ('good', 'half', 'broken')}
 
@@ -34,7 +38,8 @@ def test_uniform(tool, checkpoints, tmp_path, capsys):
     good = torch.load(checkpoints['good'], weights_only=True)['state_dict']
     torch.testing.assert_close(soup['state_dict']['head.fc.weight'], 0.75 * good['head.fc.weight'])
     assert soup['meta'] == dict(
-        soup='uniform', ingredients=[checkpoints['good'], checkpoints['half']], dataset_meta=dict(classes=CLASSES))
+        soup='uniform', ingredients=[checkpoints['good'], checkpoints['half']], dataset_meta=dict(classes=CLASSES)
+    )
     assert 'uniform soup of 2 models' in capsys.readouterr().out
 
 
@@ -51,7 +56,18 @@ def test_greedy_leaves_out_what_hurts_on_held_out_images(tool, checkpoints, tmp_
 @pytest.mark.parametrize('choice', [['save_best=auto'], ['save_best=None'], ['save_best=accuracy/nll', 'rule=less']])
 def test_greedy_by_the_metric_of_the_config(tool, checkpoints, tmp_path, choice):
     options = [f'default_hooks.checkpoint.{option}' for option in choice]
-    tool.main([CONFIG, checkpoints['broken'], checkpoints['good'], '--out', str(tmp_path / 'soup.pth'), '--greedy', *OPTIONS, *options])
+    tool.main(
+        [
+            CONFIG,
+            checkpoints['broken'],
+            checkpoints['good'],
+            '--out',
+            str(tmp_path / 'soup.pth'),
+            '--greedy',
+            *OPTIONS,
+            *options,
+        ]
+    )
     assert torch.load(tmp_path / 'soup.pth', weights_only=True)['meta']['ingredients'] == [checkpoints['good']]
 
 
@@ -59,9 +75,13 @@ def test_classes_stand_in_one_order(tool, checkpoints, tmp_path):
     other = torch.load(checkpoints['good'], weights_only=True)
     other['meta']['dataset_meta']['classes'] = CLASSES[::-1]
     torch.save(other, tmp_path / 'other.pth')
-    with pytest.raises(SystemExit, match=r'other.pth was trained on other classes than .*good.pth, or has them in another order'):
+    with pytest.raises(
+        SystemExit, match=r'other.pth was trained on other classes than .*good.pth, or has them in another order'
+    ):
         tool.main([CONFIG, checkpoints['good'], str(tmp_path / 'other.pth'), '--out', str(tmp_path / 'soup.pth')])
-    with pytest.raises(SystemExit, match="class 0 is 'circle' in the dataset of val_dataloader, but 'bowtie' in the training set"):
+    with pytest.raises(
+        SystemExit, match="class 0 is 'circle' in the dataset of val_dataloader, but 'bowtie' in the training set"
+    ):
         tool.main([CONFIG, str(tmp_path / 'other.pth'), '--greedy', '--out', str(tmp_path / 'soup.pth'), *OPTIONS])
     assert not (tmp_path / 'soup.pth').exists()
 

@@ -1,4 +1,5 @@
 """A whole study of small runs, in processes of their own, killed and gone on with."""
+
 import json
 import re
 import signal
@@ -11,7 +12,7 @@ import pytest
 from scripts import load_tool
 
 ROOT = Path(__file__).parents[2]
-STUDY = '''
+STUDY = """
 seeds: [0]
 pictures: false
 datasets:
@@ -35,8 +36,8 @@ methods:
   FT: {config: ft, seeds: [0, 1]}
   FT soup: {soup: FT}
   FT + WiSE-FT: {wise_ft: FT, seeds: [0]}
-  FT + gate: {retest: FT, options: [--gate], seeds: [0]}
-'''
+  FT + gate: {retest: FT, options: [--knn-gate], seeds: [0]}
+"""
 
 
 @pytest.fixture
@@ -67,7 +68,15 @@ def wait_for(condition, process, seconds=300):
 
 def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, study, capsys):
     seed0, seed1 = (tmp_path / 'out' / 'shapes' / 'ft' / f'seed{seed}' for seed in (0, 1))
-    command = [sys.executable, 'tools/study.py', str(tmp_path / 'my.yaml'), '--out', str(tmp_path / 'out'), '--only', 'FT']
+    command = [
+        sys.executable,
+        'tools/study.py',
+        str(tmp_path / 'my.yaml'),
+        '--out',
+        str(tmp_path / 'out'),
+        '--only',
+        'FT',
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for((seed1 / 'last_checkpoint').is_file, process)  # the second training is under way
     process.send_signal(signal.SIGKILL)
@@ -75,21 +84,39 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     metrics = (seed0 / 'metrics.json').read_text()
     assert not (seed1 / 'metrics.json').exists()
 
-    assert [line.split()[0] for line in study('--list').splitlines()] == ['to', 'to', 'finished', 'begun', 'to', 'to', 'to']
+    assert [line.split()[0] for line in study('--list').splitlines()] == [
+        'to',
+        'to',
+        'finished',
+        'begun',
+        'to',
+        'to',
+        'to',
+    ]
     with pytest.raises(SystemExit) as stopped:
         study('--jobs', '2')
     shown = capsys.readouterr().out
     assert stopped.value.code == 1
-    # The finished run was kept, the killed one resumed, the broken one and what needs it are named, the others are done.
+    # The finished run was kept, the killed one resumed, the broken one and what needs it are named, the others are
+    # done.
     assert f'FT (seed 0): kept from {seed0}' in shown and (seed0 / 'metrics.json').read_text() == metrics
     assert 'resumed epoch: 1' in (seed1 / 'train.log').read_text()
     assert 'shapes Broken (seed 0): failed: fine-tuning failed, see' in shown and 'there is no such file' in shown
     assert 'shapes Broken soup: it needs shapes Broken (seed 0), which failed' in shown and '2 failed:' in shown
     results = json.loads((tmp_path / 'out' / 'shapes' / 'results.json').read_text())
     assert {name: method['seeds'] for name, method in results['methods'].items()} == {
-        'FT': 2, 'FT soup': 1, 'FT + WiSE-FT': 1, 'FT + gate': 1}
-    gated, plain = (json.loads((seed0.parents[1] / name / 'seed0' / 'metrics.json').read_text()) for name in ('ft_+_gate', 'ft'))
-    assert 0 <= gated['metrics']['test/by_start'] < 50 < gated['metrics']['sketch/by_start'] and 'test/by_start' not in plain['metrics']
+        'FT': 2,
+        'FT soup': 1,
+        'FT + WiSE-FT': 1,
+        'FT + gate': 1,
+    }
+    gated, plain = (
+        json.loads((seed0.parents[1] / name / 'seed0' / 'metrics.json').read_text()) for name in ('ft_+_gate', 'ft')
+    )
+    assert (
+        0 <= gated['metrics']['test/answered_by_zero_shot'] < 50 < gated['metrics']['sketch/answered_by_zero_shot']
+        and 'test/answered_by_zero_shot' not in plain['metrics']
+    )
     assert gated['checkpoint'] == plain['checkpoint'] and gated['method'] == 'FT + gate'
     signed = json.loads((seed1 / 'metrics.json').read_text())
     assert (signed['method'], signed['seed']) == ('FT', 1)
@@ -100,11 +127,14 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     assert again.count('kept from') == 5 and 'FT soup' in again and 'fine-tuning' not in again
 
 
-@pytest.mark.parametrize('args, message', [
-    (['--only', 'LP'], "my.yaml: no method is named 'LP': there are Broken, Broken soup, FT, FT soup"),
-    (['--datasets', 'pets'], "no data set is named 'pets': there are shapes"),
-    (['--cfg-options', 'model.head.num_classes.x=3'], r"methods['Broken']: configs/shapes/ft.py with"),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--only', 'LP'], "my.yaml: no method is named 'LP': there are Broken, Broken soup, FT, FT soup"),
+        (['--datasets', 'pets'], "no data set is named 'pets': there are shapes"),
+        (['--cfg-options', 'model.head.num_classes.x=3'], r"methods['Broken']: configs/shapes/ft.py with"),
+    ],
+)
 def test_mistakes(study, args, message):
     with pytest.raises(SystemExit, match=re.escape(message)):
         study(*args)

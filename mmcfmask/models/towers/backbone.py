@@ -1,0 +1,108 @@
+"""Any open_clip image tower as an mmpretrain backbone."""
+
+from __future__ import annotations
+
+import torch
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmpretrain.registry import MODELS
+
+from ...errors import ConfigError
+from .fast_path import make_lean
+from .loading import load_image_tower
+
+
+@MODELS.register_module()
+class OpenCLIPBackbone(BaseBackbone):
+    """The image tower of an open_clip model, with its projection.
+
+    ``forward`` takes normalised images (B, 3, H, W) of the tower's own size and returns a tuple with one (B, D) tensor:
+    the image embedding before L2 normalisation, as ``open_clip_model.encode_image(images)``. The weights are loaded at
+    construction, so that a model which is only tested has them; ``init_weights`` leaves them alone.
+
+    Args:
+        model_name (str): Name of an open_clip model, e.g. ``'ViT-B-16-quickgelu'``.
+        pretrained (str, optional): Tag, path or ``'shapes'``, see
+            :func:`mmcfmask.models.towers.loading.load_image_tower`. Defaults to None: random weights.
+        load (bool): Whether the weights named by ``pretrained`` are loaded. False leaves them random, for a checkpoint
+            to replace; the tag still decides the activation. Defaults to True.
+        frozen (bool): Whether the tower is kept as it is (linear probing): no gradients, and eval mode whatever
+            ``train()`` is told. Defaults to False.
+        grad_checkpointing (bool): Whether activations are computed again in the backward pass to save memory.
+            Defaults to False.
+        compile (bool): Whether what lies between the matrix products of a block runs through ``torch.compile``. For
+            GPUs; on a CPU it is no faster. All blocks share the code, which is compiled in the first step. Needs torch
+            ≥ 2.5. Defaults to False.
+        recompute (bool, optional): Whether cheap activations (QuickGELU, layer norms) are computed again in the
+            backward pass, which saves up to a third of the memory for a few percent of the time, on a GPU for a tenth.
+            Defaults to None: where a GPU has less than 40 GB, and on CPUs.
+        init_cfg (dict, optional): Initialisation config, applied on top of the loaded weights. Defaults to None.
+
+    Attributes:
+        visual (nn.Module): The tower.
+        embed_dims (int): D.
+        image_size (tuple[int, int]): Height and width of the input.
+        patch_size (tuple[int, int] | None): None for convolutional towers.
+        logit_scale (float): Factor of the cosine similarities of the pre-trained model (about 100).
+        mean, std (tuple[float, float, float] | None): Normalisation of RGB images in 0-1 that the weights were trained
+            with. None where ``pretrained`` does not tell: a path, or no weights.
+
+    Raises:
+        ValueError: Unknown name or tag, weights that do not fit, or ``compile`` for a tower that is no plain ViT.
+        FileNotFoundError: Weights that are neither here nor can be downloaded.
+
+    Examples:
+        >>> backbone = OpenCLIPBackbone('ViT-B-16-quickgelu')
+        >>> backbone(torch.rand(2, 3, 224, 224))[0].shape
+        torch.Size([2, 512])
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: str | None = None,
+        load: bool = True,
+        frozen: bool = False,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
+        recompute: bool | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        tower = load_image_tower(model_name, pretrained, load)
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.frozen = frozen
+        self.grad_checkpointing = grad_checkpointing
+        self.visual = tower.visual
+        self.embed_dims = tower.embed_dim
+        self.image_size = tower.image_size
+        self.patch_size = tower.patch_size
+        self.logit_scale = tower.logit_scale
+        self.mean = tower.mean
+        self.std = tower.std
+        make_lean(self.visual, compile, recompute)
+        if grad_checkpointing:
+            self.visual.set_grad_checkpointing(True)
+        if frozen:
+            self.requires_grad_(False)
+            self.eval()
+
+    def init_weights(self) -> None:
+        """Apply ``init_cfg``, if there is one; the pre-trained weights are in place since construction."""
+        if self.init_cfg is not None:
+            super().init_weights()
+
+    def train(self, mode: bool = True) -> OpenCLIPBackbone:
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        if tuple(x.shape[-2:]) != self.image_size:
+            height, width = x.shape[-2:]
+            raise ConfigError(
+                f'{self.model_name!r} takes images of {self.image_size[0]}x{self.image_size[1]} pixels, got '
+                f'{height}x{width}: change the resize and crop of the pipeline, or the model.'
+            )
+        features = self.visual(x)
+        # CoCa towers return their tokens as well.
+        return (features[0] if isinstance(features, tuple) else features,)

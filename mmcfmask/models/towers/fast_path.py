@@ -1,0 +1,363 @@
+"""open_clip's vision transformer with its own weights and the same results, without the work that nobody uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ... import kernels
+from ...compat import autocast_dtype, bfloat16_products, is_compiling, keep_buffers_of_compiled_code, no_autocast
+from ...counterfactual.relevance import needs_weight_gradients
+from ...errors import ConfigError
+
+# The original: a recorder of attention may stand in its place later.
+_fused_attention = F.scaled_dot_product_attention
+# Elements of attention matrices to work on at once on a CPU, about what its cache holds.
+_CPU_CHUNK = 2**20
+# A GPU with less memory, in bytes, computes cheap activations again.
+_LARGE_MEMORY = 40e9
+
+
+def on_cpu(device: torch.device) -> bool:
+    """Whether the ways of a CPU are taken on this device."""
+    return device.type == 'cpu'
+
+
+def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool | None = None) -> None:
+    """Turn the parts of an open_clip tower that are stock into their lean equals, in place.
+
+    Weights, their names, hooks and sub-modules stay as they are, and features and gradients are equal up to rounding:
+
+    - The last block computes only the class token, since nothing else of it is used (a twelfth of ViT-B's work, but for
+    keys and values). - Attention works on (B, L, C) as it comes; ``nn.MultiheadAttention`` transposes and copies. -
+    QuickGELU keeps one tensor for its backward pass instead of three; what it and the layer norms give is computed
+    again there
+      (with ``recompute``).
+    - Layer norms work in the precision of their input under autocast on a GPU too, which would make float32 copies
+    around them. - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16). -
+    Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times
+    slower there.
+
+    Towers of other types, or with options these do not know, are left alone as far as they differ.
+
+    Args:
+        visual (nn.Module): The image tower of an open_clip model.
+        compiled (bool): Run what lies between the matrix products of a block through ``torch.compile``. The products
+            stay outside: a compiled backward pass always computes the gradients of all its weights, which the relevance
+            map has no use for.
+        recompute (bool, optional): Whether a stock block computes what QuickGELU and the layer norms give again in the
+            backward pass. None: see :func:`recomputes_on`.
+
+    Raises:
+        ValueError: ``compiled``, but the blocks are not stock.
+    """
+    for module in visual.modules():
+        if type(module) is QuickGELU:
+            module.__class__ = LeanQuickGELU
+            module.compiled = compiled
+        elif type(module) is LayerNorm:
+            module.__class__ = LeanLayerNorm
+        elif type(module) is nn.MultiheadAttention and _is_plain_attention(module):
+            module.__class__ = LeanAttention
+            module.scaled_dot_product_attention = attention
+    stock = (
+        type(visual) is VisionTransformer and type(visual.transformer) is Transformer and visual.transformer.batch_first
+    )
+    if stock and all(size % patch == 0 for size, patch in zip(visual.image_size, visual.patch_size)):
+        visual.__class__ = LeanVisionTransformer
+    stock = (
+        stock
+        and visual.attn_pool is None
+        and visual.pool_type == 'tok'
+        and not visual.output_tokens
+        and all(
+            type(block) is ResidualAttentionBlock
+            and type(block.attn) is LeanAttention
+            and not hasattr(block, 'ln_1_kv')
+            for block in visual.transformer.resblocks
+        )
+    )
+    if stock:
+        visual.transformer.__class__ = LeanTransformer
+        visual.transformer.recompute = recompute
+        for block in visual.transformer.resblocks:
+            block.__class__ = LeanBlock
+            block.compiled = compiled
+    elif compiled:
+        raise ConfigError(
+            f'compile=True is for plain ViTs of open_clip with a class token, not for this {type(visual).__name__}'
+        )
+
+
+def _is_plain_attention(module: nn.MultiheadAttention) -> bool:
+    return (
+        module.batch_first
+        and module._qkv_same_embed_dim
+        and module.in_proj_bias is not None
+        and module.bias_k is None
+        and not module.add_zero_attn
+        and not module.dropout
+    )
+
+
+class LeanVisionTransformer(VisionTransformer):
+    """The patch embedding as a matrix product, but in float32 on a CPU, where the convolution is as fast."""
+
+    def _embeds(self, x: Tensor) -> Tensor:
+        if on_cpu(x.device) and x.dtype == torch.float32 and not autocast_dtype('cpu'):
+            return super()._embeds(x)
+        rows, cols = (size // patch for size, patch in zip(x.shape[-2:], self.patch_size))
+        x = x.unflatten(3, (cols, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)  # (B, h, w, 3, H/h, W/w)
+        x = F.linear(x.reshape(len(x), rows * cols, -1), self.conv1.weight.flatten(1))
+        cls = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
+        return self.ln_pre(self.patch_dropout(x))
+
+
+class LeanTransformer(Transformer):
+    """Gives the class token alone, (B, 1, C).
+
+    Attributes:
+        recompute (bool, optional): Blocks compute cheap activations again in the backward pass, unless they are
+            checkpointed. None: see :func:`recomputes_on`.
+    """
+
+    recompute: bool | None = None
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        recompute = recomputes_on(x.device) if self.recompute is None else self.recompute
+        recompute = recompute and not self.grad_checkpointing
+        for block in self.resblocks:
+            args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], recompute)
+            x = checkpoint(block, *args, use_reentrant=False) if self.grad_checkpointing else block(*args)
+        return x
+
+
+@cache
+def recomputes_on(device: torch.device) -> bool:
+    """Whether cheap activations are computed again on this device, where nobody says: on all but GPUs of 40 GB or more,
+    which have room for them at the usual batch sizes (docs/performance.md has numbers)."""
+    return device.type != 'cuda' or torch.cuda.get_device_properties(device).total_memory < _LARGE_MEMORY
+
+
+class LeanBlock(ResidualAttentionBlock):
+    """A block that can be asked for the class token alone.
+
+    Attributes:
+        compiled (bool): Run the sum and normalisation between attention and MLP through ``torch.compile``.
+    """
+
+    compiled = False
+
+    def forward(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        cls_only: bool = False,
+        recompute: bool = False,
+    ) -> Tensor:
+        if k_x is not None or v_x is not None or attn_mask is not None:
+            return super().forward(q_x, k_x, v_x, attn_mask)
+        normed = self.ln_1(q_x)
+        x, query = (q_x[:, :1], normed[:, :1]) if cls_only else (q_x, normed)
+        keep = recomputed if recompute and not self.compiled else _kept
+        with keep(normed, self.ln_1, q_x):
+            update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
+        if self.compiled:  # as (B·T, C): code for one number of rows is code for all, also for the class token alone
+            x, normed = (
+                part.view_as(update)
+                for part in _compiled(_add_and_normalize)(x.flatten(0, 1).contiguous(), update.flatten(0, 1), self.ln_2)
+            )
+        else:
+            x, normed = _add_and_normalize(x, update, self.ln_2)
+        with keep(normed, self.ln_2, x):
+            hidden = self.mlp.c_fc(normed)
+        active = self.mlp.gelu(hidden)
+        with keep(active, self.mlp.gelu, hidden):
+            return x + self.ls_2(self.mlp.c_proj(active))
+
+
+@contextmanager
+def recomputed(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Iterator[None]:
+    """Operations inside the context that would keep ``tensor`` for their backward pass keep ``source``, and compute
+    ``function(source)``.
+
+    It pays where ``function`` is cheap and ``source`` is kept anyway. Not inside an activation checkpoint, which is to
+    keep neither, and not for second derivatives. ``tensor`` must be of use to gradients of weights alone, as the input
+    of a linear layer is: where none are asked for (:func:`mmcfmask.counterfactual.relevance.activations_only`), nothing
+    is computed and NaN stands in its place.
+    """
+    here = tensor.data_ptr(), tensor.numel()  # autograd holds on to pack, which must not hold on to the tensor
+    source, dtype = source.detach(), tensor.dtype
+
+    def pack(saved: Tensor) -> Tensor | torch.Size:
+        # Detached: an operation's own output would hold the operation that holds it, for ever.
+        return saved.shape if (saved.data_ptr(), saved.numel()) == here else saved.detach()
+
+    def unpack(packed: Tensor | torch.Size) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        if not needs_weight_gradients():
+            return source.new_full((), float('nan'), dtype=dtype).expand(packed)
+        # In the dtype of before by a cast, not by autocast, whose end would clear the cache of cast weights for all
+        # threads.
+        with torch.no_grad():
+            return function(source).to(dtype).view(packed)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def _kept(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> nullcontext:
+    return nullcontext()
+
+
+def _add_and_normalize(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    x = x + update
+    return x, norm(x)
+
+
+@cache
+def _compiled(function: Callable, **kwargs) -> Callable:
+    keep_buffers_of_compiled_code()
+    return torch.compile(function, **kwargs)
+
+
+class LeanLayerNorm(LayerNorm):
+    """Under autocast on a GPU in the dtype of its input, with statistics in float32 as ever.
+
+    Autocast would turn the input into float32 and the output back, four times the bytes. (On a CPU it does not.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if on_cpu(x.device) or x.dtype == self.weight.dtype or self.weight.dtype != torch.float32 or is_compiling():
+            return super().forward(x)  # compiled, the copies are never written
+        with no_autocast():
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class LeanAttention(nn.MultiheadAttention):
+    """Attention of (B, T, C) queries to (B, L, C) tokens without transposing or copying them.
+
+    Attributes:
+        scaled_dot_product_attention (Callable): What is called with q, k, v; a recorder replaces it.
+    """
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *args,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, None]:
+        if need_weights or attn_mask is not None or args or kwargs or key is not value or query.dim() != 3:
+            return super().forward(query, key, value, *args, need_weights=need_weights, attn_mask=attn_mask, **kwargs)
+        return self.merge(self.scaled_dot_product_attention(*self.project(query, key))), None
+
+    def project(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v: (B, heads, T or L, d) of a query (B, T, C) to tokens (B, L, C)."""
+        weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.embed_dim
+        if query is tokens:
+            return self._heads(F.linear(tokens, weight, bias), 3)
+        return (
+            *self._heads(F.linear(query, weight[:width], bias[:width]), 1),
+            *self._heads(F.linear(tokens, weight[width:], bias[width:]), 2),
+        )
+
+    def merge(self, output: Tensor) -> Tensor:
+        """(B, T, C) of the heads' outputs (B, heads, T, d)."""
+        return F.linear(output.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, L, parts · C) as ``parts`` views (B, heads, L, d)."""
+        # Unbound before it is transposed: the backward pass then needs one copy, not two.
+        return tuple(part.transpose(1, 2) for part in x.unflatten(2, (parts, self.num_heads, self.head_dim)).unbind(2))
+
+
+class LeanQuickGELU(QuickGELU):
+    """x · sigmoid(1.702 x), keeping one tensor for the backward pass.
+
+    Attributes:
+        compiled (bool): Run it through ``torch.compile``.
+    """
+
+    compiled = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _compiled(_quick_gelu)(x.flatten(0, -2)).view_as(x) if self.compiled else _QuickGELU.apply(x)
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+class _QuickGELU(torch.autograd.Function):
+    """x · sigmoid(a x) = silu(a x) / a, and its derivative is that of silu at a x.
+
+    It is also what softplus, log(1 + exp(a x)) / a, gives in its backward pass for a gradient of x: one pass over
+    memory in place of three.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.ops.aten.softplus_backward(x, x, 1.702, 40.0)  # from 40 on the sigmoid is 1
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        if kernels.fits_quick_gelu(x.device, x.dtype):
+            return kernels.quick_gelu_backward(grad, x)
+        return torch.ops.aten.silu_backward(grad, x * 1.702)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:
+    """``scaled_dot_product_attention`` with a faster backward pass in bfloat16 on a CPU."""
+    if on_cpu(query.device) and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not args and not kwargs:
+        return _LowPrecisionCPUAttention.apply(query, key, value, attn_mask)
+    return _fused_attention(query, key, value, attn_mask, *args, **kwargs)
+
+
+class _LowPrecisionCPUAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.mask = mask
+        return _fused_attention(query, key, value, mask)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    @no_autocast()
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        shape, scale = grad.shape, grad.shape[-1] ** -0.5
+        # (B · heads, L, d), so that products need no copies of their own.
+        query, key, value, grad = (x.flatten(0, 1).contiguous() for x in (*ctx.saved_tensors, grad))
+        grads = [torch.empty_like(x) for x in (query, key, value)]
+        size = max(1, _CPU_CHUNK // (query.shape[1] * key.shape[1]))
+        mask = None if ctx.mask is None else ~ctx.mask.expand(*shape[:3], key.shape[1]).flatten(0, 1)
+        for part in (slice(start, start + size) for start in range(0, len(query), size)):
+            q, k, v, g = query[part], key[part], value[part], grad[part]
+            with bfloat16_products():  # scores are not rounded, as in the fused kernel
+                scores = torch.bmm(q.float(), k.float().mT).mul_(scale)
+            if mask is not None:
+                scores.masked_fill_(mask[part], float('-inf'))
+            weights = scores.softmax(dim=-1).to(q.dtype)
+            torch.bmm(weights.mT, g, out=grads[2][part])
+            delta = torch.ops.aten._softmax_backward_data(torch.bmm(g, v.mT), weights, -1, weights.dtype)
+            torch.bmm(delta, k * scale, out=grads[0][part])
+            torch.bmm(delta.mT, q * scale, out=grads[1][part])
+        grads = [x.unflatten(0, shape[:2]) for x in grads]
+        return *grads, None

@@ -1,0 +1,436 @@
+"""Load the image tower, or the text side, of any open_clip model: plain functions with errors that say what to do.
+
+Model names and tags are those of open_clip (``open_clip.list_models()``, ``open_clip.list_pretrained()``). The built-in
+mini CLIP ``ShapesCLIP-ViT-8-64`` joins them when this module is imported; its weights are ``pretrained='shapes'``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import open_clip
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+from mmengine.logging import print_log
+from open_clip.convert import convert_state_dict
+from open_clip.factory import load_state_dict, parse_model_name
+from open_clip.model import resize_pos_embed
+from open_clip.transform import merge_preprocess_dict
+from open_clip.utils import to_2tuple
+from torch import nn
+
+from ...errors import ConfigError, MissingFileError, StorageError
+from ...files import check_whole
+from .torchscript import is_torchscript, read_torchscript
+
+ASSETS = Path(__file__).resolve().parents[2] / 'assets'
+SHAPES_MODEL = 'ShapesCLIP-ViT-8-64'
+WEIGHT_SUFFIXES = ('.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.npz', '.npy')
+# What OpenAI's TorchScript archives hold beside weights.
+TORCHSCRIPT_KEYS = ('input_resolution', 'context_length', 'vocab_size')
+# Keys of an open_clip checkpoint that belong to neither tower.
+SHARED_KEYS = ('logit_scale', 'logit_bias')
+
+if (ASSETS / f'{SHAPES_MODEL}.json').is_file() and open_clip.get_model_config(SHAPES_MODEL) is None:
+    open_clip.add_model_config(ASSETS / f'{SHAPES_MODEL}.json')
+
+
+class NoTextTowerError(ConfigError):
+    """Weights that hold an image tower alone."""
+
+
+class ImageTower(NamedTuple):
+    """The image side of a CLIP model and what is needed to feed it.
+
+    ``visual(images)`` maps (B, 3, H, W) float images, scaled to 0-1 and normalised with ``mean`` and ``std``, to (B, D)
+    embeddings before L2 normalisation (CoCa towers return a tuple whose first entry that is).
+    """
+
+    visual: nn.Module
+    embed_dim: int
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int] | None
+    """None for towers without a patch embedding (convolutional ones)."""
+    logit_scale: float
+    """Factor of the cosine similarities, exponent taken. 100 where the weights do not say."""
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    """None where ``pretrained`` does not tell: a path, or no weights."""
+
+
+def load_image_tower(model_name: str, pretrained: str | None = None, load: bool = True) -> ImageTower:
+    """Build the image tower of an open_clip model in float32 on the CPU and load its weights.
+
+    Args:
+        model_name: A name of ``open_clip.list_models()``, or ``hf-hub:org/repo`` / ``local-dir:path``, which bring
+            their own weights.
+        pretrained: None (random weights), a tag of ``open_clip.list_pretrained_tags_by_model(model_name)`` such as
+            ``'openai'``, ``'shapes'`` (weights of the built-in mini CLIP), or the path of a checkpoint: a state dict of
+            the whole model or of the image tower alone (keys ``visual.*``), in float32 or half precision, possibly
+            under ``'state_dict'``, in any format that open_clip reads. OpenAI's weights need QuickGELU: their tags
+            switch it on by themselves; with a path, use one of the ``-quickgelu`` model names.
+        load: False leaves the weights random; a tag still decides the activation.
+
+    Raises:
+        ValueError: Unknown model name or tag (near names are listed), or weights that do not fit the tower (the keys
+            are named).
+        FileNotFoundError: ``pretrained`` is a path that does not exist, or its weights cannot be downloaded.
+    """
+    schema, _ = parse_model_name(model_name)
+    if schema is not None:
+        if pretrained is not None:
+            raise ConfigError(
+                f'{model_name!r} brings its own weights: leave `pretrained` at None (got {pretrained!r}).'
+            )
+        model = _create_from_schema(model_name)
+        return _image_tower(model_name, model, model.visual.preprocess_cfg, float(model.logit_scale.detach().exp()))
+
+    path = resolve_pretrained(model_name, pretrained) if load else None
+    # Only the image tower is kept, so the text tower is built as small as it gets.
+    text_cfg = dict(context_length=8, vocab_size=8, width=64, heads=1, layers=1)
+    model = _create_model(model_name, pretrained, text_cfg=text_cfg)
+    tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
+    preprocess = merge_preprocess_dict(model.visual.preprocess_cfg, tag) if tag else {}
+    if path is None:
+        return _image_tower(model_name, model, preprocess, float(model.logit_scale.detach().exp()))
+
+    state_dict = read_state_dict(path, model_name)
+    if not tag:
+        warn_of_activation(model_name, path, state_dict)
+    state_dict = convert_state_dict(model, state_dict)
+    logit_scale = state_dict.get('logit_scale')
+    state_dict = {key: value for key, value in state_dict.items() if key.startswith('visual.')}
+    if not state_dict:
+        raise ConfigError(f'{path} holds no image tower: none of its keys starts with "visual.".')
+    _resize_pos_embed(state_dict, model, path)
+    weights = {key[len('visual.') :]: value for key, value in state_dict.items()}
+    check_parameters(model.visual.state_dict(), weights, where=f'{path} does not fit the image tower of {model_name!r}')
+    check_tensors(weights, path)
+    model.visual.load_state_dict(weights)
+    return _image_tower(
+        model_name, model, preprocess, 100.0 if logit_scale is None else float(logit_scale.float().exp())
+    )
+
+
+def load_text_model(
+    model_name: str, pretrained: str | None = None, device: str | torch.device = 'cpu'
+) -> tuple[nn.Module, Callable]:
+    """Load a whole open_clip model in eval mode, and its tokenizer, to embed texts with ``model.encode_text``.
+
+    Args:
+        model_name, pretrained: As for :func:`load_image_tower`.
+
+    Raises:
+        NoTextTowerError: The weights hold an image tower alone.
+        ValueError: As :func:`load_image_tower`.
+        FileNotFoundError: As :func:`load_image_tower`.
+    """
+    schema, _ = parse_model_name(model_name)
+    if schema is not None:
+        model = _create_from_schema(model_name)
+    else:
+        path = resolve_pretrained(model_name, pretrained)
+        if path is not None and not has_text_tower(path, model_name):
+            raise NoTextTowerError(f'{path} has no text tower')
+        model = _or_explain_download(lambda: _create_model(model_name, pretrained), model_name)
+        if path is not None:
+            state_dict = read_state_dict(path, model_name)
+            check_tensors(state_dict, path)
+            try:
+                with mock.patch(
+                    'open_clip.factory.load_state_dict', return_value=state_dict
+                ):  # it would run TorchScript
+                    open_clip.load_checkpoint(model, str(path))
+            except RuntimeError as error:
+                raise ConfigError(f'{path} does not fit {model_name!r}: {error}') from error
+    tokenizer = _or_explain_download(lambda: open_clip.get_tokenizer(model_name), model_name)
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def load_text_tower(model_name: str, pretrained: str | None = None) -> tuple[nn.Module, Callable]:
+    """:func:`load_text_model` without the image tower: what is left embeds texts, and its ``logit_scale`` is the
+    model's."""
+    model, tokenizer = load_text_model(model_name, pretrained)
+    model.visual = None
+    return model, tokenizer
+
+
+def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:
+    """The local file with the weights named by ``pretrained``, downloaded if need be; None for random weights.
+
+    Raises:
+        ValueError: Unknown model name or tag.
+        FileNotFoundError: A path that does not exist, or weights that are not here and cannot be downloaded.
+    """
+    check_pretrained(model_name, pretrained)
+    if pretrained is None:
+        return None
+    if pretrained == 'shapes':
+        return ASSETS / f'{SHAPES_MODEL}.safetensors'
+    if open_clip.is_pretrained_cfg(model_name, pretrained):
+        cfg = open_clip.get_pretrained_cfg(model_name, pretrained)
+        return Path(_or_explain_download(lambda: open_clip.download_pretrained(cfg), model_name, pretrained, cfg))
+    return Path(pretrained).expanduser()
+
+
+def check_pretrained(model_name: str, pretrained: str | None) -> None:
+    """What can be wrong with a name of weights before they are downloaded.
+
+    Raises:
+        ValueError: Unknown model name or tag.
+        FileNotFoundError: A path that does not exist.
+    """
+    check_model_name(model_name)
+    if pretrained == 'shapes':
+        path = ASSETS / f'{SHAPES_MODEL}.safetensors'
+        if model_name != SHAPES_MODEL:
+            raise ConfigError(f"pretrained='shapes' holds the weights of {SHAPES_MODEL!r}, not of {model_name!r}.")
+        if not path.is_file():
+            raise MissingFileError(
+                f'{path} is missing: it comes with the package; tools/pretrain_shapes_clip.py makes it.'
+            )
+        return
+    if pretrained is None or open_clip.is_pretrained_cfg(model_name, pretrained):
+        return
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise MissingFileError(f'pretrained={pretrained!r} is a folder: give the path of the checkpoint file in it.')
+    if path.suffix in WEIGHT_SUFFIXES or len(path.parts) > 1:
+        raise MissingFileError(f'pretrained={pretrained!r}: there is no such file (looked for {path.absolute()}).')
+    tags = ['shapes'] if model_name == SHAPES_MODEL else open_clip.list_pretrained_tags_by_model(model_name)
+    listed = ', '.join(map(repr, tags)) if tags else 'none, so give the path of a checkpoint'
+    raise ConfigError(
+        f'Unknown pretrained tag {pretrained!r} for {model_name!r}.{near_names(pretrained, tags)} '
+        f'Tags of this model: {listed}.'
+    )
+
+
+def check_model_name(model_name: str) -> None:
+    """Raise a ValueError with near names where open_clip has no such model."""
+    schema, _ = parse_model_name(model_name)
+    if schema is None and open_clip.get_model_config(model_name) is None:
+        names = open_clip.list_models()
+        raise ConfigError(
+            f'Unknown open_clip model {model_name!r}.{near_names(model_name, names) or " Models: " + ", ".join(names)}'
+        )
+
+
+def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor]:
+    """Read a checkpoint file as a flat state dict; only tensors are unpickled.
+
+    ``model_name`` is needed for big_vision's .npz files, whose layout open_clip derives from the model.
+
+    Raises:
+        ValueError: The file is no checkpoint.
+    """
+    path = Path(path)
+    try:
+        if path.suffix in ('.npz', '.npy'):
+            return open_clip.create_model(model_name, pretrained=str(path)).state_dict()
+        if is_torchscript(path):
+            state_dict = read_torchscript(path)
+            for key in TORCHSCRIPT_KEYS:
+                state_dict.pop(key, None)
+        else:
+            check_whole(path)
+            state_dict = load_state_dict(str(path), weights_only=True)
+    except StorageError:
+        raise
+    except Exception as error:  # the readers raise pickle, zip, safetensors and key errors of many types
+        raise ConfigError(f'{path} cannot be read as a checkpoint: {reason_of(error)}') from error
+    if not isinstance(state_dict, Mapping) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise ConfigError(
+            f'{path} is no state dict: it holds '
+            + (
+                f'the keys {_some(state_dict)}.'
+                if isinstance(state_dict, Mapping)
+                else f'a {type(state_dict).__name__}.'
+            )
+        )
+    if any(key.startswith('vision_model.') for key in state_dict):
+        raise ConfigError(
+            f"{path} holds weights in the form of Hugging Face's transformers (vision_model.…), which is not read "
+            'here: '
+            "take the same model in open_clip's form, by a tag such as pretrained='openai', as 'hf-hub:…' of a "
+            'repository for open_clip, or convert it.'
+        )
+    return state_dict
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file of weights cannot be read, in one line; without the advice of torch and numpy to read it by running
+    what it holds."""
+    text = str(error) or type(error).__name__
+    asked = re.search(r'GLOBAL ([\w.]+)', text)
+    if asked or 'allow_pickle' in text:
+        return f'it holds more than tensors and plain values{f", such as {asked[1]}" if asked else ""}, which could run code'
+    if 'weights_only' in text:
+        return 'what it holds is not understood'
+    return text.splitlines()[0]
+
+
+def warn_of_activation(model_name: str, path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Log a warning where a file may hold OpenAI's weights, which need QuickGELU, and ``model_name`` has GELU.
+
+    Such a file is a TorchScript archive, or does not say: a state dict of the image tower alone, or one whose numbers
+        all fit in
+    float16, as OpenAI's do in every precision they are kept in.
+    """
+    quick = f'{model_name}-quickgelu'
+    if quick not in open_clip.list_models():
+        return
+    if is_torchscript(path):
+        why = "has the form of OpenAI's weights, which were"
+    else:
+        if any(not key.startswith('visual.') and key not in SHARED_KEYS for key in state_dict) and any(
+            value.is_floating_point() and not torch.equal(value.half().to(value.dtype), value)
+            for key, value in state_dict.items()
+            if key.endswith('weight') and value.ndim > 1
+        ):
+            return
+        why = "may hold OpenAI's weights, which were"
+    print_log(
+        f'{path} {why} trained with QuickGELU, but {model_name!r} has GELU and loses accuracy with them: use '
+        f'model_name={quick!r}' + ('.' if is_torchscript(path) else ", unless they are another's."),
+        'current',
+        level=logging.WARNING,
+    )
+
+
+def has_text_tower(path: str | Path, model_name: str) -> bool:
+    """Whether a checkpoint holds more than an image tower."""
+    return any(not key.startswith('visual.') and key not in SHARED_KEYS for key in read_state_dict(path, model_name))
+
+
+def check_tensors(state_dict: Mapping[str, torch.Tensor], where: str | Path) -> None:
+    """Raise a ValueError that names a tensor that no weight can be: sparse, quantised, complex, without numbers or not
+    finite."""
+    for name, value in state_dict.items():
+        if value.is_meta:
+            raise ConfigError(
+                f'{where}: {name} has a shape but no numbers (it is a meta tensor): the model was saved without its '
+                'weights'
+            )
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            kind = 'complex' if value.is_complex() else 'quantised' if value.is_quantized else 'sparse'
+            raise ConfigError(
+                f'{where}: {name} is a {kind} tensor: save it as an ordinary one of floating-point numbers'
+            )
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ConfigError(
+                f'{where}: {name} holds numbers that are not finite (NaN or infinity): the file is no use, take another'
+            )
+
+
+def check_parameters(expected: dict[str, torch.Tensor], state_dict: dict[str, torch.Tensor], where: str) -> None:
+    """Raise a ValueError that names missing, unexpected and mis-shaped keys, and integers where floats belong;
+    ``where`` begins the message."""
+    wrong = dict(
+        missing=[key for key in expected if key not in state_dict],
+        unexpected=[key for key in state_dict if key not in expected],
+    )
+    wrong['of another shape'] = [
+        f'{key} {tuple(state_dict[key].shape)} instead of {tuple(value.shape)}'
+        for key, value in expected.items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    ]
+    wrong['of another kind'] = [
+        f'{key} {str(state_dict[key].dtype)[6:]} instead of {str(value.dtype)[6:]}'
+        for key, value in expected.items()
+        if key in state_dict and state_dict[key].is_floating_point() != value.is_floating_point()
+    ]
+    if any(wrong.values()):
+        found = '; '.join(f'{len(keys)} {kind}: {_some(keys)}' for kind, keys in wrong.items() if keys)
+        raise ConfigError(f'{where}: {found}.')
+
+
+def _create_model(model_name: str, pretrained: str | None, **kwargs) -> nn.Module:
+    """An open_clip model with random weights and the activation that the tag's weights were trained with."""
+    tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # 'No pretrained weights loaded': they are loaded below
+    try:
+        return open_clip.create_model(
+            model_name, force_quick_gelu=tag.get('quick_gelu', False), pretrained_text=False, **kwargs
+        )
+    finally:
+        logging.getLogger().setLevel(level)
+
+
+def _create_from_schema(model_name: str) -> nn.Module:
+    """The model of a ``hf-hub:`` or ``local-dir:`` name, with the weights that lie beside its config."""
+    if model_name.startswith('hf-hub:'):
+        return _or_explain_download(lambda: open_clip.create_model(model_name, require_pretrained=True), model_name)
+    return open_clip.create_model(model_name, require_pretrained=True)
+
+
+def _image_tower(model_name: str, model: nn.Module, preprocess: dict, logit_scale: float) -> ImageTower:
+    visual = model.visual
+    patch_size = getattr(visual, 'patch_size', None)
+    if patch_size is None and hasattr(visual, 'trunk'):  # timm towers
+        patch_size = getattr(getattr(visual.trunk, 'patch_embed', None), 'patch_size', None)
+    return ImageTower(
+        visual=visual,
+        embed_dim=open_clip.get_model_config(model_name)['embed_dim'],
+        image_size=tuple(to_2tuple(visual.image_size)),
+        patch_size=None if patch_size is None else tuple(to_2tuple(patch_size)),
+        logit_scale=logit_scale,
+        mean=tuple(preprocess['mean']) if preprocess else None,
+        std=tuple(preprocess['std']) if preprocess else None,
+    )
+
+
+def _resize_pos_embed(state_dict: dict[str, torch.Tensor], model: nn.Module, path: Path) -> None:
+    """Adapt the position embedding to another image size as open_clip does, in place."""
+    key = 'visual.positional_embedding'
+    before = state_dict.get(key)
+    try:
+        resize_pos_embed(state_dict, model)
+    except RuntimeError:  # not a square grid: reported with the other keys that do not fit
+        return
+    if before is not None and before.shape != state_dict[key].shape:
+        print_log(f'{path}: {key} resized from {tuple(before.shape)} to {tuple(state_dict[key].shape)}', 'current')
+
+
+def _or_explain_download(load: Callable, model_name: str, pretrained: str | None = None, cfg: dict | None = None):
+    """Call ``load``; where a download fails, say which file to get and where to put it."""
+    try:
+        return load()
+    except (OSError, RuntimeError) as error:  # the hub's and urllib's errors are OSErrors, open_clip's RuntimeErrors
+        sources = []
+        if cfg and cfg.get('hf_hub'):
+            repo, filename = os.path.split(cfg['hf_hub'])
+            sources.append(
+                f'{filename or "open_clip_model.safetensors (or open_clip_pytorch_model.bin)"} of the Hugging Face '
+                f'repository {repo!r} to the hub cache {HF_HUB_CACHE} (`hf download {repo}` does it)'
+            )
+        if cfg and cfg.get('url'):
+            sources.append(f'{cfg["url"]} to {Path("~/.cache/clip").expanduser() / os.path.basename(cfg["url"])}')
+        if not sources:
+            sources.append(f'what {model_name!r} names, with its tokenizer, to the hub cache {HF_HUB_CACHE}')
+        what = f'The weights {pretrained!r} of {model_name!r}' if pretrained else f'Parts of {model_name!r}'
+        raise MissingFileError(
+            f'{what} are not on this machine and cannot be loaded or downloaded ({error}). Where there is a network, '
+            'download '
+            f"{', or '.join(sources)}; or pass pretrained='/path/to/file' for a file elsewhere."
+        ) from error
+
+
+def near_names(name: str, names: list[str]) -> str:
+    """' Did you mean …?' with the names that are near, if any."""
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    return f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
+
+
+def _some(keys, limit: int = 5) -> str:
+    keys = list(keys)
+    return ', '.join(keys[:limit]) + (f', ... ({len(keys) - limit} more)' if len(keys) > limit else '')

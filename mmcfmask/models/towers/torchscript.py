@@ -1,0 +1,147 @@
+"""The tensors of a TorchScript archive, the form of OpenAI's releases, read without running the code that it holds."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ...errors import ConfigError
+
+DTYPES = {
+    f'{name}Storage': dtype
+    for name, dtype in dict(
+        Double=torch.float64,
+        Float=torch.float32,
+        Half=torch.float16,
+        BFloat16=torch.bfloat16,
+        Long=torch.int64,
+        Int=torch.int32,
+        Short=torch.int16,
+        Char=torch.int8,
+        Byte=torch.uint8,
+        Bool=torch.bool,
+        ComplexFloat=torch.complex64,
+        ComplexDouble=torch.complex128,
+    ).items()
+}
+MOST_MODULES = 100_000
+
+
+def is_torchscript(path: str | Path) -> bool:
+    """Whether a file is a TorchScript archive, which holds code beside tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
+    """Parameters and buffers of the module in a TorchScript archive, by the names that
+    ``torch.jit.load(path).state_dict()`` gives them.
+
+    ``torch.jit.load`` compiles and may run what the archive brings. Here its pickle is read with nothing but tensors,
+    numbers, texts and the nesting of modules allowed, and which attributes are parameters or buffers is taken from the
+    text of the code.
+
+    Raises:
+        ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError: It is none, is damaged, or asks for anything
+        else.
+    """
+    with zipfile.ZipFile(path) as archive:
+        root = next(name for name in archive.namelist() if name.endswith('/constants.pkl')).rpartition('/')[0]
+        with archive.open(f'{root}/data.pkl') as file:
+            module = _Unpickler(file, archive, root).load()
+        named: dict[str, set[str]] = {}
+        for name in archive.namelist():
+            if name.startswith(f'{root}/code/__torch__') and name.endswith('.py'):
+                package = name[len(f'{root}/code/') : -len('.py')].replace('/', '.')
+                named.update(_named_tensors(package, archive.read(name).decode()))
+    if not isinstance(module, _Module):
+        raise ConfigError('it holds no module')
+    return dict(_state(module, named))
+
+
+class _Module:
+    """What stands for a module of the archive: the name of its class and its attributes, and no code."""
+
+    kind = ''
+
+    def __setstate__(self, state) -> None:
+        if not isinstance(state, dict):
+            raise pickle.UnpicklingError(f'{self.kind} does not hold attributes')
+        self.attributes = state
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes tensors, lists and :class:`_Module` objects; anything else is an error."""
+
+    def __init__(self, file, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(file)
+        self.archive, self.root = archive, root
+        self.storages: dict[str, torch.UntypedStorage] = {}
+
+    def find_class(self, module: str, name: str):
+        if module == '__torch__' or module.startswith('__torch__.'):
+            return type('Module', (_Module,), dict(kind=f'{module}.{name}', attributes={}))
+        if module == 'torch' and name in DTYPES:
+            return DTYPES[name]
+        known = {
+            ('torch._utils', '_rebuild_tensor_v2'): _tensor,
+            ('collections', 'OrderedDict'): dict,
+            **{('torch.jit._pickle', f'build_{kind}list'): list for kind in ('int', 'double', 'bool', 'tensor')},
+        }
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is no part of a module of tensors')
+        return known[module, name]
+
+    def persistent_load(self, about):
+        _, dtype, key, _, number = about
+        if key not in self.storages:
+            data = bytearray(self.archive.read(f'{self.root}/data/{key}'))  # its checksum is compared
+            self.storages[key] = (
+                torch.frombuffer(data, dtype=torch.uint8).untyped_storage() if data else torch.UntypedStorage(0)
+            )
+        return dtype, self.storages[key]
+
+
+def _tensor(storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> torch.Tensor:
+    dtype, data = storage
+    return torch.empty(0, dtype=dtype).set_(data, offset, size, stride)
+
+
+def _named_tensors(package: str, code: str) -> dict[str, set[str]]:
+    """{class: names of its parameters and buffers} of a file of TorchScript, which looks like Python."""
+    named = {}
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.ClassDef):
+            lists = {
+                part.targets[0].id: part.value
+                for part in node.body
+                if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name)
+            }
+            named[f'{package}.{node.name}'] = {
+                name
+                for key in ('__parameters__', '__buffers__')
+                if key in lists
+                for name in ast.literal_eval(lists[key])
+            }
+    return named
+
+
+def _state(module: _Module, named: dict[str, set[str]], prefix: str = '', places: Iterator[int] | None = None):
+    """All parameters and buffers with their names. A module may stand in several places; one whose parts multiply
+    without end, level by level, is refused."""
+    places = places or itertools.count()
+    if next(places) > MOST_MODULES or prefix.count('.') > 100:
+        raise ConfigError('its modules are nested without end')
+    for name, value in module.attributes.items():
+        if isinstance(value, _Module):
+            yield from _state(value, named, f'{prefix}{name}.', places)
+        elif isinstance(value, torch.Tensor) and name in named.get(module.kind, {name}):
+            yield f'{prefix}{name}', value

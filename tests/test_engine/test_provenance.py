@@ -1,0 +1,89 @@
+"""Two trainings are the same but for the seed, or are told apart by what differs."""
+
+import pytest
+from mmengine.config import Config
+
+from mmcfmask.datasets.folder import follow_run
+from mmcfmask.engine.launch import load_config
+from mmcfmask.engine.provenance import training_of
+
+
+def training(config, seed=0, **options):
+    cfg = load_config(f'configs/{config}.py', {key.replace('__', '.'): value for key, value in options.items()})
+    cfg.randomness.seed = seed
+    follow_run(cfg, seed)
+    return training_of(dict(cfg=cfg.pretty_text))
+
+
+def test_seeds_of_one_method_are_the_same():
+    run = dict.fromkeys(
+        [
+            'train_dataloader__dataset__holdout__seed',
+            'val_dataloader__dataset__holdout__seed',
+            'model__head__class_weights__dataset__holdout__seed',
+        ],
+        'run',
+    )
+    first = training('pacs/cfmask_plus_vitb16', **run)
+    assert training('pacs/cfmask_plus_vitb16', 1, **run) == first
+    moved = dict(
+        data_root='/other/pacs/',
+        model__backbone__pretrained='openai',
+        work_dir='elsewhere',
+        cache_dir='/fast',
+        optim_wrapper__accumulative_counts=4,
+        train_dataloader__num_workers=0,
+        optim_wrapper__optimizer__fused=False,
+        default_hooks__logger__interval=1,
+        train_dataloader__batch_size=8,
+    )
+    assert training('pacs/cfmask_plus_vitb16', 2, **moved) == first
+    assert first['train_dataloader.dataset.holdout.part'] == 'train' and first['optim_wrapper.optimizer.lr'] == '3e-05'
+
+
+@pytest.mark.parametrize(
+    'option, value, key',
+    [
+        ('optim_wrapper__optimizer__lr', 1e-5, 'optim_wrapper.optimizer.lr'),
+        ('model__head__distill_weight', 3.0, 'model.head.distill_weight'),
+        ('train_cfg__max_epochs', 3, 'train_cfg.max_epochs'),
+        ('model__backbone__pretrained', 'other.pt', 'model.backbone.pretrained'),
+        ('total_batch_size', 64, 'total_batch_size'),
+        ('train_dataloader__dataset__domain', 'sketch', 'train_dataloader.dataset.domain'),
+        ('custom_hooks', [dict(type='RelativeEMAHook', horizon=0.5)], 'custom_hooks'),
+        ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='accuracy/top1')], 'custom_hooks'),
+        ('train_dataloader__sampler__shuffle', False, 'train_dataloader.sampler.shuffle'),
+        ('train_dataloader__collate_fn__type', 'pseudo_collate', 'train_dataloader.collate_fn.type'),
+        ('load_from', 'other.pth', 'load_from'),
+        ('model__teacher', None, 'model.teacher.type'),
+        ('param_scheduler__pct_start', 0.1, 'param_scheduler.pct_start'),
+        ('train_dataloader__dataset__holdout__fraction', 0.2, 'train_dataloader.dataset.holdout.fraction'),
+        ('optim_wrapper__type', 'AutocastOptimWrapper', 'optim_wrapper.type'),
+        ('data_root', 'mine', 'train_dataloader.dataset.data_root'),
+    ],
+)
+def test_what_tells_methods_apart(option, value, key):
+    first, second = training('pacs/cfmask_plus_vitb16'), training('pacs/cfmask_plus_vitb16', 1, **{option: value})
+    different = {name for name in {*first, *second} if first.get(name) != second.get(name)}
+    assert key in different
+
+
+def test_checkpoints_of_one_training_are_told_apart():
+    text = load_config('configs/shapes/ft.py', {}).pretty_text
+    found = [
+        training_of(dict(cfg=text, epoch=epoch, **best))
+        for epoch, best in ((3, dict(best=dict(value=90.0))), (7, dict(best=dict(value=91.0))), (3, {}), (7, {}))
+    ]
+    assert found[0] == found[1] and [settings['checkpoint'] for settings in found] == [
+        'the best',
+        'the best',
+        'epoch 3',
+        'epoch 7',
+    ]
+
+
+def test_what_no_training_wrote():
+    assert training_of({}) is None and training_of(dict(cfg=None)) is None and training_of(dict(cfg='def f(:')) is None
+    names = [f'class {index}' for index in range(1000)]
+    text = Config(dict(model=dict(head=dict(class_weights=dict(classnames=names))))).pretty_text
+    assert len(training_of(dict(cfg=text))['model.head.class_weights.classnames']) < 230
