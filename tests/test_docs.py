@@ -119,6 +119,27 @@ def test_names_of_before_are_gone():
             assert not old.findall(text), name
 
 
+def test_equations_have_code_and_tests():
+    rows = table('docs/architecture.md', '| Equation')
+    assert len(rows) > 15
+    for _, code, test in rows:
+        (file,) = re.findall(r'\((\S+)\)', code)
+        for path, names in (
+            (ROOT / 'docs' / file, code.split('): ')[1]),
+            (ROOT / test.split('`')[1], test.split(': ')[1]),
+        ):
+            defined = {getattr(node, 'name', None) for node in ast.parse(path.read_text()).body}
+            assert set(re.findall(r'`(\w+)`', names)) <= defined, path
+
+
+def test_packages_of_the_architecture():
+    rows = table('docs/architecture.md', '| Package')
+    named = {path.strip('`').strip('/') for row in rows for path in row[0].split(', ')}
+    folders = [path.parent for path in (ROOT / 'mmcfmask').rglob('__init__.py')]
+    packages = {str(folder.relative_to(ROOT)) for folder in folders} - {'mmcfmask'}
+    assert packages <= named, packages - named
+
+
 # Commands
 
 
