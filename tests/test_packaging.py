@@ -10,6 +10,7 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+from modelindex.load_model_index import load
 from packaging.requirements import Requirement
 
 from mmcfmask import __version__
@@ -95,3 +96,13 @@ def test_import_without_mmcv_names_both_ways_to_install_it():
     message = result.stderr.splitlines()[-1]
     assert message.startswith('ModuleNotFoundError: mmcfmask needs mmcv')
     assert "pip install 'mmcfmask[lite]'" in message and 'mim install mmcv' in message
+
+
+def test_the_model_index_lists_every_config():
+    index = load(str(ROOT / 'model-index.yml'))
+    assert index.check(silent=True) == []
+    configs = [model.config for model in index.models]
+    paths = {path.relative_to(ROOT) for path in (ROOT / 'configs').glob('**/*.py')}
+    assert sorted(configs) == sorted(str(path) for path in paths if '_base_' not in path.parts)
+    assert len({model.name for model in index.models}) == len(configs)
+    assert {model.in_collection for model in index.models} == {collection.name for collection in index.collections}

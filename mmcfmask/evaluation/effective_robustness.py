@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 REFERENCE_MODELS = Path(__file__).with_name('reference_models.csv')
 MIN_MODELS = 3
@@ -37,19 +38,19 @@ class Line(NamedTuple):
     models: int
     id_range: tuple[float, float]
 
-    def predict(self, acc_id):
+    def predict(self, acc_id: ArrayLike) -> np.ndarray:
         """OOD accuracy in percent that the line predicts at an ID accuracy in percent; any shape."""
         return percent(self.intercept + self.slope * logit(acc_id))
 
 
-def logit(accuracy):
+def logit(accuracy: ArrayLike) -> np.ndarray:
     """``log(p / (1 - p))`` of an accuracy in percent; any shape. Infinite at 0 and 100."""
     p = np.asarray(accuracy, dtype=float) / 100
     with np.errstate(divide='ignore'):
         return np.log(p) - np.log1p(-p)
 
 
-def percent(logits):
+def percent(logits: ArrayLike) -> np.ndarray:
     """Inverse of :func:`logit`: an accuracy in 0..100."""
     return 50 * (1 + np.tanh(np.asarray(logits, dtype=float) / 2))  # the sigmoid, without overflow
 
@@ -64,28 +65,26 @@ def fit_line(acc_id: Sequence[float], acc_ood: Sequence[float]) -> Line:
         ValueError: If there are fewer than three models, an accuracy is 0, 100 or outside, or all ID accuracies are the
             same.
     """
-    acc_id, acc_ood = np.asarray(acc_id, dtype=float), np.asarray(acc_ood, dtype=float)
-    if acc_id.shape != acc_ood.shape or acc_id.ndim != 1:
-        raise ValueError(
-            f'acc_id and acc_ood must be lists of the same length, got shapes {acc_id.shape} and {acc_ood.shape}'
-        )
-    if len(acc_id) < MIN_MODELS:
-        raise ValueError(f'a line needs at least {MIN_MODELS} models, got {len(acc_id)}')
-    for values in (acc_id, acc_ood):
+    id_, ood = np.asarray(acc_id, dtype=float), np.asarray(acc_ood, dtype=float)
+    if id_.shape != ood.shape or id_.ndim != 1:
+        raise ValueError(f'acc_id and acc_ood must be lists of the same length, got shapes {id_.shape} and {ood.shape}')
+    if len(id_) < MIN_MODELS:
+        raise ValueError(f'a line needs at least {MIN_MODELS} models, got {len(id_)}')
+    for values in (id_, ood):
         if not ((values > 0) & (values < 100)).all():
             raise ValueError(
                 f'accuracies must be above 0 and below 100 percent, got {values[~((values > 0) & (values < 100))][0]:g}'
             )
-    if np.ptp(acc_id) == 0:
-        raise ValueError(f'all models have the same ID accuracy, {acc_id[0]:g}: no line')
-    x, y = logit(acc_id), logit(acc_ood)
+    if np.ptp(id_) == 0:
+        raise ValueError(f'all models have the same ID accuracy, {id_[0]:g}: no line')
+    x, y = logit(id_), logit(ood)
     slope, intercept = np.polyfit(x, y, 1)
     spread = np.square(y - y.mean()).sum()
     r2 = 1 - np.square(y - intercept - slope * x).sum() / spread if spread > 0 else 1.0
-    return Line(float(slope), float(intercept), float(r2), len(x), (float(acc_id.min()), float(acc_id.max())))
+    return Line(float(slope), float(intercept), float(r2), len(x), (float(id_.min()), float(id_.max())))
 
 
-def effective_robustness(acc_id, acc_ood, line: Line):
+def effective_robustness(acc_id: ArrayLike, acc_ood: ArrayLike, line: Line) -> np.ndarray:
     """``acc_ood - line.predict(acc_id)`` in percentage points.
 
     Args:
