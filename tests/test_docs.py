@@ -122,14 +122,10 @@ def test_names_of_before_are_gone():
 def test_equations_have_code_and_tests():
     rows = table('docs/architecture.md', '| Equation')
     assert len(rows) > 15
-    for _, code, test in rows:
-        (file,) = re.findall(r'\((\S+)\)', code)
-        for path, names in (
-            (ROOT / 'docs' / file, code.split('): ')[1]),
-            (ROOT / test.split('`')[1], test.split(': ')[1]),
-        ):
-            defined = {getattr(node, 'name', None) for node in ast.parse(path.read_text()).body}
-            assert set(re.findall(r'`(\w+)`', names)) <= defined, path
+    for cell in (cell for row in rows for cell in row[1:]):
+        file, names = re.fullmatch(r'\[`[\w/.]+`\]\((\S+)\): (.*)', cell).groups()
+        defined = {getattr(node, 'name', None) for node in ast.parse((ROOT / 'docs' / file).read_text()).body}
+        assert set(re.findall(r'`(\w+)`', names)) <= defined, file
 
 
 def test_packages_of_the_architecture():
