@@ -257,6 +257,17 @@ def test_configs_load_and_are_valid(name, tmp_path, monkeypatch):
     sys.modules.pop('my_losses', None)
 
 
+def test_larger_images(tmp_path):
+    (code,) = (code for code in blocks('docs/backbones.md', 'python') if '336' in code)
+    (tmp_path / 'example.py').write_text(code)
+    cfg = load_config(str(tmp_path / 'example.py'), {})
+    loaders = {'train': cfg.train_dataloader, 'val': cfg.val_dataloader, **cfg.test_dataloader}
+    for name, loader in loaders.items():
+        steps = {step['type']: step for step in loader.dataset.pipeline}
+        assert steps['ResizeEdge']['scale'] == steps['CenterCrop']['crop_size'] == 336, name
+        assert ('CropBorder' in steps) == (name == 'objectnet')
+
+
 def test_yaml_blocks():
     study = yaml.safe_load(blocks('docs/studies.md', 'yaml')[0])
     assert (
