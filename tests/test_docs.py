@@ -101,7 +101,8 @@ def test_files_that_are_named_exist(name):
 
 def test_every_page_is_in_the_index_and_on_the_site():
     text = re.sub(r'!!python\S*', '', (ROOT / 'mkdocs.yml').read_text())
-    on_site = {page for part in yaml.safe_load(text)['nav'] for page in next(iter(part.values()))}
+    entries = [entry for part in yaml.safe_load(text)['nav'] for entry in next(iter(part.values()))]
+    on_site = {next(iter(entry.values())) if isinstance(entry, dict) else entry for entry in entries}
     pages = {name.removeprefix('docs/') for name in PAGES if name.startswith('docs/')}
     assert on_site == pages
     linked = set(re.findall(r'\]\(([\w/.]+\.md)\)', PAGES['docs/README.md']))
