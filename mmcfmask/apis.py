@@ -8,7 +8,7 @@ import torch
 from mmpretrain import get_model
 from torch import nn
 
-from .engine.launch import inference_config
+from .engine.testing import inference_config
 
 
 def load_model(

@@ -17,7 +17,8 @@ from scripts import load_tool
 import mmcfmask
 from mmcfmask import load_model
 from mmcfmask.datasets import ShapesDataset
-from mmcfmask.engine.launch import inference_config, load_config
+from mmcfmask.engine.config import load_config
+from mmcfmask.engine.testing import inference_config
 from mmcfmask.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

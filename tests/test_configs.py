@@ -9,9 +9,11 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmcfmask.datasets import PACSDataset
+from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_runner, load_config, set_gradient_accumulation, skip_pretrained_weights
-from mmcfmask.engine.preflight import makes_counterfactuals
+from mmcfmask.engine.checks.model import makes_counterfactuals
+from mmcfmask.engine.config import load_config
+from mmcfmask.engine.testing import skip_pretrained_weights
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 AUXILIARY = {'L2SP': 'loss_l2sp', 'CARFT': 'loss_carft', 'FLYP': 'loss_flyp', 'LipsumFT': 'loss_lipsum'}

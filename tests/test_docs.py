@@ -24,10 +24,10 @@ from mmcfmask.counterfactual import random_views
 from mmcfmask.datasets import shapes
 from mmcfmask.datasets.images import EXTENSIONS
 from mmcfmask.datasets.layouts import SETS
-from mmcfmask.engine.launch import load_config
-from mmcfmask.engine.loops import choose_shifts, metrics_of
-from mmcfmask.engine.preflight import check_selection
-from mmcfmask.engine.schema import check_config
+from mmcfmask.engine.checks.schema import check_config
+from mmcfmask.engine.checks.selection import check_selection
+from mmcfmask.engine.config import load_config
+from mmcfmask.engine.test_loop import choose_shifts, metrics_of
 from mmcfmask.evaluation import read_reference_models, reference_line
 from mmcfmask.models import CLIPDistillHead, KNNGate
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmcfmask.datasets import ImageNetADataset, ImageNetRDataset, ObjectNetDataset
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_WNIDS, read_class_map
-from mmcfmask.engine.launch import load_config
+from mmcfmask.engine.config import load_config
 
 CONFIG = str(trees.ROOT / 'configs' / 'baselines' / 'zeroshot_vitb16.py')
 SHIFTS = ['imagenet-v2', 'imagenet-r', 'imagenet-a', 'imagenet-sketch', 'objectnet', 'imagenet-c']

@@ -71,9 +71,12 @@ from mmcfmask import kernels
 from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import refill
 from mmcfmask.counterfactual.reference import explicit_features, explicit_losses, explicit_mask, explicit_relevance
-from mmcfmask.engine.launch import build_runner, fit_loaders, fit_optimizer, load_config, prepare_test
+from mmcfmask.engine.build import build_runner, fit_loaders, fit_optimizer
+from mmcfmask.engine.checks.model import check_fill, slow_bfloat16
+from mmcfmask.engine.checks.outputs import check_out
+from mmcfmask.engine.config import load_config
 from mmcfmask.engine.options import add_cfg_options, count, device
-from mmcfmask.engine.preflight import check_fill, check_out, slow_bfloat16
+from mmcfmask.engine.testing import prepare_test
 from mmcfmask.errors import one_line
 from mmcfmask.files import write_json
 from mmcfmask.models import classifier

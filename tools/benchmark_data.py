@@ -31,8 +31,8 @@ from torchvision.transforms import v2
 import mmcfmask  # noqa: F401  registers the components
 from mmcfmask.datasets.cache import CachedTransforms
 from mmcfmask.datasets.images import EXTENSIONS, find_images
+from mmcfmask.engine.checks.outputs import check_out
 from mmcfmask.engine.options import count
-from mmcfmask.engine.preflight import check_out
 from mmcfmask.files import write_json
 from mmcfmask.output import run_tool
 

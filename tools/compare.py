@@ -17,8 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mmcfmask.engine.checks.outputs import check_work_dir
 from mmcfmask.engine.options import add_cfg_options, seed
-from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.errors import one_line
 from mmcfmask.experiments.study import Study, run_or_exit
 from mmcfmask.output import run_tool

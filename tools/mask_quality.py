@@ -20,8 +20,9 @@ import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base
 from mmcfmask.counterfactual import check_value, patch_mask, relevance_map
 from mmcfmask.datasets.folder import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_model, load_config
+from mmcfmask.engine.config import load_config
 from mmcfmask.engine.options import add_cfg_options, count
+from mmcfmask.engine.testing import build_model
 from mmcfmask.errors import one_line
 from mmcfmask.evaluation import best_iou, mask_iou, pointing_hits
 from mmcfmask.output import run_tool

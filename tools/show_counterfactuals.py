@@ -37,9 +37,11 @@ from mmcfmask.counterfactual import (
 from mmcfmask.datasets.folder import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_model, class_names, file_pipeline, load_config
+from mmcfmask.engine.checks.model import makes_counterfactuals
+from mmcfmask.engine.checks.outputs import check_out
+from mmcfmask.engine.config import load_config
 from mmcfmask.engine.options import add_cfg_options, count, device, file_name
-from mmcfmask.engine.preflight import check_out, makes_counterfactuals
+from mmcfmask.engine.testing import build_model, class_names, file_pipeline
 from mmcfmask.errors import one_line
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE, check_crop_scale
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor

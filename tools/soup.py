@@ -22,12 +22,14 @@ from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.datasets.folder import follow_run
+from mmcfmask.engine.build import build_runner
 from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
+from mmcfmask.engine.checks.outputs import check_out
+from mmcfmask.engine.config import load_config
 from mmcfmask.engine.hooks import CheckClassesHook
-from mmcfmask.engine.launch import build_runner, load_config, skip_pretrained_weights
 from mmcfmask.engine.options import add_cfg_options, file_name
-from mmcfmask.engine.preflight import check_out
 from mmcfmask.engine.soup import TIES, greedy_soup, head_maker, save_soup, uniform_soup
+from mmcfmask.engine.testing import skip_pretrained_weights
 from mmcfmask.errors import ConfigError, one_line
 from mmcfmask.evaluation import preference
 from mmcfmask.output import run_tool

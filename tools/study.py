@@ -16,8 +16,8 @@ import argparse
 
 from rich.console import Console
 
+from mmcfmask.engine.checks.outputs import check_work_dir
 from mmcfmask.engine.options import add_cfg_options, count, file_name, seed
-from mmcfmask.engine.preflight import check_work_dir
 from mmcfmask.errors import ConfigError, one_line
 from mmcfmask.experiments.study import Study, load_study, run_or_exit
 from mmcfmask.output import run_tool

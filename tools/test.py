@@ -21,27 +21,18 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 
 from mmcfmask.compat import end_process_group
+from mmcfmask.engine.build import build_runner
 from mmcfmask.engine.checkpoints import check_state_dict
+from mmcfmask.engine.checks.data import check_test_data
+from mmcfmask.engine.checks.model import warn_of_random_start
+from mmcfmask.engine.checks.outputs import check_out, check_work_dir
+from mmcfmask.engine.checks.selection import check_start_images
+from mmcfmask.engine.config import load_config
 from mmcfmask.engine.hooks import unwrapped
-from mmcfmask.engine.launch import (
-    add_gate,
-    add_run_arguments,
-    add_second_look,
-    apply_run_arguments,
-    build_runner,
-    load_config,
-    method_name,
-    prepare_test,
-)
+from mmcfmask.engine.launcher import add_run_arguments, apply_run_arguments
 from mmcfmask.engine.options import file_name
-from mmcfmask.engine.preflight import (
-    check_out,
-    check_start_images,
-    check_test_data,
-    check_work_dir,
-    warn_of_random_start,
-)
 from mmcfmask.engine.provenance import training_of
+from mmcfmask.engine.testing import add_gate, add_second_look, method_name, prepare_test
 from mmcfmask.errors import StorageError, one_line
 from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
 from mmcfmask.files import atomic_write, write_json

@@ -12,9 +12,18 @@ from mmengine.config import Config
 
 from mmcfmask.compat import end_process_group
 from mmcfmask.datasets.folder import follow_run
-from mmcfmask.engine import checkpoints, launch, preflight
+from mmcfmask.engine import checkpoints
+from mmcfmask.engine.build import build_runner, set_gradient_accumulation
+from mmcfmask.engine.checks.data import check_training_data
+from mmcfmask.engine.checks.model import check_backbone, check_device, check_fill, warn_of_random_start
+from mmcfmask.engine.checks.outputs import check_work_dir
+from mmcfmask.engine.checks.resume import check_same_run
+from mmcfmask.engine.checks.selection import check_selection, check_validation
+from mmcfmask.engine.config import load_config
 from mmcfmask.engine.hooks import unwrapped
+from mmcfmask.engine.launcher import add_run_arguments, apply_run_arguments, is_first_process, world_size
 from mmcfmask.engine.options import seed
+from mmcfmask.engine.values import value_of
 from mmcfmask.errors import ConfigError, one_line
 from mmcfmask.files import explained, locked
 from mmcfmask.output import run_tool
@@ -31,7 +40,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument('--seed', type=seed, help='seed of everything random (default: that of the config)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
-    launch.add_run_arguments(parser, work_dir='where logs and checkpoints go')
+    add_run_arguments(parser, work_dir='where logs and checkpoints go')
     return parser.parse_args(argv)
 
 
@@ -67,24 +76,24 @@ def main(argv=None) -> None:
 def train(args: argparse.Namespace, stack: ExitStack) -> None:
     """Train as the command line asks for; the lock of the work dir joins ``stack``."""
     with one_line(args.config):
-        cfg = launch.load_config(args.config, args.cfg_options)
-        launch.apply_run_arguments(cfg, args)
-        preflight.check_work_dir(cfg.work_dir)
-        if launch.is_first_process(args.launcher):
+        cfg = load_config(args.config, args.cfg_options)
+        apply_run_arguments(cfg, args)
+        check_work_dir(cfg.work_dir)
+        if is_first_process(args.launcher):
             stack.enter_context(locked(cfg.work_dir, 'a training'))
         cfg = merge_args(cfg, args)
         if cfg.get('train_cfg') is None:
             raise ConfigError('there is nothing to train (no train_cfg): use tools/test.py')
-        preflight.check_device(cfg)
-        out_dir = preflight.value_of(cfg, 'default_hooks.checkpoint.out_dir')
+        check_device(cfg)
+        out_dir = value_of(cfg, 'default_hooks.checkpoint.out_dir')
         if out_dir:
-            preflight.check_work_dir(out_dir, 'folder', 'default_hooks.checkpoint.out_dir')
-        preflight.check_backbone(cfg.model)
-        preflight.check_fill(cfg)
-        preflight.check_validation(cfg)
-        preflight.check_selection(cfg)
-        preflight.check_training_data(cfg)
-        launch.set_gradient_accumulation(cfg, launch.world_size(args.launcher))
+            check_work_dir(out_dir, 'folder', 'default_hooks.checkpoint.out_dir')
+        check_backbone(cfg.model)
+        check_fill(cfg)
+        check_validation(cfg)
+        check_selection(cfg)
+        check_training_data(cfg)
+        set_gradient_accumulation(cfg, world_size(args.launcher))
         resume, start = cfg.get('resume', False), cfg.get('load_from')
         if start:
             checkpoint = checkpoints.check_checkpoint(start, resume)
@@ -93,14 +102,14 @@ def train(args: argparse.Namespace, stack: ExitStack) -> None:
                 checkpoints.check_schedules(cfg, checkpoint, start)
                 if args.seed is None and cfg.get('randomness') and 'seed' in checkpoint['meta']:
                     cfg.randomness.seed = checkpoint['meta']['seed']  # that of the run, which its --seed may have set
-                preflight.check_same_run(cfg, checkpoint, start)
+                check_same_run(cfg, checkpoint, start)
         follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
-    runner = launch.build_runner(cfg)
+    runner = build_runner(cfg)
     if start:
         checkpoints.check_state_dict(unwrapped(runner.model), checkpoint, start)
         del checkpoint
     else:
-        preflight.warn_of_random_start(cfg)
+        warn_of_random_start(cfg)
     with one_line(args.config), explained(cfg.work_dir):
         runner.train()
     end_process_group()

@@ -21,11 +21,16 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.dist import is_main_process
 from rich.console import Console
 
+from mmcfmask.engine.build import build_runner
 from mmcfmask.engine.checkpoints import check_state_dict, inherited_meta
+from mmcfmask.engine.checks.data import check_test_data
+from mmcfmask.engine.checks.outputs import check_work_dir
+from mmcfmask.engine.checks.selection import check_start_images
+from mmcfmask.engine.config import load_config
 from mmcfmask.engine.hooks import unwrapped
-from mmcfmask.engine.launch import add_run_arguments, apply_run_arguments, build_runner, load_config, prepare_test
+from mmcfmask.engine.launcher import add_run_arguments, apply_run_arguments
 from mmcfmask.engine.options import file_name
-from mmcfmask.engine.preflight import check_start_images, check_test_data, check_work_dir
+from mmcfmask.engine.testing import prepare_test
 from mmcfmask.engine.wise_ft import line_table, parse_alphas, save_interpolated, write_results
 from mmcfmask.errors import one_line
 from mmcfmask.output import run_tool

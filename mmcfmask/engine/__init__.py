@@ -1,8 +1,9 @@
 from .checkpoints import CheckpointHook
 from .hooks import CheckClassesHook, DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
 from .logs import MeanLogProcessor
-from .loops import MultiSetTestLoop, MultiSetValLoop, ResumableEpochLoop, ResumableSampler
 from .optim import AutocastOptimWrapper, OneCycle
+from .test_loop import MultiSetTestLoop, MultiSetValLoop
+from .train_loop import ResumableEpochLoop, ResumableSampler
 from .wise_ft import WiSEFTHook, WiSEFTLoop
 
 __all__ = [

@@ -25,7 +25,7 @@ from ..evaluation import nll_of, preference
 from ..files import atomic_write, check_file_name, check_whole, write_text
 from ..models.towers.loading import check_parameters, check_tensors, reason_of
 from ..models.towers.torchscript import is_torchscript
-from .preflight import config_values
+from .values import config_values
 
 BEST = 'best.pth'
 LAST = 'last_checkpoint'

@@ -19,7 +19,7 @@ from ..datasets import FolderDataset, FolderShiftDataset
 from ..datasets.names import first_difference, plain_name
 from ..errors import ConfigError, NumericalError
 from ..evaluation.accuracy import check_groups
-from ..models.class_embeddings.class_weights import resolve_classnames
+from ..models.class_embeddings.text import resolve_classnames
 from ..ranges import Positive, Share
 
 

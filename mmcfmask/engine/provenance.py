@@ -11,7 +11,7 @@ from mmpretrain.registry import HOOKS
 
 from ..compat import PlainCheckpointHook
 from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
-from .preflight import config_values, is_a, value_of
+from .values import config_values, is_a, value_of
 
 PARTS = (
     'model',

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..files import write_tensors
 from ..models.interpolation import check_same_model
-from ..models.losses.auxiliary import FLYP
-from .preflight import is_a
+from ..models.losses.flyp import FLYP
+from .values import is_a
 
 State = Mapping[str, Tensor]
 HeadMaker = Callable[[State], 'dict[str, Tensor]']
@@ -60,7 +60,7 @@ def own_weights(state: State) -> dict[str, Tensor]:
 
 
 def head_maker(model: dict) -> HeadMaker | None:
-    """For a model config whose head a text tower makes (:class:`mmcfmask.models.losses.auxiliary.FLYP`): a function of
+    """For a model config whose head a text tower makes (:class:`mmcfmask.models.losses.flyp.FLYP`): a function of
     mean weights that gives them the head of the mean text tower, which is not the mean of the heads. None for others.
     """
     if not any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('auxiliary') or ()):

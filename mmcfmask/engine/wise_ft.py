@@ -20,13 +20,13 @@ from ..errors import ConfigError
 from ..evaluation import describe_checkpoint, describe_run, notes_of
 from ..files import write_json, write_tensors, write_text
 from ..models.interpolation import check_same_model, interpolate, lerp
-from ..models.losses.auxiliary import FLYP
+from ..models.losses.flyp import FLYP
 from ..reporting import save_figure, to_markdown, wise_ft_curve
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
-from .launch import build_model
-from .loops import Clock, MultiSetTestLoop, split_metrics
 from .provenance import training_of
+from .test_loop import Clock, MultiSetTestLoop, split_metrics
+from .testing import build_model
 
 DEFAULT_ALPHA = 0.5
 """What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels.
@@ -90,7 +90,7 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     θ0 is :func:`start_weights` of the runner's config, θ1 what the runner's model holds when the loop runs; afterwards
     it holds it again. Metrics are reported as ``alpha=<α>/<set>/<metric>``. Where a text tower makes the head
-    (:class:`mmcfmask.models.losses.auxiliary.FLYP`), the text towers are mixed, and the head of an α is made of the
+    (:class:`mmcfmask.models.losses.flyp.FLYP`), the text towers are mixed, and the head of an α is made of the
     mixture.
 
     Args:

@@ -28,8 +28,9 @@ from .. import __version__
 from ..compat import SafeYAMLLoader, multiplies_bfloat16
 from ..datasets.folder import follow_run
 from ..engine.checkpoints import best_checkpoint
-from ..engine.launch import check_text_file, load_config, read_config
-from ..engine.preflight import SLOW_BFLOAT16, lower_errors, makes_counterfactuals
+from ..engine.checks.model import SLOW_BFLOAT16, makes_counterfactuals
+from ..engine.checks.parts import lower_errors
+from ..engine.config import check_text_file, load_config, read_config
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..evaluation import describe_checkpoint
 from ..files import check_file_name, locked, remove_leftovers, write_json, write_text

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..counterfactual import attention_relevance, drop_tokens, mask_keys, patch_grid, record_attention
 from ..errors import ConfigError
 from ..ranges import OpenShare
-from .class_embeddings.class_weights import build_class_weights
+from .class_embeddings.build import build_class_weights
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
-from .losses.auxiliary import Step
+from .losses.base import Step
 from .preprocessor import CAMRefillDataPreprocessor, Counterfactual
 
 
@@ -41,7 +41,7 @@ class CounterfactualClassifier(ImageClassifier):
         neck (dict, optional): As in ``ImageClassifier``.
         teacher (dict, optional): :class:`OpenCLIPTeacher`. None: plain fine-tuning, no counterfactuals.
         auxiliary (list[dict], optional): Other methods' losses, added to those above: modules of
-            :mod:`mmcfmask.models.losses.auxiliary`.
+            :mod:`mmcfmask.models.losses`.
         data_preprocessor (dict): :class:`CAMRefillDataPreprocessor`.
         gate (dict, optional): The arguments of :class:`KNNGate`, which gives the start's predictions for images unlike
             those of the training. None: all predictions are those of the fine-tuned model.

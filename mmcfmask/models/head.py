@@ -52,7 +52,7 @@ class CLIPDistillHead(ClsHead):
         class_weights (dict, optional): Where the class embeddings come from: ``dict(type='text', classnames=…,
             templates=…)``, ``dict(type='file', path=…)``, ``dict(type='prototype', dataset=…, per_class=N)`` or
             ``dict(type='linear_probe', dataset=…)``; see
-            :func:`mmcfmask.models.class_embeddings.class_weights.build_class_weights`. None: W is random, for a
+            :func:`mmcfmask.models.class_embeddings.build.build_class_weights`. None: W is random, for a
             checkpoint to fill.
         distill (str, optional): 'feature' (mean squared error of features) or 'logits' (knowledge distillation). None:
             no distillation; a teacher then serves auxiliary losses alone.

@@ -6,7 +6,8 @@ import pytest
 from corpus import Case, cases
 from scripts import load_tool
 
-from mmcfmask.engine import launch
+from mmcfmask.engine.checks.schema import check_config
+from mmcfmask.engine.config import load_config
 
 CASES = cases()
 EVERY = 5  # in `make test`
@@ -32,13 +33,13 @@ def run(case: Case, folder, monkeypatch) -> None:
     tool = load_tool(case.tool)
 
     def stop(cfg):
-        launch.check_config(cfg)
+        check_config(cfg)
         raise Accepted
 
-    monkeypatch.setattr(tool.launch if case.tool == 'train' else tool, 'build_runner', stop, raising=False)
-    read = launch.load_config
+    monkeypatch.setattr(tool, 'build_runner', stop, raising=False)
+    read = load_config
     monkeypatch.setattr(
-        tool.launch if case.tool == 'train' else tool,
+        tool,
         'load_config',
         lambda path, options: read(path, {**options, **case.options}),
         raising=False,

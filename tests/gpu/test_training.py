@@ -12,8 +12,8 @@ from mmengine.config import Config
 from oracle import RUNS
 from scripts import load_tool
 
+from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_runner, set_gradient_accumulation
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')

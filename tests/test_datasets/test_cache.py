@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmcfmask.datasets import CachedDataset, FolderDataset
 from mmcfmask.datasets import cache as module
-from mmcfmask.engine.launch import cache_images
+from mmcfmask.engine.build import cache_images
 
 PIPELINE = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),

@@ -7,7 +7,7 @@ import pytest
 
 from mmcfmask.datasets.names import composed, first_difference, in_order, plain_name, read_names, read_text
 from mmcfmask.errors import ConfigError, MissingFileError
-from mmcfmask.models.class_embeddings.class_weights import resolve_classnames
+from mmcfmask.models.class_embeddings.text import resolve_classnames
 
 NAMES = ['café', 'dog', 'sea lion']
 MAC = unicodedata.normalize('NFD', 'café')

@@ -11,19 +11,18 @@ from mmpretrain import ImageClassificationInferencer, get_model
 from mmpretrain.registry import DATASETS, HOOKS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.engine import RelativeEMAHook, launch, preflight
-from mmcfmask.engine.launch import (
-    add_gate,
-    add_second_look,
-    apply_run_arguments,
+from mmcfmask.engine import RelativeEMAHook, build
+from mmcfmask.engine.build import (
+    OWN_HOOKS,
+    add_own_hooks,
     build_runner,
     fit_loaders,
-    inference_config,
-    load_config,
-    method_name,
+    fit_optimizer,
     set_gradient_accumulation,
-    skip_pretrained_weights,
 )
+from mmcfmask.engine.config import load_config
+from mmcfmask.engine.launcher import apply_run_arguments, world_size
+from mmcfmask.engine.testing import add_gate, add_second_look, inference_config, method_name, skip_pretrained_weights
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -176,7 +175,7 @@ def test_config_for_the_inference_of_mmpretrain(tmp_path):
 
 
 def test_gate_of_the_training_and_validation_images(monkeypatch):
-    monkeypatch.setattr(launch.os, 'cpu_count', lambda: 2)
+    monkeypatch.setattr(build.os, 'cpu_count', lambda: 2)
     path = 'configs/shapes/cfmask.py'
     cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
     add_gate(cfg)
@@ -257,37 +256,37 @@ def test_loaders_fit_the_machine(monkeypatch):
             )
         )
 
-    monkeypatch.setattr(launch, 'usable_cores', lambda: 6)
+    monkeypatch.setattr('mmcfmask.engine.build.usable_cores', lambda: 6)
     monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
     monkeypatch.delenv('SLURM_NTASKS_PER_NODE', raising=False)
     for gpu in (True, False):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda gpu=gpu: gpu)
         for processes, workers in ((1, 6), (2, 3), (8, 1)):
             cfg = loaders()
-            launch.fit_loaders(cfg, processes)
+            fit_loaders(cfg, processes)
             assert cfg.train_dataloader.num_workers == cfg.test_dataloader.a.num_workers == workers
             assert cfg.train_dataloader.persistent_workers and cfg.train_dataloader.pin_memory == gpu
             assert cfg.test_dataloader.b.num_workers == 0 and not cfg.test_dataloader.b.persistent_workers
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')  # of 8 processes, 3 are on this machine
     cfg = loaders()
-    launch.fit_loaders(cfg, 8)
+    fit_loaders(cfg, 8)
     assert cfg.train_dataloader.num_workers == 2
 
 
 def test_processes_of_every_launcher(monkeypatch):
     for name in ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'):
         monkeypatch.delenv(name, raising=False)
-    assert [launch.world_size(name) for name in ('none', 'pytorch', 'slurm', 'mpi')] == [1, 1, 1, 1]
+    assert [world_size(name) for name in ('none', 'pytorch', 'slurm', 'mpi')] == [1, 1, 1, 1]
     for number, name in enumerate(('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'), start=2):
         monkeypatch.setenv(name, str(number))
-    assert [launch.world_size(name) for name in ('none', 'pytorch', 'slurm', 'mpi')] == [1, 2, 3, 4]
+    assert [world_size(name) for name in ('none', 'pytorch', 'slurm', 'mpi')] == [1, 2, 3, 4]
 
 
 def test_local_rank_of_mpi_is_that_of_mpi(monkeypatch):
     for variable, value in dict(LOCAL_RANK='3', RANK='3', SIZE='4').items():
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{variable}', value)
     monkeypatch.setenv('MASTER_ADDR', 'localhost')
-    monkeypatch.setattr(launch, 'check_config', lambda cfg: None)
+    monkeypatch.setattr('mmcfmask.engine.launcher.check_config', lambda cfg: None)
     for launcher, rank in (('mpi', '3'), ('none', '0')):
         monkeypatch.setenv('LOCAL_RANK', '0')
         cfg = Config(dict(work_dir='w'))
@@ -331,9 +330,9 @@ def test_settings_of_the_runner_are_no_unknown_names(tmp_path):
     ],
 )
 def test_wrapper_of_the_config_is_kept_without_a_gpu(monkeypatch, given, wrapped):
-    monkeypatch.setattr(launch, 'start_process_group_without_gpu', lambda launcher: True)
+    monkeypatch.setattr('mmcfmask.engine.build.start_process_group_without_gpu', lambda launcher: True)
     monkeypatch.setattr(
-        launch.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg, model=None, logger=SimpleNamespace(handlers=[]))
+        build.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg, model=None, logger=SimpleNamespace(handlers=[]))
     )
     assert build_runner(Config(dict(launcher='none', **given))).cfg.model_wrapper_cfg == wrapped
 
@@ -347,23 +346,21 @@ def test_workers_by_the_cores_that_may_be_used(monkeypatch):
 
 def test_fused_optimizer_only_where_there_is_one(monkeypatch):
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW', fused=True))))
-    launch.fit_optimizer(cfg)
+    fit_optimizer(cfg)
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW', fused=True)
-    monkeypatch.setattr(launch, 'can_fuse_optimizer', lambda: False)
-    launch.fit_optimizer(cfg)
+    monkeypatch.setattr('mmcfmask.engine.build.can_fuse_optimizer', lambda: False)
+    fit_optimizer(cfg)
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW')
-    launch.fit_optimizer(Config(dict(optim_wrapper=None)))
+    fit_optimizer(Config(dict(optim_wrapper=None)))
 
 
 def test_runner_warns_of_slow_bfloat16(monkeypatch):
     said = []
     runner = SimpleNamespace(model=None, logger=SimpleNamespace(handlers=[], warning=said.append))
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: runner)
-    monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device: False)
+    monkeypatch.setattr(build.Runner, 'from_cfg', lambda cfg: runner)
+    monkeypatch.setattr('mmcfmask.engine.checks.model.multiplies_bfloat16', lambda device: False)
     for amp in (False, True):
-        launch.build_runner(
-            Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp)))
-        )
+        build_runner(Config(dict(launcher='none', model=dict(type='CounterfactualClassifier'), test_cfg=dict(amp=amp))))
     assert len(said) == 1 and said[0].startswith('--amp: this CPU has no instructions for bfloat16')
 
 
@@ -386,8 +383,8 @@ def test_name_says_what_was_tested():
 
 def test_own_hooks_are_added_where_a_config_leaves_them_out():
     cfg = Config(dict(custom_hooks=[dict(type='EMAHook'), dict(type='IterationSeedHook')]))
-    launch.add_own_hooks(cfg)
-    launch.add_own_hooks(cfg)
+    add_own_hooks(cfg)
+    add_own_hooks(cfg)
     assert [hook['type'] for hook in cfg.custom_hooks] == [
         'PlainCheckpointHook',
         'CheckClassesHook',
@@ -396,8 +393,8 @@ def test_own_hooks_are_added_where_a_config_leaves_them_out():
         'IterationSeedHook',
     ]
     cfg = Config(dict(custom_hooks=None))
-    launch.add_own_hooks(cfg)
-    assert [hook['type'] for hook in cfg.custom_hooks] == list(launch.OWN_HOOKS)
+    add_own_hooks(cfg)
+    assert [hook['type'] for hook in cfg.custom_hooks] == list(OWN_HOOKS)
 
 
 def test_accumulation_of_the_config_is_not_reset():

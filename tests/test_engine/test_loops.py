@@ -15,10 +15,11 @@ from oracle import RUNS, config, loader, save_image, write_tree
 from torch.utils.data import DataLoader, Dataset
 
 from mmcfmask.datasets import MissingSetError
+from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import build_runner, load_config, set_gradient_accumulation
-from mmcfmask.engine.loops import ChainedLoaders, choose_shifts, refuse_choice_by_shift, split_metrics
-from mmcfmask.engine.preflight import check_selection
+from mmcfmask.engine.checks.selection import check_selection
+from mmcfmask.engine.config import load_config
+from mmcfmask.engine.test_loop import ChainedLoaders, choose_shifts, refuse_choice_by_shift, split_metrics
 from mmcfmask.errors import StorageError
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 import mmcfmask  # noqa: F401
-from mmcfmask.engine.schema import check_arguments, check_config, check_part
+from mmcfmask.engine.checks.schema import check_arguments, check_config, check_part
 from mmcfmask.errors import ConfigError
 from mmcfmask.ranges import Count, Share
 

@@ -12,9 +12,9 @@ import torch
 from mmengine.config import Config
 from oracle import RUNS
 
+from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.hooks import DistillWeightHook, RelativeEMAHook
-from mmcfmask.engine.launch import build_runner, set_gradient_accumulation
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -76,7 +76,7 @@ def test_resume_in_the_middle_of_an_epoch_goes_on_as_if_nothing_had_happened(
     cfg = config(tmp_path / 'whole', tiny_pretrained, **options)
     train(cfg)
 
-    from mmcfmask.engine.loops import ResumableEpochLoop
+    from mmcfmask.engine.train_loop import ResumableEpochLoop
 
     original = ResumableEpochLoop.run_iter
 
@@ -256,7 +256,7 @@ def test_accumulation_equals_the_big_batch(tmp_path, tiny_pretrained):
 )  # 1 / (0.8 · 5 steps)
 def test_moving_average_is_validated_and_saved(hook, tmp_path, tiny_pretrained, monkeypatch):
     """What the hooks average by hand; the teacher has no part in it."""
-    import mmcfmask.engine.loops as loops
+    import mmcfmask.engine.train_loop as loops
     from mmcfmask.models import CounterfactualClassifier
 
     trajectory, validated = [], []
@@ -429,7 +429,7 @@ def test_bfloat16_run(tmp_path, tiny_pretrained):
 def test_sixty_steps_of_the_published_recipe(counts, tmp_path, tiny_pretrained, monkeypatch):
     """The Runner against the recipe as it is written down: AdamW, torch's OneCycleLR as it comes, the gradient of a
     step clipped once."""
-    from mmcfmask.engine.loops import ResumableEpochLoop
+    from mmcfmask.engine.train_loop import ResumableEpochLoop
 
     original, batches, logged = ResumableEpochLoop.run_iter, [], []
 

@@ -7,14 +7,10 @@ import pytest
 import torch
 from oracle import RUNS
 
+from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import (
-    build_runner,
-    load_config,
-    prepare_test,
-    set_gradient_accumulation,
-    skip_pretrained_weights,
-)
+from mmcfmask.engine.config import load_config
+from mmcfmask.engine.testing import prepare_test, skip_pretrained_weights
 from mmcfmask.engine.wise_ft import parse_alphas, save_interpolated, start_weights, write_results
 from mmcfmask.models.towers.loading import load_text_tower
 

@@ -9,7 +9,6 @@ from open_clip.transformer import VisionTransformer
 from scripts import load_tool
 
 from mmcfmask.compat import multiplies_bfloat16
-from mmcfmask.engine import preflight
 
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
@@ -164,7 +163,7 @@ def test_config_without_the_step_is_refused(tool):
 
 
 def test_bfloat16_is_refused_where_it_is_slow(tool, monkeypatch):
-    monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device: device != 'cpu')
+    monkeypatch.setattr('mmcfmask.engine.checks.model.multiplies_bfloat16', lambda device: device != 'cpu')
     with pytest.raises(SystemExit, match='--amp: this CPU has no instructions for bfloat16.*Leave it out'):
         tool.main(['--config', SHAPES, '--device', 'cpu', '--amp'])
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from scripts import load_tool
 
-from mmcfmask.engine.launch import build_model, load_config
+from mmcfmask.engine.config import load_config
+from mmcfmask.engine.testing import build_model
 
 CLASSES = ['circle', 'square', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie']
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...compat import autocast_dtype, no_autocast
 from ...errors import ConfigError
 from ...ranges import Count, OpenShare, Whole
-from ..class_embeddings.class_weights import batches_of, cached_features, class_name, labels_of, num_classes
+from ..class_embeddings.features import batches_of, cached_features, class_name, labels_of, num_classes
 from ..interpolation import fingerprint
 from ..teacher import OpenCLIPTeacher
 from .relevance_crop import predict_with_crop
@@ -102,7 +102,7 @@ class KNNGate(nn.Module):
         neighbours (int): k.
         level (float): Share of held-out images that the start may answer for, in (0, 1).
         batch_size, num_workers (int): Of reading the images, once.
-        cache_dir (str, optional): As in :func:`mmcfmask.models.class_embeddings.class_weights.build_class_weights`.
+        cache_dir (str, optional): As in :func:`mmcfmask.models.class_embeddings.build.build_class_weights`.
 
     Raises:
         ValueError: A class with fewer than ``neighbours`` images, too few held-out images for ``level``, or arguments

@@ -10,19 +10,18 @@ import pytest
 import torch
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.registry import DATASETS
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mmcfmask.datasets import FolderDataset
-from mmcfmask.models.class_embeddings import class_weights
-from mmcfmask.models.class_embeddings.class_weights import (
-    build_class_weights,
-    cached,
-    draw_per_class,
-    load_class_weights,
-    resolve_classnames,
-    resolve_templates,
-)
+from mmcfmask.models.class_embeddings import build
+from mmcfmask.models.class_embeddings import text as text_module
+from mmcfmask.models.class_embeddings.build import build_class_weights, load_class_weights
+from mmcfmask.models.class_embeddings.cache import cached
+from mmcfmask.models.class_embeddings.features import draw_per_class
+from mmcfmask.models.class_embeddings.linear_probe import fit_linear_probe
+from mmcfmask.models.class_embeddings.text import resolve_classnames, resolve_templates, text_embeddings
 from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
 
 NAMES = ['star', 'blue circle', 'star']  # a duplicate, as ImageNet has them
@@ -48,12 +47,10 @@ def classifier(tiny_pretrained):
 def calls(monkeypatch):
     """Counts computations: what the cache saves."""
     counted = []
-    for name in ('text_class_weights', 'prototype_class_weights'):
-        compute = getattr(class_weights, name)
+    for module, name in ((text_module, 'text_class_weights'), (build, 'prototype_class_weights')):
+        compute = getattr(module, name)
         monkeypatch.setattr(
-            class_weights,
-            name,
-            lambda *args, _compute=compute, **kwargs: counted.append(1) or _compute(*args, **kwargs),
+            module, name, lambda *args, _compute=compute, **kwargs: counted.append(1) or _compute(*args, **kwargs)
         )
     return counted
 
@@ -83,7 +80,7 @@ def test_text_equals_the_definition(classifier, tiny_pretrained):
 def test_text_of_more_classes_than_a_batch(classifier, monkeypatch, tmp_path):
     names = text(classnames=[f'thing {index}' for index in range(7)])
     one_batch = build_class_weights(names, classifier)
-    monkeypatch.setattr(class_weights, 'PROMPTS_PER_BATCH', 3 * len(TEMPLATES))
+    monkeypatch.setattr('mmcfmask.models.class_embeddings.text.PROMPTS_PER_BATCH', 3 * len(TEMPLATES))
     batches = build_class_weights(dict(names, cache_dir=str(tmp_path)), classifier)
     torch.testing.assert_close(batches, one_batch, rtol=1e-4, atol=1e-5)
 
@@ -422,13 +419,15 @@ def test_contexts_equal_a_loop(classifier, tiny_pretrained, monkeypatch):
                 embedding = model.encode_text(tokenizer([template.format(name)]))[0]
             total = total + embedding / embedding.norm()
         expected.append(total / total.norm())
-    contexts = class_weights.text_embeddings(classifier, 'context', NAMES, TEMPLATES)
+    contexts = text_embeddings(classifier, 'context', NAMES, TEMPLATES)
     torch.testing.assert_close(contexts, torch.stack(expected))
-    monkeypatch.setattr(class_weights, 'load_text_model', None)  # cached, and not under the key of the classes
-    assert torch.equal(class_weights.text_embeddings(classifier, 'context', NAMES, TEMPLATES), contexts)
-    monkeypatch.setattr(class_weights, 'PROMPTS_PER_BATCH', 1)
+    monkeypatch.setattr(
+        'mmcfmask.models.class_embeddings.text.load_text_model', None
+    )  # cached, and not under the key of the classes
+    assert torch.equal(text_embeddings(classifier, 'context', NAMES, TEMPLATES), contexts)
+    monkeypatch.setattr('mmcfmask.models.class_embeddings.text.PROMPTS_PER_BATCH', 1)
     with pytest.raises(TypeError):
-        class_weights.text_embeddings(classifier, 'text', NAMES, TEMPLATES)
+        text_embeddings(classifier, 'text', NAMES, TEMPLATES)
 
 
 def shapes_probe(**kwargs):
@@ -449,13 +448,13 @@ def test_linear_probe_is_that_of_the_features(classifier, monkeypatch):
     assert start.shape == (10, 17)
     features, labels = {}, {}
     for part in ('dataset', 'held_out'):
-        items = list(class_weights.DATASETS.build(shapes_probe()[part]))
+        items = list(DATASETS.build(shapes_probe()[part]))
         batch = dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
         with torch.no_grad():
             z = classifier.backbone(classifier.data_preprocessor(batch)['inputs'])[0]
         features[part] = z / z.norm(dim=1, keepdim=True)
         labels[part] = torch.tensor([int(item['data_samples'].gt_label) for item in items])
-    probe = class_weights.fit_linear_probe(
+    probe = fit_linear_probe(
         features['dataset'], labels['dataset'], features['held_out'], labels['held_out'], 10, [1e-4, 1e-3, 1e-2]
     )
     logits = [
@@ -465,9 +464,9 @@ def test_linear_probe_is_that_of_the_features(classifier, monkeypatch):
     torch.testing.assert_close(*logits, rtol=1e-2, atol=1e-2)
 
     # Another choice of strengths needs no features again; the same choice needs nothing.
-    monkeypatch.setattr(class_weights, 'image_features', None)
+    monkeypatch.setattr('mmcfmask.models.class_embeddings.features.image_features', None)
     build_class_weights(shapes_probe(strengths=[1e-5]), classifier)
-    monkeypatch.setattr(class_weights, 'fit_linear_probe', None)
+    monkeypatch.setattr('mmcfmask.models.class_embeddings.build.fit_linear_probe', None)
     assert torch.equal(build_class_weights(shapes_probe(), classifier), start)
 
 

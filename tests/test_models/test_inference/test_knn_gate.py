@@ -4,7 +4,6 @@ import pytest
 import torch
 from mmpretrain.registry import DATASETS, MODELS
 
-from mmcfmask.models.class_embeddings import class_weights
 from mmcfmask.models.inference.knn_gate import KNNGate, class_similarity, conformal_threshold
 
 PIPELINE = [dict(type='Resize', scale=32), dict(type='PackInputs')]
@@ -86,7 +85,7 @@ def test_scores_are_those_of_one_model_or_the_other(tiny_pretrained):
     model, start = build(tiny_pretrained)
 
     def features(tower, dataset):
-        items = list(class_weights.DATASETS.build(dataset))
+        items = list(DATASETS.build(dataset))
         with torch.no_grad():
             z = tower.backbone(tower.data_preprocessor(collated(items))['inputs'])[0]
         return z, z / z.norm(dim=1, keepdim=True), [int(item['data_samples'].gt_label) for item in items]
@@ -102,7 +101,7 @@ def test_scores_are_those_of_one_model_or_the_other(tiny_pretrained):
     held_out = [similarity(x, label) for x, label in zip(features(start, shapes('val', 40))[1], seen)]
     chosen = []
     for split in ('test', 'sketch'):
-        items = list(class_weights.DATASETS.build(shapes(split, 30)))
+        items = list(DATASETS.build(shapes(split, 30)))
         z0, x0, _ = features(start, shapes(split, 30))
         z, *_ = features(model, shapes(split, 30))
         with torch.no_grad():
@@ -137,7 +136,7 @@ def test_start_is_not_part_of_the_model(tiny_pretrained):
 @pytest.mark.parametrize('crop_scale', [None, 0.9])
 def test_choice_is_the_same_under_autocast(crop_scale, tiny_pretrained):
     model, _ = build(tiny_pretrained)
-    data = collated(list(class_weights.DATASETS.build(shapes('test', 30))))
+    data = collated(list(DATASETS.build(shapes('test', 30))))
     images = model.data_preprocessor(data)['inputs']
     logits, threshold = torch.randn(30, 10), model.gate.threshold(model, model)
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -148,7 +147,7 @@ def test_choice_is_the_same_under_autocast(crop_scale, tiny_pretrained):
 
 def test_features_are_read_once(tiny_pretrained, monkeypatch):
     model, _ = build(tiny_pretrained)
-    monkeypatch.setattr(class_weights, 'image_features', None)
+    monkeypatch.setattr('mmcfmask.models.class_embeddings.features.image_features', None)
     again, _ = build(tiny_pretrained)
     assert torch.equal(again.gate.held_out_features, model.gate.held_out_features) and torch.equal(
         again.gate.bank, model.gate.bank
@@ -208,7 +207,7 @@ class HeldOutNumbers(torch.utils.data.Dataset):
 def test_threshold_is_that_of_the_weights_at_hand(tiny_pretrained):
     """Made once for every state of the model, as in WiSE-FT, which goes back and forth."""
     model, _ = build(tiny_pretrained)
-    data = collated(list(class_weights.DATASETS.build(shapes('test', 8))))
+    data = collated(list(DATASETS.build(shapes('test', 8))))
     first = {name: value.clone() for name, value in model.state_dict().items()}
     model.test_step(data)
     model.test_step(data)

@@ -15,7 +15,9 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 import mmcfmask  # noqa: F401
-from mmcfmask.models.losses.auxiliary import context_divergence, energy_gap, l2_sp, random_tokens
+from mmcfmask.models.losses.carft import context_divergence
+from mmcfmask.models.losses.l2sp import l2_sp
+from mmcfmask.models.losses.lipsum import energy_gap, random_tokens
 
 NAMES = ['star', 'blue circle', 'ring']
 TEMPLATES = ['a photo of a {}.', 'a sketch of the {}.', '{} in the rain']
@@ -299,9 +301,7 @@ def test_flyp_head_is_made_by_the_text_tower_as_it_is(tiny_pretrained, batch, mo
     train_a_little(model, batch)
     expected = head_of(loss.text, loss.tokenizer)
     torch.testing.assert_close(model.eval().head.fc.weight, expected)  # evaluation
-    monkeypatch.setattr(
-        'mmcfmask.models.losses.auxiliary.text_class_weights', None
-    )  # not again for the same text tower
+    monkeypatch.setattr('mmcfmask.models.losses.flyp.text_class_weights', None)  # not again for the same text tower
     model.eval(), model.state_dict()
 
     tested = build(None, teacher=False)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.models.class_embeddings.class_weights import load_class_weights
+from mmcfmask.models.class_embeddings.build import load_class_weights
 from mmcfmask.models.towers.loading import load_image_tower, load_text_model
 from mmcfmask.models.towers.torchscript import is_torchscript, read_torchscript
 

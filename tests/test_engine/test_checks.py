@@ -7,21 +7,21 @@ import torch
 from mmengine.config import Config
 
 from mmcfmask.datasets import MissingSetError, PACSDataset
-from mmcfmask.engine import preflight
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.launch import load_config
-from mmcfmask.engine.preflight import (
-    check_arguments,
+from mmcfmask.engine.checks.data import check_test_data, check_training_data
+from mmcfmask.engine.checks.model import (
     check_backbone,
+    check_device,
     check_fill,
-    check_out,
-    check_same_run,
-    check_selection,
-    check_start_images,
-    check_test_data,
-    check_training_data,
-    check_work_dir,
+    slow_bfloat16,
+    unmatched_keys,
+    warn_of_random_start,
 )
+from mmcfmask.engine.checks.outputs import check_out, check_work_dir
+from mmcfmask.engine.checks.parts import check_arguments
+from mmcfmask.engine.checks.resume import check_same_run
+from mmcfmask.engine.checks.selection import check_complete, check_selection, check_start_images, check_validation
+from mmcfmask.engine.config import load_config
 from mmcfmask.errors import ConfigError, StorageError
 
 
@@ -311,7 +311,9 @@ def test_images_are_compared_however_they_are_written(data, monkeypatch):
 
 def said(monkeypatch):
     messages = []
-    monkeypatch.setattr(preflight, 'print_log', lambda text, *args, **kwargs: messages.append(text))
+    monkeypatch.setattr(
+        'mmcfmask.engine.checks.selection.print_log', lambda text, *args, **kwargs: messages.append(text)
+    )
     return messages
 
 
@@ -572,16 +574,16 @@ def test_fill_needs_two_images_in_every_batch():
 
 def test_random_start_is_named(monkeypatch):
     said = []
-    monkeypatch.setattr(preflight, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    monkeypatch.setattr('mmcfmask.engine.checks.model.print_log', lambda text, *args, **kwargs: said.append(text))
     for tower in (
         dict(model_name='ViT-B-16', pretrained='openai'),
         dict(model_name='hf-hub:org/clip'),
         dict(type='VisionTransformer'),
         dict(model_name='ViT-B-16', init_cfg=dict(type='Pretrained', checkpoint='x')),
     ):
-        preflight.warn_of_random_start(Config(dict(model=dict(backbone=tower))))
+        warn_of_random_start(Config(dict(model=dict(backbone=tower))))
     assert not said
-    preflight.warn_of_random_start(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
+    warn_of_random_start(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
     assert len(said) == 1 and 'ViT-B-16 starts from random weights' in said[0]
 
 
@@ -592,48 +594,48 @@ def test_slow_bfloat16_is_named(monkeypatch):
         "model.teacher.precision='bf16': ": [dict(model=dict(teacher=dict(type='OpenCLIPTeacher', precision='bf16')))],
     }
     for fast in (True, False):
-        monkeypatch.setattr(preflight, 'multiplies_bfloat16', lambda device, fast=fast: fast)
-        assert preflight.slow_bfloat16(Config(float32), 'cpu') is None
+        monkeypatch.setattr('mmcfmask.engine.checks.model.multiplies_bfloat16', lambda device, fast=fast: fast)
+        assert slow_bfloat16(Config(float32), 'cpu') is None
         for begin, changes in asked.items():
             for change in changes:
-                said = preflight.slow_bfloat16(Config({**float32, **change}), 'cpu')
+                said = slow_bfloat16(Config({**float32, **change}), 'cpu')
                 assert said is None if fast else said.startswith(begin)
 
 
 def test_some_epoch_is_validated():
     cfg = load_config('configs/shapes/ft.py', {'train_cfg.val_begin': 10})
-    preflight.check_validation(cfg)
+    check_validation(cfg)
     cfg.train_cfg.val_begin = 11
     with pytest.raises(
         ConfigError, match='train_cfg.val_begin=11: a training that ends at 10 would never be validated'
     ):
-        preflight.check_validation(cfg)
+        check_validation(cfg)
 
 
 def test_metric_that_stops_must_exist():
     cfg = selection(custom_hooks=[dict(type='EarlyStoppingHook', monitor='accuracy/top1')])
-    preflight.check_validation(cfg)
+    check_validation(cfg)
     cfg.custom_hooks[0].monitor = 'accuracy/top_1'
     with pytest.raises(
         ValueError, match="monitor='accuracy/top_1': the validation gives no such metric, but accuracy/top1"
     ):
-        preflight.check_validation(cfg)
+        check_validation(cfg)
     cfg.val_evaluator = [dict(type='ShiftAccuracy'), dict(type='Accuracy')]  # whose metrics are not known here
-    preflight.check_validation(cfg)
+    check_validation(cfg)
     cfg.val_dataloader = cfg.val_evaluator = None
     with pytest.raises(ValueError, match='there is no validation that could give it'):
-        preflight.check_validation(cfg)
+        check_validation(cfg)
 
 
 def test_all_images_are_validated_and_tested():
     cfg = selection()
     cfg.val_dataloader.drop_last = True
     with pytest.raises(ValueError, match='val_dataloader.drop_last=True would leave out images'):
-        preflight.check_validation(cfg)
+        check_validation(cfg)
     cfg.test_dataloader = dict(a=dict(dataset=dict(), drop_last=True), b=dict(dataset=dict()))
-    preflight.check_complete(cfg, 'test', ['b'])
+    check_complete(cfg, 'test', ['b'])
     with pytest.raises(ValueError, match='test_dataloader.a.drop_last=True'):
-        preflight.check_complete(cfg, 'test', ['a', 'b'])
+        check_complete(cfg, 'test', ['a', 'b'])
 
 
 def test_settings_for_parameters_that_are_not_there():
@@ -645,19 +647,19 @@ def test_settings_for_parameters_that_are_not_there():
     )
     assert (
         "no parameter of the model has 'bakcbone' in its name, so it does nothing. Did you mean 'backbone'"
-        in preflight.unmatched_keys(cfg, model)
+        in unmatched_keys(cfg, model)
     )
-    assert preflight.unmatched_keys(Config(dict(optim_wrapper=None)), model) is None
+    assert unmatched_keys(Config(dict(optim_wrapper=None)), model) is None
 
 
 def test_float16_autocast_needs_a_gpu(monkeypatch):
     cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper')))
-    monkeypatch.setattr(preflight, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr('mmcfmask.engine.checks.model.get_device', lambda: 'cpu')
     with pytest.raises(ConfigError, match='AmpOptimWrapper.* needs a GPU: use --amp'):
-        preflight.check_device(cfg)
-    preflight.check_device(Config(dict(optim_wrapper=dict(type='AutocastOptimWrapper'))))
-    monkeypatch.setattr(preflight, 'get_device', lambda: 'cuda')
-    preflight.check_device(cfg)
+        check_device(cfg)
+    check_device(Config(dict(optim_wrapper=dict(type='AutocastOptimWrapper'))))
+    monkeypatch.setattr('mmcfmask.engine.checks.model.get_device', lambda: 'cuda')
+    check_device(cfg)
 
 
 def test_no_workers_is_no_contradiction():

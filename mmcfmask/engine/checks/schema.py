@@ -1,37 +1,21 @@
-"""What a config may say, judged before anything is built: by the signatures of the classes that its parts name.
-
-A part is a dict with a ``type``. Its keys are those that the class takes, its values what the type hints of the class
-say; a parameter without a hint, or with one that says nothing here, is not judged. So a new component needs no code
-here. What the hints of torch and mmengine leave open, such as a learning rate below 0, is in :data:`RANGES`; our own
-classes say it in their signatures (:mod:`mmcfmask.ranges`).
-"""
+"""What a config may say, judged before anything is built: by the signatures of the classes that its parts name."""
 
 from __future__ import annotations
 
-import collections.abc
 import importlib.util
 import inspect
 import math
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
-from typing import Annotated, Any, Literal, Optional, Union
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
-from mmengine.model import ImgDataPreprocessor, MomentumAnnealingEMA
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import FUNCTIONS, Registry
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner
+from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
-from mmengine.visualization import Visualizer
 from mmpretrain import registry as registries
-from mmpretrain.datasets import CenterCrop, ResizeEdge
-from mmpretrain.models import ClsDataPreprocessor, CrossEntropyLoss, ImageClassifier
 from mmpretrain.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -41,204 +25,24 @@ from mmpretrain.registry import (
     MODELS,
     OPTIMIZERS,
     PARAM_SCHEDULERS,
-    TRANSFORMS,
 )
-from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 from torch.utils.data import DataLoader
 
-from ..errors import ConfigError
-from ..models import CLIPDistillHead, CounterfactualClassifier
-from ..models.class_embeddings.class_weights import CLASS_WEIGHTS
-from ..models.towers.loading import near_names
-from ..ranges import Count, Finite, NonNegative, OpenShare, Positive, Seed, Share, Whole
-
-Size = Annotated[int, Ge(1), Le(16384)]
-Text = Annotated[str, MinLen(1)]
-Never = Literal[-1]  # mmengine's word for it
-BelowOne = Annotated[float, Ge(0), Lt(1)]
-Rule = Literal['greater', 'less']
-Intervals = list[tuple[Whole, Count]]
-
-# What hints of torch, mmengine and mmpretrain leave open, of the settings that recipes use: class or function to
-# parameter to type.
-RANGES: dict[Any, dict[str, Any]] = {
-    torch.optim.Optimizer: dict(
-        lr=Annotated[float, Gt(0), Le(1e4)],
-        weight_decay=Annotated[float, Ge(0), Le(1e4)],
-        eps=NonNegative,
-        betas=tuple[BelowOne, ...],
-        momentum=BelowOne,
-        alpha=Share,
-        dampening=Share,
-        nesterov=bool,
-    ),
-    torch.nn.utils.clip_grad_norm_: dict(max_norm=Annotated[float, Gt(0)], norm_type=Annotated[float, Gt(0)]),
-    torch.nn.utils.clip_grad_value_: dict(clip_value=Annotated[float, Gt(0)]),
-    OptimWrapper: dict(accumulative_counts=Count),
-    DataLoader: dict(
-        batch_size=Annotated[int, Ge(1), Le(10**6)],
-        num_workers=Annotated[int, Ge(0), Le(10**4)],
-        drop_last=bool,
-        prefetch_factor=Optional[Annotated[int, Ge(1), Le(10**4)]],
-        timeout=NonNegative,
-        pin_memory=bool,
-        persistent_workers=bool,
-    ),
-    EpochBasedTrainLoop: dict(max_epochs=Count, val_interval=Count, val_begin=Whole, dynamic_intervals=Intervals),
-    IterBasedTrainLoop: dict(max_iters=Count, val_interval=Count, val_begin=Whole, dynamic_intervals=Intervals),
-    Hook: dict(interval=Count),
-    CheckpointHook: dict(
-        interval=Union[Count, Never], max_keep_ckpts=Union[Count, Never], save_begin=Whole, rule=Union[Rule, list[Rule]]
-    ),
-    EarlyStoppingHook: dict(patience=Whole, min_delta=NonNegative, rule=Rule, stopping_threshold=Finite),
-    EMAHook: dict(momentum=OpenShare, begin_iter=Whole, begin_epoch=Whole),
-    LogProcessor: dict(window_size=Count, by_epoch=bool, num_digits=Annotated[int, Ge(0), Le(20)]),
-    Visualizer: dict(name=str, vis_backends=Optional[list]),
-    _ParamScheduler: dict(
-        by_epoch=bool,
-        begin=Whole,
-        end=Count,
-        T_max=Count,
-        step_size=Count,
-        total_steps=Count,
-        gamma=Positive,
-        factor=NonNegative,
-        eta_min=NonNegative,
-        eta_max=NonNegative,
-        eta_min_ratio=Share,
-        start_factor=Annotated[float, Gt(0), Le(1)],
-        end_factor=Share,
-        power=NonNegative,
-        milestones=list[Whole],
-        pct_start=Share,
-        div_factor=Positive,
-        final_div_factor=Positive,
-        anneal_strategy=Literal['cos', 'linear'],
-        patience=Whole,
-        cooldown=Whole,
-        rule=Rule,
-        periods=list[Count],
-        threshold=NonNegative,
-    ),
-    ClsDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
-    ImgDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
-    ResizeEdge: dict(
-        scale=Size, interpolation=Literal['nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming', 'area']
-    ),
-    CenterCrop: dict(crop_size=Union[Size, tuple[Size, Size]]),
-    CrossEntropyLoss: dict(
-        class_weight=Annotated[Sequence[Annotated[float, Ge(0), Le(1e6)]], Len(1)], loss_weight=NonNegative
-    ),
-    Runner.__init__: dict(
-        log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int],
-        launcher=Literal['none', 'pytorch', 'slurm', 'mpi'],
-        load_from=Annotated[str, Len(1)],
-    ),
-    set_multi_processing: dict(mp_start_method=Literal['fork', 'forkserver', 'spawn'], opencv_num_threads=Whole),
-    Runner.set_randomness: dict(seed=Optional[Seed]),
-}
-# Of DefaultOptimWrapperConstructor, and of mmpretrain's constructor with decay by layer.
-Mult = NonNegative
-PARAMWISE = dict(
-    bias_lr_mult=Mult,
-    bias_decay_mult=Mult,
-    norm_decay_mult=Mult,
-    dwconv_decay_mult=Mult,
-    flat_decay_mult=Mult,
-    dcn_offset_lr_mult=Mult,
-    bypass_duplicate=bool,
-    custom_keys=dict[str, dict[str, Any]],
-)
-CUSTOM = dict(lr_mult=Mult, decay_mult=Mult)  # and, of custom_keys, what the optimizer takes
-LAYER_DECAY = dict(layer_decay_rate=Annotated[float, Gt(0), Le(1)], num_layers=Count)
-# Of a config itself, by dotted keys.
-TOP_LEVEL = {
-    'total_batch_size': Count,
-    'cache_dir': Text,
-    'work_dir': Text,
-    'load_from': Text,
-    'experiment_name': Text,
-    'tf32': bool,
-    'find_unused_parameters': bool,
-    'compile': Union[bool, dict],
-    'sync_bn': Literal['torch', 'mmcv'],
-    'activation_checkpointing': Union[list[str], str],
-    'efficient_conv_bn_eval': Union[list[str], str],
-    'custom_imports': dict,
-    'custom_imports.imports': Union[Text, list[Text]],
-    'custom_imports.allow_failed_imports': bool,
-    'env_cfg': dict,
-    'env_cfg.cudnn_benchmark': bool,
-    'env_cfg.mp_cfg': dict,
-    'env_cfg.dist_cfg': dict,
-    'env_cfg.dist_cfg.backend': Text,
-    'env_cfg.resource_limit': Count,
-}
-# Of Runner.setup_env.
-ENVIRONMENT = ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit')
-# Hints that are wrong in many classes, by the name of the parameter.
-CORRECTED = dict(
-    init_cfg=Union[dict, list[dict], None],
-    neck=Union[dict, list[dict], None],
-    loss_scale=Union[Literal['dynamic'], float, dict],
-    bias=Any,
-    keys=Any,
-    out_indices=Any,
-    eigvec=Any,
-    input_size=Any,
-)
-# Where a class hands on the arguments that it does not name.
-FORWARDED = {CheckpointHook: Runner.save_checkpoint, EMAHook: MomentumAnnealingEMA.__init__}
-# The type of a part that names none, by its owner.
-DEFAULTS = {
-    CounterfactualClassifier: dict(data_preprocessor='CAMRefillDataPreprocessor', gate='KNNGate'),
-    ImageClassifier: dict(data_preprocessor='ClsDataPreprocessor'),
-}
-# Parts whose type is a word of their owner's.
-OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS)}
-# Keys whose dicts, or lists of them, name a class of this registry, wherever they stand.
-REGISTRIES = dict(
-    model=MODELS,
-    backbone=MODELS,
-    neck=MODELS,
-    head=MODELS,
-    teacher=MODELS,
-    data_preprocessor=MODELS,
-    gate=MODELS,
-    auxiliary=MODELS,
-    dataset=DATASETS,
-    datasets=DATASETS,
-    held_out=DATASETS,
-    pipeline=TRANSFORMS,
-    transforms=TRANSFORMS,
-    sampler=DATA_SAMPLERS,
-    batch_sampler=DATA_SAMPLERS,
-    collate_fn=FUNCTIONS,
-    worker_init_fn=FUNCTIONS,
-    optimizer=OPTIMIZERS,
-    vis_backends=registries.VISBACKENDS,
-)
-# What stands in a part besides the arguments of its class, with its type, and which arguments come from elsewhere; by
-# registry.
-BESIDES = {HOOKS: dict(priority=Any), PARAM_SCHEDULERS: dict(convert_to_iter_based=bool)}
-GIVEN = {
-    OPTIMIZERS: ('params',),
-    PARAM_SCHEDULERS: ('optimizer', 'param_name', 'epoch_length'),
-    LOOPS: ('runner', 'dataloader', 'evaluator'),
-    DATA_SAMPLERS: ('dataset', 'seed', 'sampler', 'batch_size'),
-    registries.MODEL_WRAPPERS: ('module',),
-    registries.OPTIM_WRAPPERS: ('optimizer',),
-    registries.VISBACKENDS: ('save_dir',),
-}
-# Where a name of mmengine's or mmpretrain's could stand, for parts in places that are not known.
-ALL_REGISTRIES = (
-    MODELS,
-    registries.BATCH_AUGMENTS,
-    TRANSFORMS,
-    DATASETS,
-    METRICS,
-    HOOKS,
-    registries.WEIGHT_INITIALIZERS,
+from ...errors import ConfigError
+from ...models.towers.loading import near_names
+from .signatures import _check_value, _range_of, _short, _signature
+from .tables import (
+    ALL_REGISTRIES,
+    BESIDES,
+    CUSTOM,
+    DEFAULTS,
+    ENVIRONMENT,
+    GIVEN,
+    LAYER_DECAY,
+    OWN_TYPES,
+    PARAMWISE,
+    REGISTRIES,
+    TOP_LEVEL,
 )
 
 
@@ -628,144 +432,3 @@ def _check_finite(where: str, value: Any) -> None:
     )
     for key, item in items:
         _check_finite(f'{where}[{key}]' if isinstance(key, int) else f'{where}.{key}', item)
-
-
-def _range_of(function: Callable, key: str) -> Any:
-    """What :data:`RANGES` says of an argument, of the nearest class."""
-    return next(
-        (RANGES[base][key] for base in getattr(function, '__mro__', (function,)) if key in RANGES.get(base, ())), Any
-    )
-
-
-@cache
-def _signature(function: Callable) -> tuple[dict[str, tuple[Any, Any]], list[str], bool]:
-    """({argument: (hint, default)}, those that must be given, whether it takes any other) of a class or a function."""
-    chain = [function]
-    if isinstance(function, type):  # what **kwargs pass on is for the next class
-        chain = [base.__init__ for base in function.__mro__ if base is not object and '__init__' in vars(base)]
-        chain += [taker for base, taker in FORWARDED.items() if issubclass(function, base)]
-    known: dict[str, tuple[Any, Any]] = {}
-    required, takes_others = [], False
-    for init in chain:
-        try:
-            parameters = [
-                parameter for parameter in inspect.signature(init).parameters.values() if parameter.name != 'self'
-            ]
-        except (TypeError, ValueError):  # written in C
-            return known, required, True
-        hints = _hints_of(init)
-        if not init.__module__.startswith('mmcfmask.'):  # others write int where they take 4.0 too
-            hints = {name: float if hint is int else hint for name, hint in hints.items()}
-        named = [
-            parameter
-            for parameter in parameters
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        ]
-        if init is chain[0]:
-            required = [parameter.name for parameter in named if parameter.default is parameter.empty]
-        for parameter in named:
-            hint = CORRECTED.get(parameter.name, hints.get(parameter.name, Any))
-            known.setdefault(parameter.name, (hint, parameter.default))
-        takes_others = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
-        if not takes_others:
-            break
-    return known, required, takes_others
-
-
-def _hints_of(function: Callable) -> dict[str, Any]:
-    """Those type hints of a function that can be evaluated."""
-    function = inspect.unwrap(function)
-    found = {}
-    for name, hint in getattr(function, '__annotations__', {}).items():
-        # as typing.get_type_hints, which gives up at the first that fails: a name that is imported for type checkers
-        # only
-        try:
-            found[name] = eval(hint, getattr(function, '__globals__', {})) if isinstance(hint, str) else hint
-        except Exception:
-            continue
-    return found
-
-
-def _check_value(where: str, value: Any, hint: Any, more: str = '') -> None:
-    """Raise a ConfigError unless a value is of a type; ``more`` is what else is possible."""
-    adapter = None if hint is Any else _adapter(hint)
-    if adapter is None:
-        return
-    try:
-        adapter.validate_python(value)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        if any(problem['type'] in ('is_instance_of', 'is_subclass_of', 'callable_type') for problem in errors):
-            return  # what it names may be one
-        raise ConfigError(
-            f'{where}={_short(value)}: it must be {" or ".join(dict.fromkeys(map(_wanted, errors)))}{more}'
-        ) from None
-
-
-@cache
-def _adapter(hint: Any) -> TypeAdapter | None:
-    """What judges values of a type; None where pydantic has no such thing."""
-    try:
-        return TypeAdapter(_strict(hint), config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # pydantic raises several kinds, and what a hint of somebody else's raises
-        return None
-
-
-# What serves for an abstract type in a config.
-ABSTRACT = {collections.abc.Sequence: list, collections.abc.Iterable: list, collections.abc.Mapping: dict}
-
-
-def _strict(hint: Any) -> Any:
-    """A type whose numbers and texts are taken as they are, where pydantic would take '1' for 1; a list still serves
-    for a tuple."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint in (int, float, str, bool):
-        return Annotated[hint, Strict()]
-    if origin is Annotated:
-        return Annotated[(_strict(args[0]), *args[1:])]
-    if origin in (Union, getattr(types, 'UnionType', Union)):
-        return Union[tuple(map(_strict, args))]
-    if origin is tuple and len(args) == 1:  # OpenMMLab's way to write a tuple of any length
-        args = (*args, ...)
-    abstract = ABSTRACT.get(origin or hint)
-    if abstract is not None:
-        return abstract[tuple(map(_strict, args))] if args else abstract
-    if origin in (list, tuple, dict, set):
-        return origin[tuple(arg if arg is ... else _strict(arg) for arg in args)]
-    return hint
-
-
-WANTED = dict(
-    int_type='a whole number',
-    int_from_float='a whole number',
-    float_type='a number',
-    bool_type='True or False',
-    string_type='a text',
-    string_too_short='a text that is not empty',
-    dict_type='a dict',
-    mapping_type='a dict',
-    list_type='a list',
-    tuple_type='a list',
-    sequence_str='a list',
-    iterable_type='a list',
-    none_required='None',
-)
-
-
-def _wanted(problem: dict) -> str:
-    """What pydantic says of a value, in a few words."""
-    if problem['type'] in ('too_long', 'too_short'):
-        most = problem['ctx'].get('max_length')
-        return (
-            f'a list of at most {most}'
-            if problem['type'] == 'too_long'
-            else f'a list of at least {problem["ctx"]["min_length"]}'
-        )
-    text = WANTED.get(problem['type']) or problem['msg'].removeprefix('Input should be ')
-    items = [place for place in problem['loc'] if isinstance(place, int)]
-    return f'{text} (at [{items[0]}])' if items else text
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:99] + '…'

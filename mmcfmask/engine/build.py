@@ -1,0 +1,176 @@
+"""From a config to a Runner: loaders, optimizer, gradient accumulation, hooks."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import get_world_size
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.registry import MODEL_WRAPPERS
+from mmengine.runner import Runner
+from mmpretrain.registry import DATA_SAMPLERS, HOOKS
+from torch.nn.parallel import DistributedDataParallel
+
+from ..compat import (
+    can_fuse_optimizer,
+    keep_freed_memory,
+    start_process_group_without_gpu,
+    use_tf32,
+)
+from ..errors import ConfigError
+from .checks.model import slow_bfloat16, unmatched_keys
+from .hooks import RelativeEMAHook
+from .launcher import world_size
+from .train_loop import ResumableSampler
+from .values import is_a
+
+# Hooks without which checkpoints cannot be read, runs do not resume as they were, or a wrong run is not stopped.
+OWN_HOOKS = ('PlainCheckpointHook', 'IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook')
+
+
+def set_gradient_accumulation(cfg: Config, processes: int) -> None:
+    """Make up ``cfg.total_batch_size`` by gradient accumulation: accumulative_counts = total / (processes × batch per
+    process).
+
+    Sets ``cfg.optim_wrapper.accumulative_counts``, rounds iteration-based checkpoint intervals up to a multiple of it
+    and the batches of an epoch down to one, so that no checkpoint falls between two optimizer steps, and makes a moving
+    average of weights count optimizer steps.
+
+    Raises:
+        ConfigError: ``accumulative_counts`` is something else, or the total is not a multiple of what the processes
+            take at once.
+    """
+    total, each = cfg.get('total_batch_size'), cfg.train_dataloader.batch_size
+    if total is None:
+        return
+    if total % (processes * each):
+        raise ConfigError(
+            f'total_batch_size={total} is not a multiple of {processes} process(es) x '
+            f'train_dataloader.batch_size={each}: '
+            f'change one of them, e.g. --cfg-options train_dataloader.batch_size='
+            f'{max((b for b in range(1, each + 1) if total % (processes * b) == 0), default=each)}'
+            if total % processes == 0
+            else f'total_batch_size={total} cannot be split over {processes} processes: change one of them'
+        )
+    counts = total // (processes * each)
+    given = cfg.optim_wrapper.get('accumulative_counts', counts)
+    if given != counts:
+        raise ConfigError(
+            f'optim_wrapper.accumulative_counts={given}, but total_batch_size={total} is {counts} x '
+            f'train_dataloader.batch_size={each} x {processes} process(es): leave out accumulative_counts, or '
+            'set total_batch_size=None'
+        )
+    cfg.optim_wrapper.accumulative_counts = counts
+    sampler = cfg.train_dataloader.get('sampler') or {}
+    if counts > 1 and is_a(ResumableSampler, sampler.get('type'), DATA_SAMPLERS):
+        sampler.multiple = counts * each
+    for hook in cfg.get('custom_hooks') or []:
+        if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
+            hook['interval'] = -(-hook['interval'] // counts) * counts
+        if is_a(EMAHook, hook['type'], HOOKS) and not is_a(
+            RelativeEMAHook, hook['type'], HOOKS
+        ):  # which does so itself
+            hook['interval'] = hook.get('interval', 1) * counts
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: a scheduler, a container or taskset may give it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def fit_loaders(cfg: Config, processes: int = 1) -> None:
+    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than the usable cores, shared by the
+    processes on it, and memory pinned only for a GPU.
+    """
+    local = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', processes)))
+    most = max(usable_cores() // local, 1)
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loaders = cfg.get(key) or {}
+        for loader in [loaders] if 'dataset' in loaders else loaders.values():
+            loader.num_workers = min(loader.get('num_workers', 0), most)
+            if loader.num_workers == 0:
+                loader.persistent_workers = False
+            if not torch.cuda.is_available():
+                loader.pin_memory = False
+
+
+def cache_images(cfg: Config) -> None:
+    """Where ``cfg.cache_dir`` is set, keep the resized images of the training and the validation set there, in place
+    (:class:`mmcfmask.datasets.CachedDataset`); of a wrapper, such as a ClassBalancedDataset, those of the sets in it.
+    """
+
+    def cached(dataset: dict) -> dict:
+        if dataset.get('type') == 'CachedDataset':
+            return dataset
+        if 'dataset' in dataset:
+            return dict(dataset, dataset=cached(dataset['dataset']))
+        if 'datasets' in dataset:
+            return dict(dataset, datasets=[cached(part) for part in dataset['datasets']])
+        return dict(type='CachedDataset', dataset=dataset, cache_dir=cfg.cache_dir)
+
+    if cfg.get('cache_dir') is None:
+        return
+    for key in ('train_dataloader', 'val_dataloader'):
+        loader = cfg.get(key)
+        if loader and 'dataset' in loader:
+            loader.dataset = cached(loader.dataset)
+
+
+def add_own_hooks(cfg: Config) -> None:
+    """Add :data:`OWN_HOOKS` to the custom hooks of ``cfg``, in place, where a config with a list of its own has left
+    them out."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    named = {
+        hook['type'] if isinstance(hook['type'], str) else hook['type'].__name__
+        for hook in hooks
+        if isinstance(hook, dict)
+    }
+    cfg.custom_hooks = [*(dict(type=name) for name in OWN_HOOKS if name not in named), *hooks]
+
+
+def fit_optimizer(cfg: Config) -> None:
+    """Drop ``fused=True`` from the optimizer of ``cfg``, in place, where torch has no fused kernel for this machine."""
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    if optimizer.get('fused') and not can_fuse_optimizer():
+        optimizer.pop('fused')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the
+    machine, and with the hooks that the package relies on.
+
+    ``cfg.tf32`` (default: False) lets products and convolutions of float32 numbers round their factors to TensorFloat32
+    on a GPU, and ``cfg.randomness.deterministic`` makes two runs equal to the last bit there.
+    """
+    add_own_hooks(cfg)
+    fit_loaders(cfg, world_size(cfg.launcher))
+    cache_images(cfg)
+    fit_optimizer(cfg)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    else:
+        use_tf32(cfg.get('tf32', False))
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        os.environ.setdefault(
+            'CUBLAS_WORKSPACE_CONFIG', ':4096:8'
+        )  # torch asks for it; read with the first product on a GPU
+    if start_process_group_without_gpu(cfg.launcher):
+        wrapper = cfg.get('model_wrapper_cfg') or dict(
+            broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False)
+        )  # as the Runner's own
+        wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
+        if is_a(DistributedDataParallel, wrapper['type'], MODEL_WRAPPERS):
+            wrapper['device_ids'] = None
+        cfg.model_wrapper_cfg = wrapper
+        assert get_world_size() == world_size(cfg.launcher)
+    runner = Runner.from_cfg(cfg)
+    for handler in runner.logger.handlers:
+        if isinstance(handler, logging.FileHandler):  # names of files may be no UTF-8
+            handler.stream.reconfigure(errors='backslashreplace')
+    for warning in filter(None, [slow_bfloat16(cfg, get_device()), unmatched_keys(cfg, runner.model)]):
+        runner.logger.warning(warning)
+    return runner

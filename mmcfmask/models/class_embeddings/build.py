@@ -1,0 +1,207 @@
+"""What a head starts from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmpretrain.registry import DATASETS
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ...errors import ConfigError, MissingFileError, StorageError
+from ...files import check_whole
+from ...ranges import Count, Positive, Seed, Whole
+from ..towers.loading import NoTextTowerError, reason_of
+from ..towers.torchscript import is_torchscript
+from .cache import _device, _ready, cached
+from .features import _images_key, cached_features, draw_per_class, labels_of, num_classes, prototype_class_weights
+from .linear_probe import STRENGTHS, fit_linear_probe
+from .text import text_embeddings
+
+
+def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[str] | None = None) -> Tensor:
+    """Class embeddings for a classifier's head, by config.
+
+    Args:
+        cfg: One of
+
+            - ``dict(type='text', classnames=..., templates='openai', model_name=None, pretrained=None,
+            cache_dir=None)``:
+              the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a list, a text file with
+              a name per line, or ``'dataset'`` (those in the argument of this function); ``templates`` is ``'openai'``
+              (the 80 ImageNet templates), ``'shapes'`` (those of the built-in benchmark) or a list of strings with a
+              ``{}``. The text tower is the backbone's partner if no other is named.
+            - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
+            - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0,
+            cache_dir=None)``:
+              the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
+            - ``dict(type='linear_probe', dataset=dict(...), held_out=None, strengths=None, batch_size=64,
+            num_workers=0,
+              cache_dir=None)``: logistic regression on the frozen features of all images of ``dataset``, its strength
+              of regularisation chosen on ``held_out`` (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT.
+              ``held_out`` is another dataset; None stands for the part that ``dataset`` holds out itself, by its
+              ``holdout``.
+        classifier: Has ``backbone``, ``neck``, ``extract_feat(inputs)[-1]`` -> (B, D) and ``data_preprocessor``.
+        classnames: The names that ``classnames='dataset'`` stands for.
+
+    Returns:
+        (C, D) float32 on the CPU, rows L2-normalised; of ``linear_probe`` (C, D + 1), weights and in the last column
+        biases.
+
+    Raises:
+        ValueError: Unknown type, names or templates; weights without a text tower; too few images in a class.
+        FileNotFoundError: A file that does not exist.
+    """
+    cfg = dict(cfg)
+    kind = cfg.pop('type', None)
+    if kind not in CLASS_WEIGHTS:
+        raise ConfigError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, CLASS_WEIGHTS))}.')
+    if cfg.get('classnames') == 'dataset':
+        if classnames is None:
+            raise ConfigError(
+                "class_weights.classnames='dataset', but the dataset's class names are not known here: list the "
+                'names, or give the path of a text file with one per line.'
+            )
+        cfg['classnames'] = list(classnames)
+    try:
+        inspect.signature(CLASS_WEIGHTS[kind]).bind(classifier, **cfg)
+    except TypeError as error:  # a key too many or too few
+        raise ConfigError(f'class_weights=dict(type={kind!r}, ...): {error}') from error
+    return CLASS_WEIGHTS[kind](classifier, **cfg)
+
+
+def load_class_weights(path: str | Path) -> Tensor:
+    """Read class embeddings (C, D) from a .pt, .pth, .safetensors or .npy file, and normalise their rows.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a finite (C, D) tensor, or a row of zeros.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise MissingFileError(f'class_weights.path={str(path)!r}: there is no such file.')
+    try:
+        if path.suffix == '.npy':
+            weight = torch.from_numpy(np.load(path, allow_pickle=False))
+        elif path.suffix == '.safetensors':
+            weight = load_file(path)
+        else:
+            check_whole(path)
+            if is_torchscript(path):
+                raise ConfigError('it is a TorchScript archive')
+            weight = torch.load(path, map_location='cpu', weights_only=True)
+    except StorageError:
+        raise
+    except Exception as error:  # the readers raise pickle, zip, safetensors and value errors of many types
+        raise ConfigError(f'{path} cannot be read as a tensor: {reason_of(error)}') from None
+    if isinstance(weight, dict):
+        if 'weight' not in weight:
+            raise ConfigError(f"{path} has no key 'weight'; its keys: {', '.join(map(str, list(weight)[:10]))}.")
+        weight = weight['weight']
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise ConfigError(f'{path} must hold a tensor (classes, features), but holds {shape}.')
+    if not weight.is_floating_point() or weight.layout != torch.strided:
+        raise ConfigError(
+            f'{path} must hold an ordinary tensor of floating-point numbers, but holds {weight.dtype}, {weight.layout}.'
+        )
+    weight = weight.float()
+    bad = (~torch.isfinite(weight)).any(dim=1) | (weight == 0).all(dim=1)
+    if bad.any():
+        raise ConfigError(
+            f'{path}, shape {tuple(weight.shape)}: rows {bad.nonzero().flatten().tolist()[:10]} are zero or not finite.'
+        )
+    return F.normalize(weight, dim=-1)
+
+
+def _build_text(
+    classifier: nn.Module,
+    *,
+    classnames: str | Sequence[str],
+    templates: str | Sequence[str] = 'openai',
+    model_name: str | None = None,
+    pretrained: str | None = None,
+    cache_dir: str | None = None,
+) -> Tensor:
+    try:
+        return text_embeddings(classifier, 'text', classnames, templates, model_name, pretrained, cache_dir)
+    except NoTextTowerError as error:
+        raise NoTextTowerError(f"{error}; use class_weights=dict(type='prototype', ...) or type='file'.") from None
+
+
+def _build_file(classifier: nn.Module, *, path: str) -> Tensor:
+    return load_class_weights(path)
+
+
+def _build_prototype(
+    classifier: nn.Module,
+    *,
+    dataset: dict,
+    per_class: Count = 60,
+    batch_size: Count = 64,
+    seed: Seed = 0,
+    num_workers: Whole = 0,
+    cache_dir: str | None = None,
+) -> Tensor:
+    cfg, dataset = dataset, DATASETS.build(dataset)
+    indices = draw_per_class(dataset, per_class, seed)
+
+    def compute() -> Tensor:
+        with _ready(classifier):
+            return prototype_class_weights(
+                classifier.extract_feat, classifier.data_preprocessor, dataset, indices, batch_size, num_workers
+            )
+
+    return cached(_images_key('prototype', classifier, cfg, dataset, indices), compute, cache_dir)
+
+
+def _build_linear_probe(
+    classifier: nn.Module,
+    *,
+    dataset: dict,
+    held_out: dict | None = None,
+    strengths: Sequence[Positive] | None = None,
+    batch_size: Count = 64,
+    num_workers: Whole = 0,
+    cache_dir: str | None = None,
+) -> Tensor:
+    strengths = list(STRENGTHS if strengths is None else strengths)
+    if held_out is None:
+        if (dataset.get('holdout') or {}).get('part') != 'train':
+            raise ConfigError(
+                "class_weights=dict(type='linear_probe', ...) chooses its strength on held-out images: give held_out, "
+                "a dataset, or dataset.holdout=dict(fraction=0.2, part='train')"
+            )
+        held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
+        held_out['holdout'] = {**dataset['holdout'], 'part': 'held_out'}
+    parts = [(cfg, DATASETS.build(cfg)) for cfg in (dataset, held_out)]
+    keys = [_images_key('features', classifier, cfg, part, range(len(part))) for cfg, part in parts]
+    labels = [labels_of(part, range(len(part))) for _, part in parts]
+    classes = num_classes(parts[0][1], labels[0].tolist())
+
+    def compute() -> Tensor:
+        device = _device()
+        (x, y), (held_out_x, held_out_y) = (
+            (cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir).to(device), target.to(device))
+            for (cfg, part), target in zip(parts, labels)
+        )
+        probe = fit_linear_probe(x, y, held_out_x, held_out_y, classes, strengths)
+        print_log(
+            f'Linear probe: C = {probe.strength:.3g} is best on the held-out images ({probe.accuracy:.2f} %, '
+            f'cross-entropy {probe.nll:.3f}).',
+            'current',
+        )
+        return torch.cat([probe.weight, probe.bias[:, None]], dim=1).cpu()
+
+    key = dict(type='linear_probe', features=keys, strengths=strengths, chosen_by='nll within a standard error')
+    return cached(key, compute, cache_dir)
+
+
+# Where class embeddings come from: the type of a config to what makes them.
+CLASS_WEIGHTS = dict(text=_build_text, file=_build_file, prototype=_build_prototype, linear_probe=_build_linear_probe)

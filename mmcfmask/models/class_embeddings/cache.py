@@ -1,0 +1,122 @@
+"""Embeddings and features on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from mmengine.logging import print_log
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ...errors import StorageError
+from ...files import atomic_write, remove_leftovers
+
+
+@contextmanager
+def _ready(classifier: nn.Module) -> Iterator[None]:
+    """Inside the context the classifier is on the fastest device and in eval mode."""
+    home, training = next(classifier.parameters()).device, classifier.training
+    classifier.to(_device()).eval()
+    try:
+        yield
+    finally:
+        classifier.to(home).train(training)
+
+
+def cached(key: dict, compute: Callable[[], Tensor], cache_dir: str | None = None) -> Tensor:
+    """``compute()``, or its result of an earlier time under an equal ``key``.
+
+    Files are written atomically, and by one process only while others wait; one that cannot be read is made again.
+
+    Raises:
+        OSError: The cache folder cannot be written.
+    """
+    text = json.dumps(key, sort_keys=True, default=repr)
+    folder = Path(cache_dir or os.environ.get('MMCFMASK_CACHE') or '~/.cache/mmcfmask').expanduser()
+    path = folder / f'{key["type"]}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors'
+    weights = _read(path)
+    if weights is not None:
+        return weights
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix('.lock')).acquire()
+    except OSError as error:
+        raise StorageError(
+            f'The cache folder {folder} for class embeddings cannot be written ({error}): set cache_dir of '
+            'class_weights or the environment variable MMCFMASK_CACHE.'
+        ) from error
+    with lock:
+        weights = _read(path)
+        if weights is None:
+            weights = compute().contiguous()
+            try:
+                remove_leftovers(folder)
+                with atomic_write(path) as file:
+                    file.write(save({'weight': weights}, metadata={'key': text, 'sha256': _hash_tensor(weights)}))
+            except StorageError as error:  # what is computed is not lost
+                print_log(
+                    f'{error}; this run goes on, the next one computes it again.', 'current', level=logging.WARNING
+                )
+    return weights
+
+
+def _read(path: Path) -> Tensor | None:
+    try:
+        with safe_open(path, 'pt') as file:
+            weight, checksum = file.get_tensor('weight'), (file.metadata() or {}).get('sha256')
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, SafetensorError) as error:
+        wrong = str(error)
+    else:
+        if checksum in (None, _hash_tensor(weight)) and weight.isfinite().all():  # version 0.1 wrote no checksum
+            return weight
+        wrong = 'its checksum is wrong, or it holds numbers that are not finite'
+    print_log(f'{path} is damaged ({wrong}) and is made again.', 'current', level=logging.WARNING)
+    return None
+
+
+def _device() -> torch.device:
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hash_tensor(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+def _hash_state(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    _update(digest, {name: value.cpu().numpy() for name, value in module.state_dict().items()})
+    return digest.hexdigest()
+
+
+def _update(digest: Any, info: dict) -> None:
+    """Feed a flat dict of arrays and plain values, and the state of the file it names, to a hash."""
+    for name, value in sorted(info.items()):
+        if isinstance(value, np.ndarray):
+            digest.update(f'{name} {value.dtype} {value.shape}'.encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        else:
+            digest.update(f'{name} {value!r}'.encode())
+    if 'img_path' in info and os.path.isfile(info['img_path']):
+        stat = os.stat(info['img_path'])
+        digest.update(f'{stat.st_size} {stat.st_mtime_ns}'.encode())

@@ -1,0 +1,155 @@
+"""Class embeddings from image features: class means."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.dataset import pseudo_collate
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ...errors import ConfigError
+from .cache import _hash_state, _ready, _update, cached
+
+
+def image_features(
+    extract_feat: Callable[[Tensor], tuple],
+    data_preprocessor: nn.Module,
+    dataset: Dataset,
+    indices: Sequence[int],
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> Tensor:
+    """L2-normalised features (N, D), float32 on the CPU, of the images at ``indices``; arguments as
+    :func:`prototype_class_weights`."""
+    features = []
+    for inputs in batches_of(
+        Subset(dataset, indices), data_preprocessor, batch_size, num_workers, f'Features of {len(indices)} images'
+    ):
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            features.append(F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu())
+    return torch.cat(features)
+
+
+def batches_of(
+    dataset: Dataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str
+) -> Iterator[Tensor]:
+    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``;
+    shows progress."""
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
+    for batch in track(loader, description=description):
+        yield data_preprocessor(batch)['inputs']
+
+
+def labels_of(dataset: Dataset, indices: Iterable[int]) -> Tensor:
+    """Labels (N,), int64, without reading the images."""
+    return torch.tensor([int(dataset.get_data_info(index)['gt_label']) for index in indices])
+
+
+def prototype_class_weights(
+    extract_feat: Callable[[Tensor], tuple],
+    data_preprocessor: nn.Module,
+    dataset: Dataset,
+    indices: Iterable[int] | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> Tensor:
+    """Class means of image features: each L2-normalised, their mean per class, normalised again.
+
+    Args:
+        extract_feat: Normalised images (B, 3, H, W) to a tuple whose last entry is features (B, D).
+        data_preprocessor: Maps a collated batch to a dict with ``inputs``.
+        dataset: An mmpretrain dataset whose items are those of ``PackInputs``.
+        indices: The images to use, e.g. of :func:`draw_per_class`. None: all.
+
+    Returns:
+        (C, D) float32 on the CPU, rows L2-normalised; C is the number of classes in ``dataset.metainfo``, or the
+        highest label + 1.
+
+    Raises:
+        ValueError: A class without an image.
+    """
+    indices = list(range(len(dataset)) if indices is None else indices)
+    labels = labels_of(dataset, indices)
+    members = F.one_hot(labels, num_classes(dataset, labels.tolist())).float()  # (N, C)
+    if (members.sum(dim=0) == 0).any():
+        empty = [class_name(dataset, label) for label in range(members.shape[1]) if not members[:, label].any()]
+        raise ConfigError(f'No image of the {len(empty)} classes {", ".join(empty[:5])} for their mean feature.')
+    features = image_features(extract_feat, data_preprocessor, dataset, indices, batch_size, num_workers)
+    return F.normalize(members.T @ features, dim=-1)
+
+
+def draw_per_class(dataset: Dataset, per_class: int, seed: int = 0) -> list[int]:
+    """Indices of ``per_class`` images of each class, drawn with a seed, ordered by class.
+
+    Raises:
+        ValueError: A class with fewer images (its name and the counts are given).
+    """
+    labels = np.array([dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))])
+    rng = np.random.RandomState(seed)
+    drawn, short = [], []
+    for label in range(num_classes(dataset, labels)):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        if len(members) < per_class:
+            short.append(f'{class_name(dataset, label)} ({len(members)})')
+        drawn += members[:per_class].tolist()
+    if short:
+        raise ConfigError(
+            f'per_class={per_class}, but these {len(short)} classes have fewer images: {", ".join(short[:10])}. '
+            'Lower per_class of class_weights, or give its dataset more images (no holdout).'
+        )
+    return drawn
+
+
+def num_classes(dataset: Dataset, labels: Sequence[int]) -> int:
+    """Number of classes by the dataset's names, or by its labels where it has none."""
+    names = dataset.metainfo.get('classes')
+    return len(names) if names else int(max(labels)) + 1
+
+
+def class_name(dataset: Dataset, label: int) -> str:
+    names = dataset.metainfo.get('classes')
+    return names[label] if names else f'label {label}'
+
+
+def cached_features(
+    classifier: nn.Module,
+    cfg: dict,
+    dataset: Dataset,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    cache_dir: str | None = None,
+) -> Tensor:
+    """L2-normalised features (N, D), float32 on the CPU, of all images of ``dataset``, built from ``cfg``; read once
+    for given weights."""
+    indices = range(len(dataset))
+
+    def compute() -> Tensor:
+        with _ready(classifier):
+            return image_features(
+                classifier.extract_feat, classifier.data_preprocessor, dataset, indices, batch_size, num_workers
+            )
+
+    return cached(_images_key('features', classifier, cfg, dataset, indices), compute, cache_dir)
+
+
+def _images_key(kind: str, classifier: nn.Module, cfg: dict, dataset: Dataset, indices: Iterable[int]) -> dict:
+    """Everything that determines the features of some images."""
+    preprocessor = classifier.data_preprocessor
+    digest = hashlib.sha256()
+    for index in indices:
+        _update(digest, dataset.get_data_info(index))
+    return dict(
+        type=kind,
+        dataset=cfg,
+        images=digest.hexdigest(),
+        weights=[_hash_state(module) for module in (classifier.backbone, classifier.neck) if module is not None],
+        tower=repr(classifier.backbone),  # activations, and sizes that no weight shows
+        preprocessor={name: buffer.tolist() for name, buffer in preprocessor.named_buffers()},
+        to_rgb=getattr(preprocessor, 'to_rgb', False),
+    )

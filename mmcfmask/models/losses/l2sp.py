@@ -1,0 +1,56 @@
+"""L²-SP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from ...errors import ConfigError
+from ...ranges import NonNegative
+from .base import LossTerm, Step
+
+
+def l2_sp(weights: Iterable[Tensor], start: Iterable[Tensor]) -> Tensor:
+    """½ ‖w − w⁰‖² over all weights: the L²-SP penalty (Li et al., "Explicit Inductive Bias for Transfer Learning with
+    Convolutional Networks", ICML 2018, section 3) without its factor, in float32.
+
+    Args:
+        weights, start (Iterable[Tensor]): Of the same shapes, in the same order.
+    """
+    return 0.5 * torch.stack([(w.float() - w0.float()).square().sum() for w, w0 in zip(weights, start)]).sum()
+
+
+@MODELS.register_module()
+class L2SP(LossTerm):
+    """``loss_l2sp`` = α · :func:`l2_sp` of the tower + β · ½ ‖w_head − w_head⁰‖².
+
+    Li et al. decay a head that starts at random towards 0. The head here starts from class embeddings, so it is held to
+    that start as the tower is; ``head='zero'`` is theirs. It stands in for weight decay: set
+    ``optim_wrapper.optimizer.weight_decay=0``.
+
+    Args:
+        alpha (float): α, of the tower and the neck.
+        beta (float): β, of the head.
+        head (str): 'start' or 'zero': what the weights of the head are held to.
+    """
+
+    def __init__(self, alpha: NonNegative = 0.1, beta: NonNegative = 0.01, head: str = 'start') -> None:
+        super().__init__()
+        if alpha < 0 or beta < 0:
+            raise ConfigError(f'L2SP: alpha={alpha} and beta={beta} must not be negative')
+        if head not in ('start', 'zero'):
+            raise ConfigError(f'L2SP: unknown head={head!r}: choose "start" or "zero"')
+        self.alpha = alpha
+        self.beta = beta
+        self.head = head
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        model, teacher = step.classifier, step.classifier.teacher
+        pairs = [(model.backbone, teacher.backbone)] + ([(model.neck, teacher.neck)] if model.neck is not None else [])
+        tower, tower_start = ([p for module in modules for p in module.parameters()] for modules in zip(*pairs))
+        head = list(model.head.parameters())
+        head_start = list(teacher.head.parameters()) if self.head == 'start' else [torch.zeros_like(w) for w in head]
+        return dict(loss_l2sp=self.alpha * l2_sp(tower, tower_start) + self.beta * l2_sp(head, head_start))
