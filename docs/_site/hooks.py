@@ -79,4 +79,6 @@ def render(path: str) -> str:
         children = sorted(child for child in file.iterdir() if not child.name.startswith(('.', '__pycache__')))
         return f'# {path}/\n\n' + '\n'.join(f'- [`{child.name}`]({child.name})' for child in children) + '\n'
     text = file.read_text(encoding='utf-8')
-    return text if is_prose(path) else f'# {path}\n\n````{LANGUAGES.get(file.suffix, "text")}\n{text}\n````\n'
+    if is_prose(path):
+        return text
+    return f'---\nhide: [toc]\n---\n\n# {path}\n\n````{LANGUAGES.get(file.suffix, "text")}\n{text}\n````\n'
