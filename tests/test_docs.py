@@ -28,7 +28,7 @@ from mmcfmask.engine.checks.schema import check_config
 from mmcfmask.engine.checks.selection import check_selection
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.test_loop import choose_shifts, metrics_of
-from mmcfmask.evaluation import read_reference_models, reference_line
+from mmcfmask.evaluation import describe_run, describe_set, metrics, read_reference_models, reference_line
 from mmcfmask.models import CARFT, L2SP, CLIPDistillHead, KNNGate, LipsumFT
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES
@@ -422,6 +422,27 @@ def test_reference_lines():
         line = reference_line(models, 'imagenet', [names[title]] if title in names else list(names.values()))
         shown = [f'{line.models}', f'{line.slope:.3f}', f'{line.intercept:.3f}', f'{line.r2:.3f}']
         assert [value.replace('−', '-') for value in values] == shown, title
+
+
+def returned(function) -> set[str]:
+    """Keys of the dict that a function ends with."""
+    body = ast.parse(inspect.getsource(function)).body[0].body
+    return {keyword.arg for keyword in body[-1].value.keywords}
+
+
+def test_fields_of_metrics_json():
+    fields = [re.findall(r'`(\w+)`', row[0]) for row in table('docs/evaluation.md', '| field')]
+    inner = [row[0].startswith('·') for row in table('docs/evaluation.md', '| field')]
+    top = {name for names, inside in zip(fields, inner) if not inside for name in names}
+    assert top == returned(describe_run) | {'wise_ft_alpha', 'soup', 'inference'}
+    assert returned(describe_set) <= {name for names, inside in zip(fields, inner) if inside for name in names}
+
+
+def test_metrics():
+    documented = {name for row in table('docs/evaluation.md', '| metric') for name in re.findall(r'`(\w+)`', row[0])}
+    source = inspect.getsource(metrics)
+    assert documented >= {'top1', 'top5', 'mean_per_class', 'nll', 'ece', 'zero_shot_percent', 'mce'}
+    assert [name for name in documented if name not in source] == []
 
 
 @pytest.mark.parametrize('name', ['docs/results.md', 'docs/results/ablations.md', 'docs/results/negative.md'])
