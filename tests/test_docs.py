@@ -133,7 +133,8 @@ def test_packages_of_the_architecture():
     named = {path.strip('`').strip('/') for row in rows for path in row[0].split(', ')}
     folders = [path.parent for path in (ROOT / 'mmcfmask').rglob('__init__.py')]
     packages = {str(folder.relative_to(ROOT)) for folder in folders} - {'mmcfmask'}
-    assert packages <= named, packages - named
+    modules = {f'mmcfmask/{path.name}' for path in (ROOT / 'mmcfmask').glob('[a-z]*.py')} - {'mmcfmask/version.py'}
+    assert packages | modules <= named, packages | modules - named
 
 
 # Commands
