@@ -202,7 +202,7 @@ def keep_training_images(cfg: Config, *before: Config) -> None:
     """Let a linear probe and a gate be made of the training images of ``cfg``, in place, if they were of those of
     ``before``; and of the validation images likewise."""
     start = value_of(cfg, 'model.head.class_weights') or {}
-    for part in (start if value_of(start, 'type') == 'linear_probe' else {}, value_of(cfg, 'model.gate') or {}):
+    for part in (start if value_of(start, 'type') == 'linear_probe' else {}, value_of(cfg, 'model.knn_gate') or {}):
         for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
             now, *earlier = (value_of(config, f'{loader}.dataset') for config in (cfg, *before))
             if now and value_of(part, images) and part[images] in earlier:

@@ -496,7 +496,7 @@ class Study:
                     parts = [settings['mask'], settings['fill']] + (
                         [f'{settings["value"]:g}'] if settings['value'] is not None else []
                     )
-                    parts += [change for change in ('views', 'colors') if settings.get(change)]
+                    parts += [change for change in ('views', 'color_mixing') if settings.get(change)]
                     variants.setdefault('_'.join(parts), name)
             for variant, name in variants.items():
                 picture = (
