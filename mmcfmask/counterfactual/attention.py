@@ -1,7 +1,7 @@
 """Records the attention of a stock vision transformer, and hides patches from it.
 
-Every tower used here (open_clip's, mmpretrain's, timm's) calls ``torch.nn.functional.scaled_dot_product_attention`` once
-per layer. Replacing this one function records what a relevance map needs, and hides patches from every layer. Fused
+Every tower used here (open_clip's, mmpretrain's, timm's) calls ``torch.nn.functional.scaled_dot_product_attention``
+once per layer. Replacing this one function records what a relevance map needs, and hides patches from every layer. Fused
 attention stays on, and no attention module is modified.
 """
 

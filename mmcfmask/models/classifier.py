@@ -90,6 +90,7 @@ class CounterfactualClassifier(ImageClassifier):
             check_crop_scale(crop_scale)
             patch_grid(self.backbone, torch.empty(1, 3, 224, 224))  # an error without patches
         self.crop_scale = crop_scale
+        self.losses = nn.ModuleList()
         self._set_frozen(teacher=None, knn_gate=None)
         self._load_pretrained()
         if teacher is not None:
@@ -114,9 +115,9 @@ class CounterfactualClassifier(ImageClassifier):
                 self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
 
     def _set_up_losses(self, losses: list[dict]) -> None:
-        self.losses = nn.ModuleList(map(MODELS.build, losses))
-        for term in self.losses:
+        for term in map(MODELS.build, losses):
             term.setup(self)
+            self.losses.append(term)
         if self.teacher is None:
             return
         if not any(term.needs_teacher for term in self.losses):

@@ -17,7 +17,6 @@ from ..class_embeddings.text import text_class_weights
 from ..interpolation import fingerprint, interpolate
 from ..towers.loading import load_text_tower
 from .base import Step
-from .distillation import Distillation
 from .text import PromptLoss
 
 
@@ -47,12 +46,8 @@ class FLYP(PromptLoss):
                 'FLYP has no cross-entropy, because its head is made by the text tower: set model.head.cls_weight=0 '
                 f'(it is {classifier.head.cls_weight})'
             )
-        distilled = any(isinstance(term, Distillation) for term in classifier.losses)
-        if distilled and classifier.head.distill == 'logits':
-            raise ConfigError(
-                "FLYP does not train the head, so model.head.distill='logits' cannot be used with it: use 'feature', "
-                'or leave the distillation out of model.losses'
-            )
+        if classifier.head.distill == 'logits':
+            raise ConfigError("FLYP does not train the head, as model.head.distill='logits' would: use 'feature'")
         self.source = model_name, pretrained
         self.text, self.tokenizer = load_text_tower(model_name, pretrained)
         self.text.requires_grad_(True)
