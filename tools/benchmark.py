@@ -72,14 +72,14 @@ from mmcfmask.compat import keep_freed_memory
 from mmcfmask.counterfactual import refill
 from mmcfmask.counterfactual.reference import explicit_features, explicit_losses, explicit_mask, explicit_relevance
 from mmcfmask.engine.build import build_runner, fit_loaders, fit_optimizer
-from mmcfmask.engine.checks.model import check_fill, slow_bfloat16
+from mmcfmask.engine.checks.model import check_fill, makes_counterfactuals, slow_bfloat16
 from mmcfmask.engine.checks.outputs import check_out
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.options import add_cfg_options, count, device
-from mmcfmask.engine.testing import prepare_test
+from mmcfmask.engine.testing import forget_training, prepare_test
 from mmcfmask.errors import one_line
 from mmcfmask.files import write_json
-from mmcfmask.models import classifier
+from mmcfmask.models.losses import base
 from mmcfmask.models.towers import fast_path as lean_vit
 from mmcfmask.output import run_tool
 
@@ -121,7 +121,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def read_config(args: argparse.Namespace) -> Config:
     """The config as the command line asks for it; without pre-trained weights, on which no time depends."""
     cfg = load_config(args.config, args.cfg_options)
-    if cfg.model.type != 'CounterfactualClassifier' or not cfg.model.get('teacher') or not cfg.get('optim_wrapper'):
+    if not makes_counterfactuals(cfg.model) or not cfg.get('optim_wrapper'):
         raise SystemExit(
             f'{args.config} has no counterfactual training step: give the config of one, such as '
             'configs/cfmask_vitb16.py'
@@ -180,10 +180,10 @@ class Steps:
         self.device = torch.device(device)
         cfg.optim_wrapper.optimizer.lr = 0.0
         if candidates == ('fine-tuning',):
-            cfg.model.teacher = None
+            forget_training(cfg.model)
         self.model = MODELS.build(cfg.model).to(self.device).train()
         prepare(self.model)
-        self.teacher = self.model.teacher
+        self.teacher, self.losses = self.model.teacher, self.model.losses
         if 'naive' in candidates:  # its teacher is not rounded under autocast
             visual = self.teacher.backbone.visual
             self.naive_teacher = visual if candidates == ('naive',) else copy.deepcopy(visual)
@@ -220,7 +220,7 @@ class Steps:
     def run(self, name: str, data: dict) -> None:
         """One step of a candidate."""
         wrapper = self.wrappers[name]
-        self.model._set_frozen(teacher=None if name == 'fine-tuning' else self.teacher)
+        self.model.losses = nn.ModuleList() if name == 'fine-tuning' else self.losses
         if name == 'naive':
             data = self.model.data_preprocessor(data, training=True)
             labels = torch.cat([sample.gt_label for sample in data['data_samples']])
@@ -266,7 +266,7 @@ class Steps:
         targets = [
             (model.data_preprocessor, 'forward', 'data'),
             (model, 'extract_feat', 'clean forward', 'masked forward'),
-            (classifier, 'attention_relevance', 'relevance'),
+            (base, 'attention_relevance', 'relevance'),
             (model.data_preprocessor, 'counterfactual', 'refill'),
             (self.teacher, 'forward', 'teacher'),
             (wrapper, 'backward', 'backward'),

@@ -56,7 +56,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         '--knn-gate',
         action='store_true',
         help='let the pre-trained model answer for images that are not like the training '
-        'images of the class that the fine-tuned one sees in them (model.gate)',
+        'images of the class that the fine-tuned one sees in them (model.knn_gate)',
     )
     parser.add_argument(
         '--relevance-crop',
@@ -138,8 +138,8 @@ def main(argv=None) -> dict:
         notes, written, failure = [], [], None
         if accuracies:
             notes += [f'checkpoint: {args.checkpoint or "none"}', *list_notes(run)]
-        if cfg.model.get('gate') or cfg.model.get('crop_scale'):
-            run['inference'] = dict(gate=bool(cfg.model.get('gate')), crop_scale=cfg.model.get('crop_scale'))
+        if cfg.model.get('knn_gate') or cfg.model.get('crop_scale'):
+            run['inference'] = dict(gate=bool(cfg.model.get('knn_gate')), crop_scale=cfg.model.get('crop_scale'))
         try:  # before anything is printed
             if args.out:
                 write_json(args.out, run)

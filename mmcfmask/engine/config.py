@@ -139,7 +139,7 @@ def _check_training_images(cfg: Config, before: Config, options: Mapping[str, An
     """
     weights = value_of(cfg, 'model.head.class_weights') or {}
     parts = ['model.head.class_weights'] if weights.get('type') == 'linear_probe' else []
-    for part in [*parts, 'model.gate', 'model.knn_gate']:
+    for part in [*parts, 'model.knn_gate']:
         for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
             place, source = f'{part}.{images}', f'{loader}.dataset'
             old = value_of(before, place)

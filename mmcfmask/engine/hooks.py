@@ -20,6 +20,7 @@ from ..datasets.names import first_difference, plain_name
 from ..errors import ConfigError, NumericalError
 from ..evaluation.accuracy import check_groups
 from ..models.class_embeddings.text import resolve_classnames
+from ..models.losses import Distillation
 from ..ranges import Positive, Share
 
 
@@ -164,10 +165,10 @@ class DistillWeightHook(Hook):
     def before_train(self, runner) -> None:
         """Refuse a model without distillation before it is trained for hours."""
         model = unwrapped(runner.model)
-        if getattr(model, 'teacher', None) is None or model.head.distill is None:
+        if not any(isinstance(term, Distillation) for term in getattr(model, 'losses', ())):
             raise ConfigError(
-                'DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill '
-                'is None: leave the hook out of custom_hooks'
+                'DistillWeightHook schedules the weight of the distillation, but model.losses has no Distillation or '
+                'CounterfactualDistillation: leave the hook out of custom_hooks'
             )
         self.head = model.head
 
@@ -240,8 +241,10 @@ class CheckClassesHook(Hook):
             'model.head.class_weights.dataset': start.get('dataset'),
             'model.head.class_weights.held_out': start.get('held_out'),
         }
-        if getattr(model, 'gate', None) is not None:
-            parts.update({f'model.gate.{key}': getattr(model.gate, key, None) for key in ('dataset', 'held_out')})
+        if getattr(model, 'knn_gate', None) is not None:
+            parts.update(
+                {f'model.knn_gate.{key}': getattr(model.knn_gate, key, None) for key in ('dataset', 'held_out')}
+            )
         starts = {key: metainfo_of_folders(part) for key, part in parts.items()}
         first = None  # set whose labels are the order of its folders
         for name, loader in loaders.items():
@@ -250,12 +253,12 @@ class CheckClassesHook(Hook):
             if metainfo.get('label_groups') is not None:
                 continue
             check_prompts(name, metainfo, start.get('classnames'), 'model.head.class_weights')
-            for auxiliary in getattr(model, 'auxiliary', None) or ():
+            for term in getattr(model, 'losses', None) or ():
                 check_prompts(
                     name,
                     metainfo,
-                    getattr(auxiliary, 'classnames', None),
-                    f'model.auxiliary ({type(auxiliary).__name__})',
+                    getattr(term, 'classnames', None),
+                    f'model.losses ({type(term).__name__})',
                 )
             for key, images in starts.items():
                 check_labels(name, metainfo, f'the images that the model is made of ({key})', images)

@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
 from mmpretrain.registry import HOOKS
 
 from ..compat import PlainCheckpointHook
+from ..renamed import update_model
 from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
 from .values import config_values, is_a, value_of
 
@@ -68,6 +69,7 @@ def training_of(meta: dict) -> dict[str, str] | None:
         values = config_values(meta['cfg'], free=FREE)
     except (SyntaxError, ValueError, AttributeError):  # of another program
         return None
+    values['model'] = update_model(values.get('model') or {})
     values['custom_hooks'] = [
         hook for hook in values.get('custom_hooks') or () if not is_a(WITHOUT_EFFECT, hook['type'], HOOKS)
     ]

@@ -13,7 +13,7 @@ from torch import nn
 from ...compat import multiplies_bfloat16
 from ...errors import ConfigError
 from ...messages import near_names
-from ...models import OpenCLIPBackbone
+from ...models import CounterfactualDistillation, OpenCLIPBackbone
 from ...models.towers.loading import check_pretrained
 from ..values import is_a, value_of
 from .parts import lower_errors
@@ -45,11 +45,7 @@ def check_fill(cfg: Config) -> None:
 
 def makes_counterfactuals(model: dict) -> bool:
     """Whether a model config trains on counterfactual images."""
-    return (
-        bool(model.get('teacher'))
-        and (model.get('head') or {}).get('distill', 'feature') is not None
-        and ((model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
-    )
+    return any(is_a(CounterfactualDistillation, term.get('type'), MODELS) for term in model.get('losses') or ())
 
 
 def check_backbone(model: dict) -> None:

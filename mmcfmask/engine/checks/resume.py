@@ -7,6 +7,7 @@ from mmengine.hooks import EMAHook
 from mmpretrain.registry import HOOKS
 
 from ...errors import ConfigError
+from ...renamed import update_model
 from ..hooks import DistillWeightHook
 from ..values import config_values, is_a, value_of
 
@@ -22,7 +23,7 @@ SAME_IN_A_RESUMED_RUN = (
     'model.backbone.model_name',
     'model.head',
     'model.teacher',
-    'model.auxiliary',
+    'model.losses',
     'model.data_preprocessor',
 )
 
@@ -37,6 +38,7 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
     epochs would have no effect or a wrong one, and another method would be half of each.
     """
     before, now = (config_values(text) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
+    before['model'] = update_model(before.get('model') or {})
     for values in (before, now):  # of the hooks, those that change what is trained or saved
         values['custom_hooks'] = [
             {key: value for key, value in hook.items() if key not in ('interval', 'priority')}

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from ...errors import ConfigError
 from ...messages import near_names
+from ...renamed import TYPES, refuse_old_names
 from .signatures import _check_value, _range_of, _short, _signature
 from .tables import (
     ALL_REGISTRIES,
@@ -198,6 +199,8 @@ def check_part(
     elif not isinstance(kind, str):
         raise ConfigError(f'{where}.type={_short(kind)}: it must be a name or a class')
     elif not foreign and part.get('_scope_') in (None, 'mmcfmask', 'mmpretrain', 'mmengine'):
+        if kind in TYPES:
+            raise ConfigError(f'{where}.type={kind!r} is now {TYPES[kind]!r}')
         names = sorted({name for level in _levels(registry) for name in level.module_dict})
         raise ConfigError(
             f'{where}.type={kind!r}: there is none of this name.'
@@ -230,6 +233,7 @@ def check_arguments(
         ConfigError: An argument that it does not take, with near names; a value that is not of its type or range; a
             missing one.
     """
+    refuse_old_names(where, function, arguments)
     known, required, takes_others = _signature(function)
     name = getattr(function, '__name__', str(function))
     for key, value in arguments.items():

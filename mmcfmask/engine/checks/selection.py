@@ -142,7 +142,7 @@ def _check_hold_out(cfg: Config, train: dict | None = None, val: dict | None = N
         'train_dataloader.dataset': train
     }  # key of what is learned from, and of what chooses something: data set
     choosing = {'val_dataloader': val}
-    for part in ('model.head.class_weights', 'model.gate'):
+    for part in ('model.head.class_weights', 'model.knn_gate'):
         made_of, held_out = (value_of(cfg, f'{part}.{key}') for key in ('dataset', 'held_out'))
         if made_of and made_of not in learned.values():
             learned[f'{part}.dataset'] = made_of
