@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -21,8 +22,9 @@ from ..compat import (
 )
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..models.towers.loading import near_names
-from .checks.parts import check_arguments
+from .checks import check_config
 from .checks.schema import check_top_level
+from .options import parse_options
 from .values import value_of
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config
@@ -42,7 +44,7 @@ READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} |
 }
 
 
-def load_config(path: str, options: dict) -> Config:
+def load_config(path: str, options: dict, complete: bool = False) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
     A variable, such as ``data_root`` or ``pipeline``, that a config or the options change is changed where the config
@@ -54,6 +56,7 @@ def load_config(path: str, options: dict) -> Config:
         ConfigError: A file that is no config; an option that is neither read by anything nor a variable that something
             uses; a value that a part of the config does not take. Near names are listed.
     """
+    options = options if isinstance(options, Mapping) else parse_options(options)
     cfg = read_config(path)
     bases = list(base_configs(path))
     keep_training_images(cfg, *bases)
@@ -88,7 +91,7 @@ def load_config(path: str, options: dict) -> Config:
             raise ConfigError(
                 f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it'
             )
-    check_arguments(cfg)
+    check_config(cfg, complete)
     return cfg
 
 

@@ -16,15 +16,14 @@ from ..compat import (
 )
 from ..datasets import FolderDataset
 from ..datasets.folder import follow_run
-from ..errors import ConfigError
+from ..errors import ConfigError, blame
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
 from ..models.losses.flyp import FLYP
 from .build import usable_cores
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
-from .checks.model import check_backbone, check_start
-from .checks.parts import lower_errors
-from .checks.selection import check_complete
+from .checks.model import check_backbone, check_has_weights
+from .checks.validation import check_all_images
 from .config import load_config
 from .test_loop import choose_shifts
 from .values import is_a
@@ -68,7 +67,7 @@ def prepare_test(
         loop.shifts = shifts
         loop.skip_missing = [loop.id_set] if loop.get('skip_missing') else False
     names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
-    check_complete(cfg, 'test', names)
+    check_all_images(cfg, 'test', names)
     for name in names if skip_broken else ():
         dataset = cfg.test_dataloader[name].dataset
         if not is_a(FolderDataset, dataset.type, DATASETS):
@@ -128,7 +127,7 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
     cfg = load_config(path, options or {})
     loaded = prepare_test(cfg, checkpoint)
     if checkpoint is None:
-        check_start(cfg)
+        check_has_weights(cfg)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset and (
@@ -235,7 +234,7 @@ def add_second_look(cfg: Config, side: float) -> None:
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
         raise ConfigError(f'a second look needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
-    with lower_errors('second look'):
+    with blame('second look'):
         check_crop_scale(side)
     cfg.model.crop_scale = side
 

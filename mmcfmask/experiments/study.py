@@ -29,9 +29,8 @@ from ..compat import SafeYAMLLoader, multiplies_bfloat16
 from ..datasets.folder import follow_run
 from ..engine.checkpoints import best_checkpoint
 from ..engine.checks.model import SLOW_BFLOAT16, makes_counterfactuals
-from ..engine.checks.parts import lower_errors
 from ..engine.config import check_text_file, load_config, read_config
-from ..errors import ConfigError, MissingFileError, StorageError, UserError
+from ..errors import ConfigError, MissingFileError, StorageError, UserError, blame
 from ..evaluation import describe_checkpoint
 from ..files import check_file_name, locked, remove_leftovers, write_json, write_text
 from ..reporting import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
@@ -220,7 +219,7 @@ def load_study(path: str) -> dict[str, Any]:
     check_text_file(path, 'study')
     study = read_config(path).to_dict()
     if Path(path).suffix in ('.yaml', '.yml'):
-        with lower_errors(path):
+        with blame(path):
             check_twice(yaml.compose(Path(path).read_text(encoding='utf-8'), Loader=SafeYAMLLoader))
     check_keys(study, STUDY_KEYS, path)
     study = {key: value for key, value in study.items() if value is not None}
