@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     add_renamed(parser, '--gate', '--knn-gate')
     add_relevance_crop(
         parser,
-        'predict from the mean logits of an image and of its part that is relevant for the predicted class, SCALE times '
+        'predict from the mean logits of an image and of its part relevant for the predicted class, SCALE times '
         'as large (model.crop_scale)',
     )
     parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read')

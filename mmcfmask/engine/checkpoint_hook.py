@@ -13,7 +13,7 @@ from mmengine.dist import is_main_process
 from mmpretrain.registry import HOOKS
 
 from ..errors import ConfigError
-from ..evaluation import nll_of, preference
+from ..evaluation import nll_key, preference
 from ..files import atomic_write, check_file_name, write_text
 from .checkpoints import BEST, LAST, read_checkpoint
 
@@ -164,14 +164,14 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             found, best = preference(metrics, key, rule), (-math.inf, -math.inf)
             if score in hub.runtime_info:  # unknown cross-entropy: the earlier one stays
                 best = preference(
-                    {nll_of(key): hub.runtime_info.get(nll, -math.inf), key: hub.runtime_info[score]}, key, rule
+                    {nll_key(key): hub.runtime_info.get(nll, -math.inf), key: hub.runtime_info[score]}, key, rule
                 )
             if not found > best:
                 continue
             before, path = hub.runtime_info.get(name), self.best_path(key)
             hub.update_info(score, metrics[key])
             hub.update_info(name, str(path))
-            hub.update_info(nll, metrics.get(nll_of(key), -math.inf))
+            hub.update_info(nll, metrics.get(nll_key(key), -math.inf))
             meta = dict(epoch=runner.epoch, iter=runner.iter, best=dict(metric=key, value=float(metrics[key])))
             runner.save_checkpoint(
                 self.out_dir,

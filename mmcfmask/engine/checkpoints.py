@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..files import check_whole
-from ..models.towers.loading import check_parameters, check_tensors, reason_of
 from ..models.towers.torchscript import is_torchscript
+from ..models.towers.weight_files import check_parameters, check_tensors, explain_unreadable
 from .values import config_values
 
 BEST = 'best.pth'
@@ -125,7 +125,7 @@ def read_checkpoint(path: str) -> dict:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # the readers raise pickle, zip and key errors of many types
         raise StorageError(
-            f'{path!r} is not a checkpoint that torch can load, or is cut off ({reason_of(error)})'
+            f'{path!r} is not a checkpoint that torch can load, or is cut off ({explain_unreadable(error)})'
         ) from None
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise ConfigError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')

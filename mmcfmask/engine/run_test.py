@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ..compat import end_process_group
 from ..errors import StorageError
-from ..evaluation import describe_checkpoint, describe_run, notes_of
+from ..evaluation import describe_checkpoint, describe_run, list_notes
 from ..files import atomic_write, write_json
 from ..reporting import results_table
 from .build import build_runner
@@ -169,7 +169,7 @@ def print_results(run: dict, written: Sequence[str | Path] = ()) -> None:
         console.print(
             results_table({run['method']: accuracies}, id_set, [name for name in accuracies if name != id_set])
         )
-        notes = [f'checkpoint: {(run["checkpoint"] or {}).get("path", "none")}', *notes_of(run)]
+        notes = [f'checkpoint: {(run["checkpoint"] or {}).get("path", "none")}', *list_notes(run)]
     if written:
         notes.append(f'written: {"  ".join(map(str, written))}')
     for note in notes:

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..compat import end_process_group
-from ..datasets.folder import follow_run
+from ..datasets.holdout import follow_run
 from ..errors import ConfigError
 from ..files import explained, locked
 from .build import build_runner, set_gradient_accumulation

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..errors import ConfigError, MissingFileError
+
 REFERENCE_MODELS = Path(__file__).with_name('reference_models.csv')
 MIN_MODELS = 3
 
@@ -113,50 +115,50 @@ def read_reference_models(path: str | Path = REFERENCE_MODELS) -> dict[str, dict
         dict[str, dict[str, float]]: ``{model: {set: accuracy}}``; what was not measured has no entry.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a table: columns missing or twice, a row of another length, a model twice, an
+        MissingFileError: If there is no such file.
+        ConfigError: If it is not such a table: columns missing or twice, a row of another length, a model twice, an
             accuracy that is not a number above 0 and below 100, fewer than three models. The message names the file and
             the line.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'{path}: no such file; a CSV of reference models was expected (columns: model, and one for each set)'
         )
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})') from None
+        raise ConfigError(f'{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})') from None
     rows = [
         (number, next(csv.reader([line])))
         for number, line in enumerate(lines, start=1)
         if line.strip() and line[0] != '#'
     ]
     if not rows:
-        raise ValueError(f'{path}: no header; the first row must be "model" and the names of sets')
+        raise ConfigError(f'{path}: no header; the first row must be "model" and the names of sets')
     header = [name.strip() for name in rows[0][1]]
     where = f'{path}, line {rows[0][0]}'
     if 'model' not in header or len(header) < 3:
-        raise ValueError(
+        raise ConfigError(
             f'{where}: the header must have "model" and at least two sets, one of them in distribution; '
             f'it has {", ".join(header)}'
         )
     if len(set(header)) < len(header) or '' in header:
-        raise ValueError(f'{where}: column names must be there once each, got {", ".join(header)}')
+        raise ConfigError(f'{where}: column names must be there once each, got {", ".join(header)}')
     models = {}
     for number, row in rows[1:]:
         where = f'{path}, line {number}'
         if len(row) != len(header):
-            raise ValueError(f'{where}: {len(row)} cells under {len(header)} columns')
+            raise ConfigError(f'{where}: {len(row)} cells under {len(header)} columns')
         cells = {name: cell.strip() for name, cell in zip(header, row)}
         model = cells.pop('model')
         if not model or model in models:
-            raise ValueError(f'{where}: ' + (f'model {model!r} is there twice' if model else 'no name of a model'))
+            raise ConfigError(f'{where}: ' + (f'model {model!r} is there twice' if model else 'no name of a model'))
         models[model] = {
             name: _accuracy(cell, f'{where}: {model!r} on {name!r}') for name, cell in cells.items() if cell
         }
     if len(models) < MIN_MODELS:
-        raise ValueError(f'{path}: {len(models)} models; a line needs at least {MIN_MODELS}')
+        raise ConfigError(f'{path}: {len(models)} models; a line needs at least {MIN_MODELS}')
     return models
 
 
@@ -166,7 +168,7 @@ def _accuracy(cell: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < 100:
-        raise ValueError(
+        raise ConfigError(
             f'{where}: accuracy must be a percentage above 0 and below 100 (empty if not measured), got {cell!r}'
         )
     return value

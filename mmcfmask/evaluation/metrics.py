@@ -22,7 +22,7 @@ from .calibration import expected_calibration_error, reliability_bins
 from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, mean_error
 
 
-def nll_of(key: str) -> str:
+def nll_key(key: str) -> str:
     """The metric that decides where two models are equal by ``key``: ``'accuracy/nll'`` for ``'accuracy/top1'``."""
     return f'{key.rpartition("/")[0]}/nll'.lstrip('/')
 
@@ -41,7 +41,7 @@ def preference(metrics: Mapping[str, float], key: str, rule: str | None = 'great
     Returns:
         tuple[float, float]: The metric, or its negative, and the negative cross-entropy; 0 where that was not measured.
     """
-    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_of(key), 0.0)
+    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_key(key), 0.0)
 
 
 @METRICS.register_module()

@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from ...errors import ConfigError
 from ..checkpoints import check_checkpoint, check_same_tower, check_schedules
-from ..test_loop import choose_shifts
+from ..test_loop import find_sets
 from ..values import value_of
 from .data import check_test_data, check_training_data
 from .leakage import check_leakage
@@ -57,7 +57,7 @@ def check_training(cfg: Config, keep_seed: bool = True) -> dict | None:
     if cfg.get('train_cfg') is None:
         raise ConfigError('there is nothing to train (no train_cfg): use tools/test.py')
     for mode in ('val', 'test'):
-        _check_sets(cfg, mode)
+        find_sets(cfg, mode)  # all names are known
     check_device(cfg)
     out_dir = value_of(cfg, 'default_hooks.checkpoint.out_dir')
     if out_dir:
@@ -101,7 +101,7 @@ def check_testing(
             "the config must test by test_cfg=dict(type='MultiSetTestLoop', id_set=…), with a dict of named sets as "
             'test_dataloader'
         )
-    check_all_images(cfg, 'test', _check_sets(cfg, 'test'))
+    check_all_images(cfg, 'test', find_sets(cfg))
     if checkpoint is None or keep_pretrained or cfg.model.get('gate'):
         check_backbone(cfg.model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
@@ -117,11 +117,3 @@ def check_testing(
         seed = None if loaded is None else loaded['meta'].get('seed')
         check_leakage(cfg, training=False, seed=seed)
     return loaded
-
-
-def _check_sets(cfg: Config, mode: str) -> list[str] | None:
-    """Check the names of the sets of a validation or a test; returns those that run, None if the sets have no names."""
-    loop = cfg.get(f'{mode}_cfg') or {}
-    if 'id_set' not in loop:
-        return None
-    return [loop.id_set, *choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)]

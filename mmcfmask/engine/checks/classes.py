@@ -161,7 +161,7 @@ def check_prompts(name: str, metainfo: dict, prompts: str | Sequence[str] | None
         where (str): Key of the prompts.
     """
     classes = metainfo.get('classes')
-    if not prompts or not classes or prompts == 'dataset':
+    if not prompts or not classes:
         return
     rows = defaultdict(list)
     for row, prompt in enumerate(map(plain_name, resolve_classnames(prompts))):

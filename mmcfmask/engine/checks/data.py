@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
 from ...datasets import FolderDataset, MissingSetError
-from ...datasets.folder import check_folders, sub_folders
+from ...datasets.class_folders import check_folders, sub_folders
 from ...errors import ConfigError, blame
-from ..test_loop import choose_shifts, may_be_missing
+from ..test_loop import find_sets, may_be_missing
 from ..values import is_a, value_of
 from .parts import named_loaders
 
@@ -38,7 +38,7 @@ def check_test_data(cfg: Config) -> None:
         MissingSetError, ConfigError: Names the key of the data set, and missing or unknown class folders.
     """
     loop, missing = cfg.test_cfg, {}
-    names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
+    names = find_sets(cfg)
     for name in names:
         key = f'test_dataloader.{name}.dataset'
         try:

@@ -8,15 +8,15 @@ import logging
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ...datasets.folder import follow_run
-from ...datasets.overlap import images_of, known_apart
+from ...datasets.holdout import follow_run
+from ...datasets.overlap import identify_images, known_apart
 from ...errors import ConfigError, MissingFileError
 from ..values import value_of
 
 TRAIN, VAL = 'train_dataloader.dataset', 'val_dataloader'
 
 
-def check_leakage(cfg: Config, training: bool = True) -> None:
+def check_leakage(cfg: Config, training: bool = True, seed: int | None = None) -> None:
     """Compare the images that a model learns from, that choose something, and that are tested.
 
     The images are compared, not their configs. Test images of the ID set that choose something, and any test images
@@ -26,6 +26,7 @@ def check_leakage(cfg: Config, training: bool = True) -> None:
         cfg (Config): The config of a training or a test.
         training (bool): Include the training and the validation set. If False, compare only the images that make the
             head or the k-NN gate.
+        seed (int, optional): Of the run, for hold-outs that follow it. None: that of the config.
 
     Raises:
         ConfigError: Images that choose something are also learned from, or belong to a shift.
@@ -33,7 +34,7 @@ def check_leakage(cfg: Config, training: bool = True) -> None:
     learned, choosing = _find_sets(cfg, training)
     tested = {name: f'test_dataloader.{name}.dataset' for name in cfg.get('test_dataloader') or ()}
     sets = {**learned, **choosing, **{key: cfg.test_dataloader[name].get('dataset') for name, key in tested.items()}}
-    overlaps = _Overlaps(sets, value_of(cfg, 'randomness.seed'))
+    overlaps = _Overlaps(sets, value_of(cfg, 'randomness.seed') if seed is None else seed)
     for one in learned:
         for other in choosing:
             if both := overlaps.describe(one, other):
@@ -117,9 +118,8 @@ class _Overlaps:
         if not (train and val and known_apart(train, val)):
             return None
         key = f'{TRAIN} (without holdout)'
-        self.sets[key] = {
-            name: value for name, value in train.items() if name not in ('holdout', 'per_class', 'indices')
-        }
+        parts = ('holdout', 'per_class', 'indices')
+        self.sets[key] = {name: value for name, value in train.items() if name not in parts}
         return key
 
     def describe(self, one: str, other: str) -> str:
@@ -138,7 +138,7 @@ def _list_images(key: str, dataset: dict, seed: int | None) -> set[str]:
     dataset = copy.deepcopy(dataset)
     follow_run(dataset, seed or 0)
     try:
-        return set(images_of(dataset))
+        return set(identify_images(dataset))
     except MissingFileError:  # other checks need the files, and say so
         return set()
     except ConfigError as error:

@@ -12,9 +12,11 @@ from torch import nn
 
 from ...compat import multiplies_bfloat16
 from ...errors import ConfigError, blame
+from ...messages import near_names
 from ...models import OpenCLIPBackbone
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
-from ...models.towers.loading import check_pretrained, near_names
+from ...models.losses.flyp import FLYP
+from ...models.towers.loading import check_pretrained
 from ..values import is_a, value_of
 
 SLOW_BFLOAT16 = (
@@ -68,10 +70,32 @@ def check_class_names(model: dict) -> None:
     for key, part in parts.items():
         names, templates = ((part or {}).get(name) for name in ('classnames', 'templates'))
         with blame(key):
-            if names is not None and names != 'dataset':
+            if names is not None:
                 resolve_classnames(names)
             if templates is not None:
                 resolve_templates(templates)
+
+
+def check_text_tower(model: dict, checkpoint: dict, name: str) -> None:
+    """Raise a ConfigError for a checkpoint without the text tower that makes the head (FLYP)."""
+    if makes_head(model) and not any(key.startswith('auxiliary.') for key in checkpoint['state_dict']):
+        raise ConfigError(
+            f'{name} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the training'
+        )
+
+
+def makes_head(model: dict) -> bool:
+    """Whether a loss of the model makes the head of its text tower (FLYP)."""
+    return any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('auxiliary') or ())
+
+
+def check_classes_of_checkpoint(model: dict, checkpoint: dict, name: str) -> None:
+    """Raise a ConfigError for a checkpoint of another number of classes than the head."""
+    weight, num_classes = checkpoint['state_dict'].get('head.fc.weight'), (model.get('head') or {}).get('num_classes')
+    if weight is not None and num_classes is not None and len(weight) != num_classes:
+        raise ConfigError(
+            f'{name} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}'
+        )
 
 
 def warn_of_random_weights(cfg: Config) -> None:

@@ -10,7 +10,7 @@ from ...files import FULL, HOST, remove_leftovers
 
 
 def check_work_dir(work_dir: str, what: str = 'work dir', option: str = '--work-dir') -> None:
-    """Raise a StorageError if results cannot be written to ``work_dir``; delete temporary files of killed runs there."""
+    """Raise a StorageError if ``work_dir`` is not writable; delete temporary files of killed runs in it."""
     try:
         os.makedirs(work_dir, exist_ok=True)
         probe = Path(work_dir) / f'.writable.{HOST}.{os.getpid()}-0.part'  # remove_leftovers finds this name

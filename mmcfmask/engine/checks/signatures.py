@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union
 from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 
 from ...errors import ConfigError
-from ...models.towers.loading import near_names
+from ...messages import near_names
 from .tables import CORRECTED, FORWARDED, RANGES
 
 

@@ -1,4 +1,4 @@
-"""Check that a validation sees all images, gives the metrics that others wait for, and that no shift chooses anything."""
+"""Check that a validation sees all images and has the metrics that others need, and that no shift chooses anything."""
 
 from __future__ import annotations
 
