@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.table import Table
 from ..datasets.holdout import follow_run
 from ..errors import ConfigError
 from ..evaluation import preference
-from ..files import write_tensors
+from ..files import as_path, write_tensors
 from .build import build_runner
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict, inherited_meta
 from .checks import check_out
@@ -25,14 +26,14 @@ from .testing import skip_pretrained_weights
 
 
 def run_soup(
-    config: str,
-    checkpoints: Sequence[str],
-    out: str,
+    config: str | os.PathLike,
+    checkpoints: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
     options: Mapping[str, Any] | Sequence[str] = (),
     *,
     greedy: bool = False,
     ties: str = 'nll',
-    work_dir: str | None = None,
+    work_dir: str | os.PathLike | None = None,
     show: bool = False,
 ) -> dict:
     """Average the weights of several fine-tuned models into one checkpoint.
@@ -53,6 +54,8 @@ def run_soup(
     Raises:
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
+    config, out, work_dir = map(as_path, (config, out, work_dir))
+    checkpoints = list(map(as_path, checkpoints))
     if len(set(checkpoints)) < len(checkpoints):
         raise ConfigError('a checkpoint is named twice')
     check_out(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 
 from ..compat import end_process_group
+from ..files import as_path
 from ..reporting import results_table
 from .build import build_runner
 from .checkpoints import check_state_dict, inherited_meta
@@ -23,16 +25,16 @@ from .wise_ft_results import line_table, save_interpolated, write_results
 
 
 def run_wise_ft(
-    config: str,
-    checkpoint: str,
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike,
     options: Mapping[str, Any] | Sequence[str] = (),
     *,
     alphas: Sequence[str | float] = ('0:1:0.1',),
     save: float | None = None,
-    out: str | None = None,
+    out: str | os.PathLike | None = None,
     shifts: list[str] | None = None,
     skip_broken: bool = False,
-    work_dir: str | None = None,
+    work_dir: str | os.PathLike | None = None,
     amp: bool = False,
     launcher: str | None = None,
     local_rank: int = 0,
@@ -56,6 +58,7 @@ def run_wise_ft(
     Raises:
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
+    config, checkpoint, out, work_dir = map(as_path, (config, checkpoint, out, work_dir))
     alphas = parse_alphas(alphas)
     save = None if save is None else parse_alphas([save])[0]
     cfg = load_config(config, options, complete=True)
