@@ -1,4 +1,3 @@
-import argparse
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -286,11 +285,10 @@ def test_local_rank_of_mpi_is_that_of_mpi(monkeypatch):
     for variable, value in dict(LOCAL_RANK='3', RANK='3', SIZE='4').items():
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{variable}', value)
     monkeypatch.setenv('MASTER_ADDR', 'localhost')
-    monkeypatch.setattr('mmcfmask.engine.launcher.check_config', lambda cfg: None)
     for launcher, rank in (('mpi', '3'), ('none', '0')):
         monkeypatch.setenv('LOCAL_RANK', '0')
         cfg = Config(dict(work_dir='w'))
-        apply_run_arguments(cfg, argparse.Namespace(launcher=launcher, local_rank=0, work_dir=None, config='c.py'))
+        apply_run_arguments(cfg, 'c.py', launcher=launcher)
         assert os.environ['LOCAL_RANK'] == rank
 
 
