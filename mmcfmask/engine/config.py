@@ -140,7 +140,7 @@ def _check_training_images(cfg: Config, before: Config, options: Mapping[str, An
     """
     is_probe = value_of(cfg, 'model.head.class_weights.type') == 'linear_probe'
     parts = ['model.head.class_weights'] if is_probe else []
-    for part in [*parts, 'model.gate', 'model.knn_gate']:
+    for part in [*parts, 'model.knn_gate']:
         for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
             place, source = f'{part}.{images}', f'{loader}.dataset'
             old = value_of(before, place)

@@ -12,6 +12,7 @@ from mmpretrain.registry import HOOKS, MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError, NumericalError
+from ..models.losses import Distillation
 from ..ranges import Positive, Share
 
 

@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
 from mmpretrain.registry import HOOKS
 
 from ..compat import PlainCheckpointHook
+from ..renamed import update_model
 from .checks.classes import CheckClassesHook
 from .hooks import IterationSeedHook, StopOnInvalidLossHook
 from .values import config_values, is_a, value_of

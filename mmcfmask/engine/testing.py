@@ -75,7 +75,7 @@ def prepare_test(
     follow_run(cfg, ((loaded or {}).get('meta') or {}).get('seed', (cfg.get('randomness') or {}).get('seed')))
     if not (keep_pretrained and makes_head(cfg.model)):
         forget_training(cfg.model)
-    if loaded is not None and not keep_pretrained and not cfg.model.get('gate'):
+    if loaded is not None and not keep_pretrained and not cfg.model.get('knn_gate'):
         skip_pretrained_weights(cfg.model)
     return loaded
 

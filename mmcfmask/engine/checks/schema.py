@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from ...errors import ConfigError
 from ...messages import near_names
+from ...renamed import TYPES
 from .signatures import check_arguments, check_value, read_signature, shorten
 from .tables import (
     ALL_REGISTRIES,
