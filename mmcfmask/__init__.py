@@ -3,6 +3,15 @@
 Importing this package registers its components and lets configs inherit from ``mmcfmask::…``.
 """
 
+from importlib.util import find_spec
+
+if find_spec('mmcv') is None:  # no requirement of the package: mmcv and mmcv-lite must not be installed over each other
+    raise ModuleNotFoundError(
+        "mmcfmask needs mmcv: `pip install 'mmcfmask[lite]'` installs mmcv-lite, which is enough; "
+        '`mim install mmcv` installs a full mmcv',
+        name='mmcv',
+    )
+
 from . import compat, datasets, engine, evaluation, models  # noqa: F401  registration
 from .apis import inference_config, load_model
 from .counterfactual import patch_mask, refill, relevance_map

@@ -272,6 +272,11 @@ def locked(folder: str | os.PathLike, what: str) -> Iterator[None]:
             _locks.discard(path)
 
 
+def slug(name: str) -> str:
+    """Turn a name into one of a file or folder: ``'CFMask object/single'`` gives ``'cfmask_object_single'``."""
+    return re.sub(r'[^\w.=+-]+', '_', name.lower()).strip('_')
+
+
 def check_file_name(name: str, where: str) -> str:
     """``name``, which becomes a part of paths, if it is one plain name of a file or folder.
 

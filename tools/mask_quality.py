@@ -18,7 +18,7 @@ from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
 from mmcfmask.counterfactual import check_value, patch_mask, relevance_map
-from mmcfmask.datasets.folder import follow_run
+from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.options import add_cfg_options, count

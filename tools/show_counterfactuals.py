@@ -34,7 +34,7 @@ from mmcfmask.counterfactual import (
     relevance_map,
     zoom_in,
 )
-from mmcfmask.datasets.folder import follow_run
+from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.datasets.images import EXTENSIONS, find_images, why_unreadable
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.checks.model import makes_counterfactuals
@@ -46,7 +46,7 @@ from mmcfmask.errors import one_line
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE, check_crop_scale
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.output import run_tool
-from mmcfmask.reporting import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
+from mmcfmask.reporting import Variant, counterfactual_panel, grey_out_patches, save_figure, variants_panel
 
 CHECKPOINT_SUFFIXES = ('.pth', '.pt')
 
@@ -276,7 +276,7 @@ def main(argv=None) -> None:
             inputs, patch_grid(model.backbone, inputs), relevance, generator
         )
         images = display(changed.images)
-        return hide_patches(images, changed.mask) if changed.hidden else images, changed.mask
+        return grey_out_patches(images, changed.mask) if changed.hidden else images, changed.mask
 
     if args.all:
         variants = [

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mmcfmask  # noqa: F401  registers the components, and mmcfmask:: in _base_
-from mmcfmask.datasets.folder import follow_run
+from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.engine.build import build_runner
 from mmcfmask.engine.checkpoints import check_checkpoint, check_same_tower, inherited_meta
 from mmcfmask.engine.checks.outputs import check_out

@@ -34,7 +34,7 @@ from mmcfmask.engine.options import file_name
 from mmcfmask.engine.provenance import training_of
 from mmcfmask.engine.testing import add_gate, add_second_look, method_name, prepare_test
 from mmcfmask.errors import StorageError, one_line
-from mmcfmask.evaluation import describe_checkpoint, describe_run, notes_of
+from mmcfmask.evaluation import describe_checkpoint, describe_run, list_notes
 from mmcfmask.files import atomic_write, write_json
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE
 from mmcfmask.output import run_tool
@@ -137,7 +137,7 @@ def main(argv=None) -> dict:
         shifts = [name for name in accuracies if name != id_set]
         notes, written, failure = [], [], None
         if accuracies:
-            notes += [f'checkpoint: {args.checkpoint or "none"}', *notes_of(run)]
+            notes += [f'checkpoint: {args.checkpoint or "none"}', *list_notes(run)]
         if cfg.model.get('gate') or cfg.model.get('crop_scale'):
             run['inference'] = dict(gate=bool(cfg.model.get('gate')), crop_scale=cfg.model.get('crop_scale'))
         try:  # before anything is printed

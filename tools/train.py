@@ -11,7 +11,7 @@ import mmcfmask  # noqa: F401  before mmengine (compat.load_yapf); registers the
 from mmengine.config import Config
 
 from mmcfmask.compat import end_process_group
-from mmcfmask.datasets.folder import follow_run
+from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.engine import checkpoints
 from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checks.data import check_training_data

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,11 +46,11 @@ def _replace_attention(tower: nn.Module, make: Callable[[Callable], Callable]) -
     original = F.scaled_dot_product_attention
     replacement = make(original)
     holders = [module for module in tower.modules() if 'scaled_dot_product_attention' in vars(module)]
-    own = [module.scaled_dot_product_attention for module in holders]
+    own: list[Any] = [module.scaled_dot_product_attention for module in holders]
     try:
         F.scaled_dot_product_attention = replacement
         for module, function in zip(holders, own):
-            module.scaled_dot_product_attention = make(function)
+            module.scaled_dot_product_attention = make(function)  # type: ignore[assignment]
         with no_fused_transformer_layers():
             yield
     finally:
@@ -72,7 +73,7 @@ def record_attention(tower: nn.Module) -> Iterator[list[AttentionCall]]:
 
     def make(original: Callable) -> Callable:
 
-        def recording(query, key, value, *args, **kwargs):
+        def recording(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             output = original(query, key, value, *args, **kwargs)
             if torch.is_grad_enabled():
                 if not output.requires_grad:
@@ -107,7 +108,9 @@ def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
 
     def make(original: Callable) -> Callable:
 
-        def masked(query, key, value, attn_mask=None, *args, **kwargs):
+        def masked(
+            query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+        ) -> Tensor:
             if attn_mask is not None:
                 raise NotImplementedError(
                     'hiding patches from a tower that has an attention mask of its own '
@@ -136,7 +139,7 @@ def drop_tokens(after_position: nn.Module, hidden: Tensor, num_kept: int) -> Ite
     """
     kept = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :num_kept]
 
-    def hook(module, args, tokens):
+    def hook(module: nn.Module, args: tuple, tokens: Tensor) -> Tensor:
         prefix = tokens.shape[1] - hidden.shape[1]
         patches = tokens[:, prefix:].gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
         return torch.cat([tokens[:, :prefix], patches], dim=1)

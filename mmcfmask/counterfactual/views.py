@@ -151,5 +151,5 @@ def _sample(images: Tensor, theta: Tensor, outside: str) -> Tensor:
     """``images`` by the affine maps ``theta`` (B, 2, 3) float32, bilinear; in float32 under autocast too, which would
     round the places to half a pixel."""
     with torch.autocast(images.device.type, enabled=False):
-        grid = F.affine_grid(theta, images.shape, align_corners=False)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images.float(), grid, padding_mode=outside, align_corners=False).to(images.dtype)

@@ -21,10 +21,10 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
 from ..errors import ConfigError, MissingFileError, StorageError
-from ..evaluation import nll_of, preference
+from ..evaluation import nll_key, preference
 from ..files import atomic_write, check_file_name, check_whole, write_text
-from ..models.towers.loading import check_parameters, check_tensors, reason_of
 from ..models.towers.torchscript import is_torchscript
+from ..models.towers.weight_files import check_parameters, check_tensors, explain_unreadable
 from .values import config_values
 
 BEST = 'best.pth'
@@ -177,14 +177,14 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             found, best = preference(metrics, key, rule), (-math.inf, -math.inf)
             if score in hub.runtime_info:  # unknown cross-entropy: the earlier one stays
                 best = preference(
-                    {nll_of(key): hub.runtime_info.get(nll, -math.inf), key: hub.runtime_info[score]}, key, rule
+                    {nll_key(key): hub.runtime_info.get(nll, -math.inf), key: hub.runtime_info[score]}, key, rule
                 )
             if not found > best:
                 continue
             before, path = hub.runtime_info.get(name), self.best_path(key)
             hub.update_info(score, metrics[key])
             hub.update_info(name, str(path))
-            hub.update_info(nll, metrics.get(nll_of(key), -math.inf))
+            hub.update_info(nll, metrics.get(nll_key(key), -math.inf))
             meta = dict(epoch=runner.epoch, iter=runner.iter, best=dict(metric=key, value=float(metrics[key])))
             runner.save_checkpoint(
                 self.out_dir,
@@ -318,7 +318,7 @@ def _read(path: str) -> dict:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # the readers raise pickle, zip and key errors of many types
         raise StorageError(
-            f'{path!r} is not a checkpoint that torch can load, or is cut off ({reason_of(error)})'
+            f'{path!r} is not a checkpoint that torch can load, or is cut off ({explain_unreadable(error)})'
         ) from None
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise ConfigError(f'{path!r} is not a checkpoint of this package: it has no "state_dict"')

@@ -19,7 +19,7 @@ from mmengine.utils import import_modules_from_strings
 
 from ..compat import drop_deletes
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
-from ..models.towers.loading import near_names
+from ..messages import near_names
 from .checks.parts import check_arguments
 from .checks.schema import check_top_level
 from .options import parse_options

@@ -312,7 +312,7 @@ def check_prompts(name: str, metainfo: dict, prompts: str | Sequence[str] | None
     """Raise a ConfigError where a name among the prompts of ``where`` is the class of another label in the dataset of
     ``name``."""
     classes = metainfo.get('classes')
-    if not prompts or not classes or prompts == 'dataset':
+    if not prompts or not classes:
         return
     rows = defaultdict(list)
     for row, prompt in enumerate(map(plain_name, resolve_classnames(prompts))):

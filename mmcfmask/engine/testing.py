@@ -15,7 +15,7 @@ from ..compat import (
     loads_file,
 )
 from ..datasets import FolderDataset
-from ..datasets.folder import follow_run
+from ..datasets.holdout import follow_run
 from ..errors import ConfigError
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale

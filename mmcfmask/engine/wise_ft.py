@@ -17,7 +17,7 @@ from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..evaluation import describe_checkpoint, describe_run, notes_of
+from ..evaluation import describe_checkpoint, describe_run, list_notes
 from ..files import write_json, write_tensors, write_text
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..models.losses.flyp import FLYP
@@ -255,7 +255,7 @@ def line_table(line: dict) -> dict:
         results=results,
         id_set=id_set,
         shifts=[name for name in names if name != id_set],
-        notes=notes + notes_of(line),
+        notes=notes + list_notes(line),
         highlight=f'{line["default_alpha"]:g}',
         first_column='α',
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from .calibration import expected_calibration_error, reliability_bins
 from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, mean_error
 
 
-def nll_of(key: str) -> str:
+def nll_key(key: str) -> str:
     """The metric that decides where two models are equal by ``key``: ``'accuracy/nll'`` for ``'accuracy/top1'``."""
     return f'{key.rpartition("/")[0]}/nll'.lstrip('/')
 
@@ -40,7 +41,7 @@ def preference(metrics: Mapping[str, float], key: str, rule: str | None = 'great
     Returns:
         tuple[float, float]: The metric, or its negative, and the negative cross-entropy; 0 where that was not measured.
     """
-    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_of(key), 0.0)
+    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_key(key), 0.0)
 
 
 @METRICS.register_module()
@@ -93,7 +94,7 @@ class ShiftAccuracy(BaseMetric):
         groups = (self.dataset_meta or {}).get('label_groups')
         return None if groups is None else tuple(map(tuple, groups))
 
-    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Reduce a batch to a few numbers per image: ``self.results`` holds a dict of columns for every batch."""
         logits, groups = self._logits(data_samples), self.groups
         self.num_classes = logits.shape[1] if groups is None else len(groups)
@@ -195,7 +196,7 @@ class ShiftAccuracy(BaseMetric):
         and files in the working directory. The order and what is cut off are the same (:func:`interleave`).
         """
         parts = all_gather_object(merge(self.results))
-        metrics = [None]
+        metrics: list[dict[str, float]] = [{}]
         if is_main_process():
             columns = interleave(parts, size)
             self._check_complete(columns['index'], size)
@@ -348,7 +349,7 @@ def unique_names(classes: Sequence[str] | None, num_classes: int) -> list[str]:
     return [f'{name} ({index})' if count[name] > 1 else str(name) for index, name in enumerate(classes)]
 
 
-def _objects(values) -> np.ndarray:
+def _objects(values: Iterable) -> np.ndarray:
     values = list(values)
     array = np.empty(len(values), dtype=object)
     array[:] = values

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
 from ...datasets import FolderDataset, MissingSetError
-from ...datasets.folder import check_folders, sub_folders
+from ...datasets.class_folders import check_folders, sub_folders
 from ...errors import ConfigError
 from ..test_loop import choose_shifts, may_be_missing
 from ..values import is_a, value_of

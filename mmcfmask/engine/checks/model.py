@@ -12,8 +12,9 @@ from torch import nn
 
 from ...compat import multiplies_bfloat16
 from ...errors import ConfigError
+from ...messages import near_names
 from ...models import OpenCLIPBackbone
-from ...models.towers.loading import check_pretrained, near_names
+from ...models.towers.loading import check_pretrained
 from ..values import is_a, value_of
 from .parts import lower_errors
 

@@ -29,7 +29,7 @@ from mmpretrain.registry import (
 from torch.utils.data import DataLoader
 
 from ...errors import ConfigError
-from ...models.towers.loading import near_names
+from ...messages import near_names
 from .signatures import _check_value, _range_of, _short, _signature
 from .tables import (
     ALL_REGISTRIES,

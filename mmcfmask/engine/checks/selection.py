@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmpretrain.registry import METRICS
 
-from ...datasets.folder import follow_run
-from ...datasets.overlap import images_of, known_apart
+from ...datasets.holdout import follow_run
+from ...datasets.overlap import identify_images, known_apart
 from ...errors import ConfigError, MissingFileError
 from ...evaluation import ShiftAccuracy
 from ..test_loop import metrics_of, refuse_choice_by_shift
@@ -196,11 +196,11 @@ def _check_hold_out(cfg: Config, train: dict | None = None, val: dict | None = N
 
 
 def _list_images(key: str, dataset: dict, seed: int | None) -> set[str]:
-    """:func:`images_of` the config of a data set; empty, with a warning, where they cannot be listed."""
+    """:func:`identify_images` the config of a data set; empty, with a warning, where they cannot be listed."""
     dataset = copy.deepcopy(dataset)
     follow_run(dataset, seed or 0)
     try:
-        return set(images_of(dataset))
+        return set(identify_images(dataset))
     except MissingFileError:  # said by those who need it
         return set()
     except ConfigError as error:

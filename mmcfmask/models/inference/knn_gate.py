@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...compat import autocast_dtype, no_autocast
 from ...errors import ConfigError
 from ...ranges import Count, OpenShare, Whole
-from ..class_embeddings.features import batches_of, cached_features, class_name, labels_of, num_classes
+from ..class_embeddings.features import cached_features, class_name, load_batches, num_classes, read_labels
 from ..interpolation import fingerprint
 from ..teacher import OpenCLIPTeacher
 from .relevance_crop import predict_with_crop
@@ -159,7 +159,7 @@ class KNNGate(nn.Module):
         key = (classifier.crop_scale, autocast_dtype(self.bank.device.type), *fingerprint(classifier).tolist())
         if key not in self.thresholds:
             dataset = DATASETS.build(self.held_out)
-            batches = batches_of(
+            batches = load_batches(
                 dataset,
                 classifier.data_preprocessor,
                 self.reading['batch_size'],
@@ -176,7 +176,7 @@ class KNNGate(nn.Module):
     def _read(self, classifier: nn.Module, cfg: dict) -> tuple[Tensor, Tensor]:
         """Features (N, D) and labels (N,) of a dataset."""
         dataset = DATASETS.build(cfg)
-        labels = labels_of(dataset, range(len(dataset)))
+        labels = read_labels(dataset, range(len(dataset)))
         if cfg is self.dataset:
             counts = torch.bincount(labels, minlength=num_classes(dataset, labels.tolist())).tolist()
             short = [

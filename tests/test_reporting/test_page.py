@@ -1,10 +1,11 @@
-"""tools/report.py on metrics.json files of models that do not exist, in this process."""
+"""The report on metrics.json files of models that do not exist."""
 
 import csv
 import itertools
 import json
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -14,11 +15,12 @@ import pytest
 from PIL import Image
 from synthetic_runs import SHIFTS, write_run
 
+from mmcfmask.errors import ConfigError, MissingFileError, StorageError
 from mmcfmask.evaluation import read_reference_models
+from mmcfmask.reporting import make_report, page
+from mmcfmask.reporting.contents import gather_contents
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
-import report
-
+ROOT = Path(__file__).parents[2]
 SETS = ('imagenet', *SHIFTS)
 ZERO_SHOT = dict(zip(SETS, (68.3, 61.9, 77.7, 50.0, 48.2, 54.0)))
 FT = [
@@ -45,11 +47,7 @@ def runs(tmp_path):
 @pytest.fixture
 def no_drawing(monkeypatch):
     """Figures take seconds; a test of tables does without."""
-    monkeypatch.setattr(report, 'track', lambda *args, **kwargs: [])
-
-
-def run(*args):
-    report.main([str(arg) for arg in args])
+    monkeypatch.setattr(page, 'track', lambda *args, **kwargs: [])
 
 
 def table(markdown, heading):
@@ -74,11 +72,12 @@ def expected_robustness(run, shifts):
     return mean(run[s] for s in shifts) - 100 / (1 + math.exp(-z))
 
 
-def test_the_whole_report(runs, tmp_path, capsys):
+def test_the_whole_report(runs, tmp_path):
     out = tmp_path / 'report'
-    run(f'Zero-shot={runs}/zs', f'FT={runs}/ft', '--out', out, '--compare', 'Zero-shot', 'FT')
-    shown = capsys.readouterr().out
-    assert 'report.md' in shown and 'FT' in shown and '±' in shown
+    command = [sys.executable, 'tools/report.py', f'Zero-shot={runs}/zs', f'FT={runs}/ft', '--out', out]
+    command += ['--compare', 'Zero-shot', 'FT']
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert 'report/report.md' in shown and 'FT' in shown and '±' in shown
 
     text = (out / 'report.md').read_text()
     accuracy = table(text, 'Top-1 accuracy')
@@ -142,7 +141,7 @@ def test_the_whole_report(runs, tmp_path, capsys):
 
 
 def test_class_changes_are_means_over_seeds(runs, tmp_path, no_drawing):
-    run(runs, '--out', tmp_path / 'out', '--compare', 'zs', 'ft')
+    make_report([runs], tmp_path / 'out', compare=('zs', 'ft'))
     rows = list(csv.DictReader((tmp_path / 'out/class_change.csv').open()))
     assert len(rows) == 6 * 6 and {row['set'] for row in rows} == set(SETS)
     files = {
@@ -174,7 +173,7 @@ def test_different_sets_give_no_average(runs, tmp_path, no_drawing):
         seed=0,
         missing={name: 'no folder' for name in SHIFTS if name != 'imagenet-r'},
     )
-    run(runs, '--out', tmp_path / 'out')
+    make_report([runs], tmp_path / 'out')
     text = (tmp_path / 'out/report.md').read_text()
     row = table(text, 'Top-1 accuracy')['lp']
     assert (
@@ -187,7 +186,7 @@ def test_different_sets_give_no_average(runs, tmp_path, no_drawing):
         == f'{expected_robustness(ZERO_SHOT, ["imagenet-r"]):+.1f}'
     )
     # With the shifts that all have, there is one; the order is the given one.
-    run(runs, '--out', tmp_path / 'out', '--shifts', 'imagenet-r')
+    make_report([runs], tmp_path / 'out', shifts=['imagenet-r'])
     text = (tmp_path / 'out/report.md').read_text()
     assert table(text, 'Top-1 accuracy')['lp']['OOD avg'] == '77.7' and 'objectnet' not in text.split('## Sets')[0]
 
@@ -195,7 +194,7 @@ def test_different_sets_give_no_average(runs, tmp_path, no_drawing):
 def test_a_set_that_was_missing_everywhere_marks_the_average(tmp_path, no_drawing):
     few = {k: ZERO_SHOT[k] for k in ('imagenet', 'imagenet-v2', 'imagenet-r')}
     write_run(tmp_path / 'a/metrics.json', few, missing={'objectnet': 'not there'})
-    run(tmp_path / 'a', '--out', tmp_path / 'out')
+    make_report([tmp_path / 'a'], tmp_path / 'out')
     text = (tmp_path / 'out/report.md').read_text()
     assert (
         table(text, 'Top-1 accuracy')['ft']['OOD avg'] == f'{(61.9 + 77.7) / 2:.1f}†'
@@ -206,7 +205,7 @@ def test_a_set_that_was_missing_everywhere_marks_the_average(tmp_path, no_drawin
 def test_own_reference_models(tmp_path, no_drawing):
     write_run(tmp_path / 'a/metrics.json', {'test': 90.0, 'v2': 85.0, 'r': 50.0})
     (tmp_path / 'line.csv').write_text('model,test,v2\n' + ''.join(f'm{i},{i},{i}\n' for i in (20, 50, 80)))
-    run(tmp_path / 'a', '--out', tmp_path / 'out', '--line', tmp_path / 'line.csv')
+    make_report([tmp_path / 'a'], tmp_path / 'out', line_file=str(tmp_path / 'line.csv'))
     text = (tmp_path / 'out/report.md').read_text()
     robustness = table(text, 'Effective robustness')
     assert robustness['ft'] == {
@@ -222,7 +221,7 @@ def test_sets_without_reference_models_have_no_effective_robustness(tmp_path):
     out = tmp_path / 'out'
     out.mkdir()
     (out / 'effective_robustness.csv').write_text('of an earlier report')
-    run(tmp_path / 'a', '--out', out)
+    make_report([tmp_path / 'a'], out)
     assert (
         'ffective robustness' not in (out / 'report.md').read_text() and not (out / 'effective_robustness.csv').exists()
     )
@@ -237,7 +236,7 @@ def test_only_one_side(tmp_path, accuracies, id_set):
         id_set=id_set,
         missing={} if id_set in accuracies else {'test': 'not there'},
     )
-    run(tmp_path / 'a', '--out', tmp_path / 'out')
+    make_report([tmp_path / 'a'], tmp_path / 'out')
     text = (tmp_path / 'out/report.md').read_text()
     assert all(f'{value:.1f}' in text for value in accuracies.values()) and not list(
         (tmp_path / 'out/figures').glob('id_ood*')
@@ -249,7 +248,7 @@ def test_corruptions(tmp_path, no_drawing):
     metrics = dict(top1=40.0, mean_per_class=40.0, nll=2.0, ece=5.0, mce=75.5, ce_fog=70.0, ce_gaussian_noise=81.0)
     accuracies = {'imagenet': 80.0, 'imagenet-r': 60.0, 'imagenet-c': 40.0}
     write_run(tmp_path / 'a/metrics.json', accuracies, sets={'imagenet-c': dict(metrics=metrics)})
-    run(tmp_path / 'a', '--out', tmp_path / 'out')
+    make_report([tmp_path / 'a'], tmp_path / 'out')
     text = (tmp_path / 'out/report.md').read_text()
     assert table(text, 'Mean corruption error') == {'ft': {'Method': 'ft', 'imagenet-c': '75.5'}}
     assert table(text, 'Corruptions')['gaussian noise']['ft'] == '81.0'
@@ -257,7 +256,7 @@ def test_corruptions(tmp_path, no_drawing):
 
 def test_runs_that_were_not_tested_alike_are_named(runs, tmp_path, no_drawing):
     write_run(runs / 'b/metrics.json', ZERO_SHOT, method='b', sets={'imagenet-r': dict(transform=['Resize(256)'])})
-    run(runs, '--out', tmp_path / 'out')
+    make_report([runs], tmp_path / 'out')
     text = (tmp_path / 'out/report.md').read_text()
     assert 'compare with care' in text and '- imagenet-r: different transforms: ' in text
 
@@ -265,39 +264,71 @@ def test_runs_that_were_not_tested_alike_are_named(runs, tmp_path, no_drawing):
 def test_names_make_file_names(tmp_path):
     for i, name in enumerate(('CFMask (α=0.5)', 'CFMask [α=0.5]', 'a/b')):
         write_run(tmp_path / f'{i}/metrics.json', {'test': 90.0, 'v2': 80.0 - i}, method=name)
-    run(tmp_path, '--out', tmp_path / 'out')
+    make_report([tmp_path], tmp_path / 'out')
     files = sorted(path.name for path in (tmp_path / 'out/figures').glob('reliability*.png'))
     assert files == ['reliability_CFMask_α_0.5.png', 'reliability_CFMask_α_0.5_2.png', 'reliability_a_b.png']
 
 
 @pytest.mark.parametrize(
-    'args, message',
+    'source, options, error, message',
     [
-        (['{}/nothing'], r'report.py: .*nothing: no such folder or file'),
-        (['{}', '--compare', 'zs', 'FT'], r"--compare: no method 'FT'; there are ft, zs"),
-        (['{}', '--shifts', 'imagenet-q'], r'--shifts: no run was tested on imagenet-q; the runs have imagenet-v2, '),
-        (['{}', '--shifts', 'imagenet'], r'--shifts: no run was tested on imagenet;'),
-        (['A={}'], r"two runs of 'A' with seed 0|two runs of 'A'"),
+        ('{}/nothing', {}, MissingFileError, 'nothing: there is no such folder or file'),
+        ('{}', dict(compare=('zs', 'FT')), ConfigError, "--compare: there is no method 'FT', only more, ft, zs"),
         (
-            ['{}', '--line', '{}/line.csv'],
-            r'line.csv: its columns must be the in-distribution set .imagenet. and .*; it has test, v2',
+            '{}',
+            dict(shifts=['imagenet-q']),
+            ConfigError,
+            'no run was tested on imagenet-q; the runs have imagenet-v2',
         ),
+        ('{}', dict(shifts=['imagenet']), ConfigError, '--shifts: no run was tested on imagenet;'),
+        ('A={}', {}, ConfigError, "two runs of 'A' with seed 0"),
+        ('{}', dict(line_file='{}/line.csv'), ConfigError, 'its columns must be .* .imagenet. and .*; it has test, v2'),
         (
-            ['{}', '--line', '{}/few.csv'],
-            r'few.csv: reference models with accuracies on imagenet, imagenet-r: .*at least 3 models, got 1',
+            '{}',
+            dict(line_file='{}/few.csv'),
+            ConfigError,
+            'few.csv: reference models with accuracies on imagenet, imagenet-r: .*at least 3 models, got 1',
         ),
-        (['{}', '--line', '{}/none.csv'], r'none.csv: no such file'),
+        ('{}', dict(line_file='{}/none.csv'), MissingFileError, 'none.csv: no such file'),
     ],
 )
-def test_bad_input(runs, tmp_path, args, message):
+def test_bad_input(runs, tmp_path, source, options, error, message):
     write_run(runs / 'again/metrics.json', ZERO_SHOT, method='more', seed=0)
     (runs / 'line.csv').write_text('model,test,v2\na,1,2\nb,2,3\nc,4,5\n')
     (runs / 'few.csv').write_text('model,imagenet,imagenet-r\na,1,2\nb,2,\nc,4,\n')
-    if args[0] == '{}' and '--compare' in args:
-        (runs / 'again/metrics.json').unlink()
-    with pytest.raises(SystemExit, match=message):
-        run(*(arg.format(runs) for arg in args), '--out', tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()  # nothing is written before all is known to fit
+    if 'line_file' in options:
+        options = dict(line_file=options['line_file'].format(runs))
+    with pytest.raises(error, match=message):
+        make_report([source.format(runs)], tmp_path / 'out', **options)
+    assert not (tmp_path / 'out').exists()  # nothing is written unless everything fits together
+
+
+def test_a_mistake_ends_in_one_line(tmp_path):
+    command = [sys.executable, 'tools/report.py', tmp_path / 'nothing']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and done.stderr == f'{tmp_path}/nothing: there is no such folder or file\n'
+
+
+def test_a_file_of_an_earlier_version_has_the_new_names(tmp_path):
+    """Runs of mmcfmask 0.1.0 and of this version are seeds of one method."""
+    metrics = dict(top1=80.0, mean_per_class=80.0, nll=0.8, ece=5.0)
+    for seed, (gate, crop, share, name) in enumerate(
+        (
+            ('gate', 'second_look', 'by_start', 'ft + gate and second look'),
+            ('knn_gate', 'crop_scale', 'zero_shot_percent', 'ft + k-NN gate and relevance crop'),
+        )
+    ):
+        sets = {name: dict(metrics={**metrics, share: 12.5}) for name in ('test', 'v2')}
+        inference = {gate: True, crop: 0.9}
+        accuracies = {'test': 80.0, 'v2': 80.0}
+        write_run(tmp_path / f'{seed}/metrics.json', accuracies, method=name, seed=seed, inference=inference, sets=sets)
+    contents = gather_contents([tmp_path])
+    assert list(contents.methods) == ['ft + k-NN gate and relevance crop'] and len(contents.runs) == 2
+    for run in contents.runs:
+        assert run.content['inference'] == dict(knn_gate=True, crop_scale=0.9)
+        assert run.sets['v2']['metrics']['zero_shot_percent'] == 12.5 and 'by_start' not in run.sets['v2']['metrics']
+    write_run(tmp_path / 'other.json', accuracies, method='logit + gate')  # not a gate of this package
+    assert list(gather_contents([tmp_path / 'other.json']).methods) == ['logit + gate']
 
 
 def test_classes_that_were_not_recorded_cannot_be_compared(tmp_path, no_drawing):
@@ -308,13 +339,13 @@ def test_classes_that_were_not_recorded_cannot_be_compared(tmp_path, no_drawing)
             method=name,
             sets={s: dict(per_class={}, reliability=None) for s in ('test', 'v2')},
         )
-    with pytest.raises(SystemExit, match="'a' and 'b' share no set with accuracies of classes"):
-        run(tmp_path, '--out', tmp_path / 'out', '--compare', 'a', 'b')
-    run(tmp_path, '--out', tmp_path / 'out')
+    with pytest.raises(ConfigError, match="'a' and 'b' share no set with accuracies of classes"):
+        make_report([tmp_path], tmp_path / 'out', compare=('a', 'b'))
+    make_report([tmp_path], tmp_path / 'out')
     assert 'Reliability' not in (tmp_path / 'out/report.md').read_text()
 
 
 def test_out_that_is_a_file(runs, tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(SystemExit, match='report.py: .*file'):
-        run(runs, '--out', tmp_path / 'file')
+    with pytest.raises(StorageError, match='file'):
+        make_report([runs], tmp_path / 'file')
