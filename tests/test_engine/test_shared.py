@@ -121,7 +121,6 @@ test_dataloader = dict(_delete_=True, a=dict(dataset={{_base_.test_dataloader.a.
 
 def test_bases_may_be_several_and_yaml(write):
     write('loop.yaml', 'test_cfg:\n  data_root: data/x/\n')
-    write('base.py', BASE)
     cfg = Config.fromfile(write('child.yml', '_base_: [base.py, loop.yaml]\ndata_root: /mine\n'))
     assert cfg.test_cfg.data_root == cfg.train_dataloader.dataset.data_root == '/mine'
     write('yaml.yaml', 'shared: [data_root]\ndata_root: a\ntest_dataloader: {dataset: {data_root: a}}\n')
