@@ -10,7 +10,8 @@ from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
 from mmpretrain.registry import HOOKS
 
 from ..compat import PlainCheckpointHook
-from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
+from .checks.classes import CheckClassesHook
+from .hooks import IterationSeedHook, StopOnInvalidLossHook
 from .values import config_values, is_a, value_of
 
 PARTS = (
