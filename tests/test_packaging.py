@@ -10,6 +10,7 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
 from modelindex.load_model_index import load
 from packaging.requirements import Requirement
 
@@ -69,10 +70,6 @@ def test_only_an_extra_brings_mmcv(metadata):
     assert mmcv[0].marker.evaluate({'extra': 'lite'}) and not mmcv[0].marker.evaluate({'extra': ''})
 
 
-def test_python_versions(metadata):
-    assert metadata['Requires-Python'] == '>=3.10'
-
-
 def test_the_console_script_runs_from_the_wheel(wheel):
     scripts = configparser.ConfigParser()
     scripts.read(wheel / f'mmcfmask-{__version__}.dist-info' / 'entry_points.txt')
@@ -106,3 +103,27 @@ def test_the_model_index_lists_every_config():
     assert sorted(configs) == sorted(str(path) for path in paths if '_base_' not in path.parts)
     assert len({model.name for model in index.models}) == len(configs)
     assert {model.in_collection for model in index.models} == {collection.name for collection in index.collections}
+
+
+def read_yaml(name):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_the_release_has_one_version():
+    citation = read_yaml('CITATION.cff')
+    assert citation['version'] == __version__
+    assert f'\n## [{__version__}] - {citation["date-released"]}\n' in (ROOT / 'CHANGELOG.md').read_text()
+
+
+def test_pre_commit_runs_the_versions_of_make_lint():
+    pinned = dict(
+        line.split('==') for line in (ROOT / 'requirements' / 'constraints.txt').read_text().split() if '==' in line
+    )
+    hooks = {repo['repo'].rsplit('/', 1)[1]: repo['rev'] for repo in read_yaml('.pre-commit-config.yaml')['repos']}
+    assert hooks == {'ruff-pre-commit': f'v{pinned["ruff"]}', 'codespell': f'v{pinned["codespell"]}'}
+
+
+def test_ci_runs_on_every_supported_python(metadata):
+    versions = read_yaml('.github/workflows/ci.yml')['jobs']['test']['strategy']['matrix']['python']
+    supported = [line.rsplit(' ', 1)[1] for line in metadata.get_all('Classifier') if ':: Python :: 3.' in line]
+    assert versions == supported and metadata['Requires-Python'] == f'>={versions[0]}'

@@ -3,6 +3,7 @@
 #
 # data_root: ImageNet's own folder with train/ and val/, and the shifts in it or beside it, or a folder of all sets
 # under the names of their archives as unpacked (docs/data.md; tools/check_data.py tells what is found).
+shared = ('data_root', 'pipeline')  # an override of one of them reaches every data set
 data_root = 'data/imagenet/'
 
 pipeline = [

@@ -1,6 +1,7 @@
 # PACS (7 classes, 4 domains, <data_root>/<domain>/<class>/<image>): fine-tuned on eight tenths of photo; one tenth is
 # held out to choose the checkpoint; tested on the last tenth (ID) and on the other three domains (OOD). The test part
 # is always the same; holdout.seed='run' draws the others anew for every seed (studies/pacs.yaml).
+shared = ('data_root', 'pipeline')  # an override of one of them reaches every data set
 data_root = 'data/pacs/'
 
 pipeline = [

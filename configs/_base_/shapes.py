@@ -1,5 +1,6 @@
 # The built-in benchmark (docs/shapes.md): rendered shapes, no download. Fine-tuned on photo-like images whose
 # background is tied to the class; tested on the same kind of images (ID) and on four shifts (OOD).
+shared = ('pipeline',)  # an override reaches every data set
 pipeline = [dict(type='PackInputs')]
 test_loader = dict(
     batch_size=250,
