@@ -63,7 +63,8 @@ def test_runs_of_another_version_are_neither_continued_nor_deleted(study):
 
 def test_a_second_study_in_one_folder_is_refused(study, tmp_path):
     """The message names the first one. A lock of this process would not stop it, so another process holds it."""
-    code = f"from mmcfmask.files import locked\nwith locked({str(tmp_path)!r}, 'a study'):\n    print(flush=True)\n    input()"
+    code = 'from mmcfmask.files import locked\n'
+    code += f"with locked({str(tmp_path)!r}, 'a study'):\n    print(flush=True)\n    input()"
     with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         first.stdout.readline()
         with pytest.raises(StorageError, match=rf'is in use by a study \(process {first.pid} on '):
