@@ -9,7 +9,8 @@ import re
 import runpy
 import shlex
 import sys
-from functools import cache
+import textwrap
+from functools import cache, cached_property
 from itertools import product
 
 import pytest
@@ -19,11 +20,12 @@ from mmpretrain.registry import HOOKS
 from pages import INDENTED, PAGES, ROOT, blocks, prose, table
 
 import mmcfmask_cli
-from mmcfmask.engine.checks.schema import check_config
-from mmcfmask.engine.checks.selection import check_selection
+from mmcfmask.engine.checks.schema import check_schema
+from mmcfmask.engine.checks.validation import check_validation
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.test_loop import choose_shifts, metrics_of
-from mmcfmask.models import KNNGate
+from mmcfmask.models import CounterfactualClassifier, KNNGate
+from mmcfmask.models.losses import Step
 
 # Links
 
@@ -84,6 +86,14 @@ def test_equations_have_code_and_tests():
         file, names = re.fullmatch(r'\[`[\w/.]+`\]\((\S+)\): (.*)', cell).groups()
         defined = {getattr(node, 'name', None) for node in ast.parse((ROOT / 'docs' / file).read_text()).body}
         assert set(re.findall(r'`(\w+)`', names)) <= defined, file
+
+
+def test_training_step_is_that_of_the_code():
+    (code,) = blocks('docs/architecture.md', 'python')
+    source = textwrap.dedent(inspect.getsource(CounterfactualClassifier.loss))
+    assert textwrap.indent(code, '    ') in source
+    for name in ('relevance', 'counterfactual', 'counterfactual_features', 'teacher_features'):
+        assert isinstance(vars(Step)[name], cached_property) and f'`{name}`' in PAGES['docs/architecture.md']
 
 
 def test_packages_of_the_architecture():
@@ -182,7 +192,7 @@ def check_overrides(config: str, options: list[str]) -> None:
             assert key.split('.')[2] in inspect.signature(KNNGate).parameters, option
         elif not re.fullmatch(r'[A-Z]+|', value):
             values |= parse([option])
-    check_config(load_config(str(ROOT / config), values), whole=False)
+    check_schema(load_config(str(ROOT / config), values), complete=False)
 
 
 def test_overrides_in_the_text():
@@ -212,7 +222,7 @@ def test_configs_load_and_are_valid(name, tmp_path, monkeypatch):
     for code in configs:
         path = tmp_path / 'example.py'
         path.write_text(code)
-        check_config(load_config(str(path), {}))
+        check_schema(load_config(str(path), {}))
     sys.modules.pop('my_losses', None)
 
 
@@ -249,14 +259,14 @@ def example(tmp_path):
 
 def test_shifts_during_training(example):
     cfg = example(0)
-    check_selection(cfg)
+    check_validation(cfg)
     assert choose_shifts(cfg.val_dataloader, cfg.val_cfg.id_set, None) == ['sketch']
     assert cfg.val_dataloader.held_out.dataset.holdout.part == 'held_out'
     assert cfg.val_dataloader.sketch.dataset.pipeline[0].type
     assert metrics_of('sketch', cfg.val_evaluator) == [dict(type='ShiftAccuracy')] and cfg.train_cfg.val_interval == 2
     cfg.default_hooks.checkpoint.save_best = 'sketch/top1'
     with pytest.raises(ValueError, match='would choose by a distribution shift'):
-        check_selection(cfg)
+        check_validation(cfg)
 
 
 def test_wise_ft_hook(example):
