@@ -24,6 +24,7 @@ from mmcfmask.engine.checks.schema import check_schema
 from mmcfmask.engine.checks.validation import check_validation
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.test_loop import choose_shifts, metrics_of
+from mmcfmask.experiments.spec import StudySpec, read_study
 from mmcfmask.models import CounterfactualClassifier, KNNGate
 from mmcfmask.models.losses import Step
 
@@ -237,12 +238,15 @@ def test_larger_images(tmp_path):
         assert ('CropBorder' in steps) == (name == 'objectnet')
 
 
-def test_yaml_blocks():
-    study = yaml.safe_load(blocks('docs/studies.md', 'yaml')[0])
-    assert (
-        set(study) == {'seeds', 'cfg_options', 'datasets', 'methods'}
-        and 'evaluate' in study['methods']['FT + k-NN gate']
-    )
+def test_study(tmp_path):
+    path = tmp_path / 'study.yaml'
+    path.write_text(blocks('docs/studies.md', 'yaml')[0])
+    study = read_study(str(path))
+    assert study.methods['FT + k-NN gate'].evaluate == 'FT' and study.datasets['pacs'].cfg_options
+    keys = {key for row in table('docs/studies.md', '| key') for key in re.findall(r'`(\w+)`', row[0])}
+    assert keys | {'methods'} == set(StudySpec.model_fields)
+    for file in re.findall(r'`(studies/\w+\.yaml)`', PAGES['docs/studies.md']):
+        read_study(str(ROOT / file))
 
 
 @pytest.fixture
