@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
 from mmpretrain.registry import HOOKS
 
+from ..renamed import update_model
 from .checks.classes import CheckClassesHook
 from .hooks import IterationSeedHook, StopOnInvalidLossHook
 from .values import config_values, is_a, value_of
@@ -71,6 +72,7 @@ def training_of(meta: dict) -> dict[str, str] | None:
         values = config_values(meta['cfg'], free=FREE)
     except (SyntaxError, ValueError, AttributeError):  # another program wrote it
         return None
+    values['model'] = update_model(values.get('model') or {})
     values['custom_hooks'] = [
         hook
         for hook in values.get('custom_hooks') or ()
