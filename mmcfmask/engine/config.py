@@ -20,7 +20,7 @@ from mmengine.utils import import_modules_from_strings
 from ..compat import drop_deletes
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..messages import near_names
-from .checks.parts import check_arguments
+from .checks import check_config
 from .checks.schema import check_top_level
 from .options import parse_options
 from .shared import find_shared, update_shared
@@ -44,7 +44,7 @@ READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} |
 }
 
 
-def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = ()) -> Config:
+def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = (), complete: bool = False) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
     Args:
@@ -52,6 +52,7 @@ def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = ()) -> C
         options: ``key=value`` texts as the command line gives them, or a mapping of dotted keys to values. An override
             of a shared variable also sets its copies (:mod:`.shared`). Without options the config is what
             ``Config.fromfile`` gives.
+        complete (bool): A run follows, so whatever is missing for it is an error too.
 
     Raises:
         MissingFileError: The file does not exist.
@@ -67,7 +68,7 @@ def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = ()) -> C
         reached = update_shared(cfg, find_shared(before), by='--cfg-options')
         _check_variables(cfg, before, options, reached, path)
         _check_training_images(cfg, before, options)
-    check_arguments(cfg)
+    check_config(cfg, complete)
     return cfg
 
 
@@ -109,11 +110,12 @@ def _check_variables(
             known = sorted({*READ_KEYS, *before, *inner})
             raise ConfigError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, known)}')
         if cfg[name] != before[name] and not reached.get(name):
-            keys = ', '.join(_find_copies(before, name, before[name]))
+            parts = {key: value for key, value in before.items() if key in READ_KEYS}
+            keys = ', '.join(_find_copies(parts, name, before[name]))
             why = 'no key of this name holds its old value' if name in reached else 'the config does not share it'
             raise ConfigError(
                 f'{path}: an override of the variable {name!r} would change nothing, since {why}. Set '
-                + (keys or 'the keys that were made from it')
+                f'{keys or "the keys that were made from it"} instead'
             )
 
 
@@ -122,7 +124,7 @@ def _find_copies(node: Any, name: str, value: Any, where: str = '') -> list[str]
     the value is a dict or a list, all."""
     found = []
     telling = isinstance(value, (dict, list)) and len(value) > 0
-    for key, item in node.items() if isinstance(node, (dict, Config)) else enumerate(node):
+    for key, item in node.items() if isinstance(node, dict) else enumerate(node):
         if where and item == value and (telling or key == name):
             found.append(f'{where}.{key}')
         elif isinstance(item, (dict, list, tuple)):

@@ -11,7 +11,8 @@ from mmpretrain.registry import HOOKS
 
 from ..compat import PlainCheckpointHook
 from ..renamed import update_model
-from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
+from .checks.classes import CheckClassesHook
+from .hooks import IterationSeedHook, StopOnInvalidLossHook
 from .values import config_values, is_a, value_of
 
 PARTS = (

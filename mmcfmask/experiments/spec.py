@@ -24,9 +24,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, core_schema
 
 from ..compat import SafeYAMLLoader
-from ..engine.checks.parts import lower_errors
 from ..engine.config import check_text_file, read_config
-from ..errors import ConfigError
+from ..errors import ConfigError, blame
 from ..files import check_file_name
 from ..ranges import Seed, Share
 from .spec_errors import describe_error
@@ -184,7 +183,7 @@ def read_study(path: str) -> StudySpec:
     check_text_file(path, 'study')
     values = read_config(path).to_dict()
     if Path(path).suffix in ('.yaml', '.yml'):
-        with lower_errors(path):
+        with blame(path):
             check_repeated_keys(yaml.compose(Path(path).read_text(encoding='utf-8'), Loader=SafeYAMLLoader))
     if values.get('out') is None:
         values['out'] = str(Path('work_dirs') / Path(path).stem)
