@@ -10,7 +10,7 @@ class SafeYAMLLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
 
     Raises:
         yaml.YAMLError: More than 1 MB, deeper than 50 levels, or more than 100,000 values once its aliases are written
-        out.
+            out.
     """
 
     def __init__(self, stream) -> None:
