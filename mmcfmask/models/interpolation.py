@@ -1,4 +1,5 @@
-"""The line between two sets of weights (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022: WiSE-FT)."""
+"""The line between two sets of weights (WiSE-FT: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
+2022)."""
 
 from __future__ import annotations
 
