@@ -56,7 +56,7 @@ RECIPE = dict(
     model=dict(
         backbone=dict(model_name='ViT-B-16', pretrained='a.pt'),
         teacher=dict(type='OpenCLIPTeacher'),
-        auxiliary=[dict(type='L2SP')],
+        losses=[dict(type='L2SP')],
         head=dict(distill_weight=30.0, class_weights=dict(type='text')),
         data_preprocessor=dict(mask='object', mean=[1.0, -2.0]),
     ),
@@ -82,7 +82,7 @@ RECIPE = dict(
         ({'param_scheduler.pct_start': 0.1}, 'param_scheduler.pct_start = 0.02, but now it is 0.1'),
         ({'model.teacher': None}, 'model.teacher = {.*}, but now it is None'),
         ({'model.head.cls_weight': 0.0}, 'model.head.cls_weight = None, but now it is 0.0'),
-        ({'model.auxiliary': [dict(type='FLYP')]}, 'model.auxiliary = .*L2SP.*, but now it is .*FLYP'),
+        ({'model.losses': [dict(type='FLYP')]}, 'model.losses = .*L2SP.*, but now it is .*FLYP'),
         ({'model.backbone.model_name': 'ViT-B-32'}, 'model.backbone.model_name = ViT-B-16, but now it is ViT-B-32'),
         ({'model.data_preprocessor.mask': 'context'}, 'model.data_preprocessor.mask = object, but now it is context'),
     ],
@@ -385,7 +385,7 @@ def test_images_that_head_and_gate_are_made_of(data, monkeypatch):
         check_images(cfg)
 
     for check_images in (check_selection, check_start_images):
-        for key, name in dict(gate='model.gate', head='model.head.class_weights').items():
+        for key, name in dict(knn_gate='model.knn_gate', head='model.head.class_weights').items():
             with pytest.raises(
                 ConfigError,
                 match=f"{name}.held_out reads images of the shift 'drawings' of test_dataloader, 20 of its 20",
@@ -547,7 +547,7 @@ def test_what_is_no_checkpoint(tmp_path):
 
 
 def test_fill_needs_two_images_in_every_batch():
-    model = dict(teacher=dict(type='OpenCLIPTeacher'), data_preprocessor=dict(fill='multi'))
+    model = dict(losses=[dict(type='CounterfactualDistillation')], data_preprocessor=dict(fill='multi'))
     cfg = Config(dict(model=model, train_dataloader=dict(batch_size=4, drop_last=True)))
     check_fill(cfg)
     cfg.train_dataloader.drop_last = False
@@ -560,11 +560,7 @@ def test_fill_needs_two_images_in_every_batch():
         check_fill(cfg)
     cfg.model.data_preprocessor.fill = 'none'
     check_fill(cfg)
-    for change in (
-        dict(teacher=None),
-        dict(head=dict(distill=None)),
-        dict(data_preprocessor=dict(mask=None)),
-    ):  # no counterfactuals
+    for change in (dict(losses=[]), dict(losses=[dict(type='Distillation')])):  # no counterfactuals
         cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), **change}
         check_fill(cfg)
     cfg.model = {**model, 'head': dict(distill='logits')}
@@ -588,7 +584,7 @@ def test_random_start_is_named(monkeypatch):
 
 
 def test_slow_bfloat16_is_named(monkeypatch):
-    float32 = dict(model=dict(teacher=None), optim_wrapper=dict(type='OptimWrapper'), test_cfg=dict(amp=False))
+    float32 = dict(model=dict(), optim_wrapper=dict(type='OptimWrapper'), test_cfg=dict(amp=False))
     asked = {
         '--amp: ': [dict(optim_wrapper=dict(type='AutocastOptimWrapper')), dict(test_cfg=dict(amp=True))],
         "model.teacher.precision='bf16': ": [dict(model=dict(teacher=dict(type='OpenCLIPTeacher', precision='bf16')))],

@@ -237,7 +237,7 @@ def test_checkpoint_of_another_tower(tmp_path, capfd):
         for command in (evaluate, wise_ft):
             with pytest.raises(SystemExit, match=f'other.pth does not fit the model of the config: .*{message}'):
                 command('configs/shapes/ft.py', tmp_path / 'other.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
-    torch.save(dict(state_dict={**weights, 'auxiliary.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
+    torch.save(dict(state_dict={**weights, 'losses.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
     evaluate('configs/shapes/ft.py', tmp_path / 'flyp.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
     lines = capfd.readouterr().out.splitlines()
     assert (
@@ -274,7 +274,7 @@ def test_second_look_at_small_objects(tmp_path, capfd):
     one, two, closer = (json.loads(out.read_text()) for out in (one, two, closer))
     assert one['metrics']['a/top1'] < two['metrics']['a/top1'] < closer['metrics']['a/top1']
     assert (
-        two['inference'] == dict(gate=False, crop_scale=0.9)
+        two['inference'] == dict(knn_gate=False, crop_scale=0.9)
         and closer['inference']['crop_scale'] == 0.8
         and 'inference' not in one
     )
