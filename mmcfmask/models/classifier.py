@@ -1,4 +1,4 @@
-"""One training step of the method."""
+"""The classifier, with one training step."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class CounterfactualClassifier(ImageClassifier):
         loss = CE(logits(x), y) + the terms of ``losses``
 
     With ``losses=[dict(type='CounterfactualDistillation')]`` it is the method of CVPR 2023, whose term is
-    λ · mean (f(x̃) − f₀(x̃))². Inference (``tensor``, ``predict``) is that of ``ImageClassifier``.
+    λ · mean (f(x̃) − f₀(x̃))². Inference (``tensor``, ``predict``) works as in ``ImageClassifier``.
 
-    All pre-trained weights (tower, class embeddings, teacher) are in place after construction, so testing zero-shot CLIP
-    needs no training step, and errors come early.
+    All pre-trained weights (tower, class embeddings, teacher) are in place after construction. So testing zero-shot
+    CLIP needs no training step, and errors come early.
 
     Args:
         backbone (dict): :class:`OpenCLIPBackbone`, or mmpretrain's ``VisionTransformer`` with a ``CLIPProjection``

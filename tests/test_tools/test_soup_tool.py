@@ -90,7 +90,7 @@ def test_classes_stand_in_one_order(tool, checkpoints, tmp_path):
 def test_clear_errors(tool, checkpoints, tmp_path, capsys):
     torch.save(dict(state_dict={'other': torch.ones(1)}), tmp_path / 'other.pth')
     out = ['--out', str(tmp_path / 'soup.pth')]
-    with pytest.raises(SystemExit, match='ingredients 1 and 2 of the soup are not of one model'):
+    with pytest.raises(SystemExit, match='ingredients 1 and 2 of the soup are not of the same model'):
         tool.main([CONFIG, checkpoints['good'], str(tmp_path / 'other.pth'), *out])
     with pytest.raises(SystemExit, match='Unexpected key'):
         tool.main([CONFIG, str(tmp_path / 'other.pth'), '--greedy', *out, *OPTIONS])
