@@ -46,6 +46,11 @@ _numbers = itertools.count()
 _locks: set[str] = set()
 
 
+def as_path(path: str | os.PathLike | None) -> str | None:
+    """Return a path as a string; None stays None."""
+    return None if path is None else os.fspath(path)
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = 'wb', **kwargs) -> Iterator[IO]:
     """Open a file for writing that replaces ``path`` when the context ends, after all of it is on the disk.

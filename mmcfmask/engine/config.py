@@ -139,8 +139,8 @@ def _check_training_images(cfg: Config, before: Config, options: Mapping[str, An
     A config copies the training set into them, as ``dataset={{_base_.train_dataloader.dataset}}``. To give them other
     images on purpose, set their key too.
     """
-    weights = value_of(cfg, 'model.head.class_weights') or {}
-    parts = ['model.head.class_weights'] if weights.get('type') == 'linear_probe' else []
+    is_probe = value_of(cfg, 'model.head.class_weights.type') == 'linear_probe'
+    parts = ['model.head.class_weights'] if is_probe else []
     for part in [*parts, 'model.knn_gate']:
         for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
             place, source = f'{part}.{images}', f'{loader}.dataset'

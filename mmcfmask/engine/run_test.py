@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from ..compat import end_process_group
 from ..errors import StorageError
 from ..evaluation import describe_checkpoint, describe_run, list_notes
-from ..files import atomic_write, write_json
+from ..files import as_path, atomic_write, write_json
 from ..reporting import results_table
 from .build import build_runner
 from .checkpoints import check_state_dict
@@ -27,17 +28,17 @@ from .testing import add_gate, add_second_look, method_name, prepare_test
 
 
 def run_test(
-    config: str,
-    checkpoint: str | None = None,
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike | None = None,
     options: Mapping[str, Any] | Sequence[str] = (),
     *,
     shifts: list[str] | None = None,
     knn_gate: bool = False,
     crop_scale: float | None = None,
     skip_broken: bool = False,
-    out: str | None = None,
-    predictions: str | None = None,
-    work_dir: str | None = None,
+    out: str | os.PathLike | None = None,
+    predictions: str | os.PathLike | None = None,
+    work_dir: str | os.PathLike | None = None,
     amp: bool = False,
     launcher: str | None = None,
     local_rank: int = 0,
@@ -69,6 +70,7 @@ def run_test(
     Raises:
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
+    config, checkpoint, out, predictions, work_dir = map(as_path, (config, checkpoint, out, predictions, work_dir))
     cfg = load_config(config, options, complete=True)
     if knn_gate:
         add_gate(cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +12,7 @@ from mmengine.config import Config
 from ..compat import end_process_group
 from ..datasets.holdout import follow_run
 from ..errors import ConfigError
-from ..files import explained, locked
+from ..files import as_path, explained, locked
 from .build import build_runner, set_gradient_accumulation
 from .checkpoints import check_state_dict, find_resumable
 from .checks import check_training, check_work_dir
@@ -23,11 +24,11 @@ from .values import value_of
 
 
 def run_training(
-    config: str,
+    config: str | os.PathLike,
     options: Mapping[str, Any] | Sequence[str] = (),
     *,
-    work_dir: str | None = None,
-    resume: str | None = None,
+    work_dir: str | os.PathLike | None = None,
+    resume: str | os.PathLike | None = None,
     seed: int | None = None,
     amp: bool = False,
     validate: bool = True,
@@ -51,6 +52,7 @@ def run_training(
     Raises:
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
+    config, work_dir, resume = map(as_path, (config, work_dir, resume))
     with ExitStack() as stack:
         cfg = load_config(config, options, complete=True)
         apply_run_arguments(cfg, config, work_dir, launcher, local_rank)

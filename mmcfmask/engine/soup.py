@@ -10,7 +10,6 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..files import write_tensors
 from ..models.interpolation import check_same_model
 from ..models.losses.flyp import FLYP
 from .values import is_a
@@ -126,8 +125,3 @@ def greedy_soup(
             soup, best = tried, found
             chosen.append(name)
     return soup, chosen, alone
-
-
-def save_soup(path: str, soup: State, meta: dict) -> None:
-    """Write a soup as a checkpoint that tools/test.py reads."""
-    write_tensors(path, dict(meta=meta, state_dict=dict(soup)))

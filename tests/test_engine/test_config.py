@@ -77,7 +77,7 @@ def test_options_are_texts_or_values(tmp_path):
     ):
         cfg = load_config(str(path), options)
         assert cfg.train_dataloader.batch_size == 8 and cfg.work_dir == 'a'
-    with pytest.raises(ConfigError, match="^'lr' is not key=value"):
+    with pytest.raises(ConfigError, match="^--cfg-options: 'lr' is not key=value"):
         load_config(str(path), ['lr'])
 
 
