@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from test_training import config, train
+from short_runs import config, train
 
 import mmcfmask.compat as compat
 from mmcfmask.engine import checkpoints
@@ -363,3 +363,25 @@ def test_weights_of_something_else_are_named(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / 'release.pt'))
     with pytest.raises(ConfigError, match='TorchScript archive, no checkpoint: name it as model.backbone.pretrained'):
         check_checkpoint(str(tmp_path / 'release.pt'))
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no checkpoint .*gone.pth'):
+        check_checkpoint(str(tmp_path / 'gone.pth'))
+    (tmp_path / 'text.pth').write_text('not a checkpoint')
+    with pytest.raises(OSError, match='text.pth.* is not a checkpoint that torch can load'):
+        check_checkpoint(str(tmp_path / 'text.pth'))
+    torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='no "state_dict"'):
+        check_checkpoint(str(tmp_path / 'other.pth'))
+    torch.save({'state_dict': {}}, tmp_path / 'empty.pth')
+    with pytest.raises(ValueError, match='not made of named tensors'):
+        check_checkpoint(str(tmp_path / 'empty.pth'))
+    torch.save({'state_dict': {'weight': torch.ones(2)}}, tmp_path / 'weights.pth')
+    assert check_checkpoint(str(tmp_path / 'weights.pth'))['state_dict']['weight'].tolist() == [1, 1]
+    with pytest.raises(ValueError, match='holds weights but no training state'):
+        check_checkpoint(str(tmp_path / 'weights.pth'), resume=True)
+    whole = (tmp_path / 'weights.pth').read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError, match='cut.pth.* is cut off'):
+        check_checkpoint(str(tmp_path / 'cut.pth'))
