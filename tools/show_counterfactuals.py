@@ -213,7 +213,9 @@ def main(argv=None) -> None:
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)
     settings = cfg.model.get('data_preprocessor') or {}
-    changes = {} if fill == 'none' else {name: settings[name] for name in ('views', 'colors') if settings.get(name)}
+    changes = (
+        {} if fill == 'none' else {name: settings[name] for name in ('views', 'color_mixing') if settings.get(name)}
+    )
     trains_on_them = makes_counterfactuals(cfg.model)
     files = find_files(args.images, args.num)
     if args.split and args.split not in named_sets(cfg):

@@ -19,6 +19,7 @@ from ..errors import ConfigError, MissingFileError, StorageError
 from ..files import check_whole
 from ..models.towers.torchscript import is_torchscript
 from ..models.towers.weight_files import check_parameters, check_tensors, explain_unreadable
+from ..renamed import rename_weights
 from .values import config_values
 
 BEST = 'best.pth'
@@ -138,6 +139,7 @@ def read_checkpoint(path: str) -> dict:
         raise ConfigError(f'{path!r}: its "state_dict" is not made of named tensors')
     if all(name.startswith('module.') for name in state):  # of a wrapped model
         checkpoint['state_dict'] = {name[len('module.') :]: value for name, value in state.items()}
+    checkpoint['state_dict'] = rename_weights(checkpoint['state_dict'])
     meta = checkpoint.setdefault('meta', {})
     if not isinstance(meta, dict):
         raise ConfigError(f'{path!r}: its "meta" is a {type(meta).__name__}, not a dict')
@@ -229,11 +231,11 @@ def check_state_dict(model: nn.Module, checkpoint: dict, name: str) -> None:
     """Raise a ValueError that names the tensors that a checkpoint lacks, or has in another shape or besides those of
     ``model``.
 
-    mmengine would leave what does not fit at random, and log it. What losses of the training have (``auxiliary``) does
+    mmengine would leave what does not fit at random, and log it. What losses of the training have (``losses``) does
     not count.
     """
     expected, found = (
-        {key: value for key, value in weights.items() if not key.startswith('auxiliary.')}
+        {key: value for key, value in weights.items() if not key.startswith('losses.')}
         for weights in (model.state_dict(), checkpoint['state_dict'])
     )
     check_parameters(expected, found, where=f'{name} does not fit the model of the config')

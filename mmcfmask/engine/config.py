@@ -110,11 +110,12 @@ def _check_variables(
             known = sorted({*READ_KEYS, *before, *inner})
             raise ConfigError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, known)}')
         if cfg[name] != before[name] and not reached.get(name):
-            keys = ', '.join(_find_copies(before, name, before[name]))
+            parts = {key: value for key, value in before.items() if key in READ_KEYS}
+            keys = ', '.join(_find_copies(parts, name, before[name]))
             why = 'no key of this name holds its old value' if name in reached else 'the config does not share it'
             raise ConfigError(
                 f'{path}: an override of the variable {name!r} would change nothing, since {why}. Set '
-                + (keys or 'the keys that were made from it')
+                f'{keys or "the keys that were made from it"} instead'
             )
 
 
@@ -123,7 +124,7 @@ def _find_copies(node: Any, name: str, value: Any, where: str = '') -> list[str]
     the value is a dict or a list, all."""
     found = []
     telling = isinstance(value, (dict, list)) and len(value) > 0
-    for key, item in node.items() if isinstance(node, (dict, Config)) else enumerate(node):
+    for key, item in node.items() if isinstance(node, dict) else enumerate(node):
         if where and item == value and (telling or key == name):
             found.append(f'{where}.{key}')
         elif isinstance(item, (dict, list, tuple)):
@@ -140,7 +141,7 @@ def _check_training_images(cfg: Config, before: Config, options: Mapping[str, An
     """
     is_probe = value_of(cfg, 'model.head.class_weights.type') == 'linear_probe'
     parts = ['model.head.class_weights'] if is_probe else []
-    for part in [*parts, 'model.gate', 'model.knn_gate']:
+    for part in [*parts, 'model.knn_gate']:
         for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
             place, source = f'{part}.{images}', f'{loader}.dataset'
             old = value_of(before, place)

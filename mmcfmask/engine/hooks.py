@@ -12,6 +12,7 @@ from mmpretrain.registry import HOOKS, MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError, NumericalError
+from ..models.losses import Distillation
 from ..ranges import Positive, Share
 
 
@@ -154,10 +155,10 @@ class DistillWeightHook(Hook):
     def before_train(self, runner) -> None:
         """Refuse a model without distillation."""
         model = unwrapped(runner.model)
-        if getattr(model, 'teacher', None) is None or model.head.distill is None:
+        if not any(isinstance(term, Distillation) for term in getattr(model, 'losses', ())):
             raise ConfigError(
-                'DistillWeightHook schedules the weight of the distillation, but model.teacher or model.head.distill '
-                'is None: leave the hook out of custom_hooks'
+                'DistillWeightHook schedules the weight of the distillation, but model.losses has no Distillation or '
+                'CounterfactualDistillation: leave the hook out of custom_hooks'
             )
         self.head = model.head
 

@@ -118,8 +118,8 @@ def _describe(runner, cfg, config: str, checkpoint: str | None, loaded: dict | N
         training=training_of(meta),
     )
     run.update({key: meta[key] for key in ('wise_ft_alpha', 'soup') if meta.get(key) is not None})
-    if cfg.model.get('gate') or cfg.model.get('crop_scale'):
-        run['inference'] = dict(knn_gate=bool(cfg.model.get('gate')), crop_scale=cfg.model.get('crop_scale'))
+    if cfg.model.get('knn_gate') or cfg.model.get('crop_scale'):
+        run['inference'] = dict(knn_gate=bool(cfg.model.get('knn_gate')), crop_scale=cfg.model.get('crop_scale'))
     return run
 
 

@@ -75,7 +75,7 @@ def prepare_test(
     follow_run(cfg, ((loaded or {}).get('meta') or {}).get('seed', (cfg.get('randomness') or {}).get('seed')))
     if not (keep_pretrained and makes_head(cfg.model)):
         forget_training(cfg.model)
-    if loaded is not None and not keep_pretrained and not cfg.model.get('gate'):
+    if loaded is not None and not keep_pretrained and not cfg.model.get('knn_gate'):
         skip_pretrained_weights(cfg.model)
     return loaded
 
@@ -179,14 +179,14 @@ def file_pipeline(dataset: dict, model: dict) -> list[dict]:
 
 def add_gate(cfg: Config) -> None:
     """Give the model of ``cfg`` a :class:`mmcfmask.models.KNNGate` of its training and validation images, in place,
-    with what ``cfg.model.gate`` says already.
+    with what ``cfg.model.knn_gate`` says already.
 
     Raises:
         ValueError: The model cannot have one, or the config has no such images.
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
         raise ConfigError(f'a gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
-    gate = dict(cfg.model.get('gate') or {})
+    gate = dict(cfg.model.get('knn_gate') or {})
     for part, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
         if 'type' in (gate.get(part) or {}):
             continue
@@ -194,11 +194,11 @@ def add_gate(cfg: Config) -> None:
         if 'dataset' not in images:
             raise ConfigError(
                 f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: '
-                f'use one that has, or set model.gate.{part}'
+                f'use one that has, or set model.knn_gate.{part}'
             )
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
         gate.setdefault('num_workers', min(images.get('num_workers', 0), usable_cores()))
-    cfg.model.gate = gate
+    cfg.model.knn_gate = gate
 
 
 def add_second_look(cfg: Config, side: float) -> None:
@@ -233,22 +233,20 @@ def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
         *(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []),
         *([f'{meta["soup"]} soup'] if meta.get('soup') else []),
     ]
-    ways = [words for part, words in dict(gate='gate', crop_scale='second look').items() if model.get(part)]
+    ways = [words for part, words in dict(knn_gate='k-NN gate', crop_scale='relevance crop').items() if model.get(part)]
     return ' + '.join([name, *made, *([' and '.join(ways)] if ways else [])])
 
 
 def forget_training(model: dict) -> None:
     """Edit a model config in place so that it holds nothing that is of use in training alone."""
-    for part in ('teacher', 'auxiliary'):
-        if model.get(part):
-            model[part] = None
+    for part in ('teacher', 'losses'):
+        model.pop(part, None)
 
 
 def skip_pretrained_weights(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
     forget_training(model)
-    if model.get('gate'):
-        model.gate = None  # it is made of the start
+    model.pop('knn_gate', None)  # it is made of the pre-trained weights
     for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None

@@ -108,7 +108,7 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     def _model_weights(self) -> dict[str, Tensor]:
         """The model's own tensors, without those of losses that only training has."""
-        return {name: value for name, value in self.model.state_dict().items() if not name.startswith('auxiliary.')}
+        return {name: value for name, value in self.model.state_dict().items() if not name.startswith('losses.')}
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
         return {
@@ -121,7 +121,7 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.weights = self._model_weights()  # written to in place
         self.end = {name: value.clone() for name, value in self.weights.items()}
         self.start = {name: value.to(self.end[name].device) for name, value in self.start.items()}
-        self.maker = next((module for module in getattr(self.model, 'auxiliary', ()) if isinstance(module, FLYP)), None)
+        self.maker = next((module for module in getattr(self.model, 'losses', ()) if isinstance(module, FLYP)), None)
         if self.maker is not None:
             self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}
         self.heads: dict[float, dict[str, Tensor]] = {}

@@ -57,9 +57,8 @@ class ShiftAccuracy(BaseMetric):
     ``mean_per_class``      Percent: mean over the classes that have images.
     ``nll``                 Mean negative log-likelihood of the label, in nats.
     ``ece``                 Expected calibration error in percent, 15 bins of equal width.
-    ``answered_by_zero_shot``            Percent of images that the pre-trained model answered, where samples say so: of
-    a model with a gate. ======================
-    =========================================================================================
+    ``zero_shot_percent``   Percent of images that the zero-shot model answered, for a model with a k-NN gate.
+    ======================  =========================================================================================
 
     Of every data sample it takes ``gt_label`` (the class within the set; several: any of them is right) and
     ``pred_logits`` (float, (C,)). Where a head gives no logits, the logarithm of ``pred_score`` stands in; scores that
@@ -238,7 +237,7 @@ class ShiftAccuracy(BaseMetric):
         metrics['nll'] = results['nll'].mean()
         metrics['ece'] = expected_calibration_error(bins)
         if 'answered_by_zero_shot' in results:
-            metrics['answered_by_zero_shot'] = 100 * results['answered_by_zero_shot'].mean()
+            metrics['zero_shot_percent'] = 100 * results['answered_by_zero_shot'].mean()
         return metrics
 
     def _check_complete(self, index: np.ndarray, size: int) -> None:

@@ -144,7 +144,7 @@ class Plan:
             )
 
     def plan_pictures(self, chosen: set[str]) -> list[Job]:
-        """Plan the counterfactual images of every mask, fill and value, each by the first chosen method that has them."""
+        """Plan the counterfactual images of every mask, fill and value, each by the first chosen method with them."""
         jobs = []
         for dataset in self.datasets:
             variants: dict[str, str] = {}

@@ -90,8 +90,8 @@ class Study:
             key = job.read_key()
             if key is not None and (version := read_version(key)) != __version__:
                 raise ConfigError(
-                    f'{job.product.parent} holds a run of mmcfmask {version}, and this is {__version__}: choose another '
-                    f'folder with --out, or delete it (tools/report.py still reads the old results)'
+                    f'{job.product.parent} holds a run of mmcfmask {version}, but this is {__version__}: choose '
+                    'another folder with --out, or delete it (tools/report.py still reads the old results)'
                 )
 
     def find_finished(self, dataset: str) -> dict[str, list[Run]]:

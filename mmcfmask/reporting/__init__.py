@@ -9,12 +9,14 @@ from .page import make_report
 from .panels import Variant, counterfactual_panel, grey_out_patches, variants_panel
 from .plots import id_ood_points, id_ood_scatter
 from .reliability import merge_bins, reliability_diagram
+from .set_reports import all_complete, show_set_reports
 from .style import save_figure
 from .summary import summarize
 from .tables import results_table, summary_table, to_json, to_markdown
 
 __all__ = [
     'Variant',
+    'all_complete',
     'class_change_figure',
     'class_changes',
     'counterfactual_panel',
@@ -26,6 +28,7 @@ __all__ = [
     'reliability_diagram',
     'results_table',
     'save_figure',
+    'show_set_reports',
     'summarize',
     'summary_table',
     'to_json',

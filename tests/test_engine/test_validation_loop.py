@@ -11,6 +11,7 @@ from oracle import RUNS
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
+from mmcfmask.engine.checks.leakage import check_leakage
 from mmcfmask.engine.checks.validation import check_validation
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.test_loop import refuse_choice_by_shift
@@ -133,12 +134,12 @@ def test_other_ways_to_choose_by_a_shift(tmp_path, tiny_pretrained):
 
 def test_one_validation_set_that_is_a_shift_of_the_test(tmp_path, tiny_pretrained):
     cfg = load_config(str(ROOT / 'configs' / 'shapes' / 'ft.py'), {})
-    check_validation(cfg)
+    check_leakage(cfg)
     cfg.val_dataloader.dataset = dict(cfg.test_dataloader.sketch.dataset, pipeline=[])
     with pytest.raises(ValueError, match="val_dataloader reads images of the shift 'sketch'"):
-        check_validation(cfg)
+        check_leakage(cfg)
     cfg.val_dataloader.dataset = cfg.test_dataloader.test.dataset
-    check_validation(cfg)
+    check_leakage(cfg)
 
 
 def test_id_set_of_a_validation_may_not_be_missing(tmp_path, tiny_pretrained):

@@ -102,7 +102,7 @@ def check_testing(
             'test_dataloader'
         )
     check_all_images(cfg, 'test', find_sets(cfg))
-    if checkpoint is None or keep_pretrained or cfg.model.get('gate'):
+    if checkpoint is None or keep_pretrained or cfg.model.get('knn_gate'):
         check_backbone(cfg.model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     if loaded is None:

@@ -78,8 +78,9 @@ class CheckClassesHook(Hook):
             'model.head.class_weights.dataset': start.get('dataset'),
             'model.head.class_weights.held_out': start.get('held_out'),
         }
-        if getattr(model, 'gate', None) is not None:
-            parts.update({f'model.gate.{key}': getattr(model.gate, key, None) for key in ('dataset', 'held_out')})
+        gate = getattr(model, 'knn_gate', None)
+        if gate is not None:
+            parts.update({f'model.knn_gate.{key}': getattr(gate, key, None) for key in ('dataset', 'held_out')})
         starts = {key: read_folder_metainfo(part) for key, part in parts.items()}
         first = None  # the first set labelled by the order of its folders
         for name, loader in loaders.items():
@@ -88,12 +89,12 @@ class CheckClassesHook(Hook):
             if metainfo.get('label_groups') is not None:
                 continue
             check_prompts(name, metainfo, start.get('classnames'), 'model.head.class_weights')
-            for auxiliary in getattr(model, 'auxiliary', None) or ():
+            for term in getattr(model, 'losses', None) or ():
                 check_prompts(
                     name,
                     metainfo,
-                    getattr(auxiliary, 'classnames', None),
-                    f'model.auxiliary ({type(auxiliary).__name__})',
+                    getattr(term, 'classnames', None),
+                    f'model.losses ({type(term).__name__})',
                 )
             for key, images in starts.items():
                 check_labels(name, metainfo, f'the images that the model is made of ({key})', images)

@@ -65,7 +65,7 @@ def _find_sets(cfg: Config, training: bool) -> tuple[dict[str, dict | None], dic
         loader, loop = cfg.get('val_dataloader') or {}, cfg.get('val_cfg') or {}
         learned[TRAIN] = value_of(cfg, TRAIN)
         choosing[VAL] = (loader.get(loop['id_set'], {}) if loop.get('id_set') else loader).get('dataset')
-    for part in ('model.head.class_weights', 'model.gate'):
+    for part in ('model.head.class_weights', 'model.knn_gate'):
         made_of, held_out = (value_of(cfg, f'{part}.{key}') for key in ('dataset', 'held_out'))
         if made_of and made_of not in learned.values():
             learned[f'{part}.dataset'] = made_of

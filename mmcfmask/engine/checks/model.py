@@ -13,7 +13,7 @@ from torch import nn
 from ...compat import multiplies_bfloat16
 from ...errors import ConfigError, blame
 from ...messages import near_names
-from ...models import OpenCLIPBackbone
+from ...models import CounterfactualDistillation, OpenCLIPBackbone
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
 from ...models.losses.flyp import FLYP
 from ...models.towers.loading import check_pretrained
@@ -48,11 +48,7 @@ def check_fill(cfg: Config) -> None:
 
 def makes_counterfactuals(model: dict) -> bool:
     """Whether a model config trains on counterfactual images."""
-    return (
-        bool(model.get('teacher'))
-        and (model.get('head') or {}).get('distill', 'feature') is not None
-        and ((model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
-    )
+    return any(is_a(CounterfactualDistillation, term.get('type'), MODELS) for term in model.get('losses') or ())
 
 
 def check_backbone(model: dict) -> None:
@@ -66,7 +62,7 @@ def check_backbone(model: dict) -> None:
 def check_class_names(model: dict) -> None:
     """Raise a UserError for class names or templates that a prompt cannot be made of."""
     parts = {'model.head.class_weights': (model.get('head') or {}).get('class_weights')}
-    parts.update({f'model.auxiliary[{index}]': part for index, part in enumerate(model.get('auxiliary') or ())})
+    parts.update({f'model.losses[{index}]': part for index, part in enumerate(model.get('losses') or ())})
     for key, part in parts.items():
         names, templates = ((part or {}).get(name) for name in ('classnames', 'templates'))
         with blame(key):
@@ -78,15 +74,15 @@ def check_class_names(model: dict) -> None:
 
 def check_text_tower(model: dict, checkpoint: dict, name: str) -> None:
     """Raise a ConfigError for a checkpoint without the text tower that makes the head (FLYP)."""
-    if makes_head(model) and not any(key.startswith('auxiliary.') for key in checkpoint['state_dict']):
+    if makes_head(model) and not any(key.startswith('losses.') for key in checkpoint['state_dict']):
         raise ConfigError(
-            f'{name} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the training'
+            f'{name} has no text tower, of which the head is made (model.losses): give a checkpoint of the training'
         )
 
 
 def makes_head(model: dict) -> bool:
     """Whether a loss of the model makes the head of its text tower (FLYP)."""
-    return any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('auxiliary') or ())
+    return any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('losses') or ())
 
 
 def check_classes_of_checkpoint(model: dict, checkpoint: dict, name: str) -> None:

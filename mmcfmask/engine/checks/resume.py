@@ -9,6 +9,7 @@ from mmengine.hooks import EMAHook
 from mmpretrain.registry import HOOKS
 
 from ...errors import ConfigError
+from ...renamed import update_model
 from ..hooks import DistillWeightHook
 from ..values import config_values, is_a, value_of
 
@@ -24,7 +25,7 @@ SAME_IN_A_RESUMED_RUN = (
     'model.backbone.model_name',
     'model.head',
     'model.teacher',
-    'model.auxiliary',
+    'model.losses',
     'model.data_preprocessor',
 )
 
@@ -46,6 +47,7 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str, free: Sequence[str]
         free (Sequence[str]): Keys that may differ.
     """
     before, now = (config_values(text, FREE_IN_A_RESUMED_RUN) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
+    before['model'] = update_model(before.get('model') or {})
     for values in (before, now):  # keep only the hooks that change the weights
         values['custom_hooks'] = [
             {key: value for key, value in hook.items() if key not in ('interval', 'priority')}

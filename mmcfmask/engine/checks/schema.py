@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from ...errors import ConfigError
 from ...messages import near_names
+from ...renamed import TYPES
 from .signatures import check_arguments, check_value, read_signature, shorten
 from .tables import (
     ALL_REGISTRIES,
@@ -205,6 +206,8 @@ def check_part(
     elif not isinstance(kind, str):
         raise ConfigError(f'{where}.type={shorten(kind)}: it must be a name or a class')
     elif not foreign and part.get('_scope_') in (None, 'mmcfmask', 'mmpretrain', 'mmengine'):
+        if kind in TYPES:
+            raise ConfigError(f'{where}.type={kind!r} is now {TYPES[kind]!r}')
         names = sorted({name for level in _levels(registry) for name in level.module_dict})
         raise ConfigError(
             f'{where}.type={kind!r}: nothing is registered under this name.'

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 
 from ...errors import ConfigError
 from ...messages import near_names
+from ...renamed import refuse_old_names
 from .tables import CORRECTED, FORWARDED, RANGES
 
 
@@ -98,6 +99,7 @@ def check_arguments(
         ConfigError: An unknown argument, with near names; a value of another type or outside its range; a missing
             argument.
     """
+    refuse_old_names(where, function, arguments)
     known, required, takes_others = read_signature(function)
     name = getattr(function, '__name__', str(function))
     for key, value in arguments.items():

@@ -195,7 +195,7 @@ FORWARDED = {CheckpointHook: Runner.save_checkpoint, EMAHook: MomentumAnnealingE
 
 # The type of a part without one, by the class that owns the part.
 DEFAULTS = {
-    CounterfactualClassifier: dict(data_preprocessor='CAMRefillDataPreprocessor', gate='KNNGate'),
+    CounterfactualClassifier: dict(data_preprocessor='CAMRefillDataPreprocessor', knn_gate='KNNGate'),
     ImageClassifier: dict(data_preprocessor='ClsDataPreprocessor'),
 }
 
@@ -210,8 +210,8 @@ REGISTRIES = dict(
     head=MODELS,
     teacher=MODELS,
     data_preprocessor=MODELS,
-    gate=MODELS,
-    auxiliary=MODELS,
+    knn_gate=MODELS,
+    losses=MODELS,
     dataset=DATASETS,
     datasets=DATASETS,
     held_out=DATASETS,

@@ -1,18 +1,33 @@
-"""tools/check_data.py: table, JSON and exit codes."""
+"""What was found of ImageNet and its shifts: the table, and tools/check_data.py."""
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import trees
+from rich.console import Console
 
 from mmcfmask.datasets import checks
+from mmcfmask.datasets.checks import check_sets
 from mmcfmask.datasets.layouts import SETS
+from mmcfmask.reporting import all_complete, show_set_reports
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
-import check_data
+ROOT = Path(__file__).parents[2]
+
+
+def show(*args, **kwargs):
+    """Prints the table; returns whether all sets are complete."""
+    reports = check_sets(*args, **kwargs)
+    show_set_reports(reports, Console())
+    return all_complete(reports)
+
+
+def run_tool(*arguments):
+    command = [sys.executable, 'tools/check_data.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -26,7 +41,7 @@ def root(tmp_path, monkeypatch):
 
 
 def test_complete(root, capsys):
-    assert check_data.main([str(root)]) == 0  # what is missing is no error
+    assert show(root)  # missing sets are no error
     out = capsys.readouterr().out
     table = out.partition('\n\n')[0].splitlines()
     rows = {line.split()[0]: line for line in table[2:]}
@@ -38,17 +53,15 @@ def test_complete(root, capsys):
 
 
 @pytest.mark.parametrize('columns', [80, 50])
-def test_nothing_is_cut_where_lines_are_short(root, monkeypatch, capfd, columns):
+def test_nothing_is_cut_where_lines_are_short(root, monkeypatch, capsys, columns):
     monkeypatch.setenv('COLUMNS', str(columns))
     folder = root / 'a long name' / 'of a folder' / ('with many letters' * 4)
     folder.mkdir(parents=True)
     (root / 'imagenet-a').rename(folder / 'imagenet-a')
-    assert check_data.main([str(folder), '--sets', *SETS]) == 0
-    out, err = capfd.readouterr()
+    assert show(folder, list(SETS))
+    out = capsys.readouterr().out
     lines = out.splitlines()
-    assert (
-        lines[0].startswith('set ') and not err.strip('\n') and '\n' not in err
-    )  # no progress where there is no terminal
+    assert lines[0].startswith('set ')
     assert [line.split()[0] for line in lines[2 : 2 + len(SETS)]] == list(SETS)
     assert f'imagenet-a: in {folder}/imagenet-a' in lines
     if columns == 80:
@@ -62,7 +75,7 @@ def test_nothing_is_cut_where_lines_are_short(root, monkeypatch, capfd, columns)
 
 def test_a_folder_that_may_be_any_set_is_spoken_of_once(root, capsys):
     trees.make_tree(root / 'photos', checks.IMAGENET_WNIDS[:30], trees.OWN)
-    assert check_data.main([str(root / 'photos')]) == 1
+    assert not show(root / 'photos')
     out = capsys.readouterr().out
     said = [line for line in out.splitlines() if 'class folders' in line or 'classes' in line.partition(':')[2]]
     assert said == [
@@ -71,25 +84,32 @@ def test_a_folder_that_may_be_any_set_is_spoken_of_once(root, capsys):
     ]
 
 
-def test_incomplete_and_json(root, capsys):
+def test_incomplete(root, capsys):
     (root / 'imagenet-a/n01498041/n01498041_a.jpg').unlink()
-    assert check_data.main([str(root), '--sets', 'imagenet-a', 'imagenet-r', '--json', '--all']) == 1
-    a, r = json.loads(capsys.readouterr().out)
-    assert (a['name'], a['status'], a['images'], a['published_images'], a['decoded']) == (
-        'imagenet-a',
-        'wrong',
-        19,
-        20,
-        19,
-    )
-    assert a['problems'] == ['1 classes have no images: n01498041']
-    assert (r['status'], r['folder']) == ('missing', None)
+    assert not show(root, ['imagenet-a', 'imagenet-r'])
+    assert 'imagenet-a: 1 classes have no images: n01498041' in capsys.readouterr().out
 
 
-def test_nothing_is_there(tmp_path, capsys):
-    assert check_data.main([str(tmp_path), '--sets', 'imagenet-r']) == 1
-    with pytest.raises(SystemExit, match='there is no folder .*nowhere'):
-        check_data.main([str(tmp_path / 'nowhere')])
-    with pytest.raises(SystemExit):
-        check_data.main([str(tmp_path), '--sets', 'imagenet-q'])
-    assert "'imagenet-q' (choose from" in capsys.readouterr().err
+def test_command(tmp_path):
+    trees.make_tree(tmp_path / 'imagenet-a', checks.FOLDERS['imagenet-a'][:20], trees.OWN)
+    done = run_tool(tmp_path, '--sets', 'imagenet-a', 'imagenet-r', '--json', '--all')
+    a, r = json.loads(done.stdout)
+    assert done.returncode == 1 and not done.stderr  # no progress without a terminal
+    assert (a['name'], a['status'], a['classes'], a['published_images']) == ('imagenet-a', 'wrong', 20, 7500)
+    assert a['images'] == a['decoded'] and (r['status'], r['folder']) == ('missing', None)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['nowhere'], 'there is no folder nowhere\n'),
+        (['.', '--sets', 'imagenet-q'], 'unknown set imagenet-q: choose from'),
+    ],
+)
+def test_mistakes(arguments, message):
+    done = run_tool(*arguments)
+    assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count('\n') == 1
+
+
+def test_nothing_is_there(tmp_path):
+    assert not show(tmp_path, ['imagenet-r'])

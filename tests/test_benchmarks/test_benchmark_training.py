@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,23 +8,21 @@ import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from open_clip.transformer import VisionTransformer
-from scripts import load_tool
+from rich.console import Console
 
+from mmcfmask.benchmarks import counting, evaluation, steps, training
 from mmcfmask.compat import multiplies_bfloat16
+from mmcfmask.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
-AMP = ['--amp'] if multiplies_bfloat16('cpu') else []
-
-
-@pytest.fixture(scope='module')
-def tool():
-    return load_tool('benchmark')
+AMP = multiplies_bfloat16('cpu')
+CPU = torch.device('cpu')
 
 
 @pytest.mark.parametrize('mask, fill', [('object', 'single'), ('context', 'single'), ('object', 'multi')])
 @pytest.mark.parametrize('name', ['tiny-vit', 'tiny-vit-quickgelu'])
-def test_naive_step_has_the_losses_and_gradients_of_the_fast_one(tool, tiny_pretrained, name, mask, fill):
+def test_naive_step_has_the_losses_and_gradients_of_the_fast_one(tiny_pretrained, name, mask, fill):
     model = (
         MODELS.build(
             dict(
@@ -44,7 +44,7 @@ def test_naive_step_has_the_losses_and_gradients_of_the_fast_one(tool, tiny_pret
     for naive in (True, False):
         torch.manual_seed(7)
         if naive:
-            losses = tool.naive_losses(model, model.teacher.backbone.visual, images, labels)
+            losses = steps.naive_losses(model, model.teacher.backbone.visual, images, labels)
         else:
             losses = model(images, [DataSample().set_gt_label(int(label)) for label in labels], mode='loss')
             losses = losses['loss_cls'], losses['loss_distill']
@@ -58,7 +58,7 @@ def test_naive_step_has_the_losses_and_gradients_of_the_fast_one(tool, tiny_pret
         torch.testing.assert_close(fast, grad, rtol=1e-5, atol=1e-5 * float(grad.abs().max()))
 
 
-def test_operations_of_a_forward_pass(tool, tiny_pretrained):
+def test_operations_of_a_forward_pass(tiny_pretrained):
     model = MODELS.build(
         dict(
             type='CounterfactualClassifier',
@@ -70,10 +70,10 @@ def test_operations_of_a_forward_pass(tool, tiny_pretrained):
     linear = layers * tokens * 12 * width**2  # qkv, output, two layers of the MLP
     attention = layers * 2 * tokens**2 * width
     ends = patches * 3 * 8 * 8 * width + width * 16  # patch embedding, projection
-    assert tool.tower_flops(model) == 2 * (linear + attention + ends)
+    assert steps.count_tower_flops(model) == 2 * (linear + attention + ends)
 
 
-def test_published_operations(tool):
+def test_published_operations():
     """ViT-B/16 at 224 pixels: 35.1 billion, without making its weights."""
     with torch.device('meta'):
         visual = VisionTransformer(
@@ -82,20 +82,20 @@ def test_published_operations(tool):
     model = torch.nn.Module()
     model.backbone = torch.nn.Module()
     model.backbone.visual, model.backbone.image_size = visual, (224, 224)
-    assert tool.tower_flops(model) == pytest.approx(35.1e9, rel=2e-3)
+    assert steps.count_tower_flops(model) == pytest.approx(35.1e9, rel=2e-3)
 
 
-def test_ratios_are_medians_of_the_rounds(tool):
+def test_ratios_are_medians_of_the_rounds():
     seconds = {'counterfactual': [1.0, 2.0, 4.0], 'fine-tuning': [0.5, 1.0, 1.0], 'naive': [3.0, 8.0, 8.0]}
-    result = tool.summarize(seconds, rates=[80.0, 40.0, 20.0], flops=5.0, batch=1)
+    result = training.summarize(seconds, rates=[80.0, 40.0, 20.0], flops=5.0, batch=1)
     assert result['ratios'] == {'of the arithmetic bound': 0.5, 'against naive': 3.0, 'cost over fine-tuning': 2.0}
     assert result['bound_seconds'] == 1.0 and result['images_per_second']['counterfactual'] == 0.5
 
 
-def test_command(tool, tmp_path, capsys):
-    out = tmp_path / 'a' / 'out.json'
-    result = tool.main(['--config', SHAPES, '--batch', '4', '--steps', '2', '--device', 'cpu', *AMP, '--out', str(out)])
-    assert json.loads(out.read_text()) == result
+def test_training(capsys):
+    cfg = steps.read_config(SHAPES, batch=4, amp=AMP)
+    result = training.benchmark_training(cfg, CPU, steps=2)
+    assert json.loads(json.dumps(result)) == result
     assert set(result['seconds']) == set(result['peak_memory']) == {'counterfactual', 'fine-tuning', 'naive'}
     assert set(result['ratios']) == {
         'of the arithmetic bound',
@@ -104,19 +104,27 @@ def test_command(tool, tmp_path, capsys):
         'memory against naive',
     }
     assert all(value > 0 for part in ('seconds', 'peak_memory', 'ratios') for value in result[part].values())
-    assert list(result['phases']) == list(tool.PHASES) and all(
-        result['phases'][name] > 0 for name in tool.PHASES if name != 'other'
-    )
-    assert result['batch'] == 4 and result['amp'] is bool(AMP) and len(result['rounds']['seconds']['naive']) == 2
+    assert list(result['phases']) == list(steps.PHASES)
+    assert all(result['phases'][name] > 0 for name in steps.PHASES if name != 'other')
+    assert result['batch'] == 4 and result['amp'] is AMP and len(result['rounds']['seconds']['naive']) == 2
+    training.show_training(result, Console())
     shown = capsys.readouterr().out
     assert 'where the time goes' in shown and 'against naive' in shown
 
 
-def test_count(tool, tmp_path, capsys):
-    out = tmp_path / 'count.json'
-    arguments = ['--config', SHAPES, '--count', '--amp', '--batch', '4', '--card', 'A100']
-    result = tool.main([*arguments, '--out', str(out)])
-    assert json.loads(out.read_text()) == result and list(result['phases']) == list(tool.PHASES)
+def test_command(tmp_path):
+    out = tmp_path / 'a' / 'count.json'
+    command = [sys.executable, 'tools/benchmark.py', '--config', SHAPES, '--count', '--amp', '--batch', '4']
+    shown = subprocess.run([*command, '--out', out], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    assert json.loads(out.read_text())['card'] == 'H100' and 'ms on H100' in shown.stdout
+    done = subprocess.run([*command, '--card', 'B1'], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and done.stderr == '--card B1: choose from A100, H100, H200\n'
+
+
+def test_count(capsys):
+    result = counting.count_training_step(steps.read_config(SHAPES, batch=4, amp=True), 'A100')
+    assert json.loads(json.dumps(result)) == result and list(result['phases']) == list(steps.PHASES)
+    counting.show_count(result, Console())
     assert 'ms on A100' in capsys.readouterr().out
     # ShapesCLIP-ViT-8-64: 65 tokens, 5 layers, 128 wide; of the last block keys and values for all tokens, and the rest
     # for one.
@@ -130,88 +138,43 @@ def test_count(tool, tmp_path, capsys):
     assert flops['relevance'] < 1.2 * forward and 3.5 * forward < flops['backward'] < 4.3 * forward
     assert result['step']['flops'] == sum(flops.values())
     # Nothing that grows with the square of the batch, and no time below that of the largest part.
-    twice = tool.main([*arguments[:4], '--batch', '8', '--card', 'H200'])['step']
+    twice = counting.count_training_step(steps.read_config(SHAPES, batch=8, amp=True), 'H200')['step']
     assert 1.9 < twice['flops'] / result['step']['flops'] < 2.1 and twice['kernels'] == result['step']['kernels']
     assert result['step']['seconds'] > result['step']['bytes'] / result['rates']['bytes']
 
 
-def test_real_loader_and_skipping(tool):
-    result = tool.main(
-        [
-            '--config',
-            SHAPES,
-            '--loader',
-            '--batch',
-            '4',
-            '--steps',
-            '1',
-            '--device',
-            'cpu',
-            '--skip',
-            'naive',
-            'memory',
-            '--cfg-options',
-            'train_dataloader.dataset.size=8',
-        ]
-    )
+def test_real_loader_and_skipping():
+    cfg = steps.read_config(SHAPES, ['train_dataloader.dataset.size=8'], batch=4)
+    result = training.benchmark_training(cfg, CPU, steps=1, loader=True, skip=['naive', 'memory'])
     assert set(result['seconds']) == {'counterfactual', 'fine-tuning'} and not result['peak_memory']
 
 
-def test_config_without_the_step_is_refused(tool):
-    with pytest.raises(SystemExit, match='has no counterfactual training step'):
-        tool.main(['--config', str(ROOT / 'configs' / 'shapes' / 'ft.py'), '--device', 'cpu'])
+def test_config_without_the_step_is_refused():
+    with pytest.raises(ConfigError, match='has no counterfactual training step'):
+        steps.read_config(str(ROOT / 'configs' / 'shapes' / 'ft.py'))
 
 
-def test_bfloat16_is_refused_where_it_is_slow(tool, monkeypatch):
+def test_bfloat16_is_refused_where_it_is_slow(monkeypatch):
     monkeypatch.setattr('mmcfmask.engine.checks.model.multiplies_bfloat16', lambda device: device != 'cpu')
-    with pytest.raises(SystemExit, match='--amp: this CPU has no instructions for bfloat16.*Leave it out'):
-        tool.main(['--config', SHAPES, '--device', 'cpu', '--amp'])
+    with pytest.raises(ConfigError, match='--amp: this CPU has no instructions for bfloat16.*Leave it out'):
+        training.benchmark_training(steps.read_config(SHAPES, amp=True), CPU)
 
 
-def test_precision_of_the_teacher_is_the_config_s(tool):
-    args = tool.parse_args(['--config', SHAPES, '--cfg-options', 'model.teacher.precision=bf16'])
-    assert tool.read_config(args).model.teacher.precision == 'bf16'
-    assert tool.read_config(tool.parse_args(['--config', SHAPES])).model.teacher.precision is None
+def test_precision_of_the_teacher_is_the_config_s():
+    assert steps.read_config(SHAPES, ['model.teacher.precision=bf16']).model.teacher.precision == 'bf16'
+    assert steps.read_config(SHAPES).model.teacher.precision is None
 
 
 @pytest.mark.parametrize('loader', [False, True])
-def test_evaluation(tool, tmp_path, capsys, loader):
-    out = tmp_path / 'out.json'
-    result = tool.main(
-        [
-            '--config',
-            SHAPES,
-            '--evaluation',
-            '--batch',
-            '4',
-            '--steps',
-            '1',
-            '--device',
-            'cpu',
-            '--amp',
-            '--out',
-            str(out),
-            *(['--loader', '--cfg-options', 'test_dataloader.test.dataset.size=8'] if loader else []),
-        ]
-    )
-    assert json.loads(out.read_text()) == result
+def test_evaluation(capsys, loader):
+    options = ['test_dataloader.test.dataset.size=8'] if loader else []
+    result = evaluation.benchmark_evaluation(SHAPES, options, device=CPU, steps=1, batch=4, amp=True, loader=loader)
+    assert json.loads(json.dumps(result)) == result
     assert set(result['images_per_second']) == {'test loop', 'bare forward', *(['loader'] if loader else [])}
     assert set(result['ratios']) == {'of the bare forward', *(['of the loader', 'of both in turn'] if loader else [])}
     assert all(value > 0 for part in ('images_per_second', 'ratios') for value in result[part].values())
     if loader:  # one round: its rates are the medians
         tested, computed, loaded = result['images_per_second'].values()
         assert result['ratios']['of both in turn'] == pytest.approx((1 / computed + 1 / loaded) / (1 / tested))
+    evaluation.show_evaluation(result, Console())
     assert result['images'] == (8 if loader else 16) and 'of the bare forward' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    'option, wrong',
-    [
-        *((option, wrong) for option in ('--batch', '--steps', '--threads') for wrong in ('0', '-1', 'x')),
-        ('--device', 'abacus'),
-    ],
-)
-def test_values_that_cannot_be_meant(tool, capsys, option, wrong):
-    with pytest.raises(SystemExit):
-        tool.parse_args([option, wrong])
-    assert f'argument {option}: ' in (said := capsys.readouterr().err) and wrong in said
