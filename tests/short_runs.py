@@ -31,8 +31,8 @@ SMALL = {
 }
 
 
-def config(work_dir, pretrained=None, **options):
-    cfg = Config.fromfile(str(ROOT / 'configs' / 'shapes' / 'cfmask.py'))
+def config(work_dir, pretrained=None, method='cfmask', **options):
+    cfg = Config.fromfile(str(ROOT / 'configs' / 'shapes' / f'{method}.py'))
     cfg.merge_from_dict({**SMALL, 'work_dir': str(work_dir), 'model.backbone.pretrained': pretrained, **options})
     pipeline = [dict(type='Resize', scale=32), dict(type='PackInputs')]
     cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline = pipeline

@@ -18,7 +18,8 @@ rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
 model = MODELS.build(dict(
     type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
-    head=dict(type='CLIPDistillHead', num_classes=5), teacher=dict(type='OpenCLIPTeacher'))).train()
+    head=dict(type='CLIPDistillHead', num_classes=5), teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='CounterfactualDistillation')])).train()
 torch.manual_seed(0)
 torch.nn.init.normal_(model.head.fc.weight)
 images, counterfactuals = torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32)
@@ -71,7 +72,7 @@ torch.manual_seed(0)
 model = MODELS.build(dict(
     type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
     head=dict(type='CLIPDistillHead', num_classes=3, cls_weight=0.),
-    auxiliary=[dict(type='FLYP', classnames=['ring', 'star', 'bolt'], templates=['a {}'])])).train()
+    losses=[dict(type='FLYP', classnames=['ring', 'star', 'bolt'], templates=['a {}'])])).train()
 images, labels = torch.randn(8, 3, 32, 32), [DataSample().set_gt_label(i % 3) for i in range(8)]
 share = slice(rank * 8 // world, (rank + 1) * 8 // world)
 wrapped = DistributedDataParallel(model)
@@ -87,7 +88,7 @@ def test_contrast_is_over_the_images_of_all_processes(tmp_path, tiny_pretrained,
         done = launch(str(script), processes, tiny_towers, tiny_pretrained, tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
     one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ('1-0.pt', '2-0.pt', '2-1.pt'))
-    assert any(name.startswith('auxiliary.0.text.') for name in one)
+    assert any(name.startswith('losses.0.text.') for name in one)
     for name, grad in one.items():
         torch.testing.assert_close(
             first[name],

@@ -53,9 +53,7 @@ def test_moving_average_counts_optimizer_steps(tmp_path, tiny_pretrained):
     """10 steps of 8 images, at once or in batches of 4: one average."""
     averages = []
     for batch in 8, 4:
-        cfg = config(
-            tmp_path / str(batch), tiny_pretrained, **{'train_dataloader.batch_size': batch, 'model.teacher': None}
-        )
+        cfg = config(tmp_path / str(batch), tiny_pretrained, 'ft', **{'train_dataloader.batch_size': batch})
         cfg.custom_hooks.append(dict(type='RelativeEMAHook', horizon=0.8))
         train(cfg)
         averages.append(torch.load(tmp_path / str(batch) / 'epoch_2.pth', weights_only=True))
@@ -104,8 +102,7 @@ def test_distillation_weight_goes_from_start_to_end(counts, tmp_path, tiny_pretr
 def test_distillation_weight_says_what_is_wrong(tmp_path, tiny_pretrained):
     with pytest.raises(ValueError, match='start=0.0, end=1.0.*above 0'):
         DistillWeightHook(start=0.0, end=1.0)
-    cfg = config(tmp_path, tiny_pretrained)
-    cfg.model.teacher = None
+    cfg = config(tmp_path, tiny_pretrained, 'ft')
     cfg.custom_hooks.append(dict(type='DistillWeightHook', start=8.0, end=2.0))
     with pytest.raises(ValueError, match='leave the hook out of custom_hooks'):
         train(cfg)

@@ -34,7 +34,7 @@ def test_accumulation_equals_the_big_batch(tmp_path, tiny_pretrained):
         options = {
             'train_dataloader.batch_size': batch,
             'train_cfg.max_epochs': 1,
-            'model.data_preprocessor.mask': None,
+            'model.losses': [dict(type='Distillation')],
             'train_dataloader.dataset.size': 8,
             'optim_wrapper.optimizer.type': 'SGD',
             'param_scheduler': None,
@@ -130,6 +130,7 @@ def test_wrong_classes_stop_before_the_first_batch(tmp_path, tiny_pretrained):
         type='text', classnames=names, templates=['{}'], cache_dir=str(tmp_path / 'cache')
     )
     with pytest.raises(
-        ValueError, match="classnames has 'circle' in place 1, but it has the label 0 in the dataset of train_dataloader"
+        ValueError,
+        match="classnames has 'circle' in place 1, but it has the label 0 in the dataset of train_dataloader",
     ):
         train(cfg)

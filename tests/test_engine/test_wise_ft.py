@@ -221,8 +221,8 @@ def test_hook_after_flyp(config, tmp_path):
     best = tmp_path / 'run' / 'best.pth'
     best = check_checkpoint(str(best))['state_dict']
     end = check_checkpoint(str(tmp_path / 'run' / 'wise_ft' / 'wise_ft_1.pth'))['state_dict']
-    assert any(name.startswith('auxiliary.') for name in best)
-    assert end.keys() == {name for name in best if not name.startswith('auxiliary.')}
+    assert any(name.startswith('losses.') for name in best)
+    assert end.keys() == {name for name in best if not name.startswith('losses.')}
     assert all(torch.equal(value, best[name]) for name, value in end.items())
 
 
@@ -252,7 +252,7 @@ def test_flyp_mixes_text_towers(config, tmp_path, tiny_pretrained):
     start, tokenizer = load_text_tower('tiny-vit', tiny_pretrained)
     for name, value in start.state_dict().items():  # by hand
         if value.is_floating_point():
-            value.copy_(0.75 * value + 0.25 * best[f'auxiliary.0.text.{name}'])
+            value.copy_(0.75 * value + 0.25 * best[f'losses.0.text.{name}'])
     with torch.no_grad():
         texts = torch.nn.functional.normalize(
             start.encode_text(tokenizer([f'a {name}' for name in PROMPTS['classnames']])), dim=1

@@ -17,12 +17,12 @@ def folders(root, *names, kind='FolderDataset', **settings):
     return SimpleNamespace(dataset=DATASETS.build(dict(type=kind, data_root=str(root), **settings)))
 
 
-def runner(train=None, tests=None, prompts=None, images=None, resumed=False, auxiliary=()):
+def runner(train=None, tests=None, prompts=None, images=None, resumed=False, losses=()):
     start = dict(classnames=prompts) if prompts else dict(dataset=images) if images else None
     sets = [loader for loader in (train, *(tests or {}).values()) if loader]
     head = SimpleNamespace(num_classes=len(sets[0].dataset.metainfo['classes']), class_weights=start)
     return SimpleNamespace(
-        model=SimpleNamespace(head=head, auxiliary=auxiliary),
+        model=SimpleNamespace(head=head, losses=losses),
         iter=int(resumed),
         train_dataloader=train,
         val_loop=None,
@@ -139,12 +139,12 @@ def test_prompts_in_another_order(tmp_path, prompts, message):
             check(runner(tests=tests, prompts=given))
 
 
-def test_prompts_of_auxiliary_losses(tmp_path):
+def test_prompts_of_loss_terms(tmp_path):
     train = folders(tmp_path / 'set', 'cat', 'dog')
     for names in (['cat', 'dog'], None):
-        CheckClassesHook().before_train(runner(train, auxiliary=[SimpleNamespace(classnames=names)]))
-    with pytest.raises(ConfigError, match="model.auxiliary .*classnames has 'cat' in place 1"):
-        CheckClassesHook().before_train(runner(train, auxiliary=[SimpleNamespace(classnames=['dog', 'cat'])]))
+        CheckClassesHook().before_train(runner(train, losses=[SimpleNamespace(classnames=names)]))
+    with pytest.raises(ConfigError, match="model.losses .*classnames has 'cat' in place 1"):
+        CheckClassesHook().before_train(runner(train, losses=[SimpleNamespace(classnames=['dog', 'cat'])]))
 
 
 def test_images_that_the_model_is_made_of(tmp_path):
@@ -158,8 +158,8 @@ def test_images_that_the_model_is_made_of(tmp_path):
     CheckClassesHook().before_train(runner(train, images=own))
     for key in ('dataset', 'held_out'):
         case = runner(train, images=own)
-        case.model.gate = SimpleNamespace(**{'dataset': own, 'held_out': own, key: images})
-        with pytest.raises(ConfigError, match=message.format(f'model.gate.{key}')):
+        case.model.knn_gate = SimpleNamespace(**{'dataset': own, 'held_out': own, key: images})
+        with pytest.raises(ConfigError, match=message.format(f'model.knn_gate.{key}')):
             CheckClassesHook().before_train(case)
     case = runner(train, images=own)
     case.model.head.class_weights['held_out'] = images

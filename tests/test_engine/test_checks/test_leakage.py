@@ -175,7 +175,7 @@ def test_images_that_head_and_gate_are_made_of(data, monkeypatch):
         cfg = Config(
             dict(
                 model={key: dict(part, **settings)}
-                if key == 'gate'
+                if key == 'knn_gate'
                 else dict(head=dict(class_weights=dict(part, **settings))),
                 test_cfg=dict(id_set='mine'),
                 test_dataloader=dict(
@@ -188,7 +188,7 @@ def test_images_that_head_and_gate_are_made_of(data, monkeypatch):
         check_images(cfg)
 
     for check_images in (check_leakage, partial(check_leakage, training=False)):
-        for key, name in dict(gate='model.gate', head='model.head.class_weights').items():
+        for key, name in dict(knn_gate='model.knn_gate', head='model.head.class_weights').items():
             with pytest.raises(
                 ConfigError,
                 match=f"{name}.held_out reads images of the shift 'drawings' of test_dataloader, 20 of its 20",

@@ -6,6 +6,7 @@ from mmengine.config import Config
 
 from mmcfmask.engine.checks.model import (
     check_backbone,
+    check_class_names,
     check_device,
     check_fill,
     slow_bfloat16,
@@ -13,7 +14,7 @@ from mmcfmask.engine.checks.model import (
     warn_of_random_weights,
 )
 from mmcfmask.engine.config import load_config
-from mmcfmask.errors import ConfigError
+from mmcfmask.errors import ConfigError, UserError
 
 
 def test_tower_is_looked_for_before_the_model():
@@ -28,7 +29,8 @@ def test_tower_is_looked_for_before_the_model():
 
 
 def test_fill_needs_two_images_in_every_batch():
-    model = dict(teacher=dict(type='OpenCLIPTeacher'), data_preprocessor=dict(fill='multi'))
+    losses = [dict(type='CounterfactualDistillation')]
+    model = dict(teacher=dict(type='OpenCLIPTeacher'), losses=losses, data_preprocessor=dict(fill='multi'))
     cfg = Config(dict(model=model, train_dataloader=dict(batch_size=4, drop_last=True)))
     check_fill(cfg)
     cfg.train_dataloader.drop_last = False
@@ -41,14 +43,10 @@ def test_fill_needs_two_images_in_every_batch():
         check_fill(cfg)
     cfg.model.data_preprocessor.fill = 'none'
     check_fill(cfg)
-    for change in (
-        dict(teacher=None),
-        dict(head=dict(distill=None)),
-        dict(data_preprocessor=dict(mask=None)),
-    ):  # no counterfactuals
-        cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), **change}
+    for other in ([], [dict(type='Distillation')]):  # no counterfactuals
+        cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), 'losses': other}
         check_fill(cfg)
-    cfg.model = {**model, 'head': dict(distill='logits')}
+    cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), 'head': dict(distill='logits')}
     with pytest.raises(ValueError, match='raise it to at least 2'):
         check_fill(cfg)
 
@@ -68,8 +66,28 @@ def test_random_start_is_named(monkeypatch):
     assert len(said) == 1 and 'ViT-B-16 starts from random weights' in said[0]
 
 
+@pytest.mark.parametrize(
+    'key, part, message',
+    [
+        (
+            'head',
+            dict(class_weights=dict(type='text', classnames='gone.txt')),
+            "model.head.class_weights: .*'gone.txt'",
+        ),
+        ('head', dict(class_weights=dict(type='text', templates=['a photo'])), 'model.head.class_weights: .*templates'),
+        ('losses', [dict(type='L2SP'), dict(type='FLYP', templates='clip')], r"model.losses\[1\]: .*templates='clip'"),
+    ],
+)
+def test_prompts_are_checked_before_the_model(key, part, message):
+    cfg = load_config('configs/shapes/ft.py')
+    check_class_names(cfg.model)
+    cfg.model[key] = part
+    with pytest.raises(UserError, match=message):
+        check_class_names(cfg.model)
+
+
 def test_slow_bfloat16_is_named(monkeypatch):
-    float32 = dict(model=dict(teacher=None), optim_wrapper=dict(type='OptimWrapper'), test_cfg=dict(amp=False))
+    float32 = dict(model=dict(), optim_wrapper=dict(type='OptimWrapper'), test_cfg=dict(amp=False))
     asked = {
         '--amp: ': [dict(optim_wrapper=dict(type='AutocastOptimWrapper')), dict(test_cfg=dict(amp=True))],
         "model.teacher.precision='bf16': ": [dict(model=dict(teacher=dict(type='OpenCLIPTeacher', precision='bf16')))],

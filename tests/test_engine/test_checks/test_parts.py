@@ -8,6 +8,7 @@ import torch
 
 from mmcfmask.engine.checks import check_config
 from mmcfmask.engine.config import load_config
+from mmcfmask.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from mmcfmask.engine.config import load_config
         ('data_preprocessor', 'maks', 'CAMRefillDataPreprocessor has no .*mask'),
         ('data_preprocessor', 'to_rbg', '.* has no .*to_rgb'),
         ('teacher', 'precison', 'OpenCLIPTeacher has no .*precision'),
-        ('gate', 'levels', 'KNNGate has no .*level'),
+        ('knn_gate', 'levels', 'KNNGate has no .*level'),
     ],
 )
 def test_settings_that_a_part_does_not_take(part, setting, near):
@@ -51,6 +52,20 @@ def test_settings_that_a_part_does_not_take(part, setting, near):
 def test_settings_that_cannot_be_built(option, value, message):
     with pytest.raises(ValueError, match=message):
         load_config('configs/shapes/cfmask.py', {option: value})
+
+
+def test_pipelines_pack_their_images():
+    load, pack = dict(type='LoadImageFromFile'), dict(type='PackInputs')
+    cfg = load_config('configs/shapes/ft.py')
+    for pipeline in ([], [load], [load, dict(type='CenterCrop', crop_size=32)]):
+        for key in ('train_dataloader.dataset', 'test_dataloader.r.dataset'):
+            wrong = load_config('configs/shapes/ft.py')
+            wrong.merge_from_dict({f'{key}.pipeline': pipeline})
+            with pytest.raises(ConfigError, match=f"{key}.pipeline=.*: it must end with dict\\(type='PackInputs'\\)"):
+                check_config(wrong)
+    for pipeline in ([load, pack], [dict(type='RandomApply', transforms=[pack])]):
+        cfg.train_dataloader.dataset.pipeline = pipeline
+        check_config(cfg)
 
 
 def test_random_numbers_are_left_as_they_were():

@@ -19,7 +19,7 @@ RECIPE = dict(
     model=dict(
         backbone=dict(model_name='ViT-B-16', pretrained='a.pt'),
         teacher=dict(type='OpenCLIPTeacher'),
-        auxiliary=[dict(type='L2SP')],
+        losses=[dict(type='L2SP')],
         head=dict(distill_weight=30.0, class_weights=dict(type='text')),
         data_preprocessor=dict(mask='object', mean=[1.0, -2.0]),
     ),
@@ -45,7 +45,7 @@ RECIPE = dict(
         ({'param_scheduler.pct_start': 0.1}, 'param_scheduler.pct_start = 0.02, but now it is 0.1'),
         ({'model.teacher': None}, 'model.teacher = {.*}, but now it is None'),
         ({'model.head.cls_weight': 0.0}, 'model.head.cls_weight = None, but now it is 0.0'),
-        ({'model.auxiliary': [dict(type='FLYP')]}, 'model.auxiliary = .*L2SP.*, but now it is .*FLYP'),
+        ({'model.losses': [dict(type='FLYP')]}, 'model.losses = .*L2SP.*, but now it is .*FLYP'),
         ({'model.backbone.model_name': 'ViT-B-32'}, 'model.backbone.model_name = ViT-B-16, but now it is ViT-B-32'),
         ({'model.data_preprocessor.mask': 'context'}, 'model.data_preprocessor.mask = object, but now it is context'),
     ],

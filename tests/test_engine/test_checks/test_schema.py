@@ -156,6 +156,11 @@ def test_names_and_missing_arguments():
         ('model', None, 'model=None|no model'),
         ('randomness.seed', 'x', "randomness.seed='x'"),
         ('env_cfg', None, 'env_cfg=None: it must be a dict'),
+        ('env_cfg.cudnn', True, "env_cfg has no 'cudnn'. Did you mean 'cudnn_benchmark'"),
+        ('env_cfg.dist_cfg.backend', 'ncl', "env_cfg.dist_cfg.backend='ncl': it must be 'nccl'"),
+        ('env_cfg.dist_cfg', dict(timeout=-1), 'env_cfg.dist_cfg.timeout=-1: it must be greater than 0'),
+        ('env_cfg.dist_cfg', dict(time_out=60), "env_cfg.dist_cfg has no 'time_out'. Did you mean 'timeout'"),
+        ('log_level', 'LOUD', "log_level='LOUD': it must be 'DEBUG'"),
         ('env_cfg.cudnn_benchmark', 'no', "env_cfg.cudnn_benchmark='no': it must be True or False"),
         ('custom_imports.allow_failed_imports', 'no', "allow_failed_imports='no': it must be True or False"),
         ('compile', 'no', "compile='no': it must be True or False or a dict or None"),
@@ -207,6 +212,13 @@ def test_groups_of_parameters_have_settings_of_the_optimizer():
         custom_keys={'backbone': dict(lr_mult=0.1, decay_mult=0), 'head.fc': dict(lr=1e-3, eps=1e-6)}
     )
     check_schema(cfg)
+
+
+def test_log_level_may_be_a_number():
+    cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
+    for level in (20, 'WARNING'):
+        cfg.log_level = level
+        check_schema(cfg)
 
 
 def test_weights_of_classes_are_finite():
