@@ -17,7 +17,8 @@ dist.init_process_group('gloo')
 rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
 model = MODELS.build(dict(
-    type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
+    type='CounterfactualClassifier',
+    backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
     head=dict(type='CLIPDistillHead', num_classes=5), teacher=dict(type='OpenCLIPTeacher'),
     losses=[dict(type='CounterfactualDistillation')])).train()
 torch.manual_seed(0)
@@ -25,7 +26,8 @@ torch.nn.init.normal_(model.head.fc.weight)
 images, counterfactuals = torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32)
 labels = [DataSample().set_gt_label(i % 5) for i in range(8)]
 share = slice(rank * 8 // world, (rank + 1) * 8 // world)
-model.data_preprocessor.counterfactual = lambda x, grid, relevance: Counterfactual(counterfactuals[share], relevance > 0, False)
+made = counterfactuals[share]
+model.data_preprocessor.counterfactual = lambda x, grid, relevance: Counterfactual(made, relevance > 0, False)
 wrapped = DistributedDataParallel(model)
 optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-3)
 for step in range(2):
@@ -70,14 +72,16 @@ dist.init_process_group('gloo')
 rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
 model = MODELS.build(dict(
-    type='CounterfactualClassifier', backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
+    type='CounterfactualClassifier',
+    backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
     head=dict(type='CLIPDistillHead', num_classes=3, cls_weight=0.),
     losses=[dict(type='FLYP', classnames=['ring', 'star', 'bolt'], templates=['a {}'])])).train()
 images, labels = torch.randn(8, 3, 32, 32), [DataSample().set_gt_label(i % 3) for i in range(8)]
 share = slice(rank * 8 // world, (rank + 1) * 8 // world)
 wrapped = DistributedDataParallel(model)
 sum(wrapped(images[share], labels[share], mode='loss').values()).backward()
-torch.save({name: p.grad for name, p in model.named_parameters() if p.requires_grad}, f'{sys.argv[3]}/{world}-{rank}.pt')
+grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+torch.save(grads, f'{sys.argv[3]}/{world}-{rank}.pt')
 """
 
 

@@ -63,7 +63,7 @@ def test_run_killed_in_a_validation_begins_with_it(tmp_path, tiny_pretrained, mo
 
 
 def test_epochs_end_with_an_optimizer_step(tmp_path, tiny_pretrained):
-    """5 batches, 2 to a step: the last one is left out, so that a run resumed after an epoch goes on as the whole one."""
+    """5 batches, 2 to a step: the last one is left out, so a run resumed after an epoch equals the whole one."""
     options = {'train_dataloader.batch_size': 8, 'total_batch_size': 16}
     train(config(tmp_path / 'whole', tiny_pretrained, **options))
     cut = config(tmp_path / 'cut', tiny_pretrained, **options)

@@ -171,7 +171,7 @@ def test_own_metrics_of_a_set(trees, tmp_path):
         len(loop.results['many']['details']['predictions']) == 12
         and loop.results['id']['details']['predictions'] is None
     )
-    with pytest.raises(ValueError, match='names no metric for id'):
+    with pytest.raises(ValueError, match='has no metric for id'):
         run(config(sets(trees), tmp_path, evaluator=dict(evaluators=dict(many=dict(type='ShiftAccuracy')))))
 
 
@@ -190,7 +190,7 @@ def test_missing_sets(trees, tmp_path):
         run(config(loaders, tmp_path, skip_missing=['id']))
     _, loop = run(config(loaders, tmp_path, id_set='gone', skip_missing=True))
     assert list(loop.results) == ['id', 'subset', 'many']
-    with pytest.raises(MissingSetError, match='none of the sets is there:\ngone: there is no .*\nlost: there is no'):
+    with pytest.raises(MissingSetError, match='none of the sets was found:\ngone: there is no .*\nlost: there is no'):
         run(config({'gone': loader(tmp_path / 'gone'), 'lost': loader(tmp_path / 'lost')}, tmp_path, skip_missing=True))
 
 

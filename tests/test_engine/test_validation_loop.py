@@ -146,5 +146,5 @@ def test_id_set_of_a_validation_may_not_be_missing(tmp_path, tiny_pretrained):
     cfg = training(tmp_path, tiny_pretrained, **{'val_cfg.skip_missing': True})
     cfg.custom_imports.imports.append('oracle')
     cfg.val_dataloader.held_out.dataset = dict(type='AvailableFolder', data_root=str(tmp_path / 'gone'))
-    with pytest.raises(MissingSetError, match="validation set 'held_out' cannot be left out: there is no .*gone"):
+    with pytest.raises(MissingSetError, match="validation set 'held_out' is missing: there is no .*gone"):
         train(cfg)

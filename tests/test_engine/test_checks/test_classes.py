@@ -152,7 +152,10 @@ def test_images_that_the_model_is_made_of(tmp_path):
     images = dict(type='FolderDataset', data_root=str(tmp_path / 'others'), pipeline=[dict(type='PackInputs')])
     folders(tmp_path / 'others', 'ape', 'cat')
     own = dict(images, data_root=str(tmp_path / 'train'))
-    message = r"class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the images that the model is made of \({}\)"
+    message = (
+        "class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the images that the model is made "
+        r'of \({}\)'
+    )
     with pytest.raises(ConfigError, match=message.format('model.head.class_weights.dataset')):
         CheckClassesHook().before_train(runner(train, images=images))
     CheckClassesHook().before_train(runner(train, images=own))

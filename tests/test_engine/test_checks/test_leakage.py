@@ -124,7 +124,10 @@ def test_validation_set_is_no_shift(data):
     """A part of a shift fits the checkpoint to it, too."""
     cfg = selection(root=data, test_cfg=dict(id_set='mine'))
     cfg.test_dataloader = dict(mine=dict(dataset=folder(data / 'copy')), drawings=dict(dataset=folder(data / 'links')))
-    message = r"val_dataloader reads images of the shift 'drawings' of test_dataloader, 4 of its 20 images .*: a checkpoint chosen by them"
+    message = (
+        "val_dataloader reads images of the shift 'drawings' of test_dataloader, 4 of its 20 images .*: a checkpoint "
+        'chosen by them'
+    )
     for val_cfg in ({}, dict(type='MultiSetValLoop', id_set='held_out')):
         if val_cfg:
             cfg.val_cfg, cfg.val_dataloader = val_cfg, dict(held_out=cfg.val_dataloader)
