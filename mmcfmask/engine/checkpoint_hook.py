@@ -109,7 +109,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                     return
         # The run began in another work dir.
         for path in (Path(runner._load_from or '').parent / recorded.name, recorded):
-            if path.is_file() and _score_of(path) in (None, info.get(score)):
+            if path.is_file() and _read_score(path) in (None, info.get(score)):
                 if is_main_process():
                     with open(path, 'rb') as source, atomic_write(own) as copy:
                         shutil.copyfileobj(source, copy, 1 << 24)
@@ -194,7 +194,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             self.file_backend.remove(path)
 
 
-def _score_of(path: Path) -> float | None:
+def _read_score(path: Path) -> float | None:
     """Read the score in a best checkpoint."""
     try:
         return read_checkpoint(str(path))['meta']['best']['value']

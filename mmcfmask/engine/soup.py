@@ -88,8 +88,8 @@ def greedy_soup(
     ties: str = 'nll',
     make_head: HeadMaker | None = None,
 ) -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
-    """Make a greedy soup (Wortsman et al. 2022, recipe 1): try the ingredients from best to worst, and add each that does
-    not make the average worse.
+    """Make a greedy soup (Wortsman et al. 2022, recipe 1): try the ingredients from best to worst, and add each one
+    unless it makes the average worse.
 
     On a few hundred images many soups are equally accurate. ``ties`` decides what happens then:
 

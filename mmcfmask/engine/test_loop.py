@@ -128,7 +128,7 @@ class MultiSetLoop(BaseLoop):
     def _build_evaluator(
         self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''
     ) -> Evaluator:
-        metrics = metrics_of(name, cfg, self.mode)
+        metrics = list_metrics(name, cfg, self.mode)
         evaluator = self.runner.build_evaluator([{**metric, 'prefix': prefix + name} for metric in metrics])
         evaluator.dataset_meta = self.loaders[name].dataset.metainfo
         if keep_predictions:
@@ -358,7 +358,7 @@ def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, m
     return list(dict.fromkeys(shifts))
 
 
-def metrics_of(name: str, evaluator: dict | list, mode: str = 'test') -> list[dict]:
+def list_metrics(name: str, evaluator: dict | list, mode: str = 'test') -> list[dict]:
     """Return the metric configs of one set; see ``evaluator`` of :class:`MultiSetTestLoop`."""
     if isinstance(evaluator, dict) and 'evaluators' in evaluator:
         shared = {key: value for key, value in evaluator.items() if key != 'evaluators'}

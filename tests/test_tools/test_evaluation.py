@@ -79,7 +79,7 @@ def comparable(path):
 
 
 def test_processes_and_batch_sizes_do_not_matter(write, tmp_path):
-    """60, 18 and 12 images on 1 and 2 processes, in batches of 1, 7 and 64: every number of metrics.json is the same."""
+    """60, 18 and 12 images on 1 and 2 processes, in batches of 1, 7 and 64 give the same metrics.json."""
     for size in (1, 7, 64):
         evaluate(write(f'b{size}', size), out=tmp_path / f'one{size}.json', predictions=tmp_path / f'one{size}')
     run_apart(

@@ -153,8 +153,8 @@ def test_images_that_the_model_is_made_of(tmp_path):
     folders(tmp_path / 'others', 'ape', 'cat')
     own = dict(images, data_root=str(tmp_path / 'train'))
     message = (
-        "class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the images that the model is made "
-        r'of \({}\)'
+        "class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the images that the model is "
+        r'made of \({}\)'
     )
     with pytest.raises(ConfigError, match=message.format('model.head.class_weights.dataset')):
         CheckClassesHook().before_train(runner(train, images=images))
