@@ -137,7 +137,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file; see :func:`atomic_write`. File names in it that are no UTF-8 (surrogates) become their bytes."""
+    """Write a text file; see :func:`atomic_write`. Surrogates, as in names that are not UTF-8, become their bytes."""
     with atomic_write(path, 'w', errors='surrogateescape', newline='') as file:
         file.write(text)
 
@@ -158,7 +158,7 @@ def json_text(value, indent: int | None = 2) -> str:
 
 
 def write_tensors(path: str | os.PathLike, value) -> None:
-    """Write a file of ``torch.save``; see :func:`atomic_write`. It holds a CRC-32 of every tensor (:func:`check_whole`)."""
+    """Write a file of ``torch.save``; see :func:`atomic_write`. It has a checksum per tensor (:func:`check_whole`)."""
     with atomic_write(path) as file:
         try:
             torch.save(value, file)
