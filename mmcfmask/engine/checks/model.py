@@ -108,7 +108,7 @@ def check_text_tower(model: dict, checkpoint: dict, name: str) -> None:
     """Raise a ConfigError for a checkpoint without the text tower that makes the head (FLYP)."""
     if makes_head(model) and not any(key.startswith('losses.') for key in checkpoint['state_dict']):
         raise ConfigError(
-            f'{name} has no text tower, of which the head is made (model.losses): give a checkpoint of the training'
+            f'{name} has no text tower, which makes the head (model.losses): give a checkpoint of the training'
         )
 
 
