@@ -40,19 +40,23 @@ def test_gate_of_the_training_and_validation_images(monkeypatch):
     path = 'configs/shapes/cfmask.py'
     cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
     add_gate(cfg)
-    assert cfg.model.gate == dict(
+    assert cfg.model.knn_gate == dict(
         dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2
     )
     cfg = load_config(
         path,
-        {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')},
+        {
+            'model.knn_gate.level': 0.1,
+            'model.knn_gate.held_out.size': 60,
+            'model.knn_gate.dataset': dict(type='ShapesDataset'),
+        },
     )
     add_gate(cfg)
-    assert cfg.model.gate == dict(
+    assert cfg.model.knn_gate == dict(
         level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0
     )
     skip_pretrained_weights(cfg.model)
-    assert cfg.model.gate is None
+    assert 'knn_gate' not in cfg.model
     with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
         add_gate(load_config('configs/shapes/zeroshot.py', {}))
     with pytest.raises(ValueError, match="a gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
@@ -73,12 +77,12 @@ def test_name_says_what_was_tested():
     probe = dict(head=dict(class_weights=dict(type='linear_probe')))
     for model, meta, name in (
         (dict(), {}, 'ft'),
-        (dict(gate=dict(level=0.1)), {}, 'ft + gate'),
-        (dict(gate=None, crop_scale=0.9), {}, 'ft + second look'),
-        (dict(gate=dict(level=0.1), crop_scale=0.9), {}, 'ft + gate and second look'),
+        (dict(knn_gate=dict(level=0.1)), {}, 'ft + k-NN gate'),
+        (dict(knn_gate=None, crop_scale=0.9), {}, 'ft + relevance crop'),
+        (dict(knn_gate=dict(level=0.1), crop_scale=0.9), {}, 'ft + k-NN gate and relevance crop'),
         (probe, {}, 'ft'),
         (dict(), dict(wise_ft_alpha=0.0), 'ft + WiSE-FT'),
-        (dict(gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
+        (dict(knn_gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
         (dict(), None, 'zero-shot'),
         (dict(crop_scale=0.9), None, 'zero-shot + second look'),
         (probe, None, 'LP'),

@@ -170,6 +170,7 @@ model = dict(
     backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit'),
     head=dict(type='CLIPDistillHead', num_classes=2),
     teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='CounterfactualDistillation')],
     data_preprocessor=dict(mask='context', fill='multi', value=0.9, mean=[120, 110, 100], std=[60, 60, 60], to_rgb=True))
 test_dataloader = dict(dataset=dict(type='FolderDataset', data_root={str(tmp_path / 'pets')!r}, pipeline=[
     dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=32, edge='short'), dict(type='CenterCrop', crop_size=32),
