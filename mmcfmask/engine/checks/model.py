@@ -10,13 +10,13 @@ from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ...compat import multiplies_bfloat16
 from ...errors import ConfigError, blame
 from ...messages import near_names
 from ...models import CounterfactualDistillation, OpenCLIPBackbone
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
 from ...models.losses.flyp import FLYP
 from ...models.towers.loading import check_pretrained
+from ...precision import multiplies_bfloat16
 from ..values import is_a, value_of
 
 SLOW_BFLOAT16 = (
