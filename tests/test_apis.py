@@ -186,15 +186,9 @@ def test_no_model_without_weights(tmp_path, trained):
 
 
 def test_public_names():
-    assert mmcfmask.__all__ == [
-        '__version__',
-        'inference_config',
-        'load_model',
-        'patch_mask',
-        'refill',
-        'relevance_map',
-    ]
-    code = 'from mmcfmask import relevance_map, patch_mask, refill, load_model, inference_config'  # the first import of a program
+    names = ['inference_config', 'load_model', 'patch_mask', 'refill', 'relevance_map']
+    assert mmcfmask.__all__ == ['__version__', *names]
+    code = f'from mmcfmask import {", ".join(names)}'  # the first import of a program
     assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == 0
 
 
