@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
-from ..compat import bfloat16_products, no_autocast
+from ..precision import bfloat16_products, no_autocast
 from .attention import AttentionCall, record_attention
 
 # Elements of the attention matrices processed at once: what fits into the cache of a CPU, and little for a GPU.

@@ -11,8 +11,8 @@ from open_clip.transformer import VisionTransformer
 from rich.console import Console
 
 from mmcfmask.benchmarks import counting, evaluation, steps, training
-from mmcfmask.compat import multiplies_bfloat16
 from mmcfmask.errors import ConfigError
+from mmcfmask.precision import multiplies_bfloat16
 
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')

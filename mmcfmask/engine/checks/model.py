@@ -10,7 +10,6 @@ from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ...compat import multiplies_bfloat16
 from ...errors import ConfigError, blame
 from ...messages import near_names
 from ...models import (
@@ -23,6 +22,7 @@ from ...models import (
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
 from ...models.losses import FLYP, check_teacher
 from ...models.towers.loading import check_pretrained
+from ...precision import multiplies_bfloat16
 from ..values import is_a, value_of
 
 SLOW_BFLOAT16 = (

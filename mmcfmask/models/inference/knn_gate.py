@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ...compat import autocast_dtype, no_autocast
 from ...errors import ConfigError
+from ...precision import autocast_dtype, no_autocast
 from ...ranges import Count, OpenShare, Whole
 from ..class_embeddings.features import cached_features, class_name, load_batches, num_classes, read_labels
 from ..interpolation import fingerprint
