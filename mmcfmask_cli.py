@@ -170,7 +170,13 @@ def add_renamed(parser: argparse.ArgumentParser, old: str, new: str) -> None:
 
 
 class _Renamed(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None) -> NoReturn:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
         parser.exit(2, f'{parser.prog}: {option_string} is called {self.const} since mmcfmask 0.2.0\n')
 
 

@@ -1,5 +1,6 @@
 """The wheel: its files, what it asks pip to install, and its console script."""
 
+import ast
 import configparser
 import os
 import shutil
@@ -7,12 +8,14 @@ import subprocess
 import sys
 import zipfile
 from email import message_from_string
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from modelindex.load_model_index import load
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from mmcfmask import __version__
 
@@ -68,6 +71,27 @@ def test_only_an_extra_brings_mmcv(metadata):
     mmcv = [line for line in requirements if line.name.startswith('mmcv')]
     assert [line.name for line in mmcv] == ['mmcv-lite']
     assert mmcv[0].marker.evaluate({'extra': 'lite'}) and not mmcv[0].marker.evaluate({'extra': ''})
+
+
+def test_what_is_imported_is_required(metadata):
+    """Or comes with what is required, for the reason given here."""
+    given = {
+        'mmcv': 'the user chooses which',
+        'opencv-python': 'of mmcv and mmengine',
+        'pydantic-core': 'of pydantic',
+        'triton': 'of torch, where there is one',
+        'yapf': 'of mmengine, imported ahead of it',
+    }
+    required = {canonicalize_name(Requirement(line).name) for line in metadata.get_all('Requires-Dist')}
+    distributions = packages_distributions()
+    for path in [*(ROOT / 'mmcfmask').glob('**/*.py'), *(ROOT / 'tools').glob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module]
+            for name in {module.partition('.')[0] for module in modules} - sys.stdlib_module_names:
+                owners = {canonicalize_name(owner) for owner in distributions.get(name, [name])}
+                assert owners & (required | {'mmcfmask', 'mmcfmask-cli', *given}), f'{path} imports {name}'
 
 
 def test_the_console_script_runs_from_the_wheel(wheel):
