@@ -13,7 +13,7 @@ def test_run_arguments():
     parser = argparse.ArgumentParser()
     add_run_arguments(parser)
     args = parser.parse_args([])
-    assert vars(args) == dict(work_dir=None, amp=False, cfg_options=[], launcher='none', local_rank=0)
+    assert vars(args) == dict(work_dir=None, amp=False, cfg_options=[], launcher=None, local_rank=0)
     assert parser.parse_args(['--local-rank', '1']).local_rank == parser.parse_args(['--local_rank=1']).local_rank == 1
 
 
