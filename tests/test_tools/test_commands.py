@@ -95,7 +95,7 @@ def test_quickstart_shortened(tmp_path):
     assert json.loads((out / 'results.json').read_text()) == results
 
 
-def test_mask_quality(tmp_path):
+def test_mask_quality():
     shown = run(
         sys.executable,
         'tools/mask_quality.py',
@@ -109,10 +109,10 @@ def test_mask_quality(tmp_path):
 
 def test_mistakes_in_arguments(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    quality, compare = load_tool('mask_quality'), load_tool('compare')
-    for arguments, message in ([str(tmp_path / 'no.pth')], 'no.pth'), (['--value', '2'], 'object.*2'):
-        with pytest.raises(SystemExit, match=message):
-            quality.main(['configs/shapes/cfmask.py', *arguments])
+    compare = load_tool('compare')
+    for arguments, message in (['no.pth'], 'no.pth'), (['--value', '2'], '--value: the threshold of the object mask'):
+        shown = run(sys.executable, 'tools/mask_quality.py', 'configs/shapes/cfmask.py', *arguments, fails=True)
+        assert message in shown and 'Traceback' not in shown
     with pytest.raises(SystemExit):
         compare.main(['FT=configs/shapes/ft.py', 'FT=configs/shapes/fd.py'])
     assert "two methods are named 'FT'" in capsys.readouterr().err
