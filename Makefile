@@ -31,7 +31,7 @@ lint: .venv/installed
 	$(BIN)/codespell
 
 docs: .venv/installed-docs
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .venv/installed: setup.py pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv

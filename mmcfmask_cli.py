@@ -9,6 +9,7 @@ import argparse
 import difflib
 import functools
 import importlib.util
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -47,7 +48,10 @@ def main(argv: list[str] | None = None) -> int | None:
     """
     command, *arguments = (sys.argv[1:] if argv is None else argv) or ['--help']
     if command in ('-h', '--help'):
-        print(usage())
+        try:
+            print(usage(), flush=True)
+        except BrokenPipeError:  # nobody reads on, as behind `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if command == '--version':
         print('mmcfmask', runpy.run_path(str(package_folder() / 'version.py'))['__version__'])
@@ -166,7 +170,13 @@ def add_renamed(parser: argparse.ArgumentParser, old: str, new: str) -> None:
 
 
 class _Renamed(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None) -> NoReturn:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
         parser.exit(2, f'{parser.prog}: {option_string} is called {self.const} since mmcfmask 0.2.0\n')
 
 

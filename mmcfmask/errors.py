@@ -29,6 +29,28 @@ class StorageError(UserError, OSError):
 
 
 @contextmanager
+def blame(
+    where: str, kinds: type[Exception] | tuple[type[Exception], ...] = (OSError, ValueError, TypeError)
+) -> Iterator[None]:
+    """Inside the context, an error about a value of the user becomes a :class:`UserError` that begins with ``where``.
+
+    Args:
+        where (str): The key or the file that holds the value.
+        kinds: Errors that the code inside raises for bad values. All others pass unchanged.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f'{where}: {error}') from None
+    except FileNotFoundError as error:
+        raise MissingFileError(f'{where}: {error}') from None
+    except kinds as error:
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+        reason = text.splitlines()[0] if text else 'its class does not take these values'
+        raise ConfigError(f'{where}: {reason}') from None
+
+
+@contextmanager
 def one_line(where: str | None = None) -> Iterator[None]:
     """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where`` unless it
     names that itself, and exit code 1."""

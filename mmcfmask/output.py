@@ -7,7 +7,7 @@ import errno
 import io
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from .errors import one_line
 
@@ -44,7 +44,7 @@ def lasting(stream: TextIO | None) -> TextIO | None:
     )
 
 
-def run_tool(main: Callable[[], object]) -> None:
+def run_tool(main: Callable[[], object]) -> NoReturn:
     """Run the ``main`` of a tool as a program: its output is :func:`lasting`, and a whole number that it returns is the
     exit code."""
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)

@@ -1,5 +1,6 @@
 """The console script, which finds tools without importing the package."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,20 @@ def test_help_lists_every_command_and_imports_no_torch(arguments):
     shown = [line.split()[0] for line in result.stdout.splitlines() if line.startswith('  ')]
     assert shown == list(mmcfmask_cli.COMMANDS)
     assert 'difflib' in imported(result) and not imported(result) & {'torch', 'mmengine', 'mmcfmask'}
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_help_may_be_cut_off(unbuffered):
+    """As by ``mmcfmask --help | head -1``, whether or not a reader waits."""
+    for reader in ('head -1', 'true'):
+        result = subprocess.run(
+            ['bash', '-c', f'set -o pipefail; "{sys.executable}" -m mmcfmask_cli --help | {reader}'],
+            cwd=ROOT,
+            env=dict(os.environ, PYTHONUNBUFFERED=unbuffered),
+            capture_output=True,
+            text=True,
+        )
+        assert (result.returncode, result.stderr) == (0, '')
 
 
 def test_every_tool_is_a_command():

@@ -1,5 +1,6 @@
 """The wheel: its files, what it asks pip to install, and its console script."""
 
+import ast
 import configparser
 import os
 import shutil
@@ -7,11 +8,14 @@ import subprocess
 import sys
 import zipfile
 from email import message_from_string
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from modelindex.load_model_index import load
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from mmcfmask import __version__
 
@@ -69,8 +73,25 @@ def test_only_an_extra_brings_mmcv(metadata):
     assert mmcv[0].marker.evaluate({'extra': 'lite'}) and not mmcv[0].marker.evaluate({'extra': ''})
 
 
-def test_python_versions(metadata):
-    assert metadata['Requires-Python'] == '>=3.10'
+def test_what_is_imported_is_required(metadata):
+    """Or comes with what is required, for the reason given here."""
+    given = {
+        'mmcv': 'the user chooses which',
+        'opencv-python': 'of mmcv and mmengine',
+        'pydantic-core': 'of pydantic',
+        'triton': 'of torch, where there is one',
+        'yapf': 'of mmengine, imported ahead of it',
+    }
+    required = {canonicalize_name(Requirement(line).name) for line in metadata.get_all('Requires-Dist')}
+    distributions = packages_distributions()
+    for path in [*(ROOT / 'mmcfmask').glob('**/*.py'), *(ROOT / 'tools').glob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module]
+            for name in {module.partition('.')[0] for module in modules} - sys.stdlib_module_names:
+                owners = {canonicalize_name(owner) for owner in distributions.get(name, [name])}
+                assert owners & (required | {'mmcfmask', 'mmcfmask-cli', *given}), f'{path} imports {name}'
 
 
 def test_the_console_script_runs_from_the_wheel(wheel):
@@ -106,3 +127,27 @@ def test_the_model_index_lists_every_config():
     assert sorted(configs) == sorted(str(path) for path in paths if '_base_' not in path.parts)
     assert len({model.name for model in index.models}) == len(configs)
     assert {model.in_collection for model in index.models} == {collection.name for collection in index.collections}
+
+
+def read_yaml(name):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_the_release_has_one_version():
+    citation = read_yaml('CITATION.cff')
+    assert citation['version'] == __version__
+    assert f'\n## [{__version__}] - {citation["date-released"]}\n' in (ROOT / 'CHANGELOG.md').read_text()
+
+
+def test_pre_commit_runs_the_versions_of_make_lint():
+    pinned = dict(
+        line.split('==') for line in (ROOT / 'requirements' / 'constraints.txt').read_text().split() if '==' in line
+    )
+    hooks = {repo['repo'].rsplit('/', 1)[1]: repo['rev'] for repo in read_yaml('.pre-commit-config.yaml')['repos']}
+    assert hooks == {'ruff-pre-commit': f'v{pinned["ruff"]}', 'codespell': f'v{pinned["codespell"]}'}
+
+
+def test_ci_runs_on_every_supported_python(metadata):
+    versions = read_yaml('.github/workflows/ci.yml')['jobs']['test']['strategy']['matrix']['python']
+    supported = [line.rsplit(' ', 1)[1] for line in metadata.get_all('Classifier') if ':: Python :: 3.' in line]
+    assert versions == supported and metadata['Requires-Python'] == f'>={versions[0]}'

@@ -31,6 +31,11 @@ def save_image(path, width=40, height=30, seed=0, border=0):
     return path
 
 
+def save_small_image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(path)
+
+
 def make_tree(root, folders, names=('a.jpg',), image=None):
     """Class folders with links to one image under some names.
 
@@ -144,3 +149,11 @@ def make_corruptions(
 
 def class_name(wnid):
     return open_clip.IMAGENET_CLASSNAMES[IMAGENET_WNIDS.index(wnid)]
+
+
+def image_paths(dataset):
+    return [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+
+
+def class_counts(dataset):
+    return np.bincount(dataset.get_gt_labels(), minlength=len(dataset.metainfo['classes'])).tolist()

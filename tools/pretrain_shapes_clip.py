@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import json
 import math
 import multiprocessing
@@ -27,11 +26,12 @@ from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import mmcfmask
 from mmcfmask.datasets import shapes
 from mmcfmask.files import atomic_write, write_json, write_tensors
 from mmcfmask.output import run_tool
 
-ASSETS = Path(shapes.__file__).resolve().parents[1] / 'assets'
+ASSETS = Path(mmcfmask.__file__).resolve().parent / 'assets'
 MODEL_NAME = 'ShapesCLIP-ViT-8-64'
 # Mean square of a feature dimension before L2 normalisation, as OpenAI's ViT-B/16 has it on photos (norm 10,
 # width 512). Cosine logits do not depend on it, but a loss on raw features, such as feature distillation, does.
@@ -67,7 +67,8 @@ def _render_chunk(job: tuple[int, int, int]) -> tuple[int, np.ndarray, list[str]
 
 def pretraining_data(work_dir: Path, count: int, seed: int, workers: int) -> tuple[np.ndarray, list[str]]:
     """Images (count, 64, 64, 3) uint8, memory-mapped, and their captions, rendered on first use."""
-    key = hashlib.sha256(inspect.getsource(shapes).encode()).hexdigest()[:12]
+    sources = b''.join(path.read_bytes() for path in sorted(Path(shapes.__file__).parent.glob('*.py')))
+    key = hashlib.sha256(sources).hexdigest()[:12]
     stem = work_dir / f'pretrain_{count}_seed{seed}_{key}'
     image_file, caption_file = stem.with_suffix('.npy'), stem.with_suffix('.json')
     if not caption_file.exists():  # written last

@@ -20,11 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..counterfactual import refill
 from ..counterfactual.reference import explicit_features, explicit_losses, explicit_mask, explicit_relevance
 from ..engine.build import fit_loaders, fit_optimizer
-from ..engine.checks.model import check_fill
+from ..engine.checks.model import check_fill, makes_counterfactuals
 from ..engine.config import load_config
 from ..engine.options import parse_options
+from ..engine.testing import forget_training
 from ..errors import ConfigError
-from ..models import classifier
+from ..models.losses import base
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
 PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'teacher', 'backward', 'optimizer', 'other')
@@ -52,7 +53,7 @@ def read_config(
         ConfigError: The config has no counterfactual training step.
     """
     cfg = load_config(config, parse_options(options))
-    if cfg.model.type != 'CounterfactualClassifier' or not cfg.model.get('teacher') or not cfg.get('optim_wrapper'):
+    if not makes_counterfactuals(cfg.model) or not cfg.get('optim_wrapper'):
         raise ConfigError(
             f'{config} has no counterfactual training step: use a config that has one, such as configs/cfmask_vitb16.py'
         )
@@ -123,10 +124,10 @@ class Steps:
         self.device = device
         cfg.optim_wrapper.optimizer.lr = 0.0
         if candidates == ('fine-tuning',):
-            cfg.model.teacher = None
+            forget_training(cfg.model)
         self.model = MODELS.build(cfg.model).to(device).train()
         prepare(self.model)
-        self.teacher = self.model.teacher
+        self.teacher, self.losses = self.model.teacher, self.model.losses
         visual = self.model.backbone.visual
         if 'naive' in candidates and not hasattr(visual, 'transformer'):
             raise ConfigError(
@@ -151,7 +152,7 @@ class Steps:
     def run(self, name: str, data: dict) -> None:
         """One step of a candidate."""
         wrapper = self.wrappers[name]
-        self.model._set_frozen(teacher=None if name == 'fine-tuning' else self.teacher)
+        self.model.losses = nn.ModuleList() if name == 'fine-tuning' else self.losses
         if name == 'naive':
             data = self.model.data_preprocessor(data, training=True)
             labels = torch.cat([sample.gt_label for sample in data['data_samples']])
@@ -197,7 +198,7 @@ class Steps:
         targets = [
             (model.data_preprocessor, 'forward', 'data'),
             (model, 'extract_feat', 'clean forward', 'masked forward'),
-            (classifier, 'attention_relevance', 'relevance'),
+            (base, 'attention_relevance', 'relevance'),
             (model.data_preprocessor, 'counterfactual', 'refill'),
             (self.teacher, 'forward', 'teacher'),
             (wrapper, 'backward', 'backward'),

@@ -76,7 +76,7 @@ def random_color_mixing(images: Tensor, probability: float = 1.0, generator: tor
         ValueError: A probability outside [0, 1].
     """
     if not 0 <= probability <= 1:
-        raise ValueError(f'colors={probability} is the probability of other colours, in [0, 1]')
+        raise ValueError(f'color_mixing={probability} is the probability of mixed channels, in [0, 1]')
     batch, channels = images.shape[:2]
     changed = torch.rand(batch, 1, 1, device=images.device, generator=generator) < probability
     mixing = torch.randn(batch, channels, channels, device=images.device, generator=generator) / channels**0.5

@@ -1,5 +1,6 @@
 from .cache import CachedDataset
-from .folder import FolderDataset, MissingSetError, PACSDataset
+from .class_folders import MissingSetError
+from .folder import FolderDataset, PACSDataset
 from .folder_shift import FolderShiftDataset
 from .imagenet_shifts import (
     ImageNetADataset,

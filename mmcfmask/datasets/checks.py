@@ -14,23 +14,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, MissingFileError
-from .folder import MissingSetError, folder_problems, list_images, some, sub_folders
-from .imagenet_shifts import (
+from ..messages import short_list
+from .class_folders import MissingSetError, folder_problems, list_images, sub_folders
+from .imagenet_labels import (
     IMAGENET_WNIDS,
-    ImageNetADataset,
-    ImageNetCDataset,
-    ImageNetRDataset,
-    corruption_folders,
     find_ground_truth,
     flat_images,
     flat_val_images,
-    objectnet_images,
-    objectnet_mappings,
     read_ground_truth,
     read_objectnet_mapping,
 )
+from .imagenet_shifts import ImageNetADataset, ImageNetCDataset, ImageNetRDataset
 from .images import left_out_words, why_unreadable_all
-from .layouts import SETS, SEVERITIES, WNIDS, find_imagenet, find_set
+from .layouts import (
+    SETS,
+    SEVERITIES,
+    WNIDS,
+    corruption_folders,
+    find_imagenet,
+    find_set,
+    objectnet_images,
+    objectnet_mappings,
+)
 
 NUMBERS = tuple(str(label) for label in range(1000))
 FOLDERS = {
@@ -192,7 +197,9 @@ def check_set(
     report.decoded = len(chosen)
     broken = [reason for reason in reasons if reason]
     if broken:
-        report.problems.append(f'{len(broken)} of {len(chosen)} images that were read are broken: {some(broken, 5)}')
+        report.problems.append(
+            f'{len(broken)} of {len(chosen)} images that were read are broken: {short_list(broken, 5)}'
+        )
     return report
 
 
@@ -239,7 +246,7 @@ def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[t
 
 
 def _equal(groups: Sequence[Sequence[str]]) -> str:
-    return some([' = '.join(group[:5]) + (' = ...' if len(group) > 5 else '') for group in groups])
+    return short_list([' = '.join(group[:5]) + (' = ...' if len(group) > 5 else '') for group in groups])
 
 
 def _digest(path: str | Path) -> str:
@@ -268,7 +275,9 @@ def _check_folders(
         )
     misplaced = _misplaced(report.name, root, images)
     if misplaced:
-        report.problems.append(f'{len(misplaced)} images lie in the folder of another class: {some(misplaced, 5)}')
+        report.problems.append(
+            f'{len(misplaced)} images lie in the folder of another class: {short_list(misplaced, 5)}'
+        )
     return _check_images(report, root, {folder: images[folder] for folder in expected if folder in images}, per_class)
 
 
@@ -278,11 +287,11 @@ def _check_images(
     """Counts of images; returns them."""
     empty = [folder for folder, names in images.items() if not names]
     if empty:
-        report.problems.append(f'{len(empty)} classes have no images: {some(empty)}')
+        report.problems.append(f'{len(empty)} classes have no images: {short_list(empty)}')
     counts = {folder: len(names) for folder, names in images.items() if names}
     uneven = [f'{folder} ({count})' for folder, count in counts.items() if per_class and count != per_class]
     if uneven:
-        report.notes.append(f'{len(uneven)} classes do not have {per_class} images: {some(uneven)}')
+        report.notes.append(f'{len(uneven)} classes do not have {per_class} images: {short_list(uneven)}')
     report.classes = len(counts)
     report.images += sum(counts.values())
     return [f'{root}/{name}' for names in images.values() for name in names]  # strings: ImageNet-C has 3.75 million
@@ -314,7 +323,7 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
     missing = [f'{name}/{severity}' for (name, severity), place in places.items() if place is None]
     if missing:
         report.problems.append(
-            f'{len(missing)} of {len(places)} folders of a corruption and severity are missing: {some(missing)}'
+            f'{len(missing)} of {len(places)} folders of a corruption and severity are missing: {short_list(missing)}'
         )
     paths, digests, classes = [], defaultdict(list), set()
     for (name, severity), place in places.items():

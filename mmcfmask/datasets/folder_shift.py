@@ -11,8 +11,10 @@ from typing import Union
 from mmpretrain.registry import DATASETS
 
 from ..errors import ConfigError, MissingFileError
-from .folder import FolderDataset, list_class_folders, list_images, some, some_with_nearest
-from .imagenet_shifts import IMAGENET_CLASSES, IMAGENET_WNIDS
+from ..messages import short_list, short_list_with_nearest
+from .class_folders import list_class_folders, list_images
+from .folder import FolderDataset
+from .imagenet_labels import IMAGENET_CLASSES, IMAGENET_WNIDS
 from .names import class_names, composed, plain_name, read_names, read_text
 
 Class = Union[str, int]
@@ -72,7 +74,7 @@ class FolderShiftDataset(FolderDataset):
         shared = {index for index in indices if indices.count(index) > 1}
         if shared:
             raise ConfigError(
-                f'{root}: folder_map lets the class {some([self.head_classes[index] for index in sorted(shared)])} '
+                f'{root}: folder_map lets the class {short_list([self.head_classes[index] for index in sorted(shared)])} '
                 'mean several different classes of the set: its folders need the same list of classes.'
             )
         self._metainfo['classes'] = tuple(' / '.join(self.head_classes[index] for index in group) for group in order)
@@ -138,16 +140,16 @@ def match_folders(
             unknown.append(folder)
     problems = []
     if unknown and by_index:
-        problems.append(f'{len(unknown)} folders are no indices below {len(head_classes)}: {some(unknown)}')
+        problems.append(f'{len(unknown)} folders are no indices below {len(head_classes)}: {short_list(unknown)}')
     elif unknown:
         problems.append(
             f'{len(unknown)} folders match no class of the head: '
-            f'{some_with_nearest(unknown, [*head_classes, *wnids])}; '
+            f'{short_list_with_nearest(unknown, [*head_classes, *wnids])}; '
             'rename them, or say in folder_map which class they are, or None to leave them out'
         )
     if ambiguous:
         problems.append(
-            f'{len(ambiguous)} folders match several classes of the same name: {some(ambiguous)}; give the index in '
+            f'{len(ambiguous)} folders match several classes of the same name: {short_list(ambiguous)}; give the index in '
             'folder_map'
         )
     if problems:
@@ -174,7 +176,7 @@ def class_index(
             'index.'
         )
     raise ConfigError(
-        f'folder_map: {folder!r} is {some_with_nearest([str(value)], head_classes)}, which is no class of the head.'
+        f'folder_map: {folder!r} is {short_list_with_nearest([str(value)], head_classes)}, which is no class of the head.'
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folder import MissingSetError, sub_folders
+from .class_folders import MissingSetError, sub_folders
 
 CORRUPTIONS = {  # by the archive, and the folder in it, that holds them
     'noise': ('gaussian_noise', 'shot_noise', 'impulse_noise'),
@@ -205,3 +205,29 @@ def _absolute(data_root: str | Path) -> Path:
 
 def _plain(name: str) -> str:
     return re.sub(r'[^a-z0-9]', '', name.lower())
+
+
+def objectnet_images(root: Path) -> Path:
+    """Where the class folders lie."""
+    return root / 'images' if (root / 'images').is_dir() else root
+
+
+def objectnet_mappings(root: Path) -> Path:
+    """Where the mapping files lie: in ``mappings/``, in the set's folder itself, or beside the class folders."""
+    places = [root / 'mappings', root, root.parent / 'mappings']
+    return next((place for place in places if (place / 'folder_to_objectnet_label.json').is_file()), places[0])
+
+
+def corruption_folders(
+    root: Path, corruptions: Sequence[str], severities: Sequence[int]
+) -> dict[tuple[str, int], Path | None]:
+    """Folder of each corruption and severity; None where there is none."""
+    archive = {name: group for group, names in CORRUPTIONS.items() for name in names}
+    places = {}
+    for name in corruptions:
+        parents = [root / name, root / archive[name] / name]
+        for severity in severities:
+            places[name, severity] = next(
+                (parent / str(severity) for parent in parents if (parent / str(severity)).is_dir()), None
+            )
+    return places

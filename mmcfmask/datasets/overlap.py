@@ -29,7 +29,7 @@ NARROWING = (
 )
 
 
-def images_of(cfg: dict) -> Iterator[str]:
+def identify_images(cfg: dict) -> Iterator[str]:
     """What tells the images of a data set's config from others: the real path of a file, links resolved, or a digest of
     pixels in memory.
 

@@ -15,13 +15,9 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, HOOKS
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import (
-    can_fuse_optimizer,
-    keep_freed_memory,
-    start_process_group_without_gpu,
-    use_tf32,
-)
+from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..errors import ConfigError
+from ..precision import use_tf32
 from .checks.model import slow_bfloat16, unmatched_keys
 from .hooks import RelativeEMAHook
 from .launcher import world_size

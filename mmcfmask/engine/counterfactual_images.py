@@ -26,7 +26,7 @@ from ..counterfactual import (
     relevance_map,
     zoom_in,
 )
-from ..datasets.folder import follow_run
+from ..datasets.holdout import follow_run
 from ..datasets.images import EXTENSIONS, find_images, why_unreadable
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..models.inference.relevance_crop import check_crop_scale
@@ -36,7 +36,7 @@ from .checkpoints import check_checkpoint
 from .checks.model import makes_counterfactuals
 from .testing import build_model, class_names, file_pipeline
 
-RANDOM_CHANGES = dict(views='random views', colors='random color mixing')  # settings of the data preprocessor
+RANDOM_CHANGES = dict(views='random views', color_mixing='random color mixing')  # settings of the data preprocessor
 
 
 class Shown(NamedTuple):

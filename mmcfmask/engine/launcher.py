@@ -9,9 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..errors import ConfigError
-from .checks.schema import check_config
 from .options import add_cfg_options, file_name
-from .test_loop import choose_shifts
 
 
 def add_run_arguments(
@@ -22,29 +20,36 @@ def add_run_arguments(
     parser.add_argument('--work-dir', type=file_name, help=f'{work_dir} (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help=amp)
     add_cfg_options(parser)
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], help='job launcher (default: of the config, or none)'
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def apply_run_arguments(cfg: Config, args: argparse.Namespace) -> None:
-    """Launcher and work dir of the command line, in place.
+def apply_run_arguments(
+    cfg: Config, config: str, work_dir: str | None = None, launcher: str | None = None, local_rank: int = 0
+) -> None:
+    """Set the launcher and the work dir of a config, in place.
+
+    Args:
+        cfg (Config): The config.
+        config (str): Its path, after which the default work dir is named.
+        work_dir (str, optional): None: that of the config, or ``work_dirs/<config name>``.
+        launcher (str, optional): None: that of the config, or 'none'.
+        local_rank (int): The GPU of this process, unless the environment says so.
 
     Raises:
-        ConfigError: The config lacks something that a Runner needs, or the launcher did not start this process.
+        ConfigError: The launcher did not start this process.
     """
-    check_config(cfg)
-    for mode in ('val', 'test'):
-        loop = cfg.get(f'{mode}_cfg') or {}
-        if 'id_set' in loop:
-            choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)
-    check_launcher(args.launcher)
-    if args.launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
+    launcher = launcher or cfg.get('launcher') or 'none'
+    check_launcher(launcher)
+    if launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
         os.environ['LOCAL_RANK'] = os.environ[
             'OMPI_COMM_WORLD_LOCAL_RANK'
         ]  # the Runner wraps the model for the GPU of this name
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
 
 
 # What mmengine reads of the environment that a launcher sets.

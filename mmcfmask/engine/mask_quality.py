@@ -9,7 +9,7 @@ from mmpretrain.registry import DATASETS
 from rich.progress import track
 
 from ..counterfactual import check_value, patch_mask, relevance_map
-from ..datasets.folder import follow_run
+from ..datasets.holdout import follow_run
 from ..errors import ConfigError
 from ..evaluation import best_iou, mask_iou, pointing_hits
 from .checkpoints import check_checkpoint

@@ -10,7 +10,9 @@ from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
 from mmpretrain.registry import HOOKS
 
 from ..compat import PlainCheckpointHook
-from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
+from ..renamed import update_model
+from .checks.classes import CheckClassesHook
+from .hooks import IterationSeedHook, StopOnInvalidLossHook
 from .values import config_values, is_a, value_of
 
 PARTS = (
@@ -68,6 +70,7 @@ def training_of(meta: dict) -> dict[str, str] | None:
         values = config_values(meta['cfg'], free=FREE)
     except (SyntaxError, ValueError, AttributeError):  # of another program
         return None
+    values['model'] = update_model(values.get('model') or {})
     values['custom_hooks'] = [
         hook for hook in values.get('custom_hooks') or () if not is_a(WITHOUT_EFFECT, hook['type'], HOOKS)
     ]

@@ -9,8 +9,8 @@ from .effective_robustness import (
     reference_points,
 )
 from .mask_quality import best_iou, mask_iou, pointing_hits
-from .metrics import CorruptionError, ShiftAccuracy, nll_of, preference
-from .protocol import describe_checkpoint, describe_run, describe_set, notes_of, versions
+from .metrics import CorruptionError, ShiftAccuracy, nll_key, preference
+from .protocol import describe_checkpoint, describe_run, describe_set, list_notes, versions
 
 __all__ = [
     'ALEXNET_ERROR',
@@ -30,8 +30,8 @@ __all__ = [
     'mask_iou',
     'mean_corruption_error',
     'negative_log_likelihood',
-    'nll_of',
-    'notes_of',
+    'nll_key',
+    'list_notes',
     'per_class_accuracy',
     'pointing_hits',
     'preference',

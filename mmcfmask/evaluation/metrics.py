@@ -22,7 +22,7 @@ from .calibration import expected_calibration_error, reliability_bins
 from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, mean_error
 
 
-def nll_of(key: str) -> str:
+def nll_key(key: str) -> str:
     """The metric that decides where two models are equal by ``key``: ``'accuracy/nll'`` for ``'accuracy/top1'``."""
     return f'{key.rpartition("/")[0]}/nll'.lstrip('/')
 
@@ -41,7 +41,7 @@ def preference(metrics: Mapping[str, float], key: str, rule: str | None = 'great
     Returns:
         tuple[float, float]: The metric, or its negative, and the negative cross-entropy; 0 where that was not measured.
     """
-    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_of(key), 0.0)
+    return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_key(key), 0.0)
 
 
 @METRICS.register_module()
@@ -57,9 +57,8 @@ class ShiftAccuracy(BaseMetric):
     ``mean_per_class``      Percent: mean over the classes that have images.
     ``nll``                 Mean negative log-likelihood of the label, in nats.
     ``ece``                 Expected calibration error in percent, 15 bins of equal width.
-    ``answered_by_zero_shot``            Percent of images that the pre-trained model answered, where samples say so: of
-    a model with a gate. ======================
-    =========================================================================================
+    ``zero_shot_percent``   Percent of images that the zero-shot model answered, for a model with a k-NN gate.
+    ======================  =========================================================================================
 
     Of every data sample it takes ``gt_label`` (the class within the set; several: any of them is right) and
     ``pred_logits`` (float, (C,)). Where a head gives no logits, the logarithm of ``pred_score`` stands in; scores that
@@ -238,7 +237,7 @@ class ShiftAccuracy(BaseMetric):
         metrics['nll'] = results['nll'].mean()
         metrics['ece'] = expected_calibration_error(bins)
         if 'answered_by_zero_shot' in results:
-            metrics['answered_by_zero_shot'] = 100 * results['answered_by_zero_shot'].mean()
+            metrics['zero_shot_percent'] = 100 * results['answered_by_zero_shot'].mean()
         return metrics
 
     def _check_complete(self, index: np.ndarray, size: int) -> None:

@@ -41,7 +41,7 @@ def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) ->
     complete = None if wanted_images is None else images == wanted_images and wanted_classes in (None, classes)
 
     notes = list(metainfo.get('notes', ()))
-    subset = subset_of(dataset)
+    subset = describe_subset(dataset)
     if subset:
         notes.append(
             f'a subset ({subset}): {images:,}' + (f' of {wanted_images:,}' if wanted_images else '') + ' images'
@@ -74,7 +74,7 @@ def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) ->
     )
 
 
-def subset_of(dataset: BaseDataset) -> str:
+def describe_subset(dataset: BaseDataset) -> str:
     """The settings that make ``dataset`` a part of its set on purpose, as text; empty if there are none."""
     settings = []
     if getattr(dataset, 'per_class', None) is not None:
@@ -161,7 +161,7 @@ def describe_run(
     )
 
 
-def notes_of(run: dict) -> list[str]:
+def list_notes(run: dict) -> list[str]:
     """What a reader of the table must know: which sets are missing, incomplete, or have images left out."""
     notes = [f'{name}: {note}.' for name, part in run['sets'].items() for note in part['notes']]
     return notes + [f'{name}: missing, not tested. {" ".join(why.split())}' for name, why in run['missing'].items()]

@@ -16,7 +16,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image, features
 
 from mmcfmask.datasets import FolderDataset
-from mmcfmask.datasets.folder import sub_folders
+from mmcfmask.datasets.class_folders import sub_folders
 from mmcfmask.datasets.images import find_images, left_out_words, read_image, to_rgb, why_unreadable
 from mmcfmask.errors import StorageError
 

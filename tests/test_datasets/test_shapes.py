@@ -1,14 +1,18 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from mmpretrain.registry import DATASETS
 
 from mmcfmask.datasets import shapes
-from mmcfmask.datasets.shapes import CLASS_BACKGROUNDS, SHAPES_CLASSES, SHAPES_TEMPLATES, SPLITS, ShapesDataset
-
-ASSETS = Path(shapes.__file__).parents[1] / 'assets'
+from mmcfmask.datasets.shapes import (
+    CLASS_BACKGROUNDS,
+    SHAPES_CLASSES,
+    SHAPES_TEMPLATES,
+    SPLITS,
+    ShapesDataset,
+    geometry,
+)
+from mmcfmask.models.towers.loading import ASSETS
 
 
 def scenes(split, count=400, seed=0):
@@ -49,11 +53,11 @@ def test_every_object_is_visible(split, label):
         assert np.hypot(cols + 0.5 - scene.center[0], rows + 0.5 - scene.center[1]).max() < reach
 
 
-@pytest.mark.parametrize('name', sorted(shapes._POLYGONS))
+@pytest.mark.parametrize('name', sorted(geometry.POLYGONS))
 def test_polygon_distance_is_that_of_an_independent_library(name):
     from matplotlib.path import Path as Outline
 
-    vertices = shapes._POLYGONS[name]
+    vertices = geometry.POLYGONS[name]
     rng = np.random.default_rng(0)
     points = rng.uniform(-1.5, 1.5, (500, 2)).astype(np.float32)
     distance = shapes.signed_distance(name, points[:, 0], points[:, 1])
@@ -80,7 +84,7 @@ def test_edges_are_anti_aliased():
     """Where a disc of known radius is drawn flat, the mean of its coverage is its area to a fraction of a pixel row."""
     for radius in (10.25, 10.5, 10.75):
         y, x = np.mgrid[:64, :64] + 0.5
-        coverage = shapes._coverage(np.hypot(x - 31.7, y - 32.4) - radius)
+        coverage = geometry.coverage(np.hypot(x - 31.7, y - 32.4) - radius)
         assert abs(coverage.sum() - np.pi * radius**2) < 1
         assert ((coverage > 0) & (coverage < 1)).sum() > 30
 

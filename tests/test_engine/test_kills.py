@@ -9,18 +9,19 @@ import kills
 import pytest
 import torch
 from mmengine.config import Config
-from scripts import load_tool
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='looks up open files in /proc')
 
 
 def train(towers, config, work_dir, launcher):
-    """The tool, with the tiny towers."""
+    """Train, with the tiny towers."""
     import open_clip
 
+    from mmcfmask.engine.run_training import run_training
+
     open_clip.add_model_config(towers)
-    load_tool('train').main([str(config), '--work-dir', str(work_dir), '--resume', '--launcher', launcher])
+    run_training(config, work_dir=work_dir, resume='auto', launcher=launcher)
 
 
 @pytest.fixture(scope='module')

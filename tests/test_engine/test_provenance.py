@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmcfmask.datasets.folder import follow_run
+from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.provenance import training_of
 

@@ -114,8 +114,8 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
         json.loads((seed0.parents[1] / name / 'seed0' / 'metrics.json').read_text()) for name in ('ft_+_gate', 'ft')
     )
     assert (
-        0 <= gated['metrics']['test/answered_by_zero_shot'] < 50 < gated['metrics']['sketch/answered_by_zero_shot']
-        and 'test/answered_by_zero_shot' not in plain['metrics']
+        0 <= gated['metrics']['test/zero_shot_percent'] < 50 < gated['metrics']['sketch/zero_shot_percent']
+        and 'test/zero_shot_percent' not in plain['metrics']
     )
     assert gated['checkpoint'] == plain['checkpoint'] and gated['method'] == 'FT + gate'
     signed = json.loads((seed1 / 'metrics.json').read_text())

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from ...errors import ConfigError, MissingFileError, StorageError
 from ...files import check_whole
 from ...ranges import Count, Positive, Seed, Whole
-from ..towers.loading import NoTextTowerError, reason_of
+from ..towers.loading import NoTextTowerError
 from ..towers.torchscript import is_torchscript
-from .cache import _device, _ready, cached
-from .features import _images_key, cached_features, draw_per_class, labels_of, num_classes, prototype_class_weights
+from ..towers.weight_files import explain_unreadable
+from .cache import cached, evaluating, fastest_device
+from .features import cached_features, draw_per_class, images_key, num_classes, prototype_class_weights, read_labels
 from .linear_probe import STRENGTHS, fit_linear_probe
 from .text import text_embeddings
 
 
-def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[str] | None = None) -> Tensor:
+def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
     """Class embeddings for a classifier's head, by config.
 
     Args:
@@ -33,10 +34,9 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
 
             - ``dict(type='text', classnames=..., templates='openai', model_name=None, pretrained=None,
             cache_dir=None)``:
-              the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a list, a text file with
-              a name per line, or ``'dataset'`` (those in the argument of this function); ``templates`` is ``'openai'``
-              (the 80 ImageNet templates), ``'shapes'`` (those of the built-in benchmark) or a list of strings with a
-              ``{}``. The text tower is the backbone's partner if no other is named.
+              the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a list, or a text file
+              with one name per line; ``templates`` is ``'openai'`` (the 80 ImageNet templates), ``'shapes'`` (those of
+              the built-in benchmark) or a list of strings with a ``{}``. The text tower is the backbone's partner if no other is named.
             - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
             - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0,
             cache_dir=None)``:
@@ -48,7 +48,6 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
               ``held_out`` is another dataset; None stands for the part that ``dataset`` holds out itself, by its
               ``holdout``.
         classifier: Has ``backbone``, ``neck``, ``extract_feat(inputs)[-1]`` -> (B, D) and ``data_preprocessor``.
-        classnames: The names that ``classnames='dataset'`` stands for.
 
     Returns:
         (C, D) float32 on the CPU, rows L2-normalised; of ``linear_probe`` (C, D + 1), weights and in the last column
@@ -62,13 +61,6 @@ def build_class_weights(cfg: dict, classifier: nn.Module, classnames: Sequence[s
     kind = cfg.pop('type', None)
     if kind not in CLASS_WEIGHTS:
         raise ConfigError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, CLASS_WEIGHTS))}.')
-    if cfg.get('classnames') == 'dataset':
-        if classnames is None:
-            raise ConfigError(
-                "class_weights.classnames='dataset', but the dataset's class names are not known here: list the "
-                'names, or give the path of a text file with one per line.'
-            )
-        cfg['classnames'] = list(classnames)
     try:
         inspect.signature(CLASS_WEIGHTS[kind]).bind(classifier, **cfg)
     except TypeError as error:  # a key too many or too few
@@ -99,7 +91,7 @@ def load_class_weights(path: str | Path) -> Tensor:
     except StorageError:
         raise
     except Exception as error:  # the readers raise pickle, zip, safetensors and value errors of many types
-        raise ConfigError(f'{path} cannot be read as a tensor: {reason_of(error)}') from None
+        raise ConfigError(f'{path} cannot be read as a tensor: {explain_unreadable(error)}') from None
     if isinstance(weight, dict):
         if 'weight' not in weight:
             raise ConfigError(f"{path} has no key 'weight'; its keys: {', '.join(map(str, list(weight)[:10]))}.")
@@ -153,12 +145,12 @@ def _build_prototype(
     indices = draw_per_class(dataset, per_class, seed)
 
     def compute() -> Tensor:
-        with _ready(classifier):
+        with evaluating(classifier):
             return prototype_class_weights(
                 classifier.extract_feat, classifier.data_preprocessor, dataset, indices, batch_size, num_workers
             )
 
-    return cached(_images_key('prototype', classifier, cfg, dataset, indices), compute, cache_dir)
+    return cached(images_key('prototype', classifier, cfg, dataset, indices), compute, cache_dir)
 
 
 def _build_linear_probe(
@@ -181,12 +173,12 @@ def _build_linear_probe(
         held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
         held_out['holdout'] = {**dataset['holdout'], 'part': 'held_out'}
     parts = [(cfg, DATASETS.build(cfg)) for cfg in (dataset, held_out)]
-    keys = [_images_key('features', classifier, cfg, part, range(len(part))) for cfg, part in parts]
-    labels = [labels_of(part, range(len(part))) for _, part in parts]
+    keys = [images_key('features', classifier, cfg, part, range(len(part))) for cfg, part in parts]
+    labels = [read_labels(part, range(len(part))) for _, part in parts]
     classes = num_classes(parts[0][1], labels[0].tolist())
 
     def compute() -> Tensor:
-        device = _device()
+        device = fastest_device()
         (x, y), (held_out_x, held_out_y) = (
             (cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir).to(device), target.to(device))
             for (cfg, part), target in zip(parts, labels)

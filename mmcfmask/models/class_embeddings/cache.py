@@ -24,10 +24,10 @@ from ...files import atomic_write, remove_leftovers
 
 
 @contextmanager
-def _ready(classifier: nn.Module) -> Iterator[None]:
+def evaluating(classifier: nn.Module) -> Iterator[None]:
     """Inside the context the classifier is on the fastest device and in eval mode."""
     home, training = next(classifier.parameters()).device, classifier.training
-    classifier.to(_device()).eval()
+    classifier.to(fastest_device()).eval()
     try:
         yield
     finally:
@@ -87,11 +87,11 @@ def _read(path: Path) -> Tensor | None:
     return None
 
 
-def _device() -> torch.device:
+def fastest_device() -> torch.device:
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):
@@ -103,13 +103,13 @@ def _hash_tensor(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
-def _hash_state(module: nn.Module) -> str:
+def hash_state(module: nn.Module) -> str:
     digest = hashlib.sha256()
-    _update(digest, {name: value.cpu().numpy() for name, value in module.state_dict().items()})
+    update_digest(digest, {name: value.cpu().numpy() for name, value in module.state_dict().items()})
     return digest.hexdigest()
 
 
-def _update(digest: Any, info: dict) -> None:
+def update_digest(digest: Any, info: dict) -> None:
     """Feed a flat dict of arrays and plain values, and the state of the file it names, to a hash."""
     for name, value in sorted(info.items()):
         if isinstance(value, np.ndarray):

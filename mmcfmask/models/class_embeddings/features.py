@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ...errors import ConfigError
-from .cache import _hash_state, _ready, _update, cached
+from .cache import cached, evaluating, hash_state, update_digest
 
 
 def image_features(
@@ -28,7 +28,7 @@ def image_features(
     """L2-normalised features (N, D), float32 on the CPU, of the images at ``indices``; arguments as
     :func:`prototype_class_weights`."""
     features = []
-    for inputs in batches_of(
+    for inputs in load_batches(
         Subset(dataset, indices), data_preprocessor, batch_size, num_workers, f'Features of {len(indices)} images'
     ):
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
@@ -36,7 +36,7 @@ def image_features(
     return torch.cat(features)
 
 
-def batches_of(
+def load_batches(
     dataset: Dataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str
 ) -> Iterator[Tensor]:
     """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``;
@@ -46,7 +46,7 @@ def batches_of(
         yield data_preprocessor(batch)['inputs']
 
 
-def labels_of(dataset: Dataset, indices: Iterable[int]) -> Tensor:
+def read_labels(dataset: Dataset, indices: Iterable[int]) -> Tensor:
     """Labels (N,), int64, without reading the images."""
     return torch.tensor([int(dataset.get_data_info(index)['gt_label']) for index in indices])
 
@@ -75,7 +75,7 @@ def prototype_class_weights(
         ValueError: A class without an image.
     """
     indices = list(range(len(dataset)) if indices is None else indices)
-    labels = labels_of(dataset, indices)
+    labels = read_labels(dataset, indices)
     members = F.one_hot(labels, num_classes(dataset, labels.tolist())).float()  # (N, C)
     if (members.sum(dim=0) == 0).any():
         empty = [class_name(dataset, label) for label in range(members.shape[1]) if not members[:, label].any()]
@@ -130,25 +130,25 @@ def cached_features(
     indices = range(len(dataset))
 
     def compute() -> Tensor:
-        with _ready(classifier):
+        with evaluating(classifier):
             return image_features(
                 classifier.extract_feat, classifier.data_preprocessor, dataset, indices, batch_size, num_workers
             )
 
-    return cached(_images_key('features', classifier, cfg, dataset, indices), compute, cache_dir)
+    return cached(images_key('features', classifier, cfg, dataset, indices), compute, cache_dir)
 
 
-def _images_key(kind: str, classifier: nn.Module, cfg: dict, dataset: Dataset, indices: Iterable[int]) -> dict:
+def images_key(kind: str, classifier: nn.Module, cfg: dict, dataset: Dataset, indices: Iterable[int]) -> dict:
     """Everything that determines the features of some images."""
     preprocessor = classifier.data_preprocessor
     digest = hashlib.sha256()
     for index in indices:
-        _update(digest, dataset.get_data_info(index))
+        update_digest(digest, dataset.get_data_info(index))
     return dict(
         type=kind,
         dataset=cfg,
         images=digest.hexdigest(),
-        weights=[_hash_state(module) for module in (classifier.backbone, classifier.neck) if module is not None],
+        weights=[hash_state(module) for module in (classifier.backbone, classifier.neck) if module is not None],
         tower=repr(classifier.backbone),  # activations, and sizes that no weight shows
         preprocessor={name: buffer.tolist() for name, buffer in preprocessor.named_buffers()},
         to_rgb=getattr(preprocessor, 'to_rgb', False),

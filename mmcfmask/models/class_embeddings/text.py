@@ -17,7 +17,7 @@ from ...datasets.names import class_names, read_names
 from ...datasets.shapes import SHAPES_TEMPLATES
 from ...errors import ConfigError, MissingFileError
 from ..towers.loading import load_text_model, resolve_pretrained
-from .cache import _device, _hash_file, cached
+from .cache import cached, fastest_device, hash_file
 
 PROMPTS_PER_BATCH = 800
 
@@ -83,9 +83,12 @@ def resolve_classnames(classnames: str | Sequence[str]) -> list[str]:
     if isinstance(classnames, str):
         path = Path(classnames).expanduser()
         if not path.is_file():
+            hint = (
+                " 'dataset' is no longer supported: list the names in label order." if classnames == 'dataset' else ''
+            )
             raise MissingFileError(
-                f"class_weights.classnames={classnames!r} is neither 'imagenet', 'dataset' nor a file that "
-                f'exists (looked for {path.absolute()}).'
+                f"class_weights.classnames={classnames!r} is neither 'imagenet' nor an existing file (looked for "
+                f'{path.absolute()}).{hint}'
             )
         return read_names(path)
     if not classnames:
@@ -174,7 +177,7 @@ def text_embeddings(
     model_name, pretrained = text_source(classifier, model_name, pretrained)
 
     def compute() -> Tensor:
-        device = _device()
+        device = fastest_device()
         return embed(*load_text_model(model_name, pretrained, device), classnames, templates, device)
 
     key = dict(
@@ -183,7 +186,7 @@ def text_embeddings(
     if ':' in model_name:  # hf-hub:org/repo or local-dir:path
         folder = Path(model_name.partition(':')[2])
         files = sorted(folder.iterdir()) if model_name.startswith('local-dir:') and folder.is_dir() else []
-        key['weights'] = {file.name: _hash_file(file) for file in files if file.is_file()}
+        key['weights'] = {file.name: hash_file(file) for file in files if file.is_file()}
     elif pretrained is None:
         print_log(
             f'The text tower of {model_name!r} has random weights (pretrained=None), and so has what is made of it.',
@@ -194,5 +197,5 @@ def text_embeddings(
     elif open_clip.is_pretrained_cfg(model_name, pretrained):
         key['weights'] = pretrained
     else:
-        key['weights'] = _hash_file(resolve_pretrained(model_name, pretrained))
+        key['weights'] = hash_file(resolve_pretrained(model_name, pretrained))
     return cached(key, compute, cache_dir)

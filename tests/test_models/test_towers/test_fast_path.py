@@ -1,9 +1,7 @@
 """The lean tower against the stock one, and its pieces against their formulas."""
 
 import copy
-import functools
 import weakref
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -12,16 +10,13 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
 from open_clip.transformer import LayerNorm, QuickGELU
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmcfmask.counterfactual import attention_relevance, mask_keys, record_attention, relevance_map
+from mmcfmask.counterfactual import attention_relevance, mask_keys, record_attention
 from mmcfmask.models import OpenCLIPBackbone
-from mmcfmask.models.inference.relevance_crop import predict_with_crop
 from mmcfmask.models.towers.fast_path import (
     LeanBlock,
     LeanQuickGELU,
@@ -300,9 +295,9 @@ def plain_attention(q, k, v, visible=None):
 @pytest.mark.parametrize('masked', [False, True])
 @pytest.mark.parametrize('chunk', [1, 3 * 70 * 70, 2**20])
 def test_bfloat16_attention_on_a_cpu_is_as_exact_as_the_fused_kernel(monkeypatch, queries, masked, chunk):
-    from mmcfmask.models.towers import fast_path as lean_vit
+    from mmcfmask.models.towers import fast_path
 
-    monkeypatch.setattr(lean_vit, '_CPU_CHUNK', chunk)
+    monkeypatch.setattr(fast_path, '_CPU_CHUNK', chunk)
     q = torch.randn(4, queries, 5, 24).transpose(1, 2).bfloat16()
     k, v = (2 * torch.randn(4, 70, 5, 24).transpose(1, 2).bfloat16() for _ in range(2))
     visible = (torch.rand(4, 70) < 0.6)[:, None, None, :] if masked else None
@@ -358,113 +353,6 @@ def test_unknown_towers_are_left_alone():
     assert type(average.transformer) is not LeanTransformer and type(average.transformer.resblocks[0]) is not LeanBlock
     with pytest.raises(ValueError, match='compile=True is for plain ViTs'):
         make_lean(nn.Sequential(nn.Linear(2, 2)), compiled=True)
-
-
-def test_compiled_blocks_give_the_same_and_are_compiled_once(tiny_pretrained, monkeypatch):
-    """With the compiler's own interpreter as backend: the C++ and GPU compilers are not under test."""
-    from mmcfmask.models.towers import fast_path as lean_vit
-
-    compiled = []
-
-    def backend(graph, inputs):
-        compiled.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(lean_vit, '_compiled', functools.cache(functools.partial(torch.compile, backend=backend)))
-    images = torch.randn(3, 3, 32, 32)
-    results = []
-    for compile in (False, True):
-        torch.manual_seed(0)
-        model = MODELS.build(
-            dict(
-                type='CounterfactualClassifier',
-                backbone=dict(
-                    type='OpenCLIPBackbone',
-                    model_name='tiny-vit-quickgelu',
-                    pretrained=tiny_pretrained,
-                    compile=compile,
-                ),
-                head=dict(type='CLIPDistillHead', num_classes=5),
-                teacher=dict(type='OpenCLIPTeacher'),
-            )
-        ).train()
-        counts = []
-        for _ in range(3):
-            torch.manual_seed(0)
-            losses = model(images, [DataSample().set_gt_label(1) for _ in images], mode='loss')
-            model.zero_grad()
-            sum(losses.values()).backward()
-            counts.append(len(compiled))
-        results.append({**losses, 'grad': model.backbone.visual.conv1.weight.grad})
-    assert 0 < counts[0] <= 12 and counts[0] == counts[1] == counts[2]
-    for name in results[0]:
-        # Student and teacher are equal here, so that a part of the gradient (up to 0.2) is their rounding times the
-        # weight.
-        bounds = dict(rtol=1.3e-6, atol=1e-4) if name == 'grad' else {}
-        torch.testing.assert_close(results[1][name], results[0][name], **bounds)
-
-
-def test_compiled_code_runs_backward_for_the_map_and_for_the_loss(tiny_pretrained, monkeypatch):
-    """As torch's own compilers build it, but run step by step."""
-    from mmcfmask.models.towers import fast_path as lean_vit
-
-    monkeypatch.setattr(torch._functorch.config, 'donated_buffer', True, raising=False)
-    monkeypatch.setattr(
-        lean_vit, '_compiled', functools.cache(functools.partial(lean_vit._compiled.__wrapped__, backend='aot_eager'))
-    )
-    torch.compiler.reset()
-    maps = []
-    for compile in (False, True):
-        tower = MODELS.build(
-            dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained, compile=compile)
-        ).train()
-        torch.manual_seed(0)
-        with record_attention(tower) as calls:
-            features = tower(torch.randn(3, 3, 32, 32))[0]
-        maps.append(attention_relevance(features.sum(), calls, (4, 4), retain_graph=True))
-        features.square().sum().backward()
-    torch.testing.assert_close(*maps)
-
-
-@pytest.mark.parametrize('amp', [False, True])
-def test_variants_of_compiled_code_stay_below_the_limit_of_dynamo(tiny_pretrained, monkeypatch, amp):
-    """Beyond it the rest runs uncompiled: training, rests of epochs, evaluation, and maps and crops of what is tested."""
-    from mmcfmask.models.towers import fast_path as lean_vit
-
-    variants = Counter()
-
-    def backend(graph, inputs):
-        variants['norm' if any('norm' in str(node.target) for node in graph.graph.nodes) else 'gelu'] += 1
-        return graph.forward
-
-    torch.compiler.reset()
-    monkeypatch.setattr(lean_vit, '_compiled', functools.cache(functools.partial(torch.compile, backend=backend)))
-    model = MODELS.build(
-        dict(
-            type='CounterfactualClassifier',
-            backbone=dict(
-                type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained, compile=True
-            ),
-            head=dict(type='CLIPDistillHead', num_classes=5),
-            teacher=dict(type='OpenCLIPTeacher'),
-        )
-    ).train()
-    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=amp), torch._dynamo.config.patch(cache_size_limit=1000):
-        for batch in (4, 4, 6, 3):
-            losses = model(
-                torch.randn(batch, 3, 32, 32), [DataSample().set_gt_label(1) for _ in range(batch)], mode='loss'
-            )
-            sum(losses.values()).backward()
-        model.eval()
-        for batch in (7, 7, 5, 1):
-            with torch.inference_mode():
-                model(torch.randn(batch, 3, 32, 32))
-        with torch.no_grad():
-            model(torch.randn(7, 3, 32, 32))
-        relevance_map(model, torch.randn(4, 3, 32, 32), torch.ones(4, dtype=torch.long))
-        with torch.inference_mode():
-            predict_with_crop(model.backbone, model, torch.randn(4, 3, 32, 32), 0.7)
-    assert set(variants) == {'norm', 'gelu'} and max(variants.values()) <= 8  # torch._dynamo.config.cache_size_limit
 
 
 def test_the_backbone_is_lean(tiny_pretrained):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmcfmask.models.towers import loading as clip_loading
-from mmcfmask.models.towers.loading import load_image_tower, load_text_model, read_state_dict, resolve_pretrained
+from mmcfmask.models.towers import loading, weight_files
+from mmcfmask.models.towers.loading import load_image_tower, load_text_model, resolve_pretrained
+from mmcfmask.models.towers.weight_files import read_state_dict
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_torchscript_archive(tmp_path, images, monkeypatch):
         torch.testing.assert_close(text_model.encode_text(tokens), model.encode_text(tokens), rtol=1e-5, atol=1e-5)
 
     said = []
-    monkeypatch.setattr(clip_loading, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    monkeypatch.setattr(weight_files, 'print_log', lambda text, *args, **kwargs: said.append(text))
     load_image_tower('tiny-vit-quickgelu', str(tmp_path / 'release.pt'))
     assert not said
     load_image_tower('tiny-vit', str(tmp_path / 'release.pt'))
@@ -229,7 +230,7 @@ def test_offline_repository(monkeypatch):
 def test_shapes_weights_belong_to_their_model(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='ShapesCLIP-ViT-8-64'):
         resolve_pretrained('tiny-vit', 'shapes')
-    monkeypatch.setattr(clip_loading, 'ASSETS', tmp_path)
+    monkeypatch.setattr(loading, 'ASSETS', tmp_path)
     with pytest.raises(FileNotFoundError, match='pretrain_shapes_clip'):
         resolve_pretrained('ShapesCLIP-ViT-8-64', 'shapes')
     (tmp_path / 'ShapesCLIP-ViT-8-64.safetensors').touch()
@@ -278,7 +279,7 @@ def test_local_dir(tmp_path, tiny_pretrained, images, reference):
 def test_state_dict_that_may_be_openai_s(tmp_path, tiny_pretrained, monkeypatch, keys, half, warned):
     """Their weights fit in float16 in whatever precision they are kept; of an image tower alone nothing is known."""
     said = []
-    monkeypatch.setattr(clip_loading, 'print_log', lambda text, *args, **kwargs: said.append(text))
+    monkeypatch.setattr(weight_files, 'print_log', lambda text, *args, **kwargs: said.append(text))
     state = {
         name: value.half().float() if half else value
         for name, value in torch.load(tiny_pretrained, weights_only=True).items()

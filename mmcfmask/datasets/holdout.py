@@ -1,0 +1,172 @@
+"""Seeded hold-outs and subsets of image lists: which images belong to which part."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+
+from mmengine.logging import print_log
+
+from ..errors import ConfigError
+from ..messages import short_list
+from .names import composed
+
+RUN_SEED = 'run'  # holdout.seed: that of the run
+
+
+def seeded_order(names: Iterable[str], seed: int) -> list[str]:
+    """Names shuffled by the SHA-256 of seed and name: the same everywhere, and a new name moves no other."""
+    return sorted(
+        names, key=lambda name: hashlib.sha256(f'{seed}/{composed(name)}'.encode(errors='surrogateescape')).digest()
+    )
+
+
+def check_holdout(holdout: dict) -> None:
+    """Raise a ConfigError for settings of a hold-out that make no sense."""
+    unknown = set(holdout) - {'size', 'fraction', 'seed', 'part', 'test', 'test_seed'}
+    if unknown:
+        raise ConfigError(
+            f'holdout has no setting {short_list(sorted(map(str, unknown)))}: use size or fraction, seed, part, test, '
+            'test_seed.'
+        )
+    size, fraction, part, test = (holdout.get(key) for key in ('size', 'fraction', 'part', 'test'))
+    if (size is None) == (fraction is None):
+        raise ConfigError(f'holdout={holdout} needs either size or fraction.')
+    for key, value in dict(size=size, **(dict(test=test) if fraction is None else {})).items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f'holdout.{key}={value!r} must be a positive number of images.')
+    for key, value in dict(fraction=fraction, **(dict(test=test) if size is None else {})).items():
+        if value is not None and not (type(value) in (int, float) and 0 < value < 1):
+            raise ConfigError(f'holdout.{key}={value!r} must lie between 0 and 1.')
+    if fraction is not None and fraction + (test or 0) >= 1:
+        raise ConfigError(f'holdout.fraction={fraction} and holdout.test={test} leave nothing to train on.')
+    if part not in ('train', 'held_out', 'test'):
+        raise ConfigError(f"holdout.part={part!r} must be 'train' or 'held_out', or, with a share for test, 'test'.")
+    if part == 'test' and test is None:
+        raise ConfigError("holdout.part='test' needs a share: holdout=dict(test=…), in the unit of size or fraction.")
+    for key in ('seed', 'test_seed'):
+        if type(holdout.get(key, 0)) is not int and not (key == 'seed' and holdout[key] == RUN_SEED):
+            raise ConfigError(
+                f'holdout.{key}={holdout[key]!r} must be a whole number'
+                + (f', or {RUN_SEED!r}.' if key == 'seed' else '.')
+            )
+
+
+def follow_run(node, seed: int | None) -> bool:
+    """Put the seed of a run in place of every ``holdout.seed='run'`` below ``node``, a config or a part of one; whether
+    there was one.
+
+    Raises:
+        ConfigError: The run has no seed.
+    """
+    found = False
+    for key, value in list(node.items() if hasattr(node, 'items') else enumerate(node)):
+        if key == 'holdout' and isinstance(value, dict) and value.get('seed') == RUN_SEED:
+            if seed is None:
+                raise ConfigError(
+                    "holdout.seed='run' stands for the seed of the run, which has none: set randomness.seed, or --seed "
+                    'in tools/train.py'
+                )
+            value['seed'], found = seed, True
+        elif isinstance(value, (dict, list, tuple)):
+            found = follow_run(value, seed) or found
+    return found
+
+
+def split_holdout(
+    images: dict[str, list[str]],
+    part: str,
+    size: int | None = None,
+    fraction: float | None = None,
+    seed: int | str = 0,
+    test: float | None = None,
+    test_seed: int = 0,
+) -> dict[str, list[str]]:
+    """One part of a seeded, stratified split; every class gives in proportion to its images.
+
+    Args:
+        images: Names of images by class.
+        part: 'test', 'held_out', or 'train' for all others.
+        size: Number of images to hold out.
+        fraction: Instead, the fraction of every class to hold out, rounded, at least one image.
+        seed: Decides which.
+        test: Number or fraction, as ``size`` or ``fraction`` is given, of images to cut off before. Both together are
+            as many images as one such share would be: the sum is rounded.
+        test_seed: Decides which.
+
+    Returns:
+        Names by class, each list sorted.
+
+    Raises:
+        ConfigError: Nothing is left to train on, or ``seed`` is not settled.
+    """
+    if seed == RUN_SEED:
+        raise ConfigError("holdout.seed='run' stands for the seed of a run, but this is none: give a number.")
+    counts = {folder: len(names) for folder, names in images.items()}
+    if fraction is not None:
+        cut = {folder: max(1, round(test * count)) if test else 0 for folder, count in counts.items()}
+        quota = {
+            folder: max(1, round((fraction + (test or 0)) * count) - cut[folder]) for folder, count in counts.items()
+        }
+    else:
+        cut = (
+            proportional(counts, lowered(test, sum(counts.values()), 'test'), test_seed)
+            if test
+            else dict.fromkeys(counts, 0)
+        )
+        rest = {folder: count - cut[folder] for folder, count in counts.items()}
+        quota = proportional(rest, lowered(size, sum(rest.values()), 'size'), seed)
+    bare = [folder for folder, count in counts.items() if cut[folder] + quota[folder] >= count]
+    if len(bare) == len(images):
+        raise ConfigError(
+            f'The hold-out leaves no image to train on: no class has more than {max(counts.values())}. Hold out fewer, '
+            'or validate on images of another folder.'
+        )
+    if bare:
+        print_log(
+            f'The hold-out leaves no image to train on in {len(bare)} of {len(images)} classes: {short_list(bare)}.',
+            'current',
+            level=logging.WARNING,
+        )
+    parts = dict(train={}, held_out={}, test={})
+    for folder, names in images.items():
+        parts['test'][folder] = sorted(seeded_order(names, test_seed)[: cut[folder]])
+        left = [name for name in names if name not in set(parts['test'][folder])] if cut[folder] else names
+        held_out = set(seeded_order(left, seed)[: quota[folder]])
+        parts['held_out'][folder] = sorted(held_out)
+        parts['train'][folder] = [name for name in left if name not in held_out]
+    return parts[part]
+
+
+def lowered(size: int, total: int, key: str) -> int:
+    """``size``, or half of ``total`` with a warning where it is more."""
+    if size <= total // 2:
+        return size
+    print_log(
+        f'holdout.{key}={size} is more than half of the {total} images: {total // 2} are held out.',
+        'current',
+        level=logging.WARNING,
+    )
+    return total // 2
+
+
+def proportional(counts: dict[str, int], size: int, seed: int) -> dict[str, int]:
+    """Shares of ``size`` in proportion to ``counts``: rounded down, and one more for the largest remainders, of equal
+    ones by seed."""
+    total = sum(counts.values())
+    shares = {name: size * count // total for name, count in counts.items()}
+    drawn = {name: place for place, name in enumerate(seeded_order(counts, seed))}
+    remainders = sorted(counts, key=lambda name: (-(size * counts[name] % total), drawn[name]))
+    for name in remainders[: size - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
+
+def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) -> dict[str, list[str]]:
+    """``per_class`` images of every class, drawn with a seed; each list sorted. A smaller number is a part of a larger
+    one."""
+    short = [f'{folder} ({len(names)})' for folder, names in images.items() if len(names) < per_class]
+    if short:
+        raise ConfigError(f'per_class={per_class}, but {len(short)} classes have fewer images: {short_list(short)}.')
+    return {folder: sorted(seeded_order(names, seed)[:per_class]) for folder, names in images.items()}

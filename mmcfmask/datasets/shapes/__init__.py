@@ -1,0 +1,47 @@
+"""The built-in benchmark: rendered shapes (the cause) on textured, coloured backgrounds (not the cause).
+
+``(split, seed, index)`` determines an image. :func:`sample_scene` draws what it shows, :func:`render_scene` renders the
+pixels, :func:`caption` describes it; :class:`ShapesDataset` serves a split to mmengine. Shapes are signed distance
+functions in pixels: one function gives coverage, outline, shading, shadow and the ground-truth mask.
+"""
+
+from .dataset import ShapesDataset
+from .geometry import signed_distance, texture_field
+from .rendering import render, render_scene
+from .scenes import Scene, caption, image_rng, sample_scene
+from .tables import (
+    CLASS_BACKGROUNDS,
+    COLORS,
+    IMAGE_SIZE,
+    RENDITIONS,
+    SHAPES_CLASSES,
+    SHAPES_TEMPLATES,
+    SPLIT_SIZES,
+    SPLITS,
+    STYLE_WORDS,
+    STYLES,
+    TEXTURES,
+)
+
+__all__ = [
+    'CLASS_BACKGROUNDS',
+    'COLORS',
+    'IMAGE_SIZE',
+    'RENDITIONS',
+    'SHAPES_CLASSES',
+    'SHAPES_TEMPLATES',
+    'SPLITS',
+    'SPLIT_SIZES',
+    'STYLES',
+    'STYLE_WORDS',
+    'TEXTURES',
+    'Scene',
+    'ShapesDataset',
+    'caption',
+    'image_rng',
+    'render',
+    'render_scene',
+    'sample_scene',
+    'signed_distance',
+    'texture_field',
+]
