@@ -58,10 +58,9 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.dist import init_dist
-from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmpretrain import ImageClassificationInferencer
-from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
+from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import nn
 
 from .files import write_tensors, write_text
@@ -333,11 +332,6 @@ def rebuild(checkpoint: dict) -> dict:
         if isinstance(saved, dict):
             scalars[name] = HistoryBuffer(saved['log'].cpu().numpy(), saved['count'].cpu().numpy(), saved['max_length'])
     return checkpoint
-
-
-@HOOKS.register_module()
-class PlainCheckpointHook(Hook):
-    """Does nothing: configs of version 0.1 name it, whose work :func:`keep_checkpoints_plain` does for every run."""
 
 
 def write_configs_whole() -> None:

@@ -23,11 +23,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
-from ..compat import SafeYAMLLoader
 from ..engine.config import check_text_file, read_config
 from ..errors import ConfigError, blame
 from ..files import check_file_name
 from ..ranges import Seed, Share
+from ..safe_yaml import SafeYAMLLoader
 from .spec_errors import describe_error
 
 # Names of version 0.1.0.

@@ -547,7 +547,8 @@ def studies() -> Iterator[Case]:
         + ', '.join(f'a.b{i}: [1, 2, 3, 4]' for i in range(12))
         + '}}\n',
         'greedy': 'methods:\n  A: {soup: B, greedy: 5}\n',
-        'options': 'methods:\n  A: {retest: B, options: [--nonsense]}\n',
+        'options': 'methods:\n  A: {evaluate: B, options: [--nonsense]}\n',
+        'renamed': 'methods:\n  A: {retest: B, options: [--knn-gate]}\n',
         'config number': 'methods:\n  A: {config: 5}\n',
         'option keys': 'methods:\n  A: {config: x.py, cfg_options: {1: 2}}\n',
     }

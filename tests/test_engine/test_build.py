@@ -157,7 +157,6 @@ def test_own_hooks_are_added_where_a_config_leaves_them_out():
     add_own_hooks(cfg)
     add_own_hooks(cfg)
     assert [hook['type'] for hook in cfg.custom_hooks] == [
-        'PlainCheckpointHook',
         'CheckClassesHook',
         'StopOnInvalidLossHook',
         'EMAHook',

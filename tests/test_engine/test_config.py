@@ -77,7 +77,7 @@ def test_options_are_texts_or_values(tmp_path):
     ):
         cfg = load_config(str(path), options)
         assert cfg.train_dataloader.batch_size == 8 and cfg.work_dir == 'a'
-    with pytest.raises(ConfigError, match="^'lr' is not key=value"):
+    with pytest.raises(ConfigError, match="^--cfg-options: 'lr' is not key=value"):
         load_config(str(path), ['lr'])
 
 
@@ -144,11 +144,11 @@ model = dict(head=dict(class_weights=dict(
 """
 GATE = """
 _base_ = './base.py'
-model = dict(gate=dict(dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}}))
+model = dict(knn_gate=dict(dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}}))
 """
 
 
-@pytest.mark.parametrize('text, part', [(PROBE, 'model.head.class_weights'), (GATE, 'model.gate')])
+@pytest.mark.parametrize('text, part', [(PROBE, 'model.head.class_weights'), (GATE, 'model.knn_gate')])
 def test_copies_of_the_training_images_are_not_left_behind(tmp_path, text, part):
     (tmp_path / 'base.py').write_text(VARIABLES + "shared = ('data_root', 'pipeline')")
     path = tmp_path / 'child.py'

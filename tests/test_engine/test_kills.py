@@ -175,16 +175,21 @@ else:
 def run_study(folder):
     from rich.console import Console
 
-    import mmcfmask.experiments.study as study
-    from mmcfmask.experiments.jobs import run_jobs
+    from mmcfmask.experiments import commands, study
+    from mmcfmask.experiments.scheduler import run_jobs
+    from mmcfmask.experiments.spec import StudySpec
 
-    study.tool = lambda name, *args: [str(folder / 'fake.py'), name, *map(str, args)]
-    study.run_jobs = lambda jobs, console, slots: run_jobs(jobs, console, slots, refresh=0.01)
+    commands.tool = lambda name, *args: [str(folder / 'fake.py'), name, *map(str, args)]
+    study.run_jobs = lambda jobs, console, executor: run_jobs(jobs, console, executor, refresh=0.01)
     config = str(ROOT / 'configs' / 'shapes' / '{config}.py')
-    planned = study.Study(
-        {'FT': 'ft', 'Soup': dict(soup='FT')}, str(folder / 'out'), dict(shapes=config), seeds=[0, 1], pictures=False
+    spec = StudySpec(
+        methods={'FT': 'ft', 'Soup': dict(soup='FT')},
+        out=str(folder / 'out'),
+        datasets=dict(shapes=config),
+        seeds=[0, 1],
+        pictures=False,
     )
-    assert not planned.run(Console(file=sys.stdout), 1)
+    assert not study.Study(spec).run(Console(file=sys.stdout))
 
 
 @pytest.mark.parametrize('sample', [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -36,9 +36,7 @@ def test_launcher_and_work_dir_of_the_config_hold():
     apply_run_arguments(cfg, 'configs/ft.py', work_dir='here')
     assert cfg.work_dir == 'here'
     cfg = Config(dict(launcher='slurm'))
-    with pytest.raises(
-        ConfigError, match='launcher slurm is for processes that srun starts, but SLURM_PROCID is not set'
-    ):
+    with pytest.raises(ConfigError, match='slurm needs processes started by srun, but SLURM_PROCID is not set'):
         apply_run_arguments(cfg, 'configs/ft.py')
     apply_run_arguments(cfg, 'configs/ft.py', launcher='none')
     assert (cfg.launcher, cfg.work_dir) == ('none', 'work_dirs/ft')

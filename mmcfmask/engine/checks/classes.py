@@ -78,10 +78,9 @@ class CheckClassesHook(Hook):
             'model.head.class_weights.dataset': start.get('dataset'),
             'model.head.class_weights.held_out': start.get('held_out'),
         }
-        if getattr(model, 'knn_gate', None) is not None:
-            parts.update(
-                {f'model.knn_gate.{key}': getattr(model.knn_gate, key, None) for key in ('dataset', 'held_out')}
-            )
+        gate = getattr(model, 'knn_gate', None)
+        if gate is not None:
+            parts.update({f'model.knn_gate.{key}': getattr(gate, key, None) for key in ('dataset', 'held_out')})
         starts = {key: read_folder_metainfo(part) for key, part in parts.items()}
         first = None  # the first set labelled by the order of its folders
         for name, loader in loaders.items():
