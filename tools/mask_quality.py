@@ -28,9 +28,8 @@ def main(args: argparse.Namespace) -> None:
 
     from mmcfmask.engine.config import load_config
     from mmcfmask.engine.mask_quality import measure_masks
-    from mmcfmask.engine.options import parse_options
 
-    cfg = load_config(args.config, parse_options(args.cfg_options))
+    cfg = load_config(args.config, args.cfg_options)
     results = measure_masks(cfg, args.checkpoint, args.value, args.batch_size)
     title = args.checkpoint or 'before fine-tuning'
     table = Table('set', 'images', 'IoU', 'highest possible', 'pointing game (%)', title=title)

@@ -86,12 +86,11 @@ def main(args: argparse.Namespace) -> None:
     from mmcfmask.engine.config import load_config
     from mmcfmask.engine.counterfactual_images import show_counterfactuals
     from mmcfmask.engine.devices import find_device
-    from mmcfmask.engine.options import parse_options
     from mmcfmask.reporting import save_figure
 
     check_out(args.out)
     figure, description = show_counterfactuals(
-        load_config(args.config, parse_options(args.cfg_options)),
+        load_config(args.config, args.cfg_options),
         args.checkpoint,
         args.images,
         args.split,

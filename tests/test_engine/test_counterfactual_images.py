@@ -12,7 +12,6 @@ from mmcfmask.datasets import ShapesDataset
 from mmcfmask.engine import counterfactual_images
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.counterfactual_images import images_from_files, show_counterfactuals
-from mmcfmask.engine.options import parse_options
 from mmcfmask.engine.testing import build_model
 from mmcfmask.errors import UserError
 from mmcfmask.reporting import save_figure
@@ -49,7 +48,7 @@ def show(tmp_path, monkeypatch):
     def run(*images, config=SHAPES, options=SMALL, checkpoint=None, out='counterfactuals.png', pdf=False, **settings):
         torch.manual_seed(0)
         drawn.clear()
-        cfg = load_config(config, parse_options(options))
+        cfg = load_config(config, options)
         figure, run.text = show_counterfactuals(cfg, checkpoint, list(map(str, images)), **settings)
         save_figure(figure, out, pdf)
         return drawn[0][0]
