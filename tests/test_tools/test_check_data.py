@@ -34,7 +34,7 @@ def test_complete(root, capsys):
     assert f'imagenet-a: in {root}/imagenet-a' in out.splitlines()
     assert '20 of 20' in rows['imagenet-a'] and rows['imagenet-a'].rstrip().endswith(' complete')
     assert all(row.rstrip().endswith(' missing') for name, row in rows.items() if name != 'imagenet-a')
-    assert 'imagenet-r: ImageNet-R is not there: looked for imagenet-r in' in out and SETS['imagenet-r'].source in out
+    assert 'imagenet-r: ImageNet-R was not found: looked for imagenet-r in' in out and SETS['imagenet-r'].source in out
 
 
 @pytest.mark.parametrize('columns', [80, 50])
@@ -88,7 +88,7 @@ def test_incomplete_and_json(root, capsys):
 
 def test_nothing_is_there(tmp_path, capsys):
     assert check_data.main([str(tmp_path), '--sets', 'imagenet-r']) == 1
-    with pytest.raises(SystemExit, match='there is no folder .*nowhere'):
+    with pytest.raises(SystemExit, match='the folder .*nowhere does not exist'):
         check_data.main([str(tmp_path / 'nowhere')])
     with pytest.raises(SystemExit):
         check_data.main([str(tmp_path), '--sets', 'imagenet-q'])

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import METRICS
 
 from ...datasets.holdout import follow_run
-from ...datasets.overlap import identify_images, known_apart
+from ...datasets.overlap import identify_images, are_known_disjoint
 from ...errors import ConfigError, MissingFileError
 from ...evaluation import ShiftAccuracy
 from ..test_loop import metrics_of, refuse_choice_by_shift
@@ -129,7 +129,7 @@ def _check_hold_out(cfg: Config, train: dict | None = None, val: dict | None = N
 
     def shared(one: str, other: str) -> str:
         """How many images of the data set at key ``other`` are at key ``one`` too, in words; empty if there are none."""
-        if not sets.get(one) or not sets.get(other) or known_apart(sets[one], sets[other]):
+        if not sets.get(one) or not sets.get(other) or are_known_disjoint(sets[one], sets[other]):
             return ''
         for key in (one, other):
             if key not in listed:
@@ -159,7 +159,7 @@ def _check_hold_out(cfg: Config, train: dict | None = None, val: dict | None = N
                     "part='held_out'"
                 )
     whole = None
-    if train and val and known_apart(train, val):  # parts of one folder, which then is listed once
+    if train and val and are_known_disjoint(train, val):  # parts of one folder, which then is listed once
         whole = 'train_dataloader.dataset (without holdout)'
         sets[whole] = {key: value for key, value in train.items() if key not in ('holdout', 'per_class', 'indices')}
     loop = cfg.get('test_cfg') or {}
