@@ -54,19 +54,24 @@ import mmpretrain.models
 import numpy as np
 import torch
 import torch.distributed
-import yaml
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.dist import init_dist
-from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmpretrain import ImageClassificationInferencer
-from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
+from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import nn
 
-from .errors import ConfigError
 from .files import write_tensors, write_text
+from .precision import (  # noqa: F401
+    autocast_dtype,
+    bfloat16_products,
+    multiplies_bfloat16,
+    no_autocast,
+    use_tf32,
+)
+from .safe_yaml import SafeYAMLLoader
 
 
 @contextmanager
@@ -98,26 +103,6 @@ def no_fused_transformer_layers() -> Iterator[None]:
             yield
         finally:
             setattr(nn.MultiheadAttention, attribute, original)
-
-
-def autocast_dtype(device: str) -> torch.dtype | None:
-    """Dtype of the autocast that is on for this type of device, None if none is. The last lines end with torch < 2.4."""
-    if hasattr(torch, 'get_autocast_dtype'):
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if device == 'cpu':
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
-
-
-@contextmanager
-def no_autocast() -> Iterator[None]:
-    """Autocast is off inside the context, on every device.
-
-    ``torch.autocast(enabled=False)`` does more: in a thread without autocast, such as autograd's, its end clears the
-    cache of cast weights of all threads. Ends when that cache is a thread's own, or torch has a public name for this.
-    """
-    with torch._C._DisableAutocast():
-        yield
 
 
 def is_compiling() -> bool:
@@ -153,17 +138,6 @@ def keep_freed_memory() -> None:
     mallopt(max_mapped_blocks, 0)
 
 
-def use_tf32(enabled: bool) -> None:
-    """Whether float32 products and convolutions on a GPU may round their factors to TensorFloat32 (10 bits, at several
-    times the rate).
-
-    torch alone says no to products and yes to convolutions. These names warn from torch 2.9 on where others are used
-    beside them, and do for all versions; ends with torch < 2.9.
-    """
-    torch.set_float32_matmul_precision('high' if enabled else 'highest')
-    torch.backends.cudnn.allow_tf32 = enabled
-
-
 def can_fuse_optimizer() -> bool:
     """Whether AdamW has a fused kernel for this machine's device. Ends with torch < 2.4, which has none for CPUs."""
     try:
@@ -171,45 +145,6 @@ def can_fuse_optimizer() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def multiplies_bfloat16(device: str) -> bool:
-    """Whether torch has a fast kernel for bfloat16 products on this type of device; most x86 CPUs without AVX-512 have
-    none.
-
-    Ends when torch has a public function for it.
-    """
-    if device != 'cpu':
-        return True
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-@contextmanager
-def bfloat16_products() -> Iterator[None]:
-    """Inside the context, float32 matrix products may round their factors to bfloat16, and sum in float32.
-
-    For factors that are bfloat16 numbers already nothing is lost: this is a bfloat16 product with a float32 result,
-        which torch has no
-    function for. (CUDA takes TensorFloat32, which holds bfloat16 as well.) The first branch ends with torch < 2.9,
-    which has one switch.
-    """
-    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, 'matmul', None)]
-    if not all(hasattr(backend, 'fp32_precision') for backend in backends):
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision('medium')
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend, precision in zip(backends, ('tf32', 'bf16')):
-            backend.fp32_precision = precision
-        yield
-    finally:
-        for backend, precision in zip(backends, before):
-            backend.fp32_precision = precision
 
 
 def allow_config_inheritance() -> None:
@@ -235,71 +170,28 @@ def allow_config_inheritance() -> None:
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
-def base_files(path: str) -> list[str]:
-    """The files that a config file inherits from.
+def drop_leftover_deletes() -> None:
+    """Let ``Config.fromfile`` drop every ``_delete_`` that it has acted on.
 
-    mmengine 0.10 has no public name for them. Ends when it has.
+    mmengine 0.10 leaves those in a dict that replaces another one or is new itself, and a class then gets an argument
+    ``_delete_``. Ends when mmengine drops them.
     """
-    found = []
-    for base in Config._get_base_files(path):
-        try:
-            found.append(Config._get_cfg_path(base, path)[0])
-        except (
-            ValueError,
-            ImportError,
-            FileNotFoundError,
-            TypeError,
-        ) as error:  # no such package, no such config in it, no text
-            raise ConfigError(
-                f'{path} inherits from {base!r}, which cannot be found: {str(error).splitlines()[0]}'
-            ) from None
-    return found
+    original = Config._file2dict
+
+    def file2dict(*args, **kwargs) -> tuple[dict, str, dict]:
+        cfg, text, environment = original(*args, **kwargs)
+        drop_deletes(cfg)
+        return cfg, text, environment
+
+    Config._file2dict = staticmethod(file2dict)
 
 
-def base_configs(path: str) -> Iterator[Config]:
-    """The configs that a config file inherits from, and those that they inherit from."""
-    for base in base_files(path):
-        yield Config.fromfile(base)
-        yield from base_configs(base)
-
-
-class SafeYAMLLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-    """PyYAML's safe loader for files of settings: no tag runs code, and a small file cannot fill the memory.
-
-    Raises:
-        yaml.YAMLError: More than 1 MB, deeper than 50 levels, or more than 100,000 values once its aliases are written
-        out.
-    """
-
-    def __init__(self, stream) -> None:
-        text = stream if isinstance(stream, (str, bytes)) else stream.read()
-        if len(text) > 2**20:
-            raise yaml.YAMLError('it is larger than 1 MB')
-        depth = 0
-        for event in yaml.parse(text, Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > 50:
-                raise yaml.YAMLError('it is nested more than 50 levels deep')
-        super().__init__(text)
-
-    def get_single_node(self):
-        """The whole document, unless it is one of a few lines that stand for millions."""
-        node = super().get_single_node()
-        sizes: dict[int, int | None] = {}  # None: it is being counted
-
-        def size(node) -> int:
-            if id(node) in sizes:
-                if sizes[id(node)] is None:
-                    raise yaml.YAMLError('an alias in it stands for what it is in')
-                return sizes[id(node)]
-            sizes[id(node)] = None
-            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-            sizes[id(node)] = 1 + sum(sum(map(size, part)) if isinstance(part, tuple) else size(part) for part in parts)
-            return sizes[id(node)]
-
-        if node is not None and size(node) > 100_000:
-            raise yaml.YAMLError('its aliases stand for more than 100,000 values')
-        return node
+def drop_deletes(node) -> None:
+    """Drop ``_delete_`` from all dicts in a config, in place. In a config that imports its types this imports them."""
+    if isinstance(node, (dict, Config)):
+        node.pop('_delete_', None)
+    for value in node.values() if isinstance(node, (dict, Config)) else node if isinstance(node, (list, tuple)) else ():
+        drop_deletes(value)
 
 
 def read_yaml_safely() -> None:
@@ -440,11 +332,6 @@ def rebuild(checkpoint: dict) -> dict:
         if isinstance(saved, dict):
             scalars[name] = HistoryBuffer(saved['log'].cpu().numpy(), saved['count'].cpu().numpy(), saved['max_length'])
     return checkpoint
-
-
-@HOOKS.register_module()
-class PlainCheckpointHook(Hook):
-    """Does nothing: configs of version 0.1 name it, whose work :func:`keep_checkpoints_plain` does for every run."""
 
 
 def write_configs_whole() -> None:

@@ -1,5 +1,4 @@
-"""What a user did wrong or a machine could not do. A tool prints such an error as one line; any other keeps its
-traceback."""
+"""Errors that a user can mend. A tool prints them as one line; any other exception keeps its traceback."""
 
 from __future__ import annotations
 
@@ -9,29 +8,54 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something the user can mend; the message names the file, key or value, and what to do."""
+    """Something a user can mend. The message names the file, key or value, and says what to do."""
 
 
 class ConfigError(UserError, ValueError):
-    """A value of a config, a study or the command line that cannot be meant."""
+    """A wrong value in a config, a study or the command line."""
 
 
 class NumericalError(UserError, FloatingPointError):
-    """A loss, a gradient or logits that are no longer finite numbers."""
+    """A loss, a gradient or logits became NaN or infinite."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file or folder that is not there."""
+    """A file or folder does not exist."""
 
 
 class StorageError(UserError, OSError):
-    """A file or folder that cannot be read or written."""
+    """A file or folder cannot be read or written."""
+
+
+@contextmanager
+def blame(
+    where: str, kinds: type[Exception] | tuple[type[Exception], ...] = (OSError, ValueError, TypeError)
+) -> Iterator[None]:
+    """Inside the context, an error about a value of the user becomes a :class:`UserError` that begins with ``where``.
+
+    Args:
+        where (str): The key or the file that holds the value.
+        kinds: Errors that the code inside raises for bad values. All others pass unchanged.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f'{where}: {error}') from None
+    except FileNotFoundError as error:
+        raise MissingFileError(f'{where}: {error}') from None
+    except kinds as error:
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+        reason = text.splitlines()[0] if text else 'its class does not take these values'
+        raise ConfigError(f'{where}: {reason}') from None
 
 
 @contextmanager
 def one_line(where: str | None = None) -> Iterator[None]:
-    """Inside the context a :class:`UserError` ends the program with its message in one line, after ``where`` unless it
-    names that itself, and exit code 1."""
+    """End the program with one line and exit code 1 if a :class:`UserError` is raised inside the context.
+
+    Args:
+        where (str, optional): A file or key that the line begins with, unless the message names it.
+    """
     try:
         yield
     except UserError as error:
@@ -40,7 +64,7 @@ def one_line(where: str | None = None) -> Iterator[None]:
 
 
 def message_of(error: UserError) -> str:
-    """What an error says; around one of a data worker torch puts the worker's traceback, which is left out."""
+    """The message of an error, without the traceback that torch adds to one from a data worker."""
     text = str(error)
     return (
         text.strip().rpartition('\n')[2].partition(': ')[2]

@@ -46,6 +46,11 @@ _numbers = itertools.count()
 _locks: set[str] = set()
 
 
+def as_path(path: str | os.PathLike | None) -> str | None:
+    """Return a path as a string; None stays None."""
+    return None if path is None else os.fspath(path)
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = 'wb', **kwargs) -> Iterator[IO]:
     """Open a file for writing that replaces ``path`` when the context ends, after all of it is on the disk.
@@ -270,6 +275,11 @@ def locked(folder: str | os.PathLike, what: str) -> Iterator[None]:
             yield
         finally:
             _locks.discard(path)
+
+
+def slug(name: str) -> str:
+    """Turn a name into one of a file or folder: ``'CFMask object/single'`` gives ``'cfmask_object_single'``."""
+    return re.sub(r'[^\w.=+-]+', '_', name.lower()).strip('_')
 
 
 def check_file_name(name: str, where: str) -> str:

@@ -1,5 +1,4 @@
-"""What a command-line tool prints. A run whose results are written must not fail because of who reads them, or in which
-letters."""
+"""Output of the command-line tools: neither a closed pipe nor a poor encoding fails a run that has written results."""
 
 from __future__ import annotations
 
@@ -7,13 +6,13 @@ import errno
 import io
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from .errors import one_line
 
 
 class _Stream(io.FileIO):
-    """A file descriptor that takes what is written even where nobody reads any more, as behind ``| head``."""
+    """A file descriptor that accepts writes even if nobody reads any more, as behind ``| head``."""
 
     said = False
 
@@ -28,11 +27,13 @@ class _Stream(io.FileIO):
 
 
 def lasting(stream: TextIO | None) -> TextIO | None:
-    """``stream`` on the same file descriptor, without errors: characters that its encoding lacks are written as escapes
-    (``\\u03b1``)."""
+    """Wrap a stream so that writing to it cannot fail.
+
+    Characters that its encoding lacks are written as escapes (``\\u03b1``).
+    """
     try:
         descriptor = stream.fileno()
-    except (AttributeError, OSError, ValueError):  # closed, or no file
+    except (AttributeError, OSError, ValueError):  # closed, or not a file
         return stream
     stream.flush()
     return io.TextIOWrapper(
@@ -44,9 +45,13 @@ def lasting(stream: TextIO | None) -> TextIO | None:
     )
 
 
-def run_tool(main: Callable[[], object]) -> None:
-    """Run the ``main`` of a tool as a program: its output is :func:`lasting`, and a whole number that it returns is the
-    exit code."""
+def run_tool(main: Callable[[], object]) -> NoReturn:
+    """Run the ``main`` of a tool as a program.
+
+    Args:
+        main (Callable): Returns the exit code as a whole number; anything else means 0. A :class:`UserError` ends in
+            one line.
+    """
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     with one_line():
         code = main()

@@ -1,5 +1,4 @@
-"""Ranges of settings, for the signatures of registered classes: a config is judged by them before anything is built
-(engine/schema.py)."""
+"""Ranges for type hints of registered classes; :mod:`.engine.checks` checks the values of a config by them."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ import torch
 from mmpretrain import ImageClassificationInferencer, get_model
 from mmpretrain.registry import DATASETS, MODELS
 from PIL import Image
-from scripts import load_tool
 
 import mmcfmask
 from mmcfmask import load_model
 from mmcfmask.datasets import ShapesDataset
 from mmcfmask.engine.config import load_config
+from mmcfmask.engine.run_test import run_test
 from mmcfmask.engine.testing import inference_config
 from mmcfmask.errors import ConfigError
 
@@ -52,25 +52,15 @@ def trained(tmp_path_factory):
 
 
 def evaluate(tmp_path, config, checkpoint, *options):
-    """What tools/test.py says of the test set: accuracy, and the rows of its predictions."""
-    metrics = load_tool('test').main(
-        [
-            config,
-            checkpoint,
-            '--predictions',
-            str(tmp_path / 'predictions'),
-            '--work-dir',
-            str(tmp_path / 'w'),
-            *options,
-            '--shifts',
-        ]
-    )
-    with open(tmp_path / 'predictions' / 'test.csv', newline='') as file:
-        return metrics['test/top1'], list(csv.DictReader(file))
+    """What a test says of the ID set: accuracy, and the rows of its predictions."""
+    folder = tmp_path / 'predictions'
+    run = run_test(config, checkpoint, options, predictions=folder, work_dir=tmp_path / 'w', shifts=[])
+    with open(folder / 'test.csv', newline='') as file:
+        return run['metrics']['test/top1'], list(csv.DictReader(file))
 
 
 def test_accuracy_of_readme_is_that_of_the_test(tmp_path, trained):
-    accuracy, rows = evaluate(tmp_path, CONFIG, trained, '--cfg-options', f'test_dataloader.test.dataset.size={NUMBER}')
+    accuracy, rows = evaluate(tmp_path, CONFIG, trained, f'test_dataloader.test.dataset.size={NUMBER}')
     assert 20 < accuracy < 95  # neither the start's (95) nor that of random weights (10)
     dataset = ShapesDataset('test', size=NUMBER)
     files = [tmp_path / f'{index}.png' for index in range(NUMBER)]

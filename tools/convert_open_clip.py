@@ -8,22 +8,28 @@ with ``init_cfg=dict(type='Pretrained', checkpoint=...)`` or ``load_from``) and 
 ``neck`` config.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
-from pathlib import Path
 
-from mmcfmask.files import write_tensors
-from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
-from mmcfmask.models.towers.loading import load_image_tower
-from mmcfmask.output import run_tool
+from mmcfmask_cli import file_name, run
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model_name', metavar='MODEL_NAME')
     parser.add_argument('pretrained', metavar='PRETRAINED')
-    parser.add_argument('out', metavar='OUT.pth', type=Path)
-    args = parser.parse_args()
+    parser.add_argument('out', type=file_name, metavar='OUT.pth')
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    import json
+
+    from mmcfmask.files import write_tensors
+    from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
+    from mmcfmask.models.towers.loading import load_image_tower
+
     config = mmpretrain_config(args.model_name, args.pretrained)  # refuses other towers before anything is loaded
     state_dict = open_clip_to_mmpretrain(load_image_tower(args.model_name, args.pretrained).visual.state_dict())
     write_tensors(args.out, dict(state_dict=state_dict))
@@ -32,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run(main, parse_args())

@@ -46,7 +46,7 @@ from mmcfmask.errors import one_line
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE, check_crop_scale
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from mmcfmask.output import run_tool
-from mmcfmask.reporting import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
+from mmcfmask.reporting import Variant, counterfactual_panel, grey_out_patches, save_figure, variants_panel
 
 CHECKPOINT_SUFFIXES = ('.pth', '.pt')
 
@@ -213,7 +213,9 @@ def main(argv=None) -> None:
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     mask, fill, value = choose_variant(args, cfg)
     settings = cfg.model.get('data_preprocessor') or {}
-    changes = {} if fill == 'none' else {name: settings[name] for name in ('views', 'colors') if settings.get(name)}
+    changes = (
+        {} if fill == 'none' else {name: settings[name] for name in ('views', 'color_mixing') if settings.get(name)}
+    )
     trains_on_them = makes_counterfactuals(cfg.model)
     files = find_files(args.images, args.num)
     if args.split and args.split not in named_sets(cfg):
@@ -276,7 +278,7 @@ def main(argv=None) -> None:
             inputs, patch_grid(model.backbone, inputs), relevance, generator
         )
         images = display(changed.images)
-        return hide_patches(images, changed.mask) if changed.hidden else images, changed.mask
+        return grey_out_patches(images, changed.mask) if changed.hidden else images, changed.mask
 
     if args.all:
         variants = [

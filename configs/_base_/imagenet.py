@@ -1,30 +1,28 @@
-# ImageNet: training images get the test transform (no augmentation); 10,240 of them are held out to choose the
-# checkpoint. Tested on the validation set (ID) and on the shifts that are found (OOD).
-#
-# data_root: ImageNet's own folder with train/ and val/, and the shifts in it or beside it, or a folder of all sets
-# under the names of their archives as unpacked (docs/data.md; tools/check_data.py tells what is found).
+# Plain fine-tuning of CLIP ViT-B/16 on ImageNet. Training images get the test transform (no augmentation); 10,240 of
+# them are held out to choose the checkpoint. Tested on the validation set (ID) and on the shifts that are found (OOD).
+_base_ = ['recipe.py', 'clip.py']
+
+# ImageNet's folder with train/ and val/, and the shifts in it or beside it; or a folder of all sets under the names of
+# their unpacked archives (docs/data.md; tools/check_data.py lists what is found).
 data_root = 'data/imagenet/'
 
-pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+# An override of one of these variables reaches every key of its name that held the old value.
+shared = ('data_root', 'pipeline')
+
+load = dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation')
+crop = [
     dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
 ]
-# ObjectNet's red border goes before the resize, which would smear it into the image.
-objectnet_pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
-    dict(type='CropBorder', border=2),
-    dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
+pipeline = [load, *crop, dict(type='PackInputs')]
+# ObjectNet's red border is cut off before the resize, which would smear it into the image.
+objectnet_pipeline = [load, dict(type='CropBorder', border=2), *crop, dict(type='PackInputs')]
 corruption_pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
-    dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
+    load,
+    *crop,
     dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity')),
 ]
+
 test_loader = dict(
     batch_size=256,
     num_workers=8,
@@ -79,11 +77,15 @@ test_dataloader = {
     ),
 }
 test_evaluator = dict(type='ShiftAccuracy', evaluators={'imagenet-c': dict(type='CorruptionError')})
-# The shifts that are not found are left out, and named. ImageNet-C (3.75 million images) runs only where it is asked
-# for.
+# Shifts that are not found are left out, with a warning. ImageNet-C (3.75 million images) runs only on request.
 test_cfg = dict(
     type='MultiSetTestLoop',
     id_set='imagenet',
     shifts=['imagenet-v2', 'imagenet-r', 'imagenet-a', 'imagenet-sketch', 'objectnet'],
     skip_missing=True,
+)
+
+# The head is initialised from the class names in OpenAI's 80 templates.
+model = dict(
+    head=dict(num_classes=1000, class_weights=dict(type='text', classnames='imagenet', templates='openai')),
 )

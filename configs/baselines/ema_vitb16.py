@@ -1,5 +1,4 @@
-# Plain fine-tuning, its weights averaged: validated, saved and tested is the moving average, which reaches back a fifth
-# of the run.
-_base_ = '../cfmask_vitb16.py'
+# Plain fine-tuning with a moving average of the weights over a fifth of the run. The average is validated, saved and
+# tested.
+_base_ = '../_base_/imagenet.py'
 custom_hooks = [*_base_.custom_hooks, dict(type='RelativeEMAHook', horizon=0.2)]
-model = dict(teacher=None)

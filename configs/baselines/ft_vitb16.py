@@ -1,3 +1,2 @@
-# Plain fine-tuning: no teacher, no counterfactuals.
-_base_ = '../cfmask_vitb16.py'
-model = dict(backbone=dict(model_name='ViT-B-16-quickgelu'), teacher=None)
+# Plain fine-tuning.
+_base_ = '../_base_/imagenet.py'

@@ -1,4 +1,8 @@
-# Knowledge distillation (Hinton et al. 2015) on the images as they are: no masks. With masks: any config of
-# counterfactuals and --cfg-options model.head.distill=logits
-_base_ = '../cfmask_vitb16.py'
-model = dict(head=dict(distill='logits', distill_weight=30.0, temperature=10.0), data_preprocessor=dict(mask=None))
+# Knowledge distillation (Hinton et al. 2015) on clean images. On counterfactual images: a config of CFMask with
+# --cfg-options model.head.distill=logits
+_base_ = '../_base_/imagenet.py'
+model = dict(
+    teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='Distillation')],
+    head=dict(distill='logits', distill_weight=30.0, temperature=10.0),
+)

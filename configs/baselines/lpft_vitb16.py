@@ -1,7 +1,12 @@
-# LP-FT (Kumar et al. 2022): a linear probe to convergence, then fine-tuning from it. Tested without a checkpoint it is
+# LP-FT (Kumar et al. 2022): a linear probe to convergence, then fine-tuning from it. Tested without a checkpoint, it is
 # the linear probe.
-_base_ = '../cfmask_vitb16.py'
+_base_ = '../_base_/imagenet.py'
 model = dict(
-    head=dict(class_weights=dict(_delete_=True, type='linear_probe', dataset={{_base_.train_dataloader.dataset}})),
-    teacher=None,
+    head=dict(
+        class_weights=dict(
+            _delete_=True,
+            type='linear_probe',
+            dataset={{_base_.train_dataloader.dataset}},
+        )
+    )
 )

@@ -1,7 +1,8 @@
-_base_ = ['../_base_/recipe.py', '../_base_/pacs.py']
-total_batch_size = 32
+# The headline variant of the publication: object mask and single fill, with the published threshold of the pair (0.3).
+_base_ = '../_base_/pacs.py'
 model = dict(
-    head=dict(distill='feature', distill_weight=30.0),
     teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='CounterfactualDistillation')],
+    head=dict(distill='feature', distill_weight=30.0),
     data_preprocessor=dict(mask='object', fill='single'),
 )

@@ -1,3 +1,2 @@
-# Plain fine-tuning: no teacher, no counterfactuals.
-_base_ = './cfmask_vitb16.py'
-model = dict(teacher=None)
+# Plain fine-tuning.
+_base_ = '../_base_/pacs.py'

@@ -1,4 +1,7 @@
-# L2-SP (Li et al. 2018): weights are held to their start, in place of weight decay.
-_base_ = './cfmask_vitb16.py'
+# L2-SP (Li et al. 2018): the weights are held to the pre-trained weights, in place of weight decay.
+_base_ = '../_base_/pacs.py'
 optim_wrapper = dict(optimizer=dict(weight_decay=0.0))
-model = dict(head=dict(distill=None), auxiliary=[dict(type='L2SP', alpha=0.1, beta=0.01)])
+model = dict(
+    teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='L2SP', alpha=0.1, beta=0.01)],
+)

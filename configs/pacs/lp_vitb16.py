@@ -1,4 +1,4 @@
-# Linear probe: the tower is frozen, the head trained. A linear layer takes larger steps than a tower.
-_base_ = './cfmask_vitb16.py'
+# Linear probe: the tower is frozen, the head is trained. A linear layer takes larger steps than a tower.
+_base_ = '../_base_/pacs.py'
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.0))
-model = dict(backbone=dict(frozen=True), teacher=None)
+model = dict(backbone=dict(frozen=True))

@@ -1,10 +1,3 @@
-# CLIP as it comes (prototype head), for tools/test.py without a checkpoint.
-_base_ = './cfmask_vitb16.py'
-model = dict(teacher=None)
-train_cfg = None
-train_dataloader = None
-optim_wrapper = None
-param_scheduler = None
-val_cfg = None
-val_dataloader = None
-val_evaluator = None
+# Zero-shot CLIP: nothing is trained, tools/test.py tests it without a checkpoint.
+_base_ = '../_base_/pacs.py'
+train_cfg = train_dataloader = optim_wrapper = param_scheduler = val_cfg = val_dataloader = val_evaluator = None

@@ -1,10 +1,13 @@
-# CFMask+ whose head starts from a linear probe, as in LP-FT, not from prompts. No temperature of the
-# cross-entropy, and a tenth of the weight: both were set for the probe of 0.1.0, which was less sure of itself than one
-# that is chosen by its cross-entropy (docs/methods.md).
-_base_ = './cfmask_plus.py'
+# CFMask+ with a head that is initialised from a linear probe, as in LP-FT, not from prompts. No temperature of
+# the cross-entropy and a tenth of the weight: both were chosen for the probe of 0.1.0, which was less confident than one
+# chosen by its cross-entropy (docs/methods.md).
+_base_ = '../_base_/shapes.py'
+custom_hooks = [*_base_.custom_hooks, dict(type='RelativeEMAHook', horizon=0.2)]
 model = dict(
+    teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='CounterfactualDistillation')],
     head=dict(
-        cls_temperature=1.0,
+        distill='feature',
         distill_weight=3.0,
         class_weights=dict(
             _delete_=True,
@@ -12,5 +15,6 @@ model = dict(
             dataset={{_base_.train_dataloader.dataset}},
             held_out={{_base_.val_dataloader.dataset}},
         ),
-    )
+    ),
+    data_preprocessor=dict(mask='object', fill='single', views=dict(probability=0.5), color_mixing=0.7),
 )

@@ -1,3 +1,7 @@
-# Feature distillation on the images as they are: no masks.
-_base_ = './cfmask.py'
-model = dict(data_preprocessor=dict(mask=None))
+# Feature distillation on clean images.
+_base_ = '../_base_/shapes.py'
+model = dict(
+    teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='Distillation')],
+    head=dict(distill='feature', distill_weight=30.0),
+)

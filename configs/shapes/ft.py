@@ -1,3 +1,2 @@
-# Plain fine-tuning: no teacher, no counterfactuals.
-_base_ = './cfmask.py'
-model = dict(teacher=None)
+# Plain fine-tuning.
+_base_ = '../_base_/shapes.py'

@@ -1,6 +1,6 @@
-# LP-FT (Kumar et al. 2022): a linear probe to convergence, then fine-tuning from it. Tested without a checkpoint it is
+# LP-FT (Kumar et al. 2022): a linear probe to convergence, then fine-tuning from it. Tested without a checkpoint, it is
 # the linear probe.
-_base_ = './cfmask.py'
+_base_ = '../_base_/shapes.py'
 model = dict(
     head=dict(
         class_weights=dict(
@@ -9,6 +9,5 @@ model = dict(
             dataset={{_base_.train_dataloader.dataset}},
             held_out={{_base_.val_dataloader.dataset}},
         )
-    ),
-    teacher=None,
+    )
 )

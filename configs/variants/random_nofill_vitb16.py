@@ -1,2 +1,7 @@
-_base_ = '../cfmask_vitb16.py'
-model = dict(data_preprocessor=dict(mask='random', fill='none', value=0.75))
+_base_ = '../_base_/imagenet.py'
+model = dict(
+    teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='CounterfactualDistillation')],
+    head=dict(distill='feature', distill_weight=30.0),
+    data_preprocessor=dict(mask='random', fill='none', value=0.75),
+)

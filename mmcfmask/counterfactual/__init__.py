@@ -1,6 +1,6 @@
 """The heart of the method as plain functions on tensors: which patches matter, which to take out, what to put there."""
 
-from .attention import AttentionCall, drop_tokens, mask_keys, record_attention
+from .attention import AttentionCall, after_position, drop_tokens, hide_patches, mask_keys, record_attention
 from .fills import FILLS, multi_donors, refill, single_donors
 from .masks import MASKS, check_value, exact_random_mask, num_kept, patch_mask
 from .relevance import attention_relevance, logits_and_relevance, patch_grid, relevance_map
@@ -10,10 +10,12 @@ __all__ = [
     'AttentionCall',
     'FILLS',
     'MASKS',
+    'after_position',
     'attention_relevance',
     'check_value',
     'drop_tokens',
     'exact_random_mask',
+    'hide_patches',
     'logits_and_relevance',
     'mask_keys',
     'multi_donors',

@@ -1,8 +1,8 @@
-"""Listening to, and masking, the attention of a stock vision transformer.
+"""Records the attention of a stock vision transformer, and hides patches from it.
 
-Every tower used here (open_clip's, mmpretrain's, timm's) computes its attention by one call per layer of
-``torch.nn.functional.scaled_dot_product_attention``. Standing in that one place is enough to record what a relevance
-map needs and to hide patches from every layer, with fused attention left on and no modified attention module.
+Every tower used here (open_clip's, mmpretrain's, timm's) calls ``torch.nn.functional.scaled_dot_product_attention``
+once per layer. Replacing this one function records what a relevance map needs, and hides patches from every layer. Fused
+attention stays on, and no attention module is modified.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,11 +46,11 @@ def _replace_attention(tower: nn.Module, make: Callable[[Callable], Callable]) -
     original = F.scaled_dot_product_attention
     replacement = make(original)
     holders = [module for module in tower.modules() if 'scaled_dot_product_attention' in vars(module)]
-    own = [module.scaled_dot_product_attention for module in holders]
+    own: list[Any] = [module.scaled_dot_product_attention for module in holders]
     try:
         F.scaled_dot_product_attention = replacement
         for module, function in zip(holders, own):
-            module.scaled_dot_product_attention = make(function)
+            module.scaled_dot_product_attention = make(function)  # type: ignore[assignment]
         with no_fused_transformer_layers():
             yield
     finally:
@@ -72,7 +73,7 @@ def record_attention(tower: nn.Module) -> Iterator[list[AttentionCall]]:
 
     def make(original: Callable) -> Callable:
 
-        def recording(query, key, value, *args, **kwargs):
+        def recording(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             output = original(query, key, value, *args, **kwargs)
             if torch.is_grad_enabled():
                 if not output.requires_grad:
@@ -96,6 +97,32 @@ def record_attention(tower: nn.Module) -> Iterator[list[AttentionCall]]:
 
 
 @contextmanager
+def hide_patches(tower: nn.Module, hidden: Tensor, num_kept: int | None = None) -> Iterator[None]:
+    """Inside the context, ``tower`` does not see the hidden patches: by :func:`drop_tokens` where every image keeps the
+    same number of patches and the tower allows it, else by :func:`mask_keys`.
+
+    Args:
+        tower (nn.Module): The image tower.
+        hidden (Tensor): (B, n) bool over the n patches, True where the patch is hidden.
+        num_kept (int, optional): Patches that every image keeps, if the number is the same for all.
+    """
+    module = after_position(tower)
+    if num_kept is not None and module is not None:
+        with drop_tokens(module, hidden, num_kept):
+            yield
+    else:
+        with mask_keys(tower, hidden):
+            yield
+
+
+def after_position(tower: nn.Module) -> nn.Module | None:
+    """The module that tokens pass right after the position embedding (open_clip: ``visual.patch_dropout``; mmpretrain:
+    ``drop_after_pos``); None where ``tower`` has none."""
+    tower = getattr(tower, 'visual', tower)
+    return getattr(tower, 'patch_dropout', getattr(tower, 'drop_after_pos', None))
+
+
+@contextmanager
 def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
     """Inside the context, no token of ``tower`` attends to a hidden one, in any layer (−∞ on its key).
 
@@ -107,7 +134,9 @@ def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
 
     def make(original: Callable) -> Callable:
 
-        def masked(query, key, value, attn_mask=None, *args, **kwargs):
+        def masked(
+            query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+        ) -> Tensor:
             if attn_mask is not None:
                 raise NotImplementedError(
                     'hiding patches from a tower that has an attention mask of its own '
@@ -124,24 +153,23 @@ def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def drop_tokens(after_position: nn.Module, hidden: Tensor, num_kept: int) -> Iterator[None]:
+def drop_tokens(module: nn.Module, hidden: Tensor, num_kept: int) -> Iterator[None]:
     """Inside the context, hidden patches are dropped after the position embedding: what CLS sees equals
     :func:`mask_keys`, at a cost that falls with the number of tokens.
 
     Args:
-        after_position (nn.Module): The module the tokens pass right after the position embedding was added (open_clip:
-            ``visual.patch_dropout``; mmpretrain: ``drop_after_pos``). It gets and gives (B, prefix + n, C).
+        module (nn.Module): See :func:`after_position`. It takes and returns (B, prefix + n, C).
         hidden (Tensor): (B, n) bool, True where the patch is dropped; n − ``num_kept`` of them in every row.
         num_kept (int): Patches kept per image; the CLS token always is.
     """
     kept = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :num_kept]
 
-    def hook(module, args, tokens):
+    def hook(_: nn.Module, args: tuple, tokens: Tensor) -> Tensor:
         prefix = tokens.shape[1] - hidden.shape[1]
         patches = tokens[:, prefix:].gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
         return torch.cat([tokens[:, :prefix], patches], dim=1)
 
-    handle = after_position.register_forward_hook(hook)
+    handle = module.register_forward_hook(hook)
     try:
         yield
     finally:

@@ -62,7 +62,7 @@ def refill(images: Tensor, mask: Tensor, fill: str, generator: torch.Generator |
     if fill == 'single':
         donors = single_donors(batch, images.device, generator)[:, None, None].expand(mask.shape)
     else:
-        donors = multi_donors(tuple(mask.shape), images.device, generator)
+        donors = multi_donors((batch, rows, cols), images.device, generator)
     row = torch.arange(rows, device=images.device)[:, None]
     col = torch.arange(cols, device=images.device)
     filled = torch.where(mask[..., None, None, None], patches[donors, row, col], patches)

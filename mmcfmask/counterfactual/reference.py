@@ -8,6 +8,7 @@ tests and ``tools/benchmark.py`` compare the fast code with; nothing is trained 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,7 @@ def explicit_losses(
     labels: Tensor,
     counterfactual: Tensor,
     weight: float = 30.0,
-    **visible: Tensor,
+    **visible: Any,
 ) -> tuple[Tensor, Tensor]:
     """CE(logits(x), y) and 30 · mean of (f(x̃) − f₀(x̃))².
 

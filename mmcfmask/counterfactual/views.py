@@ -76,7 +76,7 @@ def random_color_mixing(images: Tensor, probability: float = 1.0, generator: tor
         ValueError: A probability outside [0, 1].
     """
     if not 0 <= probability <= 1:
-        raise ValueError(f'colors={probability} is the probability of other colours, in [0, 1]')
+        raise ValueError(f'color_mixing={probability} is the probability of mixed channels, in [0, 1]')
     batch, channels = images.shape[:2]
     changed = torch.rand(batch, 1, 1, device=images.device, generator=generator) < probability
     mixing = torch.randn(batch, channels, channels, device=images.device, generator=generator) / channels**0.5
@@ -151,5 +151,5 @@ def _sample(images: Tensor, theta: Tensor, outside: str) -> Tensor:
     """``images`` by the affine maps ``theta`` (B, 2, 3) float32, bilinear; in float32 under autocast too, which would
     round the places to half a pixel."""
     with torch.autocast(images.device.type, enabled=False):
-        grid = F.affine_grid(theta, images.shape, align_corners=False)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images.float(), grid, padding_mode=outside, align_corners=False).to(images.dtype)

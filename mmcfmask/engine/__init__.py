@@ -1,5 +1,6 @@
-from .checkpoints import CheckpointHook
-from .hooks import CheckClassesHook, DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
+from .checkpoint_hook import CheckpointHook
+from .checks.classes import CheckClassesHook
+from .hooks import DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
 from .logs import MeanLogProcessor
 from .optim import AutocastOptimWrapper, OneCycle
 from .test_loop import MultiSetTestLoop, MultiSetValLoop

@@ -15,46 +15,45 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, HOOKS
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import (
-    can_fuse_optimizer,
-    keep_freed_memory,
-    start_process_group_without_gpu,
-    use_tf32,
-)
+from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..errors import ConfigError
+from ..precision import use_tf32
 from .checks.model import slow_bfloat16, unmatched_keys
 from .hooks import RelativeEMAHook
 from .launcher import world_size
 from .train_loop import ResumableSampler
 from .values import is_a
 
-# Hooks without which checkpoints cannot be read, runs do not resume as they were, or a wrong run is not stopped.
-OWN_HOOKS = ('PlainCheckpointHook', 'IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook')
+# Hooks that every run needs: a resumed run equals an uninterrupted one, and a run with wrong classes or losses stops.
+OWN_HOOKS = ('IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook')
 
 
 def set_gradient_accumulation(cfg: Config, processes: int) -> None:
-    """Make up ``cfg.total_batch_size`` by gradient accumulation: accumulative_counts = total / (processes × batch per
-    process).
+    """Reach ``cfg.total_batch_size`` by gradient accumulation, in place.
 
-    Sets ``cfg.optim_wrapper.accumulative_counts``, rounds iteration-based checkpoint intervals up to a multiple of it
-    and the batches of an epoch down to one, so that no checkpoint falls between two optimizer steps, and makes a moving
-    average of weights count optimizer steps.
+    ``accumulative_counts`` is total / (processes × batch size of a process). So that no checkpoint falls between two
+    optimizer steps, checkpoint intervals in iterations are rounded up to a multiple of it, and the batches of an epoch
+    down. A moving average of weights counts optimizer steps.
+
+    Args:
+        cfg (Config): The config of a training. Without ``total_batch_size`` it stays as it is.
+        processes (int): Processes of the job.
 
     Raises:
-        ConfigError: ``accumulative_counts`` is something else, or the total is not a multiple of what the processes
-            take at once.
+        ConfigError: The total is not a multiple of the images that the processes take at once, or
+            ``optim_wrapper.accumulative_counts`` contradicts it.
     """
     total, each = cfg.get('total_batch_size'), cfg.train_dataloader.batch_size
     if total is None:
         return
+    if total % processes:
+        raise ConfigError(f'total_batch_size={total} cannot be split over {processes} processes: change one of them')
     if total % (processes * each):
+        fitting = max((b for b in range(1, each + 1) if total % (processes * b) == 0), default=each)
         raise ConfigError(
             f'total_batch_size={total} is not a multiple of {processes} process(es) x '
-            f'train_dataloader.batch_size={each}: '
-            f'change one of them, e.g. --cfg-options train_dataloader.batch_size='
-            f'{max((b for b in range(1, each + 1) if total % (processes * b) == 0), default=each)}'
-            if total % processes == 0
-            else f'total_batch_size={total} cannot be split over {processes} processes: change one of them'
+            f'train_dataloader.batch_size={each}: change one of them, e.g. --cfg-options '
+            f'train_dataloader.batch_size={fitting}'
         )
     counts = total // (processes * each)
     given = cfg.optim_wrapper.get('accumulative_counts', counts)
@@ -71,20 +70,24 @@ def set_gradient_accumulation(cfg: Config, processes: int) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if is_a(CheckpointHook, hook['type'], HOOKS) and not hook.get('by_epoch', True):
             hook['interval'] = -(-hook['interval'] // counts) * counts
-        if is_a(EMAHook, hook['type'], HOOKS) and not is_a(
-            RelativeEMAHook, hook['type'], HOOKS
-        ):  # which does so itself
+        counts_steps = is_a(RelativeEMAHook, hook['type'], HOOKS)
+        if is_a(EMAHook, hook['type'], HOOKS) and not counts_steps:
             hook['interval'] = hook.get('interval', 1) * counts
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: a scheduler, a container or taskset may give it fewer than there are."""
+    """The number of cores that this process may use; a scheduler, a container or taskset may allow only some."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def fit_loaders(cfg: Config, processes: int = 1) -> None:
-    """Fit every dataloader of ``cfg`` to this machine, in place: no more workers than the usable cores, shared by the
-    processes on it, and memory pinned only for a GPU.
+    """Fit the dataloaders of a config to this machine, in place.
+
+    The processes of a machine share its usable cores as workers, and memory is pinned only for a GPU.
+
+    Args:
+        cfg (Config): The config.
+        processes (int): Processes of the job; launchers that say how many run on this machine are believed.
     """
     local = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', processes)))
     most = max(usable_cores() // local, 1)
@@ -99,8 +102,10 @@ def fit_loaders(cfg: Config, processes: int = 1) -> None:
 
 
 def cache_images(cfg: Config) -> None:
-    """Where ``cfg.cache_dir`` is set, keep the resized images of the training and the validation set there, in place
-    (:class:`mmcfmask.datasets.CachedDataset`); of a wrapper, such as a ClassBalancedDataset, those of the sets in it.
+    """Cache the resized images of the training and the validation set in ``cfg.cache_dir``, in place.
+
+    Each set becomes a :class:`mmcfmask.datasets.CachedDataset`; of a wrapper, such as a ClassBalancedDataset, the sets
+    inside do. Without ``cache_dir`` nothing changes.
     """
 
     def cached(dataset: dict) -> dict:
@@ -121,8 +126,7 @@ def cache_images(cfg: Config) -> None:
 
 
 def add_own_hooks(cfg: Config) -> None:
-    """Add :data:`OWN_HOOKS` to the custom hooks of ``cfg``, in place, where a config with a list of its own has left
-    them out."""
+    """Add those of :data:`OWN_HOOKS` that a config with its own list of custom hooks leaves out, in place."""
     hooks = list(cfg.get('custom_hooks') or [])
     named = {
         hook['type'] if isinstance(hook['type'], str) else hook['type'].__name__
@@ -133,18 +137,25 @@ def add_own_hooks(cfg: Config) -> None:
 
 
 def fit_optimizer(cfg: Config) -> None:
-    """Drop ``fused=True`` from the optimizer of ``cfg``, in place, where torch has no fused kernel for this machine."""
+    """Drop ``fused=True`` from the optimizer of a config, in place, if torch has no fused kernel for this machine."""
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if optimizer.get('fused') and not can_fuse_optimizer():
         optimizer.pop('fused')
 
 
 def build_runner(cfg: Config) -> Runner:
-    """``Runner.from_cfg`` that also works under a launcher on a machine without a GPU, with loaders fitted to the
-    machine, and with the hooks that the package relies on.
+    """Build the Runner of a config.
 
-    ``cfg.tf32`` (default: False) lets products and convolutions of float32 numbers round their factors to TensorFloat32
-    on a GPU, and ``cfg.randomness.deterministic`` makes two runs equal to the last bit there.
+    Beyond ``Runner.from_cfg`` this works under a launcher on a machine without a GPU, fits the loaders to the machine,
+    and adds the hooks that the package relies on.
+
+    Args:
+        cfg (Config): The config; it is changed. ``tf32`` (default: False) lets float32 products and convolutions on a
+            GPU round their factors to TensorFloat32; ``randomness.deterministic`` makes two runs on a GPU equal to the
+            last bit.
+
+    Returns:
+        Runner: Of mmengine.
     """
     add_own_hooks(cfg)
     fit_loaders(cfg, world_size(cfg.launcher))
@@ -155,13 +166,12 @@ def build_runner(cfg: Config) -> Runner:
     else:
         use_tf32(cfg.get('tf32', False))
     if (cfg.get('randomness') or {}).get('deterministic'):
-        os.environ.setdefault(
-            'CUBLAS_WORKSPACE_CONFIG', ':4096:8'
-        )  # torch asks for it; read with the first product on a GPU
+        # torch requires it; it is read with the first product on a GPU
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     if start_process_group_without_gpu(cfg.launcher):
-        wrapper = cfg.get('model_wrapper_cfg') or dict(
+        wrapper = cfg.get('model_wrapper_cfg') or dict(  # the defaults of the Runner
             broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False)
-        )  # as the Runner's own
+        )
         wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
         if is_a(DistributedDataParallel, wrapper['type'], MODEL_WRAPPERS):
             wrapper['device_ids'] = None
@@ -169,7 +179,7 @@ def build_runner(cfg: Config) -> Runner:
         assert get_world_size() == world_size(cfg.launcher)
     runner = Runner.from_cfg(cfg)
     for handler in runner.logger.handlers:
-        if isinstance(handler, logging.FileHandler):  # names of files may be no UTF-8
+        if isinstance(handler, logging.FileHandler):  # file names may not be UTF-8
             handler.stream.reconfigure(errors='backslashreplace')
     for warning in filter(None, [slow_bfloat16(cfg, get_device()), unmatched_keys(cfg, runner.model)]):
         runner.logger.warning(warning)

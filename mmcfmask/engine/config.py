@@ -1,4 +1,4 @@
-"""A config: read from a file, changed by the command line."""
+"""Configs: read from a file and overridden by ``--cfg-options``. What ``Config.fromfile`` gives is what runs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from ..compat import (
-    base_configs,
-    base_files,
-)
+from ..compat import drop_deletes
 from ..errors import ConfigError, MissingFileError, StorageError, UserError
 from ..messages import near_names
-from .checks.parts import check_arguments
+from .checks import check_config
 from .checks.schema import check_top_level
+from .options import parse_options
+from .shared import find_shared, update_shared
 from .values import value_of
 
 # What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config
@@ -30,9 +31,10 @@ from .values import value_of
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
     'cache_dir',
     'custom_imports',
+    'shared',
     'tf32',
     'total_batch_size',
-    # Of the Runner, but no arguments.
+    # The Runner reads these too, but not as arguments.
     'activation_checkpointing',
     'compile',
     'efficient_conv_bn_eval',
@@ -42,54 +44,115 @@ READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} |
 }
 
 
-def load_config(path: str, options: dict) -> Config:
+def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = (), complete: bool = False) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
-    A variable, such as ``data_root`` or ``pipeline``, that a config or the options change is changed where the config
-    it was inherited from used it: in every dataset whose own value is still that of the variable. A linear probe or a
-    gate of the training images stays one of them.
+    Args:
+        path (str): The config file.
+        options: ``key=value`` texts as the command line gives them, or a mapping of dotted keys to values. An override
+            of a shared variable also sets its copies (:mod:`.shared`). Without options the config is what
+            ``Config.fromfile`` gives.
+        complete (bool): A run follows, so whatever is missing for it is an error too.
 
     Raises:
-        MissingFileError: There is no such file.
-        ConfigError: A file that is no config; an option that is neither read by anything nor a variable that something
-            uses; a value that a part of the config does not take. Near names are listed.
+        MissingFileError: The file does not exist.
+        ConfigError: The file is not a config; nothing reads an option; a part of the config does not take a value.
+            The message lists near names.
     """
     cfg = read_config(path)
-    bases = list(base_configs(path))
-    keep_training_images(cfg, *bases)
-    spread_variables(cfg, *bases)
-    before = copy.deepcopy(cfg)
+    _check_shared(cfg, path)
+    options = parse_options(options) if not isinstance(options, Mapping) else options
+    if options:
+        before = cfg
+        cfg = _merge_options(before, options)
+        reached = update_shared(cfg, find_shared(before), by='--cfg-options')
+        _check_variables(cfg, before, options, reached, path)
+        _check_training_images(cfg, before, options)
+    check_config(cfg, complete)
+    return cfg
+
+
+def _merge_options(before: Config, options: Mapping[str, Any]) -> Config:
+    """A copy of a config with options in it; imports what an option adds to ``custom_imports``."""
+    cfg = copy.deepcopy(before)
     try:
         cfg.merge_from_dict(options)
         check_top_level(cfg)
-        if cfg.get('custom_imports') and 'custom_imports' in {key.partition('.')[0] for key in options}:
+        if cfg.get('custom_imports') and any(key.partition('.')[0] == 'custom_imports' for key in options):
             import_modules_from_strings(**cfg.custom_imports)
     except UserError:
         raise
-    except (
-        ImportError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # such as an index into what is no list
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:  # such as an index into no list
         raise ConfigError(f'--cfg-options {" ".join(options)}: {str(error).splitlines()[0]}') from None
-    keep_training_images(cfg, before)
-    used = spread_variables(cfg, before)
-    for name in dict.fromkeys(key.partition('.')[0] for key in options):
-        if name not in READ_KEYS and name not in before:
-            known = {
-                *READ_KEYS,
-                *before,
-                *(f'{key}.{name}' for key, value in before.items() if isinstance(value, dict) and name in value),
-            }
-            raise ConfigError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, sorted(known))}')
-        if name not in READ_KEYS and cfg[name] != before[name] and name not in used:
-            raise ConfigError(
-                f'nothing in {path} uses {name!r} as it stands: change the parts of the config that were made with it'
-            )
-    check_arguments(cfg)
     return cfg
+
+
+def _check_shared(cfg: Config, path: str) -> None:
+    """Raise a ConfigError unless ``shared`` names variables of the config."""
+    names = cfg.get('shared', ())
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: shared={names!r} must be a tuple of names of variables, such as ('data_root',)")
+    for name in names:
+        if name not in cfg or name in READ_KEYS:
+            known = [key for key in cfg if key not in READ_KEYS]
+            raise ConfigError(f'{path}: shared names {name!r}, which is no variable of it.{near_names(name, known)}')
+
+
+def _check_variables(
+    cfg: Config, before: Config, options: Mapping[str, Any], reached: Mapping[str, list[str]], path: str
+) -> None:
+    """Raise a ConfigError for an option that changes nothing that runs."""
+    for name in dict.fromkeys(key.partition('.')[0] for key in options):
+        if name in READ_KEYS:
+            continue
+        if name not in before:
+            inner = (f'{key}.{name}' for key, value in before.items() if isinstance(value, dict) and name in value)
+            known = sorted({*READ_KEYS, *before, *inner})
+            raise ConfigError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, known)}')
+        if cfg[name] != before[name] and not reached.get(name):
+            parts = {key: value for key, value in before.items() if key in READ_KEYS}
+            keys = ', '.join(_find_copies(parts, name, before[name]))
+            why = 'no key of this name holds its old value' if name in reached else 'the config does not share it'
+            raise ConfigError(
+                f'{path}: an override of the variable {name!r} would change nothing, since {why}. Set '
+                f'{keys or "the keys that were made from it"} instead'
+            )
+
+
+def _find_copies(node: Any, name: str, value: Any, where: str = '') -> list[str]:
+    """Dotted names of the keys in the parts of a config that hold the value of a variable: those of its name, and if
+    the value is a dict or a list, all."""
+    found = []
+    telling = isinstance(value, (dict, list)) and len(value) > 0
+    for key, item in node.items() if isinstance(node, dict) else enumerate(node):
+        if where and item == value and (telling or key == name):
+            found.append(f'{where}.{key}')
+        elif isinstance(item, (dict, list, tuple)):
+            found += _find_copies(item, name, value, f'{where}.{key}'.lstrip('.'))
+    return found
+
+
+def _check_training_images(cfg: Config, before: Config, options: Mapping[str, Any]) -> None:
+    """Raise a ConfigError where options change the training images and leave a linear probe or a k-NN gate of the same
+    images behind.
+
+    A config copies the training set into them, as ``dataset={{_base_.train_dataloader.dataset}}``. To give them other
+    images on purpose, set their key too.
+    """
+    is_probe = value_of(cfg, 'model.head.class_weights.type') == 'linear_probe'
+    parts = ['model.head.class_weights'] if is_probe else []
+    for part in [*parts, 'model.knn_gate']:
+        for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
+            place, source = f'{part}.{images}', f'{loader}.dataset'
+            old = value_of(before, place)
+            if not old or old != value_of(before, source) or value_of(cfg, source) in (None, value_of(cfg, place)):
+                continue
+            if any(f'{key}.'.startswith(f'{place}.') or place.startswith(f'{key}.') for key in options):
+                continue
+            more = ' '.join(key.replace(source, place, 1) for key in options if f'{key}.'.startswith(f'{source}.'))
+            raise ConfigError(
+                f'{place} held the images of {source}, which --cfg-options changes: set {more or place} as well'
+            )
 
 
 def read_config(path: str) -> Config:
@@ -105,7 +168,7 @@ def read_config(path: str) -> Config:
     try:
         _check_files(path, place, [])
         cfg = Config.fromfile(path)
-        _strip_delete(cfg)  # which imports what a config in the newer style names
+        drop_deletes(cfg)  # imports the types of a config in the new style
         return cfg
     except UserError:
         raise
@@ -121,9 +184,21 @@ def _check_files(path: str, place: list[str], heirs: list[str]) -> None:
     chain = [os.path.realpath(heir) for heir in heirs]
     if os.path.realpath(path) in chain:
         raise ConfigError(f'{path} inherits from itself, by _base_: {" -> ".join([*heirs, path])}')
-    for base in base_files(path):
+    for base in _find_bases(path):
         _check_files(base, place, [*heirs, path])
     place.append(path)
+
+
+def _find_bases(path: str) -> list[str]:
+    """The files that a config file inherits from."""
+    found = []
+    for base in Config._get_base_files(path):
+        try:
+            found.append(Config._get_cfg_path(base, path)[0])
+        except (ValueError, ImportError, FileNotFoundError, TypeError) as error:  # no such package, no config, no text
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f'{path} inherits from {base!r}, which cannot be found: {reason}') from None
+    return found
 
 
 def check_text_file(path: str, what: str, more: str = '') -> None:
@@ -178,52 +253,3 @@ def _what_fails(error: Exception, path: str) -> str:
         else f'{type(error).__name__}: '
     )
     return f'{path}{"" if line is None else f", line {line}"}: {kind}{text}'
-
-
-def spread_variables(cfg: Config, *before: Config) -> set[str]:
-    """Change copies of variables in ``cfg``, in place, from their values in ``before`` to those in ``cfg``; the names
-    of those used.
-
-    A copy of a dict or a list is what equals it; of any other value, what equals it and has its name.
-    """
-    changed = [
-        (name, old)
-        for earlier in before
-        for name, old in earlier.items()
-        if name not in READ_KEYS and name in cfg and cfg[name] != old
-    ]
-    # Dicts may hold copies of lists, and both of other values: an outer one is found as long as what it holds is
-    # unchanged.
-    changed.sort(key=lambda item: [isinstance(item[1], kind) for kind in (dict, list)], reverse=True)
-    return {name for name, old in changed if _replace(cfg, name, old, cfg[name])}
-
-
-def keep_training_images(cfg: Config, *before: Config) -> None:
-    """Let a linear probe and a gate be made of the training images of ``cfg``, in place, if they were of those of
-    ``before``; and of the validation images likewise."""
-    start = value_of(cfg, 'model.head.class_weights') or {}
-    for part in (start if value_of(start, 'type') == 'linear_probe' else {}, value_of(cfg, 'model.gate') or {}):
-        for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
-            now, *earlier = (value_of(config, f'{loader}.dataset') for config in (cfg, *before))
-            if now and value_of(part, images) and part[images] in earlier:
-                part[images] = copy.deepcopy(now)
-
-
-def _strip_delete(node) -> None:
-    """Drop the ``_delete_`` that mmengine leaves in dicts inside a dict that has one itself."""
-    if isinstance(node, (dict, Config)):
-        node.pop('_delete_', None)
-    for value in node.values() if isinstance(node, (dict, Config)) else node if isinstance(node, (list, tuple)) else ():
-        _strip_delete(value)
-
-
-def _replace(node, name: str, old, new) -> bool:
-    """Change the copies of a variable below ``node``; whether there are any. See :func:`spread_variables`."""
-    found = False
-    for key, value in list(node.items() if isinstance(node, (dict, Config)) else enumerate(node)):
-        if value == old and (isinstance(old, (dict, list)) or key == name):
-            node[key] = copy.deepcopy(new)
-            found = True
-        elif isinstance(value, (dict, list)):
-            found = _replace(value, name, old, new) or found
-    return found

@@ -1,4 +1,4 @@
-"""What a run writes about its progress."""
+"""The log of a training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from mmpretrain.registry import LOG_PROCESSORS
 
 @LOG_PROCESSORS.register_module()
 class MeanLogProcessor(LogProcessor):
-    """mmengine's ``LogProcessor`` whose losses in training are the mean over all processes, and not those of the main
-    one.
+    """mmengine's ``LogProcessor`` with training losses averaged over all processes; mmengine shows those of the first.
 
-    They are reduced when they are logged, all at once: a step without a log waits for nothing.
+    The losses are reduced together when they are logged, so a step without a log waits for nothing.
     """
 
     def _collect_scalars(self, custom_cfg: list, runner, mode: str, reserve_prefix: bool = False) -> dict:

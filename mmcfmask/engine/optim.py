@@ -18,10 +18,9 @@ from ..ranges import Momentum, Share
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """``OptimWrapper`` whose forward runs under bfloat16 autocast, on GPU or CPU. bfloat16 has float32's range, so no
-    loss is scaled.
+    """mmengine's ``OptimWrapper`` with a forward pass in bfloat16 autocast, on a GPU or a CPU.
 
-    mmengine's ``AmpOptimWrapper`` refuses to run without a GPU.
+    bfloat16 has the range of float32, so the loss needs no scaling. mmengine's ``AmpOptimWrapper`` needs a GPU.
     """
 
     @contextmanager
@@ -34,29 +33,28 @@ class AutocastOptimWrapper(OptimWrapper):
 
 @PARAM_SCHEDULERS.register_module()
 class OneCycle(OneCycleLR):
-    """torch's ``OneCycleLR``, momentum included, one step for every step of the optimizer.
+    """torch's ``OneCycleLR`` with its cycle of the momentum, one step per optimizer step.
 
-    Its peak is the optimizer's learning rate and its length that of the training, so that a child config changes
-    ``optim_wrapper.optimizer.lr`` or ``train_cfg.max_epochs`` in one place. Values are torch's (mmengine's
-    ``OneCycleLR`` has no momentum), but for three things:
+    The peak is the learning rate of the optimizer and the length is that of the training, so a child config changes
+    ``optim_wrapper.optimizer.lr`` or ``train_cfg.max_epochs`` in one place. The values are those of torch (mmengine's
+    ``OneCycleLR`` leaves the momentum alone), with three differences:
 
-    - Under gradient accumulation all batches of an optimizer step have the same values, those that the step would have
-    with one big batch. - Where less than one step is left to the warm-up (``pct_start`` x steps is at most 1), the
-    first step is the warm-up: it has the start
-      value, and the second one is on the way down. torch divides by zero at 1 and leaves the warm-up out below.
+    - With gradient accumulation all batches of an optimizer step have the values of one step with the whole batch.
+    - If the warm-up is at most one step long (``pct_start`` x steps <= 1), the first step has the start value and the
+      second one is on the way down. torch divides by zero at exactly 1, and leaves the warm-up out below.
     - ``eta_max`` is optional, and ``end`` and ``total_steps`` count batches.
 
     Args:
-        optimizer (OptimWrapper): Its accumulation of gradients is followed.
-        pct_start (float): Share of the steps that warm up, in [0, 1]. With 0 there is no warm-up.
-        cycle_momentum (bool): Whether the momentum, β₁ of Adam, goes from ``max_momentum`` to ``base_momentum`` while
-            the learning rate rises, and back while it falls. False: it stays that of the optimizer.
-        base_momentum, max_momentum (float): Its lowest and highest value.
-        **kwargs: Those of mmengine's ``OneCycleLR``.
+        optimizer (OptimWrapper): The schedule follows its gradient accumulation.
+        pct_start (float): Share of the steps for the warm-up, in [0, 1]; 0 leaves it out.
+        cycle_momentum (bool): Move the momentum (β₁ of Adam) from ``max_momentum`` to ``base_momentum`` while the
+            learning rate rises, and back while it falls.
+        base_momentum, max_momentum (float): Lowest and highest momentum, in [0, 1).
+        **kwargs: Arguments of mmengine's ``OneCycleLR``.
 
     Raises:
-        ValueError: ``cycle_momentum`` for an optimizer without momentum; a checkpoint to resume from that was written
-            when the schedule counted batches.
+        ConfigError: ``cycle_momentum`` for an optimizer without momentum; a checkpoint of a schedule that counted
+            batches.
     """
 
     def __init__(
@@ -82,7 +80,7 @@ class OneCycle(OneCycleLR):
         super().__init__(optimizer, pct_start=pct_start, total_steps=-(-total // self.accumulative_counts), **kwargs)
 
     def _get_value(self) -> list[float]:
-        """Learning rates of this step; the momentum is set in place."""
+        """Return the learning rates of this step, and set the momentum in place."""
         step, end = self.last_step // self.accumulative_counts, 0.0
         for phase in self._schedule_phases:
             start, end = end, max(phase['end_step'], 0.0) if self.pct_start > 0 else phase['end_step']
@@ -99,19 +97,21 @@ class OneCycle(OneCycleLR):
         return [self.anneal_func(*(group[key] for key in ends), share) for group in self.optimizer.param_groups]
 
     def step(self) -> None:
-        """After a batch. Under accumulation mmengine's warning, that the optimizer has not made a step before, means
-        nothing."""
+        """Advance by one batch.
+
+        mmengine warns of a step before the first one of the optimizer, which gradient accumulation makes normal.
+        """
         with warnings.catch_warnings():
             if self.accumulative_counts > 1:
                 warnings.filterwarnings('ignore', 'Detected call of `scheduler.step')
             super().step()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go on at the step of a checkpoint."""
+        """Continue at the step of a checkpoint."""
         if self.accumulative_counts > 1 and 'accumulative_counts' not in state_dict:
             raise ConfigError(
-                'the run to resume accumulated gradients with a learning rate for every batch, as this package did up '
-                'to 0.1.0; now there is one for every optimizer step. Start another run from its weights with '
+                'the run to resume had a learning rate for every batch of an accumulated gradient, as in version '
+                '0.1.0; now it has one for every optimizer step. Start another run from its weights with '
                 '--cfg-options load_from=…'
             )
         super().load_state_dict(state_dict)

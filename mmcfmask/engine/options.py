@@ -1,10 +1,9 @@
-"""Values of ``--cfg-options key=value``: they arrive as they are written.
+"""Values of ``--cfg-options key=value``.
 
-A value is read as the Python that a config would hold: numbers, True, None, lists, tuples, dicts, also as
-    ``dict(key=value)``, and texts
-in quotes. Anything else is a text, with its spaces and commas. What OpenMMLab users know is kept where it can mean one
-thing only: true and false, lists of bare words in brackets, ``[fog,snow]``, and lists of numbers without,
-``0.9,0.999``.
+A value is Python as in a config: a number, True, None, a list, a tuple, a dict (also as ``dict(key=value)``), or a
+string in quotes. Anything else is a string as written, with its spaces and commas. Habits of OpenMMLab users that can
+mean only one thing work too: true and false, lists of bare words in brackets, ``[fog,snow]``, and lists of numbers
+without, ``0.9,0.999``.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def seed(text: str) -> int:
 
 
 def file_name(text: str) -> str:
-    """A ``type`` of argparse: the name of a file or a folder. A variable of the shell that is not set leaves it empty."""
+    """A ``type`` of argparse: the name of a file or a folder, which an unset variable of the shell leaves empty."""
     if not text:
         raise argparse.ArgumentTypeError('the name is empty')
     return text
@@ -77,28 +76,41 @@ def device(text: str) -> str:
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """Dotted keys and values of ``key=value`` texts; of two of one key the last one counts.
+    """Parse ``key=value`` texts.
+
+    Args:
+        options (Sequence[str]): The texts; the last one of a key counts.
+
+    Returns:
+        dict[str, Any]: Dotted keys to values.
 
     Raises:
-        ConfigError: A text without ``=``, a key with an empty part, or a value that looks like Python and is none.
+        ConfigError: A text has no ``=``, a key has an empty part, or a value looks like Python but is not.
     """
     parsed = {}
     for text in options:
         key, equals, value = text.partition('=')
         if not equals or not all(key.split('.')):
             raise ConfigError(
-                f'{text!r} is not key=value, such as model.head.distill_weight=10; one with spaces needs quotes around '
-                'it'
+                f'--cfg-options: {text!r} is not key=value, such as model.head.distill_weight=10; quote it if it has '
+                'spaces'
             )
         parsed[key] = parse_value(value, key)
     return parsed
 
 
 def parse_value(text: str, key: str = 'value') -> Any:
-    """What a text stands for; see above.
+    """Parse the value of an option.
+
+    Args:
+        text (str): The value as written.
+        key (str): Its key, for errors.
+
+    Returns:
+        Any: A Python value, or the text itself.
 
     Raises:
-        ConfigError: It looks like Python, but is not a value.
+        ConfigError: The text looks like Python, but is not.
     """
     bare = text.strip()
     try:
@@ -112,8 +124,8 @@ def parse_value(text: str, key: str = 'value') -> Any:
         return tuple(parse_value(item, key) for item in items)
     if bare.startswith(('dict(', '{')) and bare[-1:] in (')', '}') and (':' in bare or '=' in bare):
         raise ConfigError(
-            f'{key}={text}: this looks like a dict, but is not a Python value: put texts in it in quotes, as in '
-            f'{key}="dict(type=\'FD\', weight=1.0)", or all of it for a text'
+            f'{key}={text}: this looks like a dict but is not Python: put the strings in it in quotes, as in '
+            f'{key}="dict(type=\'FD\', weight=1.0)", or the whole value to make it a string'
         )
     return text
 
@@ -122,7 +134,7 @@ def _literal(text: str) -> Any:
     """A Python value; ValueError for anything else."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # a text such as 1if
+            warnings.simplefilter('ignore')  # for a text such as 1if
             tree = ast.parse(text, mode='eval').body
             value = _value(tree)
             numbers = [
@@ -132,14 +144,14 @@ def _literal(text: str) -> Any:
             ]
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(text) from error
-    if any(
-        '_' in number or re.match(r'0\d', number) and number.isdecimal() for number in numbers
-    ):  # 2024_01 and 00 are names
+    # 2024_01 and 00 are names
+    if any('_' in number or re.match(r'0\d', number) and number.isdecimal() for number in numbers):
         raise ValueError(text)
     return value
 
 
 def _value(node: ast.expr) -> Any:
+    """The value of an expression; ValueError for one that would have to run."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, bool, type(None))):
         return node.value
     if isinstance(node, ast.Name) and node.id in WORDS:
@@ -153,19 +165,19 @@ def _value(node: ast.expr) -> Any:
         return values if isinstance(node, ast.List) else tuple(values)
     if isinstance(node, ast.Dict) and all(node.keys):
         return dict(zip(map(_value, node.keys), map(_value, node.values)))
-    of_dict = isinstance(node, ast.Call) and getattr(node.func, 'id', None) == 'dict'
-    if of_dict and not node.args and all(item.arg for item in node.keywords):
+    is_dict = isinstance(node, ast.Call) and getattr(node.func, 'id', None) == 'dict'
+    if is_dict and not node.args and all(item.arg for item in node.keywords):
         return {item.arg: _value(item.value) for item in node.keywords}
     raise ValueError('not a value')
 
 
 def _split(text: str, key: str) -> list[str]:
-    """The items of a list of bare words, at the commas that are in no bracket and no quotes."""
+    """Split a list of bare words at the commas outside of brackets and quotes."""
     items, depth, quote, start = [], 0, None, 0
     for index, char in enumerate(text):
         if quote:
             quote = None if char == quote else quote
-        elif char in '\'"' and not text[start:index].strip():  # an apostrophe inside of a word is none
+        elif char in '\'"' and not text[start:index].strip():  # not an apostrophe in a word
             quote = char
         elif char in OPEN + CLOSE:
             depth += 1 if char in OPEN else -1
@@ -175,10 +187,10 @@ def _split(text: str, key: str) -> list[str]:
             items.append(text[start:index])
             start = index + 1
     if depth or quote:
-        raise ConfigError(f'{key}=[{text}]: a bracket or a quote in it is not closed, or closed before it was opened')
+        raise ConfigError(f'{key}=[{text}]: a bracket or a quote is not closed, or closed before it is opened')
     if text[start:].strip():
         items.append(text[start:])
     items = [item.strip() for item in items]
     if '' in items:
-        raise ConfigError(f"{key}=[{text}]: there is nothing between two commas; an empty text is ''")
+        raise ConfigError(f"{key}=[{text}]: there is nothing between two commas; an empty string is ''")
     return items

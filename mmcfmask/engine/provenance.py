@@ -1,5 +1,4 @@
-"""What a result says of the training behind it, so that runs are pooled over seeds only if nothing but the seed
-differs."""
+"""Training settings of a checkpoint, so that results are pooled over seeds only if nothing but the seed differs."""
 
 from __future__ import annotations
 
@@ -9,8 +8,9 @@ from pathlib import Path
 from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
 from mmpretrain.registry import HOOKS
 
-from ..compat import PlainCheckpointHook
-from .hooks import CheckClassesHook, IterationSeedHook, StopOnInvalidLossHook
+from ..renamed import update_model
+from .checks.classes import CheckClassesHook
+from .hooks import IterationSeedHook, StopOnInvalidLossHook
 from .values import config_values, is_a, value_of
 
 PARTS = (
@@ -28,8 +28,7 @@ PARTS = (
     'custom_hooks',
     'load_from',
 )
-# Settings, by the last part of their key, on which no weight depends but through the seed, or by which one recipe fits
-# different machines.
+# Last parts of keys that change no weight except through the seed, or that fit a recipe to a machine.
 FREE = (
     'cache_dir',
     'fused',
@@ -42,34 +41,42 @@ FREE = (
     'multiple',
 )
 PLACES = ('data_root', 'pretrained', 'path', 'load_from', 'ann_file', 'classes')  # files may have moved
-# Hooks on which no weight depends.
+# Hooks that change no weight.
 WITHOUT_EFFECT = (
     CheckpointHook,
-    PlainCheckpointHook,
     CheckClassesHook,
     IterationSeedHook,
     StopOnInvalidLossHook,
     IterTimerHook,
     LoggerHook,
 )
+OLD_HOOK = 'PlainCheckpointHook'  # version 0.1.0 added it to every config
 LONGEST = 200
 
 
 def training_of(meta: dict) -> dict[str, str] | None:
-    """Settings of the training that wrote a checkpoint, by dotted key, as texts; None where its ``meta`` holds no
-    config.
+    """Read the settings of the training that wrote a checkpoint.
 
-    Left out are the seed, also as that of the hold-out, folders of files but for their last part, and what has no
-    effect on weights. Which checkpoint of the training it is, the best or that of an epoch, is one of them.
+    Left out are the seed (also the one of the hold-out), the folders of files, and what changes no weight. Whether the
+    checkpoint is the best one or that of an epoch is a setting too.
+
+    Args:
+        meta (dict): The ``meta`` of a checkpoint.
+
+    Returns:
+        dict[str, str], optional: Dotted keys to values as texts; None if ``meta`` holds no config.
     """
     if not isinstance(meta.get('cfg'), str):
         return None
     try:
         values = config_values(meta['cfg'], free=FREE)
-    except (SyntaxError, ValueError, AttributeError):  # of another program
+    except (SyntaxError, ValueError, AttributeError):  # another program wrote it
         return None
+    values['model'] = update_model(values.get('model') or {})
     values['custom_hooks'] = [
-        hook for hook in values.get('custom_hooks') or () if not is_a(WITHOUT_EFFECT, hook['type'], HOOKS)
+        hook
+        for hook in values.get('custom_hooks') or ()
+        if hook['type'] != OLD_HOOK and not is_a(WITHOUT_EFFECT, hook['type'], HOOKS)
     ]
     parts = PARTS if values.get('total_batch_size') else (*PARTS, 'train_dataloader.batch_size')
     settings: dict[str, str] = {}
@@ -81,7 +88,7 @@ def training_of(meta: dict) -> dict[str, str] | None:
 
 
 def _flatten(key: str, value, settings: dict[str, str]) -> None:
-    """Add the values below ``key``; one that is None is as one that is not there."""
+    """Add the values below ``key``, except None."""
     name = key.rpartition('.')[2]
     if value is None or key.endswith('holdout.seed'):
         return

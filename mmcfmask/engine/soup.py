@@ -10,7 +10,6 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..files import write_tensors
 from ..models.interpolation import check_same_model
 from ..models.losses.flyp import FLYP
 from .values import is_a
@@ -25,7 +24,7 @@ def uniform_soup(states: Iterable[State], make_head: HeadMaker | None = None) ->
     """Mean of the weights, with equal shares.
 
     Args:
-        states (Iterable[State]): State dicts of equal names and shapes. What belongs to auxiliary losses is left out,
+        states (Iterable[State]): State dicts of equal names and shapes. What belongs to loss terms is left out,
             and what is not floating point is taken from the first.
         make_head (Callable, optional): From :func:`head_maker`.
 
@@ -56,21 +55,21 @@ def uniform_soup(states: Iterable[State], make_head: HeadMaker | None = None) ->
 
 def own_weights(state: State) -> dict[str, Tensor]:
     """Without those of losses that only training has."""
-    return {name: value for name, value in state.items() if not name.startswith('auxiliary.')}
+    return {name: value for name, value in state.items() if not name.startswith('losses.')}
 
 
 def head_maker(model: dict) -> HeadMaker | None:
     """For a model config whose head a text tower makes (:class:`mmcfmask.models.losses.flyp.FLYP`): a function of
     mean weights that gives them the head of the mean text tower, which is not the mean of the heads. None for others.
     """
-    if not any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('auxiliary') or ()):
+    if not any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('losses') or ()):
         return None
     built = MODELS.build(copy.deepcopy(model)).to(get_device())
 
     def make_head(soup: State) -> dict[str, Tensor]:
-        if not any(name.startswith('auxiliary.') for name in soup):
+        if not any(name.startswith('losses.') for name in soup):
             raise ConfigError(
-                'the ingredients of the soup have no text tower, of which the head is made (model.auxiliary): give '
+                'the ingredients of the soup have no text tower, of which the head is made (model.losses): give '
                 'checkpoints of the training'
             )
         built.load_state_dict(soup)
@@ -126,8 +125,3 @@ def greedy_soup(
             soup, best = tried, found
             chosen.append(name)
     return soup, chosen, alone
-
-
-def save_soup(path: str, soup: State, meta: dict) -> None:
-    """Write a soup as a checkpoint that tools/test.py reads."""
-    write_tensors(path, dict(meta=meta, state_dict=dict(soup)))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.runner import BaseLoop
@@ -315,6 +316,22 @@ def split_metrics(metrics: dict) -> tuple[dict[str, float], dict]:
 def may_be_missing(name: str, skip_missing: bool | Sequence[str]) -> bool:
     """Whether a set is left out where its data is not there; ``skip_missing`` as of :class:`MultiSetTestLoop`."""
     return skip_missing if isinstance(skip_missing, bool) else name in skip_missing
+
+
+def find_sets(cfg: Config, mode: str = 'test') -> list[str] | None:
+    """Return the sets of a config that a validation or a test runs, the ID set first; None if they have no names.
+
+    Args:
+        cfg (Config): The config.
+        mode (str): 'val' or 'test'.
+
+    Raises:
+        ConfigError: As of :func:`choose_shifts`.
+    """
+    loop = cfg.get(f'{mode}_cfg') or {}
+    if 'id_set' not in loop:
+        return None
+    return [loop.id_set, *choose_shifts(cfg[f'{mode}_dataloader'], loop.id_set, loop.get('shifts'), mode)]
 
 
 def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, mode: str = 'test') -> list[str]:

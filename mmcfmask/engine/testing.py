@@ -16,17 +16,15 @@ from ..compat import (
 )
 from ..datasets import FolderDataset
 from ..datasets.holdout import follow_run
-from ..errors import ConfigError
+from ..errors import ConfigError, blame
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
-from ..models.losses.flyp import FLYP
 from .build import usable_cores
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
-from .checks.model import check_backbone, check_start
-from .checks.parts import lower_errors
-from .checks.selection import check_complete
+from .checks import check_testing
+from .checks.model import check_has_weights, makes_head
 from .config import load_config
-from .test_loop import choose_shifts
+from .test_loop import find_sets
 from .values import is_a
 
 
@@ -36,7 +34,8 @@ def prepare_test(
     shifts: list[str] | None = None,
     skip_broken: bool = False,
     amp: bool = False,
-    keep_start: bool = False,
+    keep_pretrained: bool = False,
+    data: bool = True,
 ) -> dict | None:
     """Edit a config for a test on several sets, and find what is wrong before anything is loaded.
 
@@ -47,7 +46,8 @@ def prepare_test(
             says.
         skip_broken (bool): Leave out images that cannot be read.
         amp (bool): bfloat16 autocast.
-        keep_start (bool): The pre-trained weights are needed beside those of the checkpoint, as they are for a gate.
+        keep_pretrained (bool): Keep the pre-trained weights besides those of the checkpoint, as WiSE-FT needs them.
+        data (bool): Look for the images of the test sets too.
 
     Returns:
         dict, optional: The checkpoint.
@@ -58,18 +58,12 @@ def prepare_test(
         FileNotFoundError: No such checkpoint.
     """
     loop = cfg.get('test_cfg') or {}
-    if 'id_set' not in loop:
-        raise ConfigError(
-            "the config must test by test_cfg=dict(type='MultiSetTestLoop', id_set=…), with a dict of named sets as "
-            'test_dataloader'
-        )
-    loop.amp = amp
+    loop['amp'] = amp
     if shifts is not None:
-        loop.shifts = shifts
-        loop.skip_missing = [loop.id_set] if loop.get('skip_missing') else False
-    names = [loop.id_set, *choose_shifts(cfg.test_dataloader, loop.id_set, loop.get('shifts'))]
-    check_complete(cfg, 'test', names)
-    for name in names if skip_broken else ():
+        loop['shifts'] = shifts
+        loop['skip_missing'] = [loop.get('id_set')] if loop.get('skip_missing') else False
+    loaded = check_testing(cfg, checkpoint, keep_pretrained, data)
+    for name in find_sets(cfg, 'test') if skip_broken else ():
         dataset = cfg.test_dataloader[name].dataset
         if not is_a(FolderDataset, dataset.type, DATASETS):
             raise ConfigError(
@@ -78,29 +72,10 @@ def prepare_test(
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
-    makes_head = any(is_a(FLYP, loss.get('type'), MODELS) for loss in cfg.model.get('auxiliary') or ())
-    if not (keep_start and makes_head):
+    follow_run(cfg, ((loaded or {}).get('meta') or {}).get('seed', (cfg.get('randomness') or {}).get('seed')))
+    if not (keep_pretrained and makes_head(cfg.model)):
         forget_training(cfg.model)
-    if checkpoint is None or keep_start or cfg.model.get('gate'):
-        check_backbone(cfg.model)
-    loaded = None if checkpoint is None else check_checkpoint(checkpoint)
-    if keep_start and makes_head and not any(name.startswith('auxiliary.') for name in loaded['state_dict']):
-        raise ConfigError(
-            f'{checkpoint} has no text tower, of which the head is made (model.auxiliary): give a checkpoint of the '
-            'training'
-        )
-    trained = (loaded or {}).get('meta') or {}
-    follow_run(cfg, trained.get('seed', (cfg.get('randomness') or {}).get('seed')))
-    if loaded is None:
-        return None
-    check_same_tower(cfg.model, loaded, checkpoint)
-    weight, num_classes = loaded['state_dict'].get('head.fc.weight'), (cfg.model.get('head') or {}).get('num_classes')
-    if weight is not None and num_classes is not None and len(weight) != num_classes:
-        raise ConfigError(
-            f'{checkpoint} was trained for {len(weight)} classes, but the config has '
-            f'model.head.num_classes={num_classes}'
-        )
-    if not keep_start and not cfg.model.get('gate'):
+    if loaded is not None and not keep_pretrained and not cfg.model.get('knn_gate'):
         skip_pretrained_weights(cfg.model)
     return loaded
 
@@ -126,9 +101,9 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
         >>> inferencer('photo.jpg')
     """
     cfg = load_config(path, options or {})
-    loaded = prepare_test(cfg, checkpoint)
+    loaded = prepare_test(cfg, checkpoint, data=False)
     if checkpoint is None:
-        check_start(cfg)
+        check_has_weights(cfg)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset and (
@@ -204,14 +179,14 @@ def file_pipeline(dataset: dict, model: dict) -> list[dict]:
 
 def add_gate(cfg: Config) -> None:
     """Give the model of ``cfg`` a :class:`mmcfmask.models.KNNGate` of its training and validation images, in place,
-    with what ``cfg.model.gate`` says already.
+    with what ``cfg.model.knn_gate`` says already.
 
     Raises:
         ValueError: The model cannot have one, or the config has no such images.
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
         raise ConfigError(f'a gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
-    gate = dict(cfg.model.get('gate') or {})
+    gate = dict(cfg.model.get('knn_gate') or {})
     for part, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
         if 'type' in (gate.get(part) or {}):
             continue
@@ -219,11 +194,11 @@ def add_gate(cfg: Config) -> None:
         if 'dataset' not in images:
             raise ConfigError(
                 f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: '
-                f'use one that has, or set model.gate.{part}'
+                f'use one that has, or set model.knn_gate.{part}'
             )
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
         gate.setdefault('num_workers', min(images.get('num_workers', 0), usable_cores()))
-    cfg.model.gate = gate
+    cfg.model.knn_gate = gate
 
 
 def add_second_look(cfg: Config, side: float) -> None:
@@ -235,7 +210,7 @@ def add_second_look(cfg: Config, side: float) -> None:
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
         raise ConfigError(f'a second look needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
-    with lower_errors('second look'):
+    with blame('second look'):
         check_crop_scale(side)
     cfg.model.crop_scale = side
 
@@ -258,22 +233,20 @@ def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
         *(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []),
         *([f'{meta["soup"]} soup'] if meta.get('soup') else []),
     ]
-    ways = [words for part, words in dict(gate='gate', crop_scale='second look').items() if model.get(part)]
+    ways = [words for part, words in dict(knn_gate='k-NN gate', crop_scale='relevance crop').items() if model.get(part)]
     return ' + '.join([name, *made, *([' and '.join(ways)] if ways else [])])
 
 
 def forget_training(model: dict) -> None:
     """Edit a model config in place so that it holds nothing that is of use in training alone."""
-    for part in ('teacher', 'auxiliary'):
-        if model.get(part):
-            model[part] = None
+    for part in ('teacher', 'losses'):
+        model.pop(part, None)
 
 
 def skip_pretrained_weights(model: dict) -> None:
     """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
     forget_training(model)
-    if model.get('gate'):
-        model.gate = None  # it is made of the start
+    model.pop('knn_gate', None)  # it is made of the pre-trained weights
     for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None

@@ -1,4 +1,4 @@
-"""WiSE-FT: evaluate the line between the pre-trained and the fine-tuned weights (Wortsman et al., CVPR 2022)."""
+"""WiSE-FT: evaluate interpolations of the pre-trained and the fine-tuned weights (Wortsman et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,13 @@ from mmpretrain.registry import HOOKS, LOOPS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..evaluation import describe_checkpoint, describe_run, list_notes
-from ..files import write_json, write_tensors, write_text
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..models.losses.flyp import FLYP
-from ..reporting import save_figure, to_markdown, wise_ft_curve
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
-from .provenance import training_of
 from .test_loop import Clock, MultiSetTestLoop, split_metrics
 from .testing import build_model
-
-DEFAULT_ALPHA = 0.5
-"""What the publication reports where nothing else is known; the best α of a shift cannot be known without its labels.
-"""
+from .wise_ft_results import DEFAULT_ALPHA, save_interpolated, write_results
 
 
 def parse_alphas(texts: Sequence[str | float]) -> list[float]:
@@ -115,7 +108,7 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     def _model_weights(self) -> dict[str, Tensor]:
         """The model's own tensors, without those of losses that only training has."""
-        return {name: value for name, value in self.model.state_dict().items() if not name.startswith('auxiliary.')}
+        return {name: value for name, value in self.model.state_dict().items() if not name.startswith('losses.')}
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
         return {
@@ -128,7 +121,7 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.weights = self._model_weights()  # written to in place
         self.end = {name: value.clone() for name, value in self.weights.items()}
         self.start = {name: value.to(self.end[name].device) for name, value in self.start.items()}
-        self.maker = next((module for module in getattr(self.model, 'auxiliary', ()) if isinstance(module, FLYP)), None)
+        self.maker = next((module for module in getattr(self.model, 'losses', ()) if isinstance(module, FLYP)), None)
         if self.maker is not None:
             self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}
         self.heads: dict[float, dict[str, Tensor]] = {}
@@ -200,99 +193,6 @@ class WiSEFTLoop(MultiSetTestLoop):
         return {
             f'alpha={alpha:g}/ood_average/top1': self.ood_average(results) for alpha, results in self.by_alpha.items()
         }
-
-
-def describe_line(loop: WiSEFTLoop, runs: dict[float, dict]) -> dict:
-    """What ``wise_ft.json`` holds, of a loop that has run and ``metrics.json`` of every α, see docs/evaluation.md."""
-    shared = next(iter(runs.values()))
-    per_alpha = ('metrics', 'per_class', 'per_class_count', 'reliability')
-    return dict(
-        {key: value for key, value in shared.items() if key not in ('sets', 'metrics', 'ood_average', 'wise_ft_alpha')},
-        default_alpha=DEFAULT_ALPHA,
-        ood_average_over=loop.averaged,
-        sets={
-            name: {key: value for key, value in part.items() if key not in per_alpha}
-            for name, part in shared['sets'].items()
-        },
-        line=[dict(alpha=alpha, metrics=run['metrics']) for alpha, run in runs.items()],
-    )
-
-
-def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None, meta: dict) -> dict:
-    run = describe_run(
-        loop,
-        config,
-        checkpoint,
-        meta.get('seed'),
-        loop.model.data_preprocessor,
-        loop.by_alpha[alpha],
-        f'{Path(config).stem}_wise_ft',
-        training_of(meta),
-    )
-    return dict(run, wise_ft_alpha=alpha)
-
-
-def line_table(line: dict) -> dict:
-    """Arguments of :func:`mmcfmask.reporting.results_table` for what :func:`describe_line` gives.
-
-    No best of a column is marked: α was not chosen, and the best of a shift is no result. The row of the default α
-        stands out.
-    """
-    results = {
-        f'{part["alpha"]:g}': {
-            key[: -len('/top1')]: value
-            for key, value in part['metrics'].items()
-            if key.endswith('/top1') and not key.startswith('ood_average/')
-        }
-        for part in line['line']
-    }
-    names = list(next(iter(results.values())))
-    id_set = line['id_set'] if line['id_set'] in names else None
-    notes = [f'α = 0: pre-trained; α = 1: {line["checkpoint"]["path"] if line["checkpoint"] else "fine-tuned"}.']
-    if any(part['alpha'] == line['default_alpha'] for part in line['line']):
-        notes.append(f'α = {line["default_alpha"]:g} (bold) is the default to report; no α is chosen by a test set.')
-    return dict(
-        results=results,
-        id_set=id_set,
-        shifts=[name for name in names if name != id_set],
-        notes=notes + list_notes(line),
-        highlight=f'{line["default_alpha"]:g}',
-        first_column='α',
-    )
-
-
-def write_results(
-    loop: WiSEFTLoop, folder: Path, config: str, checkpoint: str | None = None, meta: dict | None = None
-) -> dict:
-    """Write what a loop that has run found: ``wise_ft.json`` and ``wise_ft.md``, all α; ``wise_ft.png`` and ``.pdf``,
-    the curve, where the ID set and a shift ran at several α; ``metrics.json``, the default α, where it was evaluated.
-
-    Returns:
-        dict: ``line``, what wise_ft.json holds, and ``written``, the paths.
-    """
-    described = describe_checkpoint(checkpoint)  # once: it reads the whole file
-    runs = {alpha: _run_at(loop, alpha, config, described, meta or {}) for alpha in loop.alphas}
-    line = describe_line(loop, runs)
-    written = [folder / 'wise_ft.json', folder / 'wise_ft.md']
-    write_json(written[0], line)
-    write_text(written[1], to_markdown(**line_table(line)))
-    if DEFAULT_ALPHA in runs:
-        written.append(folder / 'metrics.json')
-        write_json(written[-1], runs[DEFAULT_ALPHA])
-    points = {
-        part['alpha']: (part['metrics'][f'{loop.id_set}/top1'], part['metrics']['ood_average/top1'])
-        for part in line['line']
-        if {f'{loop.id_set}/top1', 'ood_average/top1'} <= part['metrics'].keys()
-    }
-    if len(points) > 1:
-        written += save_figure(wise_ft_curve(points, DEFAULT_ALPHA), folder / 'wise_ft.png', pdf=True)
-    return dict(line=line, written=written)
-
-
-def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | None = None) -> None:
-    """Write the weights at one α as a checkpoint that tools/test.py takes."""
-    weights = {name: value.cpu() for name, value in loop.weights_at(alpha).items()}
-    write_tensors(path, dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights))
 
 
 @HOOKS.register_module()

@@ -4,9 +4,10 @@ Networks", ICML 2017)."""
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def reliability_bins(confidence, correct, num_bins: int = 15) -> list[dict]:
+def reliability_bins(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 15) -> list[dict]:
     """Confidence against accuracy in bins of equal width, ((m − 1) / M, m / M] for m = 1..M.
 
     Args:

@@ -38,4 +38,5 @@ def mean_corruption_error(errors: Mapping[str, Mapping[int, float]]) -> float | 
     None unless all fifteen are there with all five severities: the mean over fewer is another number.
     """
     ces = [corruption_error(corruption, errors.get(corruption, {})) for corruption in ALEXNET_ERROR]
-    return None if None in ces else sum(ces) / len(ces)
+    known = [error for error in ces if error is not None]
+    return sum(known) / len(known) if len(known) == len(ces) else None

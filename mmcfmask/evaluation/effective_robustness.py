@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import ConfigError, MissingFileError
 
 REFERENCE_MODELS = Path(__file__).with_name('reference_models.csv')
 MIN_MODELS = 3
@@ -37,19 +40,19 @@ class Line(NamedTuple):
     models: int
     id_range: tuple[float, float]
 
-    def predict(self, acc_id):
+    def predict(self, acc_id: ArrayLike) -> np.ndarray:
         """OOD accuracy in percent that the line predicts at an ID accuracy in percent; any shape."""
         return percent(self.intercept + self.slope * logit(acc_id))
 
 
-def logit(accuracy):
+def logit(accuracy: ArrayLike) -> np.ndarray:
     """``log(p / (1 - p))`` of an accuracy in percent; any shape. Infinite at 0 and 100."""
     p = np.asarray(accuracy, dtype=float) / 100
     with np.errstate(divide='ignore'):
         return np.log(p) - np.log1p(-p)
 
 
-def percent(logits):
+def percent(logits: ArrayLike) -> np.ndarray:
     """Inverse of :func:`logit`: an accuracy in 0..100."""
     return 50 * (1 + np.tanh(np.asarray(logits, dtype=float) / 2))  # the sigmoid, without overflow
 
@@ -64,28 +67,26 @@ def fit_line(acc_id: Sequence[float], acc_ood: Sequence[float]) -> Line:
         ValueError: If there are fewer than three models, an accuracy is 0, 100 or outside, or all ID accuracies are the
             same.
     """
-    acc_id, acc_ood = np.asarray(acc_id, dtype=float), np.asarray(acc_ood, dtype=float)
-    if acc_id.shape != acc_ood.shape or acc_id.ndim != 1:
-        raise ValueError(
-            f'acc_id and acc_ood must be lists of the same length, got shapes {acc_id.shape} and {acc_ood.shape}'
-        )
-    if len(acc_id) < MIN_MODELS:
-        raise ValueError(f'a line needs at least {MIN_MODELS} models, got {len(acc_id)}')
-    for values in (acc_id, acc_ood):
+    id_, ood = np.asarray(acc_id, dtype=float), np.asarray(acc_ood, dtype=float)
+    if id_.shape != ood.shape or id_.ndim != 1:
+        raise ValueError(f'acc_id and acc_ood must be lists of the same length, got shapes {id_.shape} and {ood.shape}')
+    if len(id_) < MIN_MODELS:
+        raise ValueError(f'a line needs at least {MIN_MODELS} models, got {len(id_)}')
+    for values in (id_, ood):
         if not ((values > 0) & (values < 100)).all():
             raise ValueError(
                 f'accuracies must be above 0 and below 100 percent, got {values[~((values > 0) & (values < 100))][0]:g}'
             )
-    if np.ptp(acc_id) == 0:
-        raise ValueError(f'all models have the same ID accuracy, {acc_id[0]:g}: no line')
-    x, y = logit(acc_id), logit(acc_ood)
+    if np.ptp(id_) == 0:
+        raise ValueError(f'all models have the same ID accuracy, {id_[0]:g}: no line')
+    x, y = logit(id_), logit(ood)
     slope, intercept = np.polyfit(x, y, 1)
     spread = np.square(y - y.mean()).sum()
     r2 = 1 - np.square(y - intercept - slope * x).sum() / spread if spread > 0 else 1.0
-    return Line(float(slope), float(intercept), float(r2), len(x), (float(acc_id.min()), float(acc_id.max())))
+    return Line(float(slope), float(intercept), float(r2), len(x), (float(id_.min()), float(id_.max())))
 
 
-def effective_robustness(acc_id, acc_ood, line: Line):
+def effective_robustness(acc_id: ArrayLike, acc_ood: ArrayLike, line: Line) -> np.ndarray:
     """``acc_ood - line.predict(acc_id)`` in percentage points.
 
     Args:
@@ -114,50 +115,50 @@ def read_reference_models(path: str | Path = REFERENCE_MODELS) -> dict[str, dict
         dict[str, dict[str, float]]: ``{model: {set: accuracy}}``; what was not measured has no entry.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a table: columns missing or twice, a row of another length, a model twice, an
+        MissingFileError: If there is no such file.
+        ConfigError: If it is not such a table: columns missing or twice, a row of another length, a model twice, an
             accuracy that is not a number above 0 and below 100, fewer than three models. The message names the file and
             the line.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'{path}: no such file; a CSV of reference models was expected (columns: model, and one for each set)'
         )
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})') from None
+        raise ConfigError(f'{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})') from None
     rows = [
         (number, next(csv.reader([line])))
         for number, line in enumerate(lines, start=1)
         if line.strip() and line[0] != '#'
     ]
     if not rows:
-        raise ValueError(f'{path}: no header; the first row must be "model" and the names of sets')
+        raise ConfigError(f'{path}: no header; the first row must be "model" and the names of sets')
     header = [name.strip() for name in rows[0][1]]
     where = f'{path}, line {rows[0][0]}'
     if 'model' not in header or len(header) < 3:
-        raise ValueError(
+        raise ConfigError(
             f'{where}: the header must have "model" and at least two sets, one of them in distribution; '
             f'it has {", ".join(header)}'
         )
     if len(set(header)) < len(header) or '' in header:
-        raise ValueError(f'{where}: column names must be there once each, got {", ".join(header)}')
+        raise ConfigError(f'{where}: column names must be there once each, got {", ".join(header)}')
     models = {}
     for number, row in rows[1:]:
         where = f'{path}, line {number}'
         if len(row) != len(header):
-            raise ValueError(f'{where}: {len(row)} cells under {len(header)} columns')
+            raise ConfigError(f'{where}: {len(row)} cells under {len(header)} columns')
         cells = {name: cell.strip() for name, cell in zip(header, row)}
         model = cells.pop('model')
         if not model or model in models:
-            raise ValueError(f'{where}: ' + (f'model {model!r} is there twice' if model else 'no name of a model'))
+            raise ConfigError(f'{where}: ' + (f'model {model!r} is there twice' if model else 'no name of a model'))
         models[model] = {
             name: _accuracy(cell, f'{where}: {model!r} on {name!r}') for name, cell in cells.items() if cell
         }
     if len(models) < MIN_MODELS:
-        raise ValueError(f'{path}: {len(models)} models; a line needs at least {MIN_MODELS}')
+        raise ConfigError(f'{path}: {len(models)} models; a line needs at least {MIN_MODELS}')
     return models
 
 
@@ -167,7 +168,7 @@ def _accuracy(cell: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < 100:
-        raise ValueError(
+        raise ConfigError(
             f'{where}: accuracy must be a percentage above 0 and below 100 (empty if not measured), got {cell!r}'
         )
     return value

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,8 @@ class ShiftAccuracy(BaseMetric):
     ``mean_per_class``      Percent: mean over the classes that have images.
     ``nll``                 Mean negative log-likelihood of the label, in nats.
     ``ece``                 Expected calibration error in percent, 15 bins of equal width.
-    ``answered_by_zero_shot``            Percent of images that the pre-trained model answered, where samples say so: of
-    a model with a gate. ======================
-    =========================================================================================
+    ``zero_shot_percent``   Percent of images that the zero-shot model answered, for a model with a k-NN gate.
+    ======================  =========================================================================================
 
     Of every data sample it takes ``gt_label`` (the class within the set; several: any of them is right) and
     ``pred_logits`` (float, (C,)). Where a head gives no logits, the logarithm of ``pred_score`` stands in; scores that
@@ -93,7 +93,7 @@ class ShiftAccuracy(BaseMetric):
         groups = (self.dataset_meta or {}).get('label_groups')
         return None if groups is None else tuple(map(tuple, groups))
 
-    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Reduce a batch to a few numbers per image: ``self.results`` holds a dict of columns for every batch."""
         logits, groups = self._logits(data_samples), self.groups
         self.num_classes = logits.shape[1] if groups is None else len(groups)
@@ -195,7 +195,7 @@ class ShiftAccuracy(BaseMetric):
         and files in the working directory. The order and what is cut off are the same (:func:`interleave`).
         """
         parts = all_gather_object(merge(self.results))
-        metrics = [None]
+        metrics: list[dict[str, float]] = [{}]
         if is_main_process():
             columns = interleave(parts, size)
             self._check_complete(columns['index'], size)
@@ -237,7 +237,7 @@ class ShiftAccuracy(BaseMetric):
         metrics['nll'] = results['nll'].mean()
         metrics['ece'] = expected_calibration_error(bins)
         if 'answered_by_zero_shot' in results:
-            metrics['answered_by_zero_shot'] = 100 * results['answered_by_zero_shot'].mean()
+            metrics['zero_shot_percent'] = 100 * results['answered_by_zero_shot'].mean()
         return metrics
 
     def _check_complete(self, index: np.ndarray, size: int) -> None:
@@ -348,7 +348,7 @@ def unique_names(classes: Sequence[str] | None, num_classes: int) -> list[str]:
     return [f'{name} ({index})' if count[name] > 1 else str(name) for index, name in enumerate(classes)]
 
 
-def _objects(values) -> np.ndarray:
+def _objects(values: Iterable) -> np.ndarray:
     values = list(values)
     array = np.empty(len(values), dtype=object)
     array[:] = values

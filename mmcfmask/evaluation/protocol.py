@@ -6,18 +6,21 @@ import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import mmengine
 import mmpretrain
 import open_clip
 import torch
+from mmengine.dataset import BaseDataset
+from torch import nn
 
 from ..version import __version__
 
 FORMAT = 1
 
 
-def describe_set(dataset, preprocessor=None) -> dict:
+def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) -> dict:
     """The protocol of one set.
 
     Args:
@@ -54,7 +57,7 @@ def describe_set(dataset, preprocessor=None) -> dict:
     if skipped:
         notes.append(f'{skipped:,} unreadable {"image was" if skipped == 1 else "images were"} left out')
     transform = [str(step) for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', [])]
-    if getattr(preprocessor, '_enable_normalize', False):
+    if preprocessor is not None and getattr(preprocessor, '_enable_normalize', False):
         mean, std = (tensor.flatten().tolist() for tensor in (preprocessor.mean, preprocessor.std))
         transform.append(f'Normalize(mean={_rounded(mean)}, std={_rounded(std)}, to_rgb={preprocessor.to_rgb})')
     return dict(
@@ -71,7 +74,7 @@ def describe_set(dataset, preprocessor=None) -> dict:
     )
 
 
-def describe_subset(dataset) -> str:
+def describe_subset(dataset: BaseDataset) -> str:
     """The settings that make ``dataset`` a part of its set on purpose, as text; empty if there are none."""
     settings = []
     if getattr(dataset, 'per_class', None) is not None:
@@ -107,11 +110,11 @@ def versions() -> dict[str, str]:
 
 
 def describe_run(
-    loop,
+    loop: Any,
     config: str,
     checkpoint: dict | None = None,
     seed: int | None = None,
-    preprocessor=None,
+    preprocessor: nn.Module | None = None,
     results: dict | None = None,
     method: str | None = None,
     training: dict[str, str] | None = None,

@@ -1,4 +1,4 @@
-"""Cosine classifier, and the losses that hold the student to the teacher."""
+"""The cosine classifier, which also compares the student with the teacher."""
 
 from __future__ import annotations
 
@@ -13,38 +13,16 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..ranges import Count, NonNegative, Positive
-
-
-def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over batch and dimension of (f(x̃) − f0(x̃))² (CVPR 2023, equation 3), in float32.
-
-    Args:
-        student, teacher (Tensor): (B, D) features before L2 normalisation.
-    """
-    return F.mse_loss(student.float(), teacher.float())
-
-
-def knowledge_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al. 2015), in float32.
-
-    Args:
-        student, teacher (Tensor): (B, C) logits.
-        temperature (float): T > 0.
-    """
-    return temperature**2 * F.kl_div(
-        F.log_softmax(student.float() / temperature, dim=1),
-        F.log_softmax(teacher.float() / temperature, dim=1),
-        reduction='batchmean',
-        log_target=True,
-    )
+from ..renamed import refuse_old_names
+from .losses.distillation import feature_distillation, knowledge_distillation
 
 
 @MODELS.register_module()
 class CLIPDistillHead(ClsHead):
-    """logits = W · z/‖z‖ + b, with W started from class embeddings, and distillation against a frozen teacher.
+    """logits = W · z/‖z‖ + b, with W initialised from class embeddings, and distillation from a frozen teacher.
 
-    W starts as exp(logit_scale) × class embeddings and b as 0; both are trained. Logits are float32 under autocast too:
-    at a scale of 100 bfloat16 would round them by half a unit.
+    W is initialised as exp(logit_scale) × class embeddings and b as 0; both are trained. Logits are float32 under
+    autocast too: at a scale of 100, bfloat16 would round them by half a unit.
 
     Args:
         num_classes (int): C.
@@ -54,20 +32,20 @@ class CLIPDistillHead(ClsHead):
             ``dict(type='linear_probe', dataset=…)``; see
             :func:`mmcfmask.models.class_embeddings.build.build_class_weights`. None: W is random, for a
             checkpoint to fill.
-        distill (str, optional): 'feature' (mean squared error of features) or 'logits' (knowledge distillation). None:
-            no distillation; a teacher then serves auxiliary losses alone.
+        distill (str): What :class:`mmcfmask.models.losses.Distillation` and ``CounterfactualDistillation`` compare:
+            'feature' (mean squared error of features) or 'logits' (knowledge distillation).
         distill_weight (float): λ of the distillation loss. Published: 30 for both.
         temperature (float): T of 'logits'.
-        cls_weight (float): Weight of the cross-entropy. 0: it is left out, and the classifier stays what it is at the
-            start, unless distill='logits' trains it.
-        cls_temperature (float): Divides the logits in the cross-entropy, and nowhere else. At CLIP's logit scale a
-            start that knows the training images has a cross-entropy of almost 0, from which a tower learns only where
-            it errs; a temperature above 1 (Agarwala et al., "Temperature check", arXiv 2010.07344) lets all images
-            count.
+        cls_weight (float): Weight of the cross-entropy. 0 leaves it out; the classifier then keeps its initial
+            weights, unless distill='logits' trains it.
+        cls_temperature (float): Divides the logits in the cross-entropy, and nowhere else. At CLIP's logit scale, a
+            zero-shot classifier that is right on the training images has a cross-entropy of almost 0 and learns only
+            from its errors. A temperature above 1 (Agarwala et al., "Temperature check", arXiv 2010.07344) lets all
+            images count.
         init_cfg (dict, optional): mmengine's.
 
     Raises:
-        ValueError: Unknown ``distill``, negative weights, non-positive temperature.
+        ConfigError: Unknown ``distill``, negative weights, non-positive temperature.
     """
 
     def __init__(
@@ -75,7 +53,7 @@ class CLIPDistillHead(ClsHead):
         num_classes: Annotated[int, Ge(1), Le(10**6)],
         in_channels: Count | None = None,
         class_weights: dict | None = None,
-        distill: str | None = 'feature',
+        distill: str = 'feature',
         distill_weight: NonNegative = 30.0,
         temperature: Positive = 10.0,
         cls_weight: NonNegative = 1.0,
@@ -83,8 +61,9 @@ class CLIPDistillHead(ClsHead):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(loss=dict(type='CrossEntropyLoss', loss_weight=cls_weight), init_cfg=init_cfg)
-        if distill not in ('feature', 'logits', None):
-            raise ConfigError(f'unknown distill={distill!r}: choose "feature", "logits" or None')
+        refuse_old_names('model.head', type(self), dict(distill=distill))
+        if distill not in ('feature', 'logits'):
+            raise ConfigError(f'unknown distill={distill!r}: choose "feature" or "logits"')
         if temperature <= 0 or cls_temperature <= 0 or distill_weight < 0 or cls_weight < 0:
             raise ConfigError(
                 f'temperatures must be positive and loss weights not negative, but temperature={temperature}, '
@@ -104,15 +83,14 @@ class CLIPDistillHead(ClsHead):
         self.fc.requires_grad_(cls_weight > 0 or distill == 'logits')
 
     def init_class_weights(self, embeddings: Tensor, logit_scale: float, bias: Tensor | None = None) -> None:
-        """Start the classifier as zero-shot: W = logit_scale × embeddings, b = 0, or b = ``bias`` (C,) where one is
-        given.
+        """Initialise the classifier as zero-shot: W = logit_scale × embeddings and b = 0, or ``bias`` (C,) if given.
 
         Args:
             embeddings (Tensor): (C, D), rows L2-normalised.
             logit_scale (float): exp of CLIP's parameter, 100 for OpenAI's models.
 
         Raises:
-            ValueError: Another number of classes or feature width than the head's.
+            ConfigError: Another number of classes or feature width than the head's.
         """
         if embeddings.shape[0] != self.num_classes:
             raise ConfigError(
@@ -148,8 +126,7 @@ class CLIPDistillHead(ClsHead):
         return self.loss_by_logits(self(feats), data_samples, **kwargs)
 
     def loss_by_logits(self, logits: Tensor, data_samples: list, **kwargs) -> dict[str, Tensor]:
-        """Cross-entropy of logits (B, C) over ``cls_temperature``, as ``dict(loss_cls=…)``; empty where it has no
-        weight."""
+        """Cross-entropy of logits (B, C) / ``cls_temperature``, as ``dict(loss_cls=…)``; empty if ``cls_weight=0``."""
         if self.cls_weight == 0:
             return {}
         losses = self._get_loss(logits / self.cls_temperature, data_samples, **kwargs)
@@ -157,12 +134,12 @@ class CLIPDistillHead(ClsHead):
         return losses
 
     def distill_loss(self, student: Tensor, teacher_features: Tensor, teacher: nn.Module) -> dict[str, Tensor]:
-        """``dict(loss_distill=…)``: λ × distillation of the student's features (B, D) on the counterfactual images.
+        """λ × distillation from the teacher, as ``dict(loss_distill=…)``.
 
         Args:
             student (Tensor): (B, D) features of the student.
             teacher_features (Tensor): (B, D) features of the teacher on the same images.
-            teacher (OpenCLIPTeacher): Gives the logits of the start head for ``distill='logits'``.
+            teacher (OpenCLIPTeacher): Gives the zero-shot logits for ``distill='logits'``.
         """
         if self.distill == 'feature':
             loss = feature_distillation(student, teacher_features)

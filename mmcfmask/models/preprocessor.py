@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..counterfactual import (
     FILLS,
@@ -22,6 +22,7 @@ from ..counterfactual import (
 )
 from ..errors import ConfigError
 from ..ranges import Share
+from ..renamed import refuse_old_names
 
 PUBLISHED_VALUES = {
     ('random', 'none'): 0.75, ('object', 'none'): 0.3, ('context', 'none'): 0.6,
@@ -53,33 +54,31 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
     """mmpretrain's ``ClsDataPreprocessor`` that also makes counterfactual images.
 
     Args:
-        mask (str, optional): 'object' (patches that speak for the class), 'context' (all others) or 'random'. None: no
-            patch is taken out, and the student is distilled on the images as they are.
+        mask (str): 'object' (patches that speak for the class), 'context' (all others) or 'random'.
         fill (str): 'none' (patches are hidden), 'single' (replaced from one other image) or 'multi' (from many).
         value (float, optional): Threshold on relevance / max for object and context, probability for random; in [0, 1].
             Defaults to the published value of the pair.
         views (dict, optional): Turn, zoom and shift the counterfactual images at random: arguments of
             :func:`mmcfmask.counterfactual.random_views`, ``dict()`` for its defaults. Ours, not published. Needs a
             fill.
-        colors (float): Probability that the channels of a counterfactual image are mixed
+        color_mixing (float): Probability that the channels of a counterfactual image are mixed
             (:func:`mmcfmask.counterfactual.random_color_mixing`). Ours, not published. Needs a fill.
-        relevance (str): How relevance is computed: 'attention' (:func:`mmcfmask.counterfactual.attention_relevance`).
         **kwargs: Those of ``ClsDataPreprocessor``; batch augments (mixup, cutmix) excepted.
 
     Raises:
-        ValueError: Unknown mask, fill or relevance, a value outside [0, 1], views without a fill, or batch augments.
+        ConfigError: Unknown mask or fill, a value outside [0, 1], views without a fill, or batch augments.
     """
 
     def __init__(
         self,
-        mask: str | None = 'object',
+        mask: str = 'object',
         fill: str = 'single',
         value: Share | None = None,
-        relevance: str = 'attention',
         views: dict | None = None,
-        colors: Share = 0.0,
+        color_mixing: Share = 0.0,
         **kwargs,
     ) -> None:
+        refuse_old_names('model.data_preprocessor', type(self), dict(kwargs, mask=mask))
         if kwargs.get('batch_augments'):
             raise ConfigError(
                 'batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has '
@@ -87,30 +86,40 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             )
         super().__init__(**kwargs)
         self._non_blocking = True  # from pinned memory; mmpretrain's class has no argument for it
-        if mask is not None and mask not in MASKS:
-            raise ConfigError(f'unknown mask {mask!r}: choose from {", ".join(MASKS)}, or None for no mask')
+        if mask not in MASKS:
+            raise ConfigError(f'unknown mask {mask!r}: choose from {", ".join(MASKS)}')
         if fill not in FILLS:
             raise ConfigError(f'unknown fill {fill!r}: choose from {", ".join(FILLS)}')
-        if relevance != 'attention':
-            raise ConfigError(f'unknown relevance {relevance!r}: choose "attention"')
-        if mask is not None:
-            value = PUBLISHED_VALUES[mask, fill] if value is None else value
-            check_value(mask, value)
-        if (views is not None or colors) and (mask is None or fill == 'none'):
+        value = PUBLISHED_VALUES[mask, fill] if value is None else value
+        check_value(mask, value)
+        if (views is not None or color_mixing) and fill == 'none':
             raise ConfigError(
-                f'views and colors change refilled images, but mask={mask!r}, fill={fill!r}: choose a mask with fill '
-                '"single" or "multi" (mask="random", value=0. changes no patch), or views=None, colors=0.'
+                f'views and color_mixing change refilled images, but fill={fill!r}: choose fill="single" or "multi" '
+                '(mask="random", value=0. takes out no patch), or views=None, color_mixing=0.'
             )
-        for change, arguments in (random_color_mixing, dict(probability=colors)), (random_views, views or {}):
-            change(
-                torch.zeros(1, 3, 1, 1), generator=torch.Generator(), **arguments
-            )  # wrong arguments are an error now, not in training
+        for change, arguments in (random_color_mixing, dict(probability=color_mixing)), (random_views, views or {}):
+            # wrong arguments are an error now, not in training
+            change(torch.zeros(1, 3, 1, 1), generator=torch.Generator(), **arguments)
         self.mask = mask
         self.fill = fill
         self.value = value
-        self.relevance = relevance
         self.views = views
-        self.colors = colors
+        self.color_mixing = color_mixing
+
+    def check_normalisation(self, backbone: nn.Module) -> None:
+        """Raise a ConfigError, with what to write, unless images are normalised as the weights of ``backbone`` need it,
+        where that is known."""
+        if not self._enable_normalize:  # mmpretrain's: neither mean nor std was given
+            return
+        for key in 'mean', 'std':
+            wanted = getattr(backbone, key, None)
+            got = getattr(self, key).flatten().cpu()
+            if wanted is not None and (got - torch.tensor(wanted) * 255).abs().max() > 0.5:
+                wanted = [round(value * 255, 2) for value in wanted]
+                raise ConfigError(
+                    f'model.data_preprocessor.{key} is {[round(value, 2) for value in got.tolist()]}, but the weights '
+                    f'{backbone.pretrained or backbone.model_name!r} were trained with {key}={wanted}'
+                )
 
     @property
     def needs_relevance(self) -> bool:
@@ -129,7 +138,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         Args:
             images (Tensor): (B, 3, H, W), normalised.
             grid (tuple[int, int]): Rows and columns of patches.
-            relevance (Tensor, optional): (B, h, w); needed for object and context masks.
+            relevance (Tensor, optional): (B, h, w), needed for object and context masks.
             generator (torch.Generator, optional): On the device of ``images``.
 
         Returns:
@@ -144,9 +153,9 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         mask = patch_mask(relevance, self.mask, self.value, generator)
         if self.fill == 'none':
             return Counterfactual(images, mask, True)
-        changed = refill(images, mask, self.fill, generator)
-        if self.colors:
-            changed = random_color_mixing(changed, self.colors, generator)
+        counterfactual = refill(images, mask, self.fill, generator)
+        if self.color_mixing:
+            counterfactual = random_color_mixing(counterfactual, self.color_mixing, generator)
         if self.views is not None:
-            changed = random_views(changed, **self.views, generator=generator)
-        return Counterfactual(changed, mask, False)
+            counterfactual = random_views(counterfactual, **self.views, generator=generator)
+        return Counterfactual(counterfactual, mask, False)

@@ -1,4 +1,4 @@
-"""The frozen pre-trained model that the student is held to."""
+"""The frozen pre-trained model that teaches the student."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ PRECISIONS = {None: None, 'bf16': torch.bfloat16}
 class OpenCLIPTeacher(nn.Module):
     """A frozen image tower with its projection.
 
-    Without a ``model_name`` (or with the student's own) it is a copy of the student's start and nothing is loaded
-    twice. Under autocast, and with ``precision='bf16'``, its weights are rounded for good when it is first called, as
-    autocast would round them in every step, to the same features with less memory and time; unless :attr:`exact` is
-    set. It is always in eval mode, needs no gradient, and its owner keeps it out of ``named_modules()``, so it is
-    absent from the optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it: it never changes.
+    Without a ``model_name``, or with the student's own, it is a copy of the pre-trained student, and no weights are
+    loaded twice. Under autocast, and with ``precision='bf16'``, the first call rounds its weights for good, as autocast
+    would do in every step: the features are the same, with less memory and time. :attr:`exact` prevents this.
+
+    It is always in eval mode and needs no gradient. Its owner keeps it out of ``named_modules()``, so it is absent from
+    the optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it, because it never changes.
 
     Args:
-        model_name (str, optional): An open_clip model, if the teacher is not the student's start.
+        model_name (str, optional): An open_clip model, if the teacher is not the pre-trained student.
         pretrained (str, optional): Its weights, as in :class:`OpenCLIPBackbone`.
-        precision (str, optional): 'bf16' runs it in bfloat16 autocast also where the student trains in float32, on CPUs
-            and GPUs with bfloat16 units at a fraction of the time; its features, in bfloat16 then, are rounded ones
+        precision (str, optional): 'bf16' runs the teacher in bfloat16 autocast even if the student trains in float32.
+            On CPUs and GPUs with bfloat16 units this takes a fraction of the time, and rounds the features
             (docs/performance.md has numbers). Defaults to None: as the student.
 
     Raises:
-        ValueError: An unknown ``precision``, or one of ``model_name`` and ``pretrained`` without the other.
+        ConfigError: An unknown ``precision``, or one of ``model_name`` and ``pretrained`` without the other.
 
     Attributes:
-        exact (bool): Keep the weights as they are, because something else than :meth:`forward` reads them. Defaults to
+        exact (bool): Never round the weights, because something other than :meth:`forward` reads them. Defaults to
             False.
+        is_pretrained_student (bool): After :meth:`setup`, whether it is a copy of the pre-trained student.
     """
 
     exact = False
@@ -64,14 +66,14 @@ class OpenCLIPTeacher(nn.Module):
         self.pretrained = pretrained
         self.precision = precision
 
-    def start_from(self, backbone: nn.Module, neck: nn.Module | None = None, head: nn.Module | None = None) -> None:
-        """Take the pre-trained weights: copied from the student's start, or loaded if another model was named.
+    def setup(self, backbone: nn.Module, neck: nn.Module | None = None, head: nn.Module | None = None) -> None:
+        """Take the pre-trained weights: copied from the student, or loaded if another model was named.
 
         Args:
             backbone (nn.Module): The student's tower, holding its pre-trained weights.
             neck (nn.Module, optional): The student's projection, where the tower has none of its own.
-            head (nn.Module, optional): The student's head at its start; gives :meth:`logits` for knowledge
-                distillation, and is what L2-SP holds the head to.
+            head (nn.Module, optional): The student's head before training. It gives :meth:`logits` for knowledge
+                distillation, and L2-SP holds the student's head to it.
         """
         same = (self.model_name, self.pretrained) == (
             getattr(backbone, 'model_name', None),
@@ -84,7 +86,7 @@ class OpenCLIPTeacher(nn.Module):
                 dict(type='OpenCLIPBackbone', model_name=self.model_name, pretrained=self.pretrained)
             )
             self.neck = None
-        self.is_start = same or self.model_name is None
+        self.is_pretrained_student = same or self.model_name is None
         self.head = deepcopy(head)
         self.text = self.tokenizer = None
         self.requires_grad_(False)
@@ -140,10 +142,10 @@ class OpenCLIPTeacher(nn.Module):
         return feats if self.neck is None else self.neck(feats)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of the start head for images (B, 3, H, W), with a graph where gradients are enabled."""
+        """Zero-shot logits (B, C) of images (B, 3, H, W), with a graph if gradients are enabled."""
         return self.head(self._features(images))
 
     def logits(self, feats: Tensor) -> Tensor:
-        """Logits (B, classes) of the start head for features (B, D)."""
+        """Zero-shot logits (B, C) of features (B, D)."""
         with torch.no_grad():
             return self.head((feats,))

@@ -1,26 +1,36 @@
-"""Pictures and tables: everything takes plain tensors and dicts and touches no global state of matplotlib."""
+"""Tables, figures and the report on tested runs.
+
+Functions take plain tensors and dicts, and leave the global state of matplotlib alone.
+"""
 
 from .class_change import class_change_figure, class_changes
 from .curves import wise_ft_curve
-from .panels import Variant, counterfactual_panel, hide_patches, variants_panel
+from .page import make_report
+from .panels import Variant, counterfactual_panel, grey_out_patches, variants_panel
 from .plots import id_ood_points, id_ood_scatter
 from .reliability import merge_bins, reliability_diagram
+from .set_reports import all_complete, show_set_reports
 from .style import save_figure
-from .tables import results_table, summarize, to_json, to_markdown
+from .summary import summarize
+from .tables import results_table, summary_table, to_json, to_markdown
 
 __all__ = [
     'Variant',
+    'all_complete',
     'class_change_figure',
     'class_changes',
     'counterfactual_panel',
-    'hide_patches',
+    'grey_out_patches',
     'id_ood_points',
     'id_ood_scatter',
+    'make_report',
     'merge_bins',
     'reliability_diagram',
     'results_table',
     'save_figure',
+    'show_set_reports',
     'summarize',
+    'summary_table',
     'to_json',
     'to_markdown',
     'variants_panel',

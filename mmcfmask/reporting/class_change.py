@@ -1,13 +1,18 @@
-"""What became of each class between two models: which classes lost accuracy on a set, and which gained."""
+"""Which classes of a set lost accuracy between two models, and which gained."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping
+from statistics import mean
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 
+from ..errors import ConfigError
+from .runs import Run, list_sets
 from .style import OKABE_ITO, STYLE, new_figure
 
 BLUE, VERMILLION = OKABE_ITO[:2]
@@ -206,3 +211,48 @@ def _width(figure, text):
 
 def _ellipsis(name, length):
     return name if len(name) <= length else name[: length - 1].rstrip(' ,;_-') + '…'
+
+
+def compare_classes(methods: Mapping[str, list[Run]], before: str, after: str) -> dict[str, list[ClassChange]]:
+    """Compare two methods class by class, by their mean accuracies over seeds.
+
+    Returns:
+        ``{set: changes of its classes}`` for the sets that both methods were tested on.
+
+    Raises:
+        ConfigError: A method is unknown, or the runs have no accuracies per class.
+    """
+    for name in (before, after):
+        if name not in methods:
+            raise ConfigError(f'--compare: there is no method {name!r}, only {", ".join(methods)}')
+    accuracies, counts = [], {}
+    for name in (before, after):
+        accuracies.append({})
+        for set_name in list_sets(methods[name]):
+            runs = [run.sets[set_name].get('per_class') for run in methods[name] if set_name in run.sets]
+            if all(runs):
+                accuracies[-1][set_name] = {
+                    c: mean(run[c] for run in runs) for c in runs[0] if all(c in run for run in runs)
+                }
+                counts[set_name] = methods[name][0].sets[set_name].get('per_class_count')
+    shared = [name for name in accuracies[0] if name in accuracies[1]]
+    changes = {name: class_changes(accuracies[0][name], accuracies[1][name], counts[name]) for name in shared}
+    changes = {name: rows for name, rows in changes.items() if rows}
+    if not changes:
+        raise ConfigError(
+            f'--compare: {before!r} and {after!r} share no set with accuracies of classes (per_class in metrics.json)'
+        )
+    return changes
+
+
+def changes_csv(changes: Mapping[str, list[ClassChange]], id_set: str) -> str:
+    """All changes as CSV, each beside the change of the class of the same name on the in-distribution set."""
+    in_distribution = {c.name: c.change for c in changes.get(id_set, [])}
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(['set', 'class', 'images', 'before', 'after', 'change', 'change in distribution'])
+    for name, rows in changes.items():
+        for c in rows:
+            numbers = (c.before, c.after, c.change, in_distribution.get(c.name))
+            writer.writerow([name, c.name, c.count, *('' if number is None else f'{number:.4g}' for number in numbers)])
+    return file.getvalue()

@@ -41,8 +41,8 @@ class Variant(NamedTuple):
     images: torch.Tensor | np.ndarray
 
 
-def hide_patches(images, mask, grey: float = HIDDEN_GREY) -> np.ndarray:
-    """Grey out the masked patches: how an image whose patches are hidden from the encoder is shown.
+def grey_out_patches(images, mask, grey: float = HIDDEN_GREY) -> np.ndarray:
+    """Show masked patches in grey, as for an image whose masked patches are hidden from the encoder.
 
     Args:
         images (Tensor | ndarray): (B, 3, H, W), float RGB in 0..1.
@@ -106,7 +106,7 @@ def counterfactual_panel(
     if mask.shape != relevance.shape:
         raise ValueError(f'mask has the shape {mask.shape} and relevance {relevance.shape}; they must be the same')
     counterfactuals = (
-        hide_patches(images, mask)
+        grey_out_patches(images, mask)
         if counterfactuals is None
         else _images(counterfactuals, 'counterfactuals', images.shape)
     )

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from .style import BACKING, FONT_SIZE, OKABE_ITO, STYLE, new_figure
-from .tables import Results, runs_of, summarize
+from .summary import Results, check_results, summarize
 
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _CLIP = 0.05  # percent; the logit of 0 and 100 is infinite
@@ -25,7 +25,7 @@ def id_ood_points(
     summary = summarize(results, id_set, shifts)
     return {
         method: [(run[id_set], mean(run[n] for n in summary.shifts)) for run in runs]
-        for method, runs in runs_of(results).items()
+        for method, runs in check_results(results).items()
         if summary.shifts and {id_set, *summary.shifts} <= runs[0].keys()
     }
 
@@ -307,7 +307,7 @@ def _label_points(axes, runs, colors, reference=None) -> bool:
             yield distance, (*corner, *(corner + sizes[i]))
 
     def astray(i, box):
-        """By how many pixels the box is nearer to the marker of another method than to its own; negative if it is not."""
+        """Pixels by which the box is nearer to the marker of another method than to its own; negative if it is not."""
         away = np.hypot(*np.maximum(np.maximum(box[:2] - np.array(centres), np.array(centres) - box[2:]), 0).T)
         return away[i] - np.delete(away, i).min(initial=np.inf)
 

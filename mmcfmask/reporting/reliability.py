@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.patches import Patch
 
+from ..errors import ConfigError
 from .style import BACKING, FONT_SIZE, OKABE_ITO, STYLE, new_figure
 
 BLUE, VERMILLION = OKABE_ITO[:2]
@@ -24,10 +25,10 @@ def merge_bins(runs: Sequence[Sequence[Mapping]]) -> list[dict]:
             ``count``.
 
     Raises:
-        ValueError: If the runs do not have the same number of bins.
+        ConfigError: The runs have different numbers of bins.
     """
     if len({len(bins) for bins in runs}) != 1:
-        raise ValueError(
+        raise ConfigError(
             f'runs have different numbers of confidence bins: {", ".join(str(len(bins)) for bins in runs)}'
         )
     merged = []

@@ -1,19 +1,29 @@
-"""Reading what ``tools/test.py --out metrics.json`` wrote: one file is one run, a method with one seed on several sets."""
+"""Reading ``metrics.json``, which ``tools/test.py --out`` writes: one file is one run, of one method with one seed, on
+several sets."""
 
 from __future__ import annotations
 
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingFileError
 from ..evaluation.protocol import FORMAT
 
 FILE_NAME = 'metrics.json'
+# What mmcfmask 0.1.0 wrote.
+OLD_METHOD_ENDINGS = {
+    ' + gate and second look': ' + k-NN gate and relevance crop',
+    ' + gate': ' + k-NN gate',
+    ' + second look': ' + relevance crop',
+}
+OLD_INFERENCE = dict(gate='knn_gate', second_look='crop_scale')
+OLD_METRICS = dict(by_start='zero_shot_percent')
+
 PERCENTAGES = ('top1', 'top5', 'mean_per_class', 'ece')
 
 
@@ -25,10 +35,10 @@ class Run(NamedTuple):
         method: Name of the method.
         seed: Training seed; None if nothing was trained.
         id_set: Name of the in-distribution set.
-        sets: ``{set: what the file says of it}``, in the order tested; ``metrics`` is there and holds finite numbers,
-            one set has ``top1``.
+        sets: ``{set: its entry in the file}``, in the order tested; each has ``metrics``, finite numbers, and at least
+            one has ``top1``.
         missing: ``{set: why it was not tested}``.
-        content: The whole file.
+        content: The whole file, with the names that this version uses.
     """
 
     path: Path
@@ -45,62 +55,80 @@ def read_run(path: str | Path, method: str | None = None) -> Run:
 
     Args:
         path: The file.
-        method: Name of the method, if not the one in the file; with " + WiSE-FT" behind it for a file of
-            tools/wise_ft.py.
+        method: Name of the method, in place of the one in the file; a file of tools/wise_ft.py gets " + WiSE-FT"
+            appended.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not JSON, is of a format this version does not know, or lacks what a report needs. The
-            message names the file and the key.
+        MissingFileError: There is no such file.
+        ConfigError: The file is not JSON, has an unknown format, or lacks what a report needs. The message names the
+            file and the key.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file')
+        raise MissingFileError(f'{path}: there is no such file')
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise ValueError(f'{path}: not valid JSON ({error}); was the test killed while it wrote? Test again') from None
+        raise ConfigError(f'{path}: not valid JSON ({error}); test again: the file may be incomplete') from None
     if not isinstance(content, dict) or 'format' not in content:
-        raise ValueError(
-            f"{path}: no 'format' in it: not written by tools/test.py --out, or by an older version; test again"
+        raise ConfigError(
+            f"{path}: 'format' is missing; this is not a file of tools/test.py --out, or a very old one: test again"
         )
     if content['format'] != FORMAT:
-        raise ValueError(f'{path}: format {content["format"]!r}; this version of mmcfmask reads format {FORMAT}')
+        raise ConfigError(f'{path}: format {content["format"]!r}; this version of mmcfmask reads format {FORMAT}')
     name, seed, id_set, sets = (content.get(key) for key in ('method', 'seed', 'id_set', 'sets'))
     if not isinstance(method or name, str) or not (method or name):
-        raise ValueError(f"{path}: 'method' must be a name, got {name!r}")
+        raise ConfigError(f"{path}: 'method' must be a name, got {name!r}")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(f"{path}: 'seed' must be an integer or null, got {seed!r}")
+        raise ConfigError(f"{path}: 'seed' must be an integer or null, got {seed!r}")
     if not isinstance(id_set, str):
-        raise ValueError(f"{path}: 'id_set' must be the name of a set, got {id_set!r}")
+        raise ConfigError(f"{path}: 'id_set' must be the name of a set, got {id_set!r}")
     if not isinstance(sets, dict) or not sets:
-        raise ValueError(f"{path}: 'sets' must hold the results of at least one set, got {sets!r}")
+        raise ConfigError(f"{path}: 'sets' must contain the results of at least one set, got {sets!r}")
     for set_name, result in sets.items():
         metrics = result.get('metrics') if isinstance(result, dict) else None
         if not isinstance(metrics, dict):
-            raise ValueError(f'{path}: sets.{set_name}.metrics must hold the metrics of the set, got {metrics!r}')
+            raise ConfigError(f'{path}: sets.{set_name}.metrics must contain the metrics of the set, got {metrics!r}')
         for key, value in metrics.items():
             if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-                raise ValueError(f'{path}: sets.{set_name}.metrics.{key} must be a finite number, got {value!r}')
+                raise ConfigError(f'{path}: sets.{set_name}.metrics.{key} must be a finite number, got {value!r}')
             if key in PERCENTAGES and not 0 <= value <= 100:
-                raise ValueError(f'{path}: sets.{set_name}.metrics.{key} must be a percentage in 0..100, got {value!r}')
+                raise ConfigError(
+                    f'{path}: sets.{set_name}.metrics.{key} must be a percentage in 0..100, got {value!r}'
+                )
     if not any('top1' in result['metrics'] for result in sets.values()):
-        raise ValueError(f"{path}: no set has 'top1' among its metrics")
-    if method and content.get('wise_ft_alpha') is not None:  # of a run in whose folder it lies
+        raise ConfigError(f"{path}: no set has the metric 'top1'")
+    if method and content.get('wise_ft_alpha') is not None:  # lies in the folder of the run it was made of
         method = f'{method} + WiSE-FT'
-    return Run(path, method or name, seed, id_set, sets, content.get('missing') or {}, content)
+    content = _update_names(content)
+    return Run(path, method or content['method'], seed, id_set, content['sets'], content.get('missing') or {}, content)
+
+
+def _update_names(content: dict) -> dict:
+    """The content of a valid file, with the names of mmcfmask 0.1.0 replaced by those of this version."""
+    content = dict(content)
+    if content.get('inference'):
+        content['inference'] = {OLD_INFERENCE.get(key, key): value for key, value in content['inference'].items()}
+        for old, new in OLD_METHOD_ENDINGS.items():
+            if str(content.get('method')).endswith(old):
+                content['method'] = content['method'].removesuffix(old) + new
+    content['sets'] = {
+        name: {**result, 'metrics': {OLD_METRICS.get(key, key): value for key, value in result['metrics'].items()}}
+        for name, result in content['sets'].items()
+    }
+    return content
 
 
 def find_runs(sources: Iterable[str | Path]) -> list[Run]:
-    """All runs of some folders and files.
+    """Read all runs in some folders and files.
 
     Args:
-        sources: A folder, in which and under which every ``metrics.json`` is read, or a file of any name; ``NAME=``
-            before it names the method of its runs, otherwise the files do. A file found twice counts once.
+        sources: Folders, whose every ``metrics.json``, at any depth, is read, and files of any name. ``NAME=`` before
+            a folder or file sets the name of the method. A file found twice counts once.
 
     Raises:
-        FileNotFoundError: If something is not there, or a folder has no metrics.json in it or below.
-        ValueError: If a file cannot be read as a run (:func:`read_run`).
+        MissingFileError: A source does not exist, or a folder contains no metrics.json.
+        ConfigError: A file is not a run (:func:`read_run`).
     """
     runs = {}
     for source in sources:
@@ -109,70 +137,74 @@ def find_runs(sources: Iterable[str | Path]) -> list[Run]:
             method, _, rest = str(source).partition('=')
             path = Path(rest)
             if not method or not rest:
-                raise ValueError(f'{source!r} is not NAME=FOLDER')
+                raise ConfigError(f'{source!r} is not NAME=FOLDER')
         if path.is_dir():
             files = sorted(path.rglob(FILE_NAME))
             if not files:
-                raise FileNotFoundError(
-                    f'{path}: no {FILE_NAME} in it or below; tools/test.py writes one with --out FOLDER/{FILE_NAME}'
+                raise MissingFileError(
+                    f'{path}: no {FILE_NAME} in or below this folder; tools/test.py --out FOLDER/{FILE_NAME} writes one'
                 )
         elif path.is_file():
             files = [path]
         else:
-            raise FileNotFoundError(f'{path}: no such folder or file')
+            raise MissingFileError(f'{path}: there is no such folder or file')
         for file in files:
             runs.setdefault((file.resolve(), method), read_run(file, method))
     return list(runs.values())
 
 
 def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """``{method: its runs, by seed}``, checked to be comparable.
+    """Group runs by method.
+
+    Returns:
+        dict[str, list[Run]]: ``{method: its runs, sorted by seed}``.
 
     Raises:
-        ConfigError: If a method has a seed twice, or runs that differ in more than the seed; if runs have different
-            in-distribution sets, or a set of the same name has another number of classes in another run.
+        ConfigError: Two runs of a method have the same seed or differ in more than the seed; the runs have different
+            in-distribution sets; or a set has another number of classes in another run.
     """
     methods: dict[str, list[Run]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
     everything = [run for group in methods.values() for run in group]
     for method, group in methods.items():
-        advice = 'leave one out, or name them apart: NAME=FOLDER'
+        advice = 'leave one out, or give them different names: NAME=FOLDER'
         seeds: dict[int | None, Run] = {}
         for run in group:
             if run.seed in seeds:
                 seed = 'without a seed' if run.seed is None else f'with seed {run.seed}'
-                more = f' ({difference})' if (difference := more_than_the_seed(seeds[run.seed], run)) else ''
+                more = f' ({difference})' if (difference := find_difference(seeds[run.seed], run)) else ''
                 raise ConfigError(
                     f'two runs of {method!r} {seed}: {seeds[run.seed].path} and {run.path}{more}; {advice}'
                 )
             seeds[run.seed] = run
         group.sort(key=lambda run: (run.seed is not None, run.seed))
         for run in group[1:]:
-            if difference := more_than_the_seed(group[0], run):
+            if difference := find_difference(group[0], run):
                 raise ConfigError(
-                    f'{method!r}: {group[0].path} and {run.path} differ in more than the seed ({difference}), so that '
-                    f'they are no seeds of one method; {advice}'
+                    f'{method!r}: {group[0].path} and {run.path} differ in more than the seed ({difference}), so they '
+                    f'cannot be averaged; {advice}'
                 )
     first = everything[0]
     for run in everything:
         if run.id_set != first.id_set:
-            raise ValueError(
+            raise ConfigError(
                 f'different in-distribution sets: {first.id_set!r} ({first.path}) and {run.id_set!r} ({run.path}); '
-                'make a report for each'
+                'make a separate report for each'
             )
-    for name in sets_of(everything):
+    for name in list_sets(everything):
         classes = {run.sets[name].get('classes'): run for run in reversed(everything) if name in run.sets}
         if len(classes) > 1:
             where = ', '.join(f'{number} in {run.path}' for number, run in reversed(classes.items()))
-            raise ValueError(
-                f'{name!r} is not the same set everywhere: its number of classes is {where}; make a report for each'
+            raise ConfigError(
+                f'{name!r} is not the same set in all runs: its number of classes is {where}; '
+                'make a separate report for each'
             )
     return methods
 
 
-def more_than_the_seed(one: Run, other: Run) -> str | None:
-    """What two runs differ in besides the seed, in words; None where there is nothing that their files tell."""
+def find_difference(one: Run, other: Run) -> str | None:
+    """What two runs differ in besides the seed, in words; None if their files show no difference."""
     ours, theirs = one.content, other.content
     if bool(ours.get('checkpoint')) != bool(theirs.get('checkpoint')):
         return f'{(one if theirs.get("checkpoint") else other).path} was tested without a checkpoint'
@@ -190,22 +222,24 @@ def more_than_the_seed(one: Run, other: Run) -> str | None:
         pairs.update({key: tuple(settings.get(key) for settings in trained) for key in {**trained[0], **trained[1]}})
     for name in one.sets.keys() & other.sets.keys():
         pairs[f'dataset of {name}'] = one.sets[name].get('dataset'), other.sets[name].get('dataset')
-        pairs[f'transform of {name}'] = transform_of(one.sets[name]), transform_of(other.sets[name])
+        pairs[f'transform of {name}'] = describe_transform(one.sets[name]), describe_transform(other.sets[name])
     return next((f'{key}: {a} and {b}' for key, (a, b) in pairs.items() if a != b), None)
 
 
-def sets_of(runs: Iterable[Run]) -> tuple[str, ...]:
-    """Names of the sets that any run was tested on, in the order they appear."""
+def list_sets(runs: Iterable[Run]) -> tuple[str, ...]:
+    """Names of the sets that any run was tested on, in order of appearance."""
     return tuple(dict.fromkeys(name for run in runs for name in run.sets))
 
 
-def metric_of(methods: Mapping[str, list[Run]], key: str) -> dict[str, list[dict[str, float]]]:
-    """``{method: [{set: value} of each run]}`` of one metric, which :func:`mmcfmask.reporting.summarize` takes.
+def collect_metric(methods: Mapping[str, list[Run]], key: str) -> dict[str, list[dict[str, float]]]:
+    """Take one metric out of all runs.
 
-    Sets and methods that lack the metric are left out.
+    Returns:
+        ``{method: [{set: value} of each run]}``, as :func:`mmcfmask.reporting.summarize` takes it, without the sets and
+        methods that lack the metric.
 
     Raises:
-        ValueError: If the runs of one method do not have it for the same sets.
+        ConfigError: The runs of one method have the metric on different sets.
     """
     values = {
         m: [{name: float(s['metrics'][key]) for name, s in run.sets.items() if key in s['metrics']} for run in runs]
@@ -216,7 +250,7 @@ def metric_of(methods: Mapping[str, list[Run]], key: str) -> dict[str, list[dict
         for run, value in zip(methods[method], seeds):
             if value.keys() != seeds[0].keys():
                 different = ', '.join(sorted(value.keys() ^ seeds[0].keys()))
-                raise ValueError(
+                raise ConfigError(
                     f'{method!r}: {key} on {different} is in only one of {first.path} and {run.path}; '
                     'test all seeds on the same sets, or choose sets with --shifts'
                 )
@@ -224,8 +258,11 @@ def metric_of(methods: Mapping[str, list[Run]], key: str) -> dict[str, list[dict
 
 
 def find_problems(runs: Iterable[Run]) -> dict[str, str]:
-    """``{set: what is wrong with it}`` of the runs of one method: missing, not whole, or with images left out; with
-    counts."""
+    """Find the sets that the runs of one method were not tested on, or not on all published images.
+
+    Returns:
+        ``{set: what is wrong}``, with counts.
+    """
     problems: dict[str, list[str]] = {}
     for run in runs:
         for name, why in run.missing.items():
@@ -237,7 +274,7 @@ def find_problems(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def _problem(result: Mapping) -> str | None:
-    if result.get('notes'):  # the counts are in them
+    if result.get('notes'):  # with counts
         return '; '.join(map(str, result['notes']))
     images, published = result.get('images'), result.get('published_images')
     classes, published_classes = result.get('classes'), result.get('published_classes')
@@ -253,22 +290,22 @@ def _problem(result: Mapping) -> str | None:
     return ', '.join(parts) or None
 
 
-def transform_of(result: Mapping) -> str:
-    """How images of a set were transformed, without the step that packs them, which changes no pixel."""
+def describe_transform(result: Mapping) -> str:
+    """The transforms of a set's images in order, without PackInputs, which changes no pixel."""
     return ' → '.join(step for step in map(str, result.get('transform') or []) if not step.startswith('PackInputs'))
 
 
-def differences_of(runs: Iterable[Run]) -> list[str]:
-    """What makes numbers on a set of the same name not comparable between runs: other images or another transform."""
+def find_differences(runs: Iterable[Run]) -> list[str]:
+    """Find what makes accuracies on one set not comparable between runs: other images or another transform."""
     notes, runs = [], list(runs)
-    for name in sets_of(runs):
+    for name in list_sets(runs):
         for key, what in (('images', 'numbers of images'), ('dataset', 'datasets'), ('transform', 'transforms')):
             values: dict[str, list[str]] = {}
             for run in runs:
                 if name in run.sets and run.sets[name].get(key) is not None:
                     value = run.sets[name][key]
                     text = (
-                        transform_of(run.sets[name])
+                        describe_transform(run.sets[name])
                         if key == 'transform'
                         else f'{value:,}'
                         if isinstance(value, int)
@@ -284,3 +321,25 @@ def differences_of(runs: Iterable[Run]) -> list[str]:
                     + '.'
                 )
     return notes
+
+
+def keep_shifts(runs: Sequence[Run], shifts: Sequence[str]) -> list[Run]:
+    """Reduce runs to the in-distribution set and some shifts, in the order given.
+
+    Raises:
+        ConfigError: No run was tested on one of the shifts, or a run on none of these sets.
+    """
+    known = [name for name in list_sets(runs) if name not in {run.id_set for run in runs}]
+    if unknown := [name for name in shifts if name not in known]:
+        raise ConfigError(
+            f'--shifts: no run was tested on {", ".join(unknown)}; the runs have {", ".join(known) or "no shifts"}'
+        )
+    reduced = []
+    for run in runs:
+        wanted = (run.id_set, *shifts)
+        sets = {name: run.sets[name] for name in wanted if name in run.sets}
+        if not sets:
+            raise ConfigError(f'{run.path}: tested on none of {", ".join(wanted)}')
+        missing = {name: why for name, why in run.missing.items() if name in wanted}
+        reduced.append(run._replace(sets=sets, missing=missing))
+    return reduced

@@ -1,5 +1,4 @@
-"""Bad inputs, generated: what somebody may write into a config, a study or a command line, and whether it must be
-refused."""
+"""Bad inputs, generated: values of a config, a study or a command line, and whether they must be refused."""
 
 from __future__ import annotations
 
@@ -20,13 +19,13 @@ class Case:
 
     Attributes:
         name (str): Unique.
-        tool (str): Which tool gets it.
-        arguments (list[str]): Of it; ``{}`` stands for the folder of the case.
-        files (dict): Name to content of files in that folder: a text, bytes, or a function of the path.
+        tool (str): The command of ``mmcfmask`` to run.
+        arguments (list[str]): Its arguments; ``{}`` stands for the folder of the case.
+        files (dict): Name to content of files in that folder: a string, bytes, or a function of the path.
         options (dict): Overrides of the config, as Python values.
         environment (dict): Variables.
-        says (str): What the error names.
-        may_run (bool): It can be meant, so that being accepted is right too.
+        says (str): Part of the error.
+        may_run (bool): May be accepted.
     """
 
     name: str
@@ -503,7 +502,7 @@ def commands() -> Iterator[Case]:
         ['--save', '-1'],
         ['--alphas', '0:inf:1'],
     ):
-        yield Case(f'wise_ft {" ".join(arguments)}', 'wise_ft', [TRAIN, '{}/x.pth', *arguments], {'x.pth': 'x'})
+        yield Case(f'wise_ft {" ".join(arguments)}', 'wise-ft', [TRAIN, '{}/x.pth', *arguments], {'x.pth': 'x'})
     for arguments in (
         ['{}/gone.pth'],
         ['{}/text.pth'],
@@ -548,7 +547,8 @@ def studies() -> Iterator[Case]:
         + ', '.join(f'a.b{i}: [1, 2, 3, 4]' for i in range(12))
         + '}}\n',
         'greedy': 'methods:\n  A: {soup: B, greedy: 5}\n',
-        'options': 'methods:\n  A: {retest: B, options: [--nonsense]}\n',
+        'options': 'methods:\n  A: {evaluate: B, options: [--nonsense]}\n',
+        'renamed': 'methods:\n  A: {retest: B, options: [--knn-gate]}\n',
         'config number': 'methods:\n  A: {config: 5}\n',
         'option keys': 'methods:\n  A: {config: x.py, cfg_options: {1: 2}}\n',
     }

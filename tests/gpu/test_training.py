@@ -10,10 +10,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from oracle import RUNS
-from scripts import load_tool
 
 from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
+from mmcfmask.engine.run_test import run_test
+from mmcfmask.engine.run_training import run_training
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
@@ -60,23 +61,17 @@ def test_resumed_run_is_the_whole_run(tmp_path, record_property, deterministic):
 
 def test_train_and_test_commands(tmp_path):
     work_dir = tmp_path / 'run'
-    load_tool('train').main([CONFIG, '--amp', '--work-dir', str(work_dir), '--cfg-options', *SMALL])
+    run_training(CONFIG, SMALL, amp=True, work_dir=work_dir)
     sets = [f'test_dataloader.{name}.dataset.size=50' for name in ('test', 'v2', 'r', 'sketch', 'a')]
-    load_tool('test').main(
-        [
-            CONFIG,
-            str(work_dir / 'epoch_1.pth'),
-            '--amp',
-            '--knn-gate',
-            '--relevance-crop',
-            '--work-dir',
-            str(tmp_path / 'test'),
-            '--out',
-            str(tmp_path / 'metrics.json'),
-            '--cfg-options',
-            *SMALL,
-            *sets,
-        ]
+    run_test(
+        CONFIG,
+        work_dir / 'epoch_1.pth',
+        [*SMALL, *sets],
+        amp=True,
+        knn_gate=True,
+        crop_scale=0.9,
+        work_dir=tmp_path / 'test',
+        out=tmp_path / 'metrics.json',
     )
     metrics = json.loads((tmp_path / 'metrics.json').read_text())['metrics']
     assert metrics['test/top1'] > 80 and metrics['ood_average/top1'] > 60

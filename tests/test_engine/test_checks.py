@@ -4,6 +4,7 @@ from pathlib import Path
 import mmpretrain
 import pytest
 import torch
+from mmcfmask.engine.checks.selection import check_complete, check_selection, check_start_images, check_validation
 from mmengine.config import Config
 
 from mmcfmask.datasets import MissingSetError, PACSDataset
@@ -20,7 +21,6 @@ from mmcfmask.engine.checks.model import (
 from mmcfmask.engine.checks.outputs import check_out, check_work_dir
 from mmcfmask.engine.checks.parts import check_arguments
 from mmcfmask.engine.checks.resume import check_same_run
-from mmcfmask.engine.checks.selection import check_complete, check_selection, check_start_images, check_validation
 from mmcfmask.engine.config import load_config
 from mmcfmask.errors import ConfigError, StorageError
 

@@ -9,18 +9,19 @@ import kills
 import pytest
 import torch
 from mmengine.config import Config
-from scripts import load_tool
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='looks up open files in /proc')
 
 
 def train(towers, config, work_dir, launcher):
-    """The tool, with the tiny towers."""
+    """Train, with the tiny towers."""
     import open_clip
 
+    from mmcfmask.engine.run_training import run_training
+
     open_clip.add_model_config(towers)
-    load_tool('train').main([str(config), '--work-dir', str(work_dir), '--resume', '--launcher', launcher])
+    run_training(config, work_dir=work_dir, resume='auto', launcher=launcher)
 
 
 @pytest.fixture(scope='module')
@@ -174,16 +175,21 @@ else:
 def run_study(folder):
     from rich.console import Console
 
-    import mmcfmask.experiments.study as study
-    from mmcfmask.experiments.jobs import run_jobs
+    from mmcfmask.experiments import commands, study
+    from mmcfmask.experiments.scheduler import run_jobs
+    from mmcfmask.experiments.spec import StudySpec
 
-    study.tool = lambda name, *args: [str(folder / 'fake.py'), name, *map(str, args)]
-    study.run_jobs = lambda jobs, console, slots: run_jobs(jobs, console, slots, refresh=0.01)
+    commands.tool = lambda name, *args: [str(folder / 'fake.py'), name, *map(str, args)]
+    study.run_jobs = lambda jobs, console, executor: run_jobs(jobs, console, executor, refresh=0.01)
     config = str(ROOT / 'configs' / 'shapes' / '{config}.py')
-    planned = study.Study(
-        {'FT': 'ft', 'Soup': dict(soup='FT')}, str(folder / 'out'), dict(shapes=config), seeds=[0, 1], pictures=False
+    spec = StudySpec(
+        methods={'FT': 'ft', 'Soup': dict(soup='FT')},
+        out=str(folder / 'out'),
+        datasets=dict(shapes=config),
+        seeds=[0, 1],
+        pictures=False,
     )
-    assert not planned.run(Console(file=sys.stdout), 1)
+    assert not study.Study(spec).run(Console(file=sys.stdout))
 
 
 @pytest.mark.parametrize('sample', [True, pytest.param(False, marks=pytest.mark.slow)])

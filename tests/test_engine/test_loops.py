@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcfmask.engine.checks.selection import check_selection
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
@@ -17,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
-from mmcfmask.engine.checks.selection import check_selection
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.test_loop import ChainedLoaders, choose_shifts, refuse_choice_by_shift, split_metrics
 from mmcfmask.errors import StorageError

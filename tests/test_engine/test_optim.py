@@ -85,5 +85,5 @@ def test_a_schedule_that_counted_batches_is_not_resumed():
     state = schedule.state_dict()
     schedule.load_state_dict(dict(state))
     state.pop('accumulative_counts')
-    with pytest.raises(ValueError, match='up to 0.1.0; now there is one for every optimizer step'):
+    with pytest.raises(ValueError, match='as in version 0.1.0; now it has one for every optimizer step'):
         schedule.load_state_dict(state)

@@ -54,7 +54,7 @@ def test_values(text, value):
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('dict(type=L2SP)', 'looks like a dict, but is not a Python value: put texts in it in quotes'),
+        ('dict(type=L2SP)', 'looks like a dict but is not Python: put the strings in it in quotes'),
         ('{a: 1}', 'looks like a dict'),
         ('dict(a=f())', 'looks like a dict'),
         ('[[1]', 'not closed'),
@@ -87,8 +87,8 @@ def test_numbers_that_are_names(text, value):
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('[a,b],[c,d]', 'closed before it was opened'),
-        ('[a],b]', 'closed before it was opened'),
+        ('[a,b],[c,d]', 'closed before it is opened'),
+        ('[a],b]', 'closed before it is opened'),
         ('[a,,b]', 'nothing between two commas'),
         ('[1,,2]', 'nothing between'),
         ('[,a]', 'nothing between'),

@@ -1,204 +1,45 @@
-"""Jobs of small scripts: what is kept, what fails, what runs at once, and how long is left."""
+"""A job: when it is finished, and how far it is."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-from types import SimpleNamespace
-
-import pytest
-from rich.console import Console
-
-from mmcfmask.experiments.jobs import Job, JobError, RunningJob, Step, clock, environment_of, run_jobs, time_left
+from mmcfmask.experiments.jobs import Job, read_progress, read_tail
 
 
-@pytest.fixture
-def console():
-    return Console(record=True, width=200)
+def test_a_product_counts_only_under_its_key(tmp_path):
+    def make(key):
+        return Job('a', tmp_path / 'product', tmp_path / 'key', key, iter, leftovers=('*.state',))
+
+    old, new = make('old'), make('new')
+    assert old.read_key() is None and not old.is_started()
+    old.prepare()
+    (tmp_path / 'half.state').touch()
+    old.prepare()  # the same settings: what was made so far stays
+    assert old.is_started() and not old.is_finished() and (tmp_path / 'half.state').exists()
+    old.product.touch()
+    assert old.is_finished() and not new.is_finished() and new.read_key() == 'old'
+    new.prepare()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['key'] and new.is_started()
 
 
-@pytest.fixture
-def make(tmp_path):
-    """A job whose steps are Python programs, which find the path of the product in PRODUCT."""
-
-    def make(label, *programs, key='same', needs=(), kind=()):
-        folder = tmp_path / label
-
-        def steps(job):
-            for i, program in enumerate(programs):
-                script = folder / f'{i}.py'
-                script.write_text(f'PRODUCT = {str(job.product)!r}\n{program}\n')
-                yield Step(f'step {i}', [str(script)], folder / f'{i}.log', 1 / len(programs), epochs=2)
-
-        return Job(
-            label, folder / 'product', folder / 'key', key, steps, needs=list(needs), kind=kind, leftovers=('*.state',)
-        )
-
-    return make
-
-
-WRITE = "open(PRODUCT, 'a').write('x')"
-
-
-def test_steps_run_in_order_once(make, console, tmp_path):
-    jobs = [
-        make('a', "open(PRODUCT + '.state', 'w')", f"import os; os.stat(PRODUCT + '.state'); {WRITE}"),
-        make('b', WRITE),
-    ]
-    assert run_jobs(jobs, console, refresh=0.01) == {}
-    assert run_jobs(jobs, console, refresh=0.01) == {}
-    assert [job.product.read_text() for job in jobs] == ['x', 'x']
-    assert console.export_text().count('kept from') == 2
-
-
-def test_other_settings_begin_anew(make, console):
-    run_jobs([make('a', f"open(PRODUCT[:-7] + 'old.state', 'w'); {WRITE}")], console, refresh=0.01)
-    job = make('a', f"import os; assert not os.path.exists(PRODUCT[:-7] + 'old.state'); {WRITE}", key='other')
-    assert not job.is_finished() and run_jobs([job], console, refresh=0.01) == {}
-    assert job.product.read_text() == 'x' and job.is_finished()
-
-
-def test_what_was_begun_with_the_same_settings_goes_on(make, console):
-    run_jobs([make('a', "open(PRODUCT[:-7] + 'half.state', 'w'); raise SystemExit(3)")], console, refresh=0.01)
-    job = make('a', f"import os; assert os.path.exists(PRODUCT[:-7] + 'half.state'); {WRITE}")
-    assert run_jobs([job], console, refresh=0.01) == {}
-
-
-def test_a_failure_stops_only_what_needs_it(make, console):
-    bad = make('bad', "print('line before'); raise ValueError('the reason')")
-    child, grandchild = make('child', WRITE, needs=[bad]), make('grandchild', WRITE)
-    grandchild.needs = [child]
-    good, nothing = make('good', WRITE), make('nothing', 'pass')
-
-    def broken(job):
-        raise JobError('no checkpoint here')
-        yield
-
-    cannot = make('cannot')
-    cannot.steps = broken
-    failed = run_jobs([child, grandchild, bad, good, nothing, cannot], console, slots=2, refresh=0.01)
-    assert failed == {
-        'bad': f'step 0 failed, see {bad.product.parent / "0.log"}',
-        'child': 'it needs bad, which failed',
-        'grandchild': 'it needs child, which failed',
-        'nothing': f'it ended, but did not write {nothing.product}',
-        'cannot': 'no checkpoint here',
-    }
-    shown = console.export_text()
-    assert 'ValueError: the reason' in shown and 'line before' in shown and good.is_finished()
-
-
-def test_needs_come_first_and_slots_are_used(make, console, tmp_path):
-    note = (
-        f"import time; log = open({str(tmp_path / 'log')!r}, 'a')\nlog.write(PRODUCT.split('/')[-2] + '+'); log.flush()"
-    )
-    end = f"log.write(PRODUCT.split('/')[-2] + '-'); log.flush(); {WRITE}"
-    first = make('a', f'{note}\ntime.sleep(0.7)\n{end}')
-    second = make('b', f'{note}\ntime.sleep(0.7)\n{end}')
-    third = make('c', f'{note}\n{end}', needs=[first, second])
-    assert run_jobs([third, first, second], console, slots=2, refresh=0.01) == {}
-    order = (tmp_path / 'log').read_text()
-    assert set(order[:4]) == {'a', 'b', '+'} and order.endswith('c+c-')
-
-
-def test_progress_is_read_from_the_tools_output(tmp_path):
+def test_progress_is_read_from_the_output_of_tools():
     lines = [
         'INFO - Epoch(train)  [1][ 5/10]  lr: 1e-5  loss: 0.5123  loss_cls: 0.5',
         'INFO - Epoch(train)  [2][10/10]  loss: 0.25',
+        'INFO - something else',
         'INFO - sketch: 30 images',
         'INFO - Epoch(test) [3/4]  eta: 0',
     ]
-    running = RunningJob.__new__(RunningJob)
-    running.step, running.within, running.message = Step('x', [], tmp_path / 'log', epochs=2), 0.0, ''
-    seen = []
+    seen, now = [], (0.0, '')
     for line in lines:
-        running._read(line)
-        seen.append((running.within, running.message))
-    assert seen == [(0.25, ' loss 0.5123'), (1.0, ' loss 0.25'), (1.0, ' sketch'), (0.75, ' sketch')]
-
-
-def running(kind, seconds, remaining):
-    return SimpleNamespace(job=SimpleNamespace(kind=kind), seconds=seconds, remaining=lambda: remaining)
-
-
-def test_time_left():
-    def job(*kind):
-        return SimpleNamespace(kind=kind)
-
-    assert time_left([job('d', 'trained', 'FT')], [], [], 1) is None
-    done = [(('d', 'trained', 'FT'), 100.0), (('d', 'trained', 'CF'), 200.0), (('d', 'tested', 'ZS'), 10.0)]
-    assert time_left([job('d', 'trained', 'FT')], [], done, 1) == 100
-    assert time_left([job('d', 'trained', 'LP')], [], done, 1) == 150  # as other trainings
-    assert time_left([job('e', 'trained', 'LP')], [], done, 1) == pytest.approx(310 / 3)
-    assert (
-        time_left([job('d', 'trained', 'FT')] * 4, [running(('d', 'trained', 'FT'), 30, 70)], done, 2) == (400 + 70) / 2
-    )
-    assert time_left([], [running(('d', 'trained', 'FT'), 30, None)], done, 2) == 70
-    assert time_left([job('d', 'trained', 'FT')], [running(('d', 'trained', 'FT'), 30, 50)], [], 1) == 130
-    assert [clock(seconds) for seconds in (0.4, 45, 90, 700, 3600, 12000)] == [
-        '0 s',
-        '45 s',
-        '2 min',
-        '12 min',
-        '1 h 00 min',
-        '3 h 20 min',
+        now = read_progress(line, 2, *now)
+        seen.append(now)
+    assert seen == [
+        (0.25, ' loss 0.5123'),
+        (1.0, ' loss 0.25'),
+        (1.0, ' loss 0.25'),
+        (1.0, ' sketch'),
+        (0.75, ' sketch'),
     ]
 
 
-def test_environment_of_a_slot(monkeypatch):
-    import mmcfmask.experiments.jobs as jobs
-
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
-    monkeypatch.setattr(jobs.torch.cuda, 'device_count', lambda: 0)
-    assert environment_of(0, 4)['OMP_NUM_THREADS'] == '2' and 'OMP_NUM_THREADS' not in environment_of(0, 1)
-    monkeypatch.setattr(jobs.torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,7')
-    assert [environment_of(slot, 3)['CUDA_VISIBLE_DEVICES'] for slot in range(3)] == ['5', '7', '5']
-    monkeypatch.setattr(jobs.torch.cuda, 'device_count', lambda: 1)
-    assert environment_of(1, 3)['CUDA_VISIBLE_DEVICES'] == '5,7'
-
-
-OUTER = '''
-import sys
-from pathlib import Path
-from rich.console import Console
-from mmcfmask.experiments.jobs import Job, Step, run_jobs
-folder = Path(sys.argv[1])
-(folder / 'inner.py').write_text(f"""
-import os, time
-open({str(folder / 'pid')!r} + '.part', 'w').write(str(os.getpid()))
-os.rename({str(folder / 'pid')!r} + '.part', {str(folder / 'pid')!r})
-time.sleep(60)
-""")
-job = Job('a', folder / 'product', folder / 'key', 'k', lambda job: iter([Step('x', [str(folder / 'inner.py')], folder / 'log')]))
-run_jobs([job], Console())
-'''
-
-
-def alive(pid):
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends the children of a killed process')
-@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
-def test_no_process_outlives_a_killed_study(tmp_path, number):
-    outer = subprocess.Popen([sys.executable, '-c', OUTER, str(tmp_path)], stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        if (tmp_path / 'pid').is_file() or outer.poll() is not None:
-            break
-        time.sleep(0.1)
-    pid = int((tmp_path / 'pid').read_text())
-    assert alive(pid)
-    outer.send_signal(number)
-    outer.wait(30)
-    for _ in range(100):
-        if not alive(pid):
-            break
-        time.sleep(0.1)
-    assert not alive(pid)
+def test_the_end_of_a_log_is_shown(tmp_path):
+    (tmp_path / 'log').write_bytes(b'first\n' + b'x\n' * 24 + b'\xff last')
+    assert read_tail(tmp_path / 'log').startswith('x\n') and read_tail(tmp_path / 'log').endswith('\ufffd last')

@@ -18,12 +18,13 @@ from mmcfmask.counterfactual.reference import (
     explicit_refill,
     explicit_relevance,
 )
-from mmcfmask.models import OpenCLIPTeacher, classifier
+from mmcfmask.models import OpenCLIPTeacher
+from mmcfmask.models.losses import distillation
 
 MASKS, FILLS = ('object', 'context', 'random'), ('none', 'single', 'multi')
 
 
-def build(pretrained, teacher=True, head=None, preprocessor=None, **backbone):
+def build(pretrained, teacher=True, head=None, preprocessor=None, loss='CounterfactualDistillation', **backbone):
     torch.manual_seed(2)
     model = MODELS.build(
         dict(
@@ -31,6 +32,7 @@ def build(pretrained, teacher=True, head=None, preprocessor=None, **backbone):
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained, **backbone),
             head=dict(type='CLIPDistillHead', num_classes=5, **(head or {})),
             teacher=dict(type='OpenCLIPTeacher') if teacher is True else teacher or None,
+            losses=[dict(type=loss)] if teacher else [],
             data_preprocessor=preprocessor,
         )
     )
@@ -116,8 +118,9 @@ def test_mmpretrain_tower_takes_the_same_step(tiny_pretrained, batch):
         ).train()
         theirs.load_state_dict(state, strict=False)
         teacher = MODELS.build(dict(type='OpenCLIPTeacher'))
-        teacher.start_from(theirs.backbone, theirs.neck)
+        teacher.setup(theirs.backbone, theirs.neck)
         theirs._set_frozen(teacher=teacher)
+        theirs.losses.append(MODELS.build(dict(type='CounterfactualDistillation')))
         move_away(ours)
         theirs.load_state_dict(open_clip_to_mmpretrain(ours.backbone.visual.state_dict()), strict=False)
         theirs.head.load_state_dict(ours.head.state_dict())
@@ -136,7 +139,7 @@ def test_plain_fine_tuning_and_unmasked_distillation(tiny_pretrained, batch):
     assert set(losses) == {'loss_cls'}
     torch.testing.assert_close(losses['loss_cls'], F.cross_entropy(plain(images), labels))
 
-    unmasked = build(tiny_pretrained, preprocessor=dict(mask=None))
+    unmasked = build(tiny_pretrained, loss='Distillation')
     move_away(unmasked)
     losses = unmasked(images, samples, mode='loss')
     difference = explicit_features(unmasked.backbone.visual, images) - explicit_features(
@@ -219,6 +222,7 @@ def test_teacher_of_the_same_checkpoint_is_not_loaded_again(tiny_pretrained, mon
                 backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
                 head=dict(type='CLIPDistillHead', num_classes=5),
                 teacher=teacher,
+                losses=[dict(type='Distillation')],
             )
         )
         assert len(loads) == 1
@@ -251,7 +255,7 @@ def test_inference_is_that_of_image_classifier(tiny_pretrained, batch):
 
 def test_bad_input(tiny_pretrained, batch):
     wide = OpenCLIPTeacher()
-    wide.start_from = lambda *args: setattr(
+    wide.setup = lambda *args: setattr(
         wide, 'backbone', MODELS.build(dict(type='OpenCLIPBackbone', model_name='tiny-vit-wide'))
     )
     wide.neck = None
@@ -262,6 +266,7 @@ def test_bad_input(tiny_pretrained, batch):
                 backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
                 head=dict(type='CLIPDistillHead', num_classes=5),
                 teacher=wide,
+                losses=[dict(type='Distillation')],
             )
         )
     with pytest.raises(ValueError, match='no model_name'):
@@ -279,7 +284,7 @@ def test_bad_input(tiny_pretrained, batch):
     )
     for late in (dict(pretrained=tiny_pretrained), dict(init_cfg=dict(type='Pretrained', checkpoint=tiny_pretrained))):
         with pytest.raises(
-            ValueError, match='after the teacher was copied from the start: use model.backbone.pretrained'
+            ValueError, match='after the teacher was copied from the student: use model.backbone.pretrained'
         ):
             MODELS.build({**model, **late})
 
@@ -301,7 +306,7 @@ def test_teacher_that_is_another_model(tiny_pretrained, tmp_path):
 def test_hidden_patches_and_activation_checkpoints(tiny_pretrained, batch, monkeypatch):
     """Where patches are hidden in the attention, a recomputed forward pass would see them."""
     for mask in ('object', 'context'):
-        with pytest.raises(ValueError, match='grad_checkpointing=True would compute it again without'):
+        with pytest.raises(ValueError, match='grad_checkpointing=True would compute it again without hiding'):
             build(tiny_pretrained, preprocessor=dict(mask=mask, fill='none'), grad_checkpointing=True)
     gradients = []
     for checkpointing in (False, True):  # random ones are dropped before the first block
@@ -311,8 +316,8 @@ def test_hidden_patches_and_activation_checkpoints(tiny_pretrained, batch, monke
         sum(model(*batch[:2], mode='loss').values()).backward()
         gradients.append(model.backbone.visual.conv1.weight.grad)
     torch.testing.assert_close(*gradients)
-    monkeypatch.setattr(classifier, 'after_position', lambda backbone: None)  # as in a tower that cannot drop tokens
-    with pytest.raises(ValueError, match='grad_checkpointing=True would compute it again without'):
+    monkeypatch.setattr(distillation, 'after_position', lambda backbone: None)  # as in a tower that cannot drop tokens
+    with pytest.raises(ValueError, match='grad_checkpointing=True would compute it again without hiding'):
         build(tiny_pretrained, preprocessor=dict(mask='random', fill='none'), grad_checkpointing=True)
 
 

@@ -53,7 +53,12 @@ def test_counterfactual_equals_its_parts(mask, fill):
         (dict(fill='double'), "unknown fill 'double': choose from none, single, multi"),
         (dict(value=1.5), r'threshold of the object mask must lie in \[0, 1\], but is 1.5'),
         (dict(mask='random', value=-0.5), 'probability of the random mask'),
-        (dict(relevance='lrp'), "unknown relevance 'lrp'"),
+        (
+            dict(mask=None),
+            r"data_preprocessor.mask=None is no longer needed: .* model.losses=\[dict\(type='Distillation'\)\]",
+        ),
+        (dict(relevance='attention'), 'data_preprocessor.relevance was removed'),
+        (dict(colors=0.5), 'data_preprocessor.colors is now color_mixing'),
         (dict(batch_augments=dict(augments=dict(type='Mixup', alpha=0.2))), 'batch_augments'),
     ],
 )
@@ -64,8 +69,8 @@ def test_bad_options(options, message):
 
 def test_views_and_colors_are_of_the_refilled_image():
     images, relevance = torch.randn(4, 3, 8, 8), torch.rand(4, 2, 2)
-    plain, changed = build(), build(views=dict(rotation=10.0), colors=0.9)
-    made = changed.counterfactual(images, (2, 2), relevance, torch.Generator().manual_seed(0))
+    plain, module = build(), build(views=dict(rotation=10.0), color_mixing=0.9)
+    made = module.counterfactual(images, (2, 2), relevance, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     refilled = plain.counterfactual(images, (2, 2), relevance, generator)
     expected = random_views(random_color_mixing(refilled.images, 0.9, generator), rotation=10.0, generator=generator)
@@ -73,14 +78,13 @@ def test_views_and_colors_are_of_the_refilled_image():
     assert torch.equal(made.mask, refilled.mask) and not torch.allclose(made.images, refilled.images)
 
 
-@pytest.mark.parametrize('option', [dict(views={}), dict(colors=0.5)])
-@pytest.mark.parametrize('arguments', [dict(mask=None), dict(mask='object', fill='none')])
-def test_views_and_colors_need_a_fill(arguments, option):
+@pytest.mark.parametrize('option', [dict(views={}), dict(color_mixing=0.5)])
+def test_views_and_colors_need_a_fill(option):
     with pytest.raises(ValueError, match='change refilled images'):
-        build(**option, **arguments)
+        build(**option, fill='none')
 
 
-@pytest.mark.parametrize('option', [dict(views=dict(zoom=0.1)), dict(colors=2.0)])
+@pytest.mark.parametrize('option', [dict(views=dict(zoom=0.1)), dict(color_mixing=2.0)])
 def test_views_and_colors_out_of_range(option):
-    with pytest.raises(ValueError, match='zoom|colors'):
+    with pytest.raises(ValueError, match='zoom|color_mixing'):
         build(**option)

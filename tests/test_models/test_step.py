@@ -57,6 +57,7 @@ def test_host_never_waits_for_the_device(tiny_pretrained, mask, fill, amp):
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained),
             head=dict(type='CLIPDistillHead', num_classes=5),
             teacher=dict(type='OpenCLIPTeacher'),
+            losses=[dict(type='CounterfactualDistillation')],
             data_preprocessor=dict(mask=mask, fill=fill, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True),
         )
     ).train()

@@ -10,7 +10,7 @@ from mmcfmask.models import OpenCLIPTeacher
 
 def teacher(pretrained, name='tiny-vit', **kwargs):
     teacher = OpenCLIPTeacher(**kwargs)
-    teacher.start_from(MODELS.build(dict(type='OpenCLIPBackbone', model_name=name, pretrained=pretrained)))
+    teacher.setup(MODELS.build(dict(type='OpenCLIPBackbone', model_name=name, pretrained=pretrained)))
     return teacher
 
 
@@ -84,6 +84,7 @@ def test_student_of_a_low_precision_teacher_trains_in_float32(tiny_pretrained, d
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
             head=dict(type='CLIPDistillHead', num_classes=5, distill=distill),
             teacher=dict(type='OpenCLIPTeacher', precision='bf16'),
+            losses=[dict(type='CounterfactualDistillation')],
         )
     ).train()
     losses = model(torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(1) for _ in range(4)], mode='loss')

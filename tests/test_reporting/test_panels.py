@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmcfmask.reporting import Variant, counterfactual_panel, hide_patches, save_figure, variants_panel
+from mmcfmask.reporting import Variant, counterfactual_panel, grey_out_patches, save_figure, variants_panel
 from mmcfmask.reporting.panels import MASK_COLOR
 
 
@@ -24,9 +24,9 @@ def cells(figure):
     return [axes for axes in figure.axes if axes.images]
 
 
-def test_hide_patches_against_a_loop(sample):
+def test_grey_out_patches_against_a_loop(sample):
     images, _, mask, _ = sample
-    hidden = hide_patches(images, mask, grey=0.25)
+    hidden = grey_out_patches(images, mask, grey=0.25)
     for i, y, x in np.ndindex(3, 32, 32):
         expected = np.full(3, 0.25) if mask[i, y // 8, x // 8] else images[i, :, y, x].numpy()
         np.testing.assert_allclose(hidden[i, :, y, x], expected)
@@ -71,7 +71,7 @@ def test_heading_wider_than_its_column_fits():
 def test_without_fill_masked_patches_are_grey(sample):
     images, relevance, mask, _ = sample
     shown = cells(counterfactual_panel(images, relevance, mask))[3].images[0].get_array()
-    np.testing.assert_allclose(shown, hide_patches(images, mask)[0].transpose(1, 2, 0))
+    np.testing.assert_allclose(shown, grey_out_patches(images, mask)[0].transpose(1, 2, 0))
 
 
 def test_outline_of_the_object_is_drawn(sample):
@@ -121,7 +121,7 @@ def test_bad_shapes_are_named(sample):
         with pytest.raises(ValueError, match=message):
             counterfactual_panel(**arguments)
     with pytest.raises(ValueError, match='do not divide'):
-        hide_patches(images, np.zeros((3, 5, 5), bool))
+        grey_out_patches(images, np.zeros((3, 5, 5), bool))
     with pytest.raises(ValueError, match='empty'):
         variants_panel(images, relevance, [])
 
@@ -148,7 +148,8 @@ matplotlib.use('svg')
 matplotlib.rcParams['font.size'] = 23
 import torch
 from mmcfmask.reporting import counterfactual_panel, id_ood_scatter, save_figure
-save_figure(counterfactual_panel(torch.rand(2, 3, 8, 8), torch.rand(2, 2, 2), torch.rand(2, 2, 2) > .5), {str(tmp_path / 'a.png')!r})
+images, relevance = torch.rand(2, 3, 8, 8), torch.rand(2, 2, 2)
+save_figure(counterfactual_panel(images, relevance, relevance > .5), {str(tmp_path / 'a.png')!r})
 save_figure(id_ood_scatter({{'FT': (80, 60)}}), {str(tmp_path / 'b.png')!r})
 assert 'matplotlib.pyplot' not in sys.modules or not matplotlib.pyplot.get_fignums()
 assert matplotlib.get_backend().lower() == 'svg' and matplotlib.rcParams['font.size'] == 23

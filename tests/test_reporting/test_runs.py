@@ -4,7 +4,15 @@ import pytest
 from synthetic_runs import run_dict, write_run
 
 from mmcfmask.errors import ConfigError
-from mmcfmask.reporting.runs import differences_of, find_problems, find_runs, group_runs, metric_of, read_run, sets_of
+from mmcfmask.reporting.runs import (
+    collect_metric,
+    find_differences,
+    find_problems,
+    find_runs,
+    group_runs,
+    list_sets,
+    read_run,
+)
 
 ACCURACIES = {'imagenet': 80.0, 'imagenet-r': 60.0, 'objectnet': 50.0}
 
@@ -16,9 +24,9 @@ def test_runs_are_found_and_grouped_over_seeds(tmp_path):
     runs = find_runs([tmp_path / 'ft', str(tmp_path / 'zs.json'), tmp_path / 'ft/seed1'])  # seed1 twice counts once
     methods = group_runs(runs)
     assert {m: [run.seed for run in group] for m, group in methods.items()} == {'ft': [1, 2, 10], 'zs': [None]}
-    assert sets_of(runs) == tuple(ACCURACIES)
-    assert metric_of(methods, 'top1')['ft'] == [{**ACCURACIES, 'imagenet-r': 60.0 + seed} for seed in (1, 2, 10)]
-    assert metric_of(methods, 'mce') == {}
+    assert list_sets(runs) == tuple(ACCURACIES)
+    assert collect_metric(methods, 'top1')['ft'] == [{**ACCURACIES, 'imagenet-r': 60.0 + seed} for seed in (1, 2, 10)]
+    assert collect_metric(methods, 'mce') == {}
 
 
 def test_methods_are_named_on_the_command_line(tmp_path):
@@ -42,9 +50,9 @@ def test_wise_ft_in_a_runs_folder_is_a_method_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     'source, message',
     [
-        ('{}', 'no metrics.json in it or below'),
-        ('{}/nothing', 'nothing: no such folder or file'),
-        ('FT={}/nothing', 'nothing: no such folder or file'),
+        ('{}', 'no metrics.json in or below this folder'),
+        ('{}/nothing', 'nothing: there is no such folder or file'),
+        ('FT={}/nothing', 'nothing: there is no such folder or file'),
         ('={}', 'is not NAME=FOLDER'),
         ('FT=', 'is not NAME=FOLDER'),
     ],
@@ -63,13 +71,13 @@ def broken(change):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda c: c.pop('format'), "no 'format' in it"),
+        (lambda c: c.pop('format'), "'format' is missing"),
         (lambda c: c.update(format=7), 'format 7; this version of mmcfmask reads format 1'),
         (lambda c: c.update(method=None), "'method' must be a name, got None"),
         (lambda c: c.update(seed='0'), "'seed' must be an integer or null, got '0'"),
         (lambda c: c.pop('id_set'), "'id_set' must be the name of a set"),
-        (lambda c: c.update(sets={}), "'sets' must hold"),
-        (lambda c: c['sets']['imagenet-r'].pop('metrics'), 'sets.imagenet-r.metrics must hold'),
+        (lambda c: c.update(sets={}), "'sets' must contain"),
+        (lambda c: c['sets']['imagenet-r'].pop('metrics'), 'sets.imagenet-r.metrics must contain'),
         (
             lambda c: c['sets']['imagenet-r']['metrics'].update(nll=float('nan')),
             'sets.imagenet-r.metrics.nll must be a finite number, got nan',
@@ -82,7 +90,7 @@ def broken(change):
             lambda c: c['sets']['imagenet-r']['metrics'].update(top5=160),
             'sets.imagenet-r.metrics.top5 must be a percentage in 0..100, got 160',
         ),
-        (lambda c: [part['metrics'].pop('top1') for part in c['sets'].values()], "no set has 'top1'"),
+        (lambda c: [part['metrics'].pop('top1') for part in c['sets'].values()], "no set has the metric 'top1'"),
     ],
 )
 def test_bad_content(tmp_path, change, message):
@@ -97,7 +105,7 @@ def test_bad_content(tmp_path, change, message):
 def test_broken_json(tmp_path, text):
     path = tmp_path / 'metrics.json'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=r'metrics\.json: (not valid JSON|no .format. in it)'):
+    with pytest.raises(ValueError, match=r"metrics\.json: (not valid JSON|'format' is missing)"):
         find_runs([tmp_path])
 
 
@@ -118,7 +126,7 @@ def test_same_method_and_seed(tmp_path):
         (dict(checkpoint=None, seed=None), 'b.json was tested without a checkpoint'),
         (dict(seed=None, checkpoint=dict(path='x.pth', sha256='0')), 'b.json has no seed'),
         (dict(amp=True), 'with --amp: False and True'),
-        (dict(inference=dict(gate=True, crop_scale=None)), 'inference: {} and {.gate'),
+        (dict(inference=dict(gate=True, second_look=None)), 'inference: {} and {.knn_gate'),
         (dict(wise_ft_alpha=0.5), 'wise_ft_alpha: None and 0.5'),
         (dict(soup='greedy'), 'soup: None and greedy'),
         (dict(training={'optim_wrapper.optimizer.lr': '1e-05'}), 'optim_wrapper.optimizer.lr: 3e-05 and 1e-05'),
@@ -136,7 +144,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(tmp_path, change,
     write_run(tmp_path / 'a.json', ACCURACIES, **known)
     write_run(tmp_path / 'b.json', ACCURACIES, **{'seed': 1, **known, **change})
     with pytest.raises(
-        ConfigError, match=rf"'ft': .* differ in more than the seed \(.*{difference}.*name them apart: NAME=FOLDER"
+        ConfigError,
+        match=rf"'ft': .* differ in more than the seed \(.*{difference}.*different names: NAME=FOLDER",
     ):
         group_runs(find_runs([tmp_path / 'a.json', tmp_path / 'b.json']))
     named = group_runs(find_runs([f'A={tmp_path}/a.json', f'B={tmp_path}/b.json']))
@@ -163,7 +172,7 @@ def test_a_set_must_have_the_same_classes(tmp_path):
     write_run(tmp_path / 'a/metrics.json', {'test': 90.0, 'v2': 80.0})
     write_run(tmp_path / 'b/metrics.json', {'test': 90.0, 'v2': 80.0}, method='zs', sets={'test': dict(num_classes=7)})
     with pytest.raises(
-        ValueError, match=r"'test' is not the same set everywhere: its number of classes is 6 in .*a/.*, 7 in .*b/"
+        ValueError, match=r"'test' is not the same set in all runs: its number of classes is 6 in .*a/.*, 7 in .*b/"
     ):
         group_runs(find_runs([tmp_path]))
 
@@ -174,7 +183,7 @@ def test_seeds_must_be_tested_on_the_same_sets(tmp_path):
     with pytest.raises(
         ValueError, match=r"'ft': top1 on imagenet-r, objectnet is in only one of .*a/metrics.json and .*b/metrics.json"
     ):
-        metric_of(group_runs(find_runs([tmp_path])), 'top1')
+        collect_metric(group_runs(find_runs([tmp_path])), 'top1')
 
 
 @pytest.mark.parametrize(
@@ -231,8 +240,8 @@ def test_differences_between_runs(tmp_path):
             },
         )
     )
-    assert differences_of([a, a]) == []
-    assert differences_of([a, b]) == [
+    assert find_differences([a, a]) == []
+    assert find_differences([a, b]) == [
         'imagenet-r: different transforms: Resize(224) → CenterCrop(224) (ft seed 0); Resize(256) → CenterCrop(224) (b '
         'seed 0).',
         'objectnet: different numbers of images: 18,574 (ft seed 0); 18,000 (b seed 0).',

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from mmcfmask.reporting import results_table, summarize, to_json, to_markdown
-from mmcfmask.reporting.tables import METRICS, summaries_csv, summary_dict, summary_markdown, summary_table, with_column
+from mmcfmask.reporting.summary import METRICS, with_column
+from mmcfmask.reporting.tables import summaries_csv, summary_dict, summary_markdown, summary_table
 
 ONE_SEED = {
     'Zero-shot': {'test': 80.0, 'v2': 70.0, 'sketch': 60.0},

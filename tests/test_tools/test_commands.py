@@ -10,7 +10,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from processes import free_port
-from scripts import load_tool
+
+from mmcfmask.engine.run_training import apply_training_arguments
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -107,15 +108,11 @@ def test_mask_quality(tmp_path):
     assert 'pointing game' in shown and shown.count('30') >= 6
 
 
-def test_mistakes_in_arguments(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    quality, compare = load_tool('mask_quality'), load_tool('compare')
-    for arguments, message in ([str(tmp_path / 'no.pth')], 'no.pth'), (['--value', '2'], 'object.*2'):
-        with pytest.raises(SystemExit, match=message):
-            quality.main(['configs/shapes/cfmask.py', *arguments])
-    with pytest.raises(SystemExit):
-        compare.main(['FT=configs/shapes/ft.py', 'FT=configs/shapes/fd.py'])
-    assert "two methods are named 'FT'" in capsys.readouterr().err
+def test_mistakes_in_arguments(tmp_path):
+    shown = run(sys.executable, 'tools/mask_quality.py', 'configs/shapes/cfmask.py', tmp_path / 'no.pth', fails=True)
+    assert 'no.pth' in shown.splitlines()[-1]
+    shown = run(sys.executable, 'tools/compare.py', 'FT=configs/shapes/ft.py', 'FT=configs/shapes/fd.py', fails=True)
+    assert "two methods are named 'FT'" in shown.splitlines()[-1]
 
 
 def test_errors_come_before_anything_is_loaded(tmp_path):
@@ -134,21 +131,19 @@ def test_errors_come_before_anything_is_loaded(tmp_path):
 
 
 def test_first_start_with_resume_keeps_the_weights_to_start_from(tmp_path):
-    tool = load_tool('train')
-
-    def merged(*resume):
+    def merged(resume=None):
         cfg = Config(dict(load_from='start.pth', work_dir=str(tmp_path)))
-        cfg = tool.merge_args(cfg, tool.parse_args(['config.py', *resume]))
+        apply_training_arguments(cfg, resume)
         return cfg.get('resume', False), cfg.load_from
 
-    assert merged() == merged('--resume') == (False, 'start.pth')
-    assert merged('--resume', 'other.pth') == (True, 'other.pth')
+    assert merged() == merged('auto') == (False, 'start.pth')
+    assert merged('other.pth') == (True, 'other.pth')
     with pytest.raises(ValueError, match='--resume: the name of the checkpoint is empty'):
-        merged('--resume', '')
+        merged('')
     training = dict(meta=dict(epoch=1, iter=5, cfg=''), optimizer=dict(state={}, param_groups=[]), message_hub={})
     torch.save(dict(state_dict=dict(w=torch.ones(1)), **training), tmp_path / 'epoch_1.pth')
     (tmp_path / 'last_checkpoint').write_text('moved/epoch_1.pth')
-    assert merged('--resume') == (True, str(tmp_path / 'epoch_1.pth')) and merged() == (False, 'start.pth')
+    assert merged('auto') == (True, str(tmp_path / 'epoch_1.pth')) and merged() == (False, 'start.pth')
 
 
 def test_checkpoint_of_other_classes_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""tools/test.py and tools/wise_ft.py as a user runs them."""
+"""Tests and WiSE-FT on several sets: numbers, files, the printed table, and errors."""
 
 import csv
 import hashlib
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from oracle import config, loader, write_tree
 from processes import free_port
-from scripts import load_tool
 
+from mmcfmask.engine.run_test import run_test
+from mmcfmask.engine.run_training import run_training
+from mmcfmask.engine.run_wise_ft import run_wise_ft
+from mmcfmask.errors import ConfigError, MissingFileError, StorageError
 from mmcfmask.reporting.runs import find_runs, group_runs
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +29,7 @@ SETS = ('test', 'v2', 'r', 'sketch', 'a')
 SMALL = [f'test_dataloader.{name}.dataset.size=20' for name in SETS]
 
 
-def tool(name):
-    """main() of a tool, in this process."""
-    module = load_tool(name)
-    return lambda *args: module.main([str(arg) for arg in args])
-
-
-evaluate, train, wise_ft = tool('test'), tool('train'), tool('wise_ft')
+evaluate, wise_ft = partial(run_test, show=True), partial(run_wise_ft, show=True)
 
 
 def run_apart(*command):
@@ -83,9 +81,7 @@ def comparable(path):
 def test_processes_and_batch_sizes_do_not_matter(write, tmp_path):
     """60, 18 and 12 images on 1 and 2 processes, in batches of 1, 7 and 64: every number of metrics.json is the same."""
     for size in (1, 7, 64):
-        evaluate(
-            write(f'b{size}', size), '--out', tmp_path / f'one{size}.json', '--predictions', tmp_path / f'one{size}'
-        )
+        evaluate(write(f'b{size}', size), out=tmp_path / f'one{size}.json', predictions=tmp_path / f'one{size}')
     run_apart(
         'tools/dist_test.sh',
         write('b7', 7),
@@ -106,7 +102,7 @@ def test_processes_and_batch_sizes_do_not_matter(write, tmp_path):
 
 
 def test_metrics_json_and_table(write, tmp_path, capfd):
-    evaluate(write('oracle', 7), '--out', tmp_path / 'new' / 'metrics.json', '--predictions', tmp_path / 'predictions')
+    evaluate(write('oracle', 7), out=tmp_path / 'new' / 'metrics.json', predictions=tmp_path / 'predictions')
     result = json.loads((tmp_path / 'new' / 'metrics.json').read_text())
     assert set(result) == {
         'format',
@@ -164,23 +160,20 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
 
 def test_shifts_by_name(write, tmp_path, monkeypatch):
     path = write('oracle', 7)
-    evaluate(path, '--shifts', 'right', '--out', tmp_path / 'metrics.json')
+    evaluate(path, shifts=['right'], out=tmp_path / 'metrics.json')
     result = json.loads((tmp_path / 'metrics.json').read_text())
     assert (
         list(result['sets']) == ['id', 'right']
         and result['missing'] == {}
         and result['ood_average']['over'] == ['right']
     )
-    with pytest.raises(
-        SystemExit, match="oracle.py: no such shift: 'left'; the shifts of this config are gone, many, right"
-    ):
-        evaluate(path, '--shifts', 'left')
-    for name, arguments in (('test', [str(path)]), ('wise_ft', [str(path), str(tmp_path / 'any.pth')])):
-        module = load_tool(name)
-        monkeypatch.setattr(module, 'build_runner', None)  # no model is built
-        torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'any.pth')
-        with pytest.raises(SystemExit, match='test_dataloader.gone.dataset: there is no .*get it from the shop'):
-            module.main([*arguments, '--shifts', 'right', 'gone'])
+    with pytest.raises(ConfigError, match="no such shift: 'left'; the shifts of this config are gone, many, right"):
+        evaluate(path, shifts=['left'])
+    torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'any.pth')
+    for module, command in (('run_test', evaluate), ('run_wise_ft', wise_ft)):
+        monkeypatch.setattr(f'mmcfmask.engine.{module}.build_runner', None)  # no model is built
+        with pytest.raises(MissingFileError, match='test_dataloader.gone.dataset: there is no .*get it from the shop'):
+            command(path, tmp_path / 'any.pth', shifts=['right', 'gone'])
 
 
 def test_id_set_that_is_missing_is_reported(write, tmp_path, capfd):
@@ -188,7 +181,7 @@ def test_id_set_that_is_missing_is_reported(write, tmp_path, capfd):
     cfg = Config.fromfile(path)
     cfg.test_cfg.id_set = 'gone'
     cfg.dump(path)
-    evaluate(path, '--shifts', 'right', '--out', tmp_path / 'metrics.json')
+    evaluate(path, shifts=['right'], out=tmp_path / 'metrics.json')
     assert 'gone: missing, not tested' in ' '.join(capfd.readouterr().out.split())
     result = json.loads((tmp_path / 'metrics.json').read_text())
     assert result['id_set'] == 'gone' and list(result['sets']) == ['right']
@@ -199,28 +192,29 @@ def test_broken_images(write, tmp_path, capfd):
     broken = tmp_path / 'data' / 'right' / 'class0003' / '1.png'
     broken.write_bytes(broken.read_bytes()[:-25])
     with pytest.raises(
-        SystemExit, match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unreadable'
+        StorageError,
+        match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unreadable',
     ):
-        evaluate(path, '--shifts', 'right')
-    evaluate(path, '--shifts', 'right', '--skip-broken', '--out', tmp_path / 'metrics.json')
+        evaluate(path, shifts=['right'])
+    evaluate(path, shifts=['right'], skip_broken=True, out=tmp_path / 'metrics.json')
     part = json.loads((tmp_path / 'metrics.json').read_text())['sets']['right']
     assert part['images'] == 11 and part['metrics']['top1'] == 100
-    with pytest.raises(SystemExit, match='the test set test is a ShapesDataset, which cannot leave out broken images'):
-        evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--skip-broken')
+    with pytest.raises(ConfigError, match='the test set test is a ShapesDataset, which cannot leave out broken images'):
+        evaluate('configs/shapes/zeroshot.py', work_dir=tmp_path, skip_broken=True)
 
 
 def test_what_is_wrong_is_found_before_the_test(write, tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(SystemExit, match='cannot write to the folder .*choose another with --out'):
-        evaluate(write('oracle', 7), '--out', tmp_path / 'file' / 'metrics.json')
+    with pytest.raises(StorageError, match='cannot write to the folder .*choose another with --out'):
+        evaluate(write('oracle', 7), out=tmp_path / 'file' / 'metrics.json')
     torch.save(dict(state_dict={'head.fc.weight': torch.zeros(7, 128)}), tmp_path / 'seven.pth')
     for command in (evaluate, wise_ft):
         with pytest.raises(
-            SystemExit, match='seven.pth was trained for 7 classes, but the config has model.head.num_classes=10'
+            ConfigError, match='seven.pth was trained for 7 classes, but the config has model.head.num_classes=10'
         ):
-            command('configs/shapes/ft.py', tmp_path / 'seven.pth', '--work-dir', tmp_path)
-        with pytest.raises(SystemExit, match='there is no checkpoint .*gone.pth'):
-            command('configs/shapes/ft.py', tmp_path / 'gone.pth', '--work-dir', tmp_path)
+            command('configs/shapes/ft.py', tmp_path / 'seven.pth', work_dir=tmp_path)
+        with pytest.raises(MissingFileError, match='there is no checkpoint .*gone.pth'):
+            command('configs/shapes/ft.py', tmp_path / 'gone.pth', work_dir=tmp_path)
 
 
 def test_checkpoint_of_another_tower(tmp_path, capfd):
@@ -235,10 +229,10 @@ def test_checkpoint_of_another_tower(tmp_path, capfd):
     for message, state_dict in wrong.items():
         torch.save(dict(state_dict=state_dict), tmp_path / 'other.pth')
         for command in (evaluate, wise_ft):
-            with pytest.raises(SystemExit, match=f'other.pth does not fit the model of the config: .*{message}'):
-                command('configs/shapes/ft.py', tmp_path / 'other.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
+            with pytest.raises(ConfigError, match=f'other.pth does not fit the model of the config: .*{message}'):
+                command('configs/shapes/ft.py', tmp_path / 'other.pth', SMALL, work_dir=tmp_path)
     torch.save(dict(state_dict={**weights, 'auxiliary.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
-    evaluate('configs/shapes/ft.py', tmp_path / 'flyp.pth', '--work-dir', tmp_path, '--cfg-options', *SMALL)
+    evaluate('configs/shapes/ft.py', tmp_path / 'flyp.pth', SMALL, work_dir=tmp_path)
     lines = capfd.readouterr().out.splitlines()
     assert (
         any(line.strip().startswith('ft ') for line in lines) and f'checkpoint: {tmp_path}/flyp.pth' in lines
@@ -246,26 +240,16 @@ def test_checkpoint_of_another_tower(tmp_path, capfd):
     assert not any(line.startswith('written:') for line in lines)
 
 
-def test_alphas_out_of_range(tmp_path, capfd):
-    with pytest.raises(SystemExit):
-        wise_ft('configs/shapes/ft.py', tmp_path / 'any.pth', '--alphas', '0', '2')
-    assert 'alphas must lie in [0, 1]' in capfd.readouterr().err
+def test_alphas_out_of_range(tmp_path):
+    with pytest.raises(ConfigError, match=r'alphas must lie in \[0, 1\]'):
+        wise_ft('configs/shapes/ft.py', tmp_path / 'any.pth', alphas=['0', '2'])
 
 
-def test_second_look_at_small_objects(tmp_path, capfd):
+def test_relevance_crop_of_small_objects(tmp_path, capfd):
     one, two, closer = tmp_path / 'one.json', tmp_path / 'two.json', tmp_path / 'closer.json'
-    for out, options in ((one, []), (two, ['--relevance-crop']), (closer, ['--relevance-crop', '0.8'])):
-        evaluate(
-            'configs/shapes/zeroshot.py',
-            '--work-dir',
-            tmp_path,
-            '--out',
-            out,
-            *options,
-            '--cfg-options',
-            *SMALL,
-            'test_dataloader.a.dataset.size=100',
-        )
+    options = [*SMALL, 'test_dataloader.a.dataset.size=100']
+    for out, scale in ((one, None), (two, 0.9), (closer, 0.8)):
+        evaluate('configs/shapes/zeroshot.py', None, options, work_dir=tmp_path, out=out, crop_scale=scale)
     assert ' zero-shot + second look ' in ' '.join(capfd.readouterr().out.split())
     assert {name: len(runs) for name, runs in group_runs(find_runs([one, two])).items()} == {
         'zero-shot': 1,
@@ -274,52 +258,23 @@ def test_second_look_at_small_objects(tmp_path, capfd):
     one, two, closer = (json.loads(out.read_text()) for out in (one, two, closer))
     assert one['metrics']['a/top1'] < two['metrics']['a/top1'] < closer['metrics']['a/top1']
     assert (
-        two['inference'] == dict(gate=False, crop_scale=0.9)
+        two['inference'] == dict(knn_gate=False, crop_scale=0.9)
         and closer['inference']['crop_scale'] == 0.8
         and 'inference' not in one
     )
-    with pytest.raises(SystemExit, match=r'crop_scale is the side .* in \(0, 1\), but is 1.5'):
-        evaluate('configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--relevance-crop', '1.5')
+    with pytest.raises(ConfigError, match=r'crop_scale is the side .* in \(0, 1\), but is 1.5'):
+        evaluate('configs/shapes/zeroshot.py', work_dir=tmp_path, crop_scale=1.5)
 
 
 def test_wise_ft(tmp_path, capfd):
     """α = 0 is the test without a checkpoint and α = 1 that of the checkpoint, on one process and on two."""
-    train(
-        'configs/shapes/ft.py',
-        '--work-dir',
-        tmp_path,
-        '--no-validate',
-        '--cfg-options',
-        'train_dataloader.dataset.size=64',
-        'train_cfg.max_epochs=1',
-    )
+    options = ['train_dataloader.dataset.size=64', 'train_cfg.max_epochs=1']
+    run_training('configs/shapes/ft.py', options, work_dir=tmp_path, validate=False)
     checkpoint = tmp_path / 'epoch_1.pth'
-    evaluate(
-        'configs/shapes/zeroshot.py', '--work-dir', tmp_path, '--out', tmp_path / 'zero.json', '--cfg-options', *SMALL
-    )
-    evaluate(
-        'configs/shapes/ft.py',
-        checkpoint,
-        '--work-dir',
-        tmp_path,
-        '--out',
-        tmp_path / 'one.json',
-        '--cfg-options',
-        *SMALL,
-    )
+    evaluate('configs/shapes/zeroshot.py', None, SMALL, work_dir=tmp_path, out=tmp_path / 'zero.json')
+    evaluate('configs/shapes/ft.py', checkpoint, SMALL, work_dir=tmp_path, out=tmp_path / 'one.json')
     capfd.readouterr()
-    wise_ft(
-        'configs/shapes/ft.py',
-        checkpoint,
-        '--work-dir',
-        tmp_path,
-        '--alphas',
-        '0:1:0.5',
-        '--save',
-        '0.5',
-        '--cfg-options',
-        *SMALL,
-    )
+    wise_ft('configs/shapes/ft.py', checkpoint, SMALL, work_dir=tmp_path, alphas=['0:1:0.5'], save=0.5)
     shown = ' '.join(capfd.readouterr().out.split())
     assert 'α = 0.5 (bold) is the default to report' in shown and 'wise_ft_0.5.pth' in shown
     line = json.loads((tmp_path / 'wise_ft' / 'wise_ft.json').read_text())
@@ -327,16 +282,8 @@ def test_wise_ft(tmp_path, capfd):
     assert line['checkpoint'] == dict(path=str(checkpoint), sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest())
     for index, name in ((0, 'zero'), (2, 'one')):
         assert line['line'][index]['metrics'] == json.loads((tmp_path / f'{name}.json').read_text())['metrics']
-    evaluate(
-        'configs/shapes/ft.py',
-        tmp_path / 'wise_ft' / 'wise_ft_0.5.pth',
-        '--work-dir',
-        tmp_path,
-        '--out',
-        tmp_path / 'half.json',
-        '--cfg-options',
-        *SMALL,
-    )
+    saved = tmp_path / 'wise_ft' / 'wise_ft_0.5.pth'
+    evaluate('configs/shapes/ft.py', saved, SMALL, work_dir=tmp_path, out=tmp_path / 'half.json')
     half = json.loads((tmp_path / 'half.json').read_text())
     assert half['metrics'] == line['line'][1]['metrics'] and half['seed'] == 0
 

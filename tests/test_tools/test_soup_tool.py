@@ -2,20 +2,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripts import load_tool
 
 from mmcfmask.engine.config import load_config
+from mmcfmask.engine.run_soup import run_soup
 from mmcfmask.engine.testing import build_model
+from mmcfmask.errors import ConfigError, MissingFileError
 
 CLASSES = ['circle', 'square', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie']
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'shapes' / 'ft.py')
-OPTIONS = ['--cfg-options', 'val_dataloader.dataset.size=30']
-
-
-@pytest.fixture(scope='module')
-def tool():
-    return load_tool('soup')
+OPTIONS = ['val_dataloader.dataset.size=30']
 
 
 @pytest.fixture(scope='module')
@@ -33,8 +29,8 @@ def checkpoints(tmp_path_factory):
     return {name: str(folder / f'{name}.pth') for name in ('good', 'half', 'broken')}
 
 
-def test_uniform(tool, checkpoints, tmp_path, capsys):
-    tool.main([CONFIG, checkpoints['good'], checkpoints['half'], '--out', str(tmp_path / 'new' / 'soup.pth')])
+def test_uniform(checkpoints, tmp_path, capsys):
+    run_soup(CONFIG, [checkpoints['good'], checkpoints['half']], tmp_path / 'new' / 'soup.pth', show=True)
     soup = torch.load(tmp_path / 'new' / 'soup.pth', weights_only=True)
     good = torch.load(checkpoints['good'], weights_only=True)['state_dict']
     torch.testing.assert_close(soup['state_dict']['head.fc.weight'], 0.75 * good['head.fc.weight'])
@@ -45,59 +41,49 @@ def test_uniform(tool, checkpoints, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('ties, members', [('nll', ['good']), ('paper', ['half', 'good']), ('code', ['good'])])
-def test_greedy_leaves_out_what_hurts_on_held_out_images(tool, checkpoints, tmp_path, capsys, ties, members):
+def test_greedy_leaves_out_what_hurts_on_held_out_images(checkpoints, tmp_path, capsys, ties, members):
     """Half the logits are as accurate, but less likely."""
     ingredients = [checkpoints[name] for name in ('broken', 'half', 'good')]
-    tool.main([CONFIG, *ingredients, '--out', str(tmp_path / 'soup.pth'), '--greedy', '--ties', ties, *OPTIONS])
+    run_soup(CONFIG, ingredients, tmp_path / 'soup.pth', OPTIONS, greedy=True, ties=ties, show=True)
     soup = torch.load(tmp_path / 'soup.pth', weights_only=True)
     assert soup['meta']['ingredients'] == [checkpoints[name] for name in members]
     assert f'greedy soup of {len(members)} models' in capsys.readouterr().out and not list(tmp_path.glob('best*'))
 
 
 @pytest.mark.parametrize('choice', [['save_best=auto'], ['save_best=None'], ['save_best=accuracy/nll', 'rule=less']])
-def test_greedy_by_the_metric_of_the_config(tool, checkpoints, tmp_path, choice):
+def test_greedy_by_the_metric_of_the_config(checkpoints, tmp_path, choice):
     options = [f'default_hooks.checkpoint.{option}' for option in choice]
-    tool.main(
-        [
-            CONFIG,
-            checkpoints['broken'],
-            checkpoints['good'],
-            '--out',
-            str(tmp_path / 'soup.pth'),
-            '--greedy',
-            *OPTIONS,
-            *options,
-        ]
-    )
+    names = [checkpoints['broken'], checkpoints['good']]
+    run_soup(CONFIG, names, tmp_path / 'soup.pth', [*OPTIONS, *options], greedy=True)
     assert torch.load(tmp_path / 'soup.pth', weights_only=True)['meta']['ingredients'] == [checkpoints['good']]
 
 
-def test_classes_stand_in_one_order(tool, checkpoints, tmp_path):
+def test_classes_stand_in_one_order(checkpoints, tmp_path):
     other = torch.load(checkpoints['good'], weights_only=True)
     other['meta']['dataset_meta']['classes'] = CLASSES[::-1]
     torch.save(other, tmp_path / 'other.pth')
+    other = str(tmp_path / 'other.pth')
     with pytest.raises(
-        SystemExit, match=r'other.pth was trained on other classes than .*good.pth, or has them in another order'
+        ConfigError, match=r'other.pth was trained on other classes than .*good.pth, or has them in another order'
     ):
-        tool.main([CONFIG, checkpoints['good'], str(tmp_path / 'other.pth'), '--out', str(tmp_path / 'soup.pth')])
+        run_soup(CONFIG, [checkpoints['good'], other], tmp_path / 'soup.pth')
     with pytest.raises(
-        SystemExit, match="class 0 is 'circle' in the dataset of val_dataloader, but 'bowtie' in the training set"
+        ConfigError, match="class 0 is 'circle' in the dataset of val_dataloader, but 'bowtie' in the training set"
     ):
-        tool.main([CONFIG, str(tmp_path / 'other.pth'), '--greedy', '--out', str(tmp_path / 'soup.pth'), *OPTIONS])
+        run_soup(CONFIG, [other], tmp_path / 'soup.pth', OPTIONS, greedy=True)
     assert not (tmp_path / 'soup.pth').exists()
 
 
-def test_clear_errors(tool, checkpoints, tmp_path, capsys):
+def test_clear_errors(checkpoints, tmp_path):
     torch.save(dict(state_dict={'other': torch.ones(1)}), tmp_path / 'other.pth')
-    out = ['--out', str(tmp_path / 'soup.pth')]
-    with pytest.raises(SystemExit, match='ingredients 1 and 2 of the soup are not of one model'):
-        tool.main([CONFIG, checkpoints['good'], str(tmp_path / 'other.pth'), *out])
-    with pytest.raises(SystemExit, match='Unexpected key'):
-        tool.main([CONFIG, str(tmp_path / 'other.pth'), '--greedy', *out, *OPTIONS])
-    with pytest.raises(SystemExit, match='no checkpoint'):
-        tool.main([CONFIG, str(tmp_path / 'gone.pth'), *out])
-    with pytest.raises(SystemExit):
-        tool.main([CONFIG, checkpoints['good'], checkpoints['good'], *out])
-    assert 'named twice' in capsys.readouterr().err
-    with pytest.raises(SystemExit, match='no val_dataloader'):
-        tool.main([CONFIG.replace('ft.py', 'zeroshot.py'), checkpoints['good'], '--greedy', *out])
+    good, other, out = checkpoints['good'], str(tmp_path / 'other.pth'), tmp_path / 'soup.pth'
+    with pytest.raises(ConfigError, match='ingredients 1 and 2 of the soup are not of one model'):
+        run_soup(CONFIG, [good, other], out)
+    with pytest.raises(ConfigError, match='an ingredient of the soup does not fit the model.* unexpected: other'):
+        run_soup(CONFIG, [other], out, OPTIONS, greedy=True)
+    with pytest.raises(MissingFileError, match='no checkpoint'):
+        run_soup(CONFIG, [str(tmp_path / 'gone.pth')], out)
+    with pytest.raises(ConfigError, match='named twice'):
+        run_soup(CONFIG, [good, good], out)
+    with pytest.raises(ConfigError, match='no val_dataloader'):
+        run_soup(CONFIG.replace('ft.py', 'zeroshot.py'), [good], out, greedy=True)

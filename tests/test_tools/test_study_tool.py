@@ -1,7 +1,6 @@
-"""A whole study of small runs, in processes of their own, killed and gone on with."""
+"""A whole study of small runs in processes of their own: killed, then resumed."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -9,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from scripts import load_tool
+
+from mmcfmask.experiments.study import run_study
 
 ROOT = Path(__file__).parents[2]
 STUDY = """
@@ -36,23 +36,22 @@ methods:
   FT: {config: ft, seeds: [0, 1]}
   FT soup: {soup: FT}
   FT + WiSE-FT: {wise_ft: FT, seeds: [0]}
-  FT + gate: {retest: FT, options: [--knn-gate], seeds: [0]}
+  FT + k-NN gate: {evaluate: FT, options: [--knn-gate], seeds: [0]}
 """
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch, capsys):
-    """Runs the tool here; gives what it printed."""
-    tool = load_tool('study')
+    """Runs the study here; returns the exit code and the output."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('COLUMNS', '150')
     (tmp_path / 'my.yaml').write_text(STUDY)
 
-    def study(*args):
-        tool.main([str(tmp_path / 'my.yaml'), '--out', str(tmp_path / 'out'), *args])
-        return capsys.readouterr().out
+    def study(**options):
+        code = run_study(str(tmp_path / 'my.yaml'), out=str(tmp_path / 'out'), **options)
+        return code, capsys.readouterr().out
 
     return study
 
@@ -66,7 +65,7 @@ def wait_for(condition, process, seconds=300):
     raise AssertionError('it took too long')
 
 
-def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, study, capsys):
+def test_a_killed_study_resumes_and_a_failure_does_not_stop_the_rest(tmp_path, study):
     seed0, seed1 = (tmp_path / 'out' / 'shapes' / 'ft' / f'seed{seed}' for seed in (0, 1))
     command = [
         sys.executable,
@@ -84,57 +83,58 @@ def test_killed_study_goes_on_and_a_failure_does_not_stop_the_rest(tmp_path, stu
     metrics = (seed0 / 'metrics.json').read_text()
     assert not (seed1 / 'metrics.json').exists()
 
-    assert [line.split()[0] for line in study('--list').splitlines()] == [
-        'to',
-        'to',
-        'finished',
-        'begun',
-        'to',
-        'to',
-        'to',
-    ]
-    with pytest.raises(SystemExit) as stopped:
-        study('--jobs', '2')
-    shown = capsys.readouterr().out
-    assert stopped.value.code == 1
-    # The finished run was kept, the killed one resumed, the broken one and what needs it are named, the others are
-    # done.
+    states = [line.split()[0] for line in study(list_only=True)[1].splitlines()]
+    assert states == ['to', 'to', 'finished', 'started', 'to', 'to', 'to']
+    code, shown = study(jobs=2)
+    assert code == 1
+    # The finished run was kept, the killed one resumed, the broken one and its dependent failed, the others finished.
     assert f'FT (seed 0): kept from {seed0}' in shown and (seed0 / 'metrics.json').read_text() == metrics
     assert 'resumed epoch: 1' in (seed1 / 'train.log').read_text()
     assert 'shapes Broken (seed 0): failed: fine-tuning failed, see' in shown and 'there is no such file' in shown
-    assert 'shapes Broken soup: it needs shapes Broken (seed 0), which failed' in shown and '2 failed:' in shown
+    assert 'shapes Broken soup: it depends on shapes Broken (seed 0), which failed' in shown and '2 failed:' in shown
     results = json.loads((tmp_path / 'out' / 'shapes' / 'results.json').read_text())
     assert {name: method['seeds'] for name, method in results['methods'].items()} == {
         'FT': 2,
         'FT soup': 1,
         'FT + WiSE-FT': 1,
-        'FT + gate': 1,
+        'FT + k-NN gate': 1,
     }
     gated, plain = (
-        json.loads((seed0.parents[1] / name / 'seed0' / 'metrics.json').read_text()) for name in ('ft_+_gate', 'ft')
+        json.loads((seed0.parents[1] / name / 'seed0' / 'metrics.json').read_text())
+        for name in ('ft_+_k-nn_gate', 'ft')
     )
     assert (
-        0 <= gated['metrics']['test/answered_by_zero_shot'] < 50 < gated['metrics']['sketch/answered_by_zero_shot']
-        and 'test/answered_by_zero_shot' not in plain['metrics']
+        0 <= gated['metrics']['test/zero_shot_percent'] < 50 < gated['metrics']['sketch/zero_shot_percent']
+        and 'test/zero_shot_percent' not in plain['metrics']
     )
-    assert gated['checkpoint'] == plain['checkpoint'] and gated['method'] == 'FT + gate'
+    assert gated['checkpoint'] == plain['checkpoint'] and gated['method'] == 'FT + k-NN gate'
     signed = json.loads((seed1 / 'metrics.json').read_text())
     assert (signed['method'], signed['seed']) == ('FT', 1)
-    # Of a finished run the tested checkpoint is left, and its config.
+    # The tested checkpoint of a finished run is kept, and its config.
     assert [path.name for path in seed1.glob('*.pth')] == ['best.pth'] and (seed0.parent / 'config.py').is_file()
 
-    again = study('--only', 'FT*')
-    assert again.count('kept from') == 5 and 'FT soup' in again and 'fine-tuning' not in again
+    code, again = study(only=['FT*'])
+    assert code == 0 and again.count('kept from') == 5 and 'FT soup' in again and 'fine-tuning' not in again
 
 
-@pytest.mark.parametrize(
-    'args, message',
-    [
-        (['--only', 'LP'], "my.yaml: no method is named 'LP': there are Broken, Broken soup, FT, FT soup"),
-        (['--datasets', 'pets'], "no data set is named 'pets': there are shapes"),
-        (['--cfg-options', 'model.head.num_classes.x=3'], r"methods['Broken']: configs/shapes/ft.py with"),
-    ],
-)
-def test_mistakes(study, args, message):
-    with pytest.raises(SystemExit, match=re.escape(message)):
-        study(*args)
+def test_the_script_names_file_and_mistake(tmp_path):
+    (tmp_path / 'my.yaml').write_text(STUDY)
+    command = [sys.executable, 'tools/study.py', str(tmp_path / 'my.yaml'), '--only', 'LP', '--out', str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count('\n') == 1
+    assert "my.yaml: no method is named 'LP'. There are Broken, Broken soup, FT, FT soup" in done.stderr
+
+
+@pytest.mark.parametrize('script', ['study.py', 'compare.py'])
+def test_help_imports_no_torch(script):
+    code = f"""
+import runpy, sys
+sys.argv = ['x', '--help']
+try:
+    runpy.run_path('tools/{script}', run_name='__main__')
+except SystemExit as stop:
+    assert stop.code in (0, None)
+assert not {{'torch', 'mmengine', 'mmcfmask', 'rich'}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and '--cfg-options' in done.stdout, done.stderr

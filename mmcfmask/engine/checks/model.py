@@ -1,4 +1,4 @@
-"""The model, its weights and the device."""
+"""Check the model, its weights and the device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ...compat import multiplies_bfloat16
-from ...errors import ConfigError
+from ...errors import ConfigError, blame
 from ...messages import near_names
-from ...models import OpenCLIPBackbone
+from ...models import CounterfactualDistillation, OpenCLIPBackbone
+from ...models.class_embeddings.text import resolve_classnames, resolve_templates
+from ...models.losses.flyp import FLYP
 from ...models.towers.loading import check_pretrained
 from ..values import is_a, value_of
-from .parts import lower_errors
 
-SLOW_BFLOAT16 = 'this CPU has no instructions for bfloat16, in which a step takes ten times as long as in float32, or more. Leave it out'
+SLOW_BFLOAT16 = (
+    'this CPU has no instructions for bfloat16, so a step takes at least ten times as long as in float32. Leave it out'
+)
 
 
 def check_fill(cfg: Config) -> None:
@@ -45,24 +48,54 @@ def check_fill(cfg: Config) -> None:
 
 def makes_counterfactuals(model: dict) -> bool:
     """Whether a model config trains on counterfactual images."""
-    return (
-        bool(model.get('teacher'))
-        and (model.get('head') or {}).get('distill', 'feature') is not None
-        and ((model.get('data_preprocessor') or {}).get('mask', 'object') is not None)
-    )
+    return any(is_a(CounterfactualDistillation, term.get('type'), MODELS) for term in model.get('losses') or ())
 
 
 def check_backbone(model: dict) -> None:
-    """Raise a ValueError or a FileNotFoundError for an image tower that open_clip has not, or a file of weights that is
-    not there."""
+    """Raise a UserError for an image tower that open_clip does not have, or a missing file of weights."""
     tower = model.get('backbone') or {}
     if is_a(OpenCLIPBackbone, tower.get('type'), MODELS) and tower.get('load', True):
-        with lower_errors('model.backbone'):
+        with blame('model.backbone'):
             check_pretrained(tower.get('model_name'), tower.get('pretrained'))
 
 
-def warn_of_random_start(cfg: Config) -> None:
-    """Log a warning for an image tower that no weights are named for."""
+def check_class_names(model: dict) -> None:
+    """Raise a UserError for class names or templates that a prompt cannot be made of."""
+    parts = {'model.head.class_weights': (model.get('head') or {}).get('class_weights')}
+    parts.update({f'model.losses[{index}]': part for index, part in enumerate(model.get('losses') or ())})
+    for key, part in parts.items():
+        names, templates = ((part or {}).get(name) for name in ('classnames', 'templates'))
+        with blame(key):
+            if names is not None:
+                resolve_classnames(names)
+            if templates is not None:
+                resolve_templates(templates)
+
+
+def check_text_tower(model: dict, checkpoint: dict, name: str) -> None:
+    """Raise a ConfigError for a checkpoint without the text tower that makes the head (FLYP)."""
+    if makes_head(model) and not any(key.startswith('losses.') for key in checkpoint['state_dict']):
+        raise ConfigError(
+            f'{name} has no text tower, of which the head is made (model.losses): give a checkpoint of the training'
+        )
+
+
+def makes_head(model: dict) -> bool:
+    """Whether a loss of the model makes the head of its text tower (FLYP)."""
+    return any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('losses') or ())
+
+
+def check_classes_of_checkpoint(model: dict, checkpoint: dict, name: str) -> None:
+    """Raise a ConfigError for a checkpoint of another number of classes than the head."""
+    weight, num_classes = checkpoint['state_dict'].get('head.fc.weight'), (model.get('head') or {}).get('num_classes')
+    if weight is not None and num_classes is not None and len(weight) != num_classes:
+        raise ConfigError(
+            f'{name} was trained for {len(weight)} classes, but the config has model.head.num_classes={num_classes}'
+        )
+
+
+def warn_of_random_weights(cfg: Config) -> None:
+    """Log a warning for an image tower without pre-trained weights."""
     tower = cfg.model.get('backbone') or {}
     if (
         tower.get('model_name')
@@ -71,16 +104,15 @@ def warn_of_random_start(cfg: Config) -> None:
         and not tower.get('init_cfg')
     ):
         print_log(
-            f'{tower.model_name} starts from random weights, since model.backbone.pretrained is not set: there is no '
-            'robustness that '
-            "could be kept. Name a tag of open_clip, such as 'openai', or a file",
+            f'{tower.model_name} starts from random weights, because model.backbone.pretrained is not set: there is no '
+            "robustness to keep. Name a tag of open_clip, such as 'openai', or a file",
             'current',
             level=logging.WARNING,
         )
 
 
-def check_start(cfg: Config) -> None:
-    """Raise a ConfigError for a model that, without a checkpoint, would have random weights."""
+def check_has_weights(cfg: Config) -> None:
+    """Raise a ConfigError for a model that would have random weights without a checkpoint."""
     if cfg.model.get('pretrained') or cfg.model.get('init_cfg'):
         return
     tower, head = cfg.model.get('backbone') or {}, cfg.model.get('head') or {}
@@ -93,7 +125,7 @@ def check_start(cfg: Config) -> None:
 
 
 def unmatched_keys(cfg: Config, model: nn.Module) -> str | None:
-    """What to say of settings for parameters that the model does not have; None where there are none."""
+    """Return a warning of settings for parameters that the model does not have, or None."""
     keys = value_of(cfg, 'optim_wrapper.paramwise_cfg.custom_keys') or {}
     names = [name for name, _ in model.named_parameters()] if keys else []
     unmatched = [key for key in keys if not any(key in name for name in names)]
@@ -106,7 +138,7 @@ def unmatched_keys(cfg: Config, model: nn.Module) -> str | None:
 
 
 def check_device(cfg: Config) -> None:
-    """Raise a ConfigError for a training that needs a GPU where there is none."""
+    """Raise a ConfigError for a training that needs a GPU, on a machine without one."""
     if value_of(cfg, 'optim_wrapper.type') == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise ConfigError(
             "optim_wrapper.type='AmpOptimWrapper' needs a GPU: use --amp, which is bfloat16 on any device"
@@ -114,7 +146,7 @@ def check_device(cfg: Config) -> None:
 
 
 def slow_bfloat16(cfg: Config, device: str) -> str | None:
-    """What to say of a run that is asked for bfloat16 where the CPU multiplies it one number at a time; None elsewhere."""
+    """Return a warning of bfloat16 on a CPU that has no instructions for it, or None."""
     asked = []
     if (
         value_of(cfg, 'optim_wrapper.type') == 'AutocastOptimWrapper'

@@ -1,16 +1,19 @@
-"""A resumed run goes on with the same training."""
+"""Check that a resumed run continues the same training."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmpretrain.registry import HOOKS
 
 from ...errors import ConfigError
+from ...renamed import update_model
 from ..hooks import DistillWeightHook
 from ..values import config_values, is_a, value_of
 
-# What a resumed run cannot change: it goes on with the optimizer, the schedule and the weights of the checkpoint.
+# Settings that a resumed run cannot change: it continues with the optimizer, schedule and weights of the checkpoint.
 SAME_IN_A_RESUMED_RUN = (
     'randomness.seed',
     'custom_hooks',
@@ -22,28 +25,38 @@ SAME_IN_A_RESUMED_RUN = (
     'model.backbone.model_name',
     'model.head',
     'model.teacher',
-    'model.auxiliary',
+    'model.losses',
     'model.data_preprocessor',
 )
 
-# But for: where files are, what torch computes the same numbers with, and what the checkpoint has the outcome of.
+# Exceptions: paths, equivalent kernels, and inputs whose result is in the checkpoint.
 FREE_IN_A_RESUMED_RUN = ('pretrained', 'cache_dir', 'fused', 'class_weights')
 
 
-def check_same_run(cfg: Config, checkpoint: dict, name: str) -> None:
-    """Raise a ValueError where ``cfg`` would not go on with the training that wrote a checkpoint, but silently mix two.
+def check_same_run(cfg: Config, checkpoint: dict, name: str, free: Sequence[str] = ()) -> None:
+    """Raise a ConfigError if ``cfg`` differs from the training that wrote a checkpoint, so that resuming would mix two
+    trainings.
 
-    The state of the optimizer and of the schedule comes from the checkpoint, so that another learning rate or number of
-    epochs would have no effect or a wrong one, and another method would be half of each.
+    The state of the optimizer and the schedule comes from the checkpoint. Another learning rate or number of epochs
+    would have no effect, or a wrong one.
+
+    Args:
+        cfg (Config): The config of the resumed run.
+        checkpoint (dict): From :func:`mmcfmask.engine.checkpoints.check_checkpoint`.
+        name (str): Its path, for errors.
+        free (Sequence[str]): Keys that may differ.
     """
     before, now = (config_values(text) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
-    for values in (before, now):  # of the hooks, those that change what is trained or saved
+    before['model'] = update_model(before.get('model') or {})
+    for values in (before, now):  # keep only the hooks that change the weights
         values['custom_hooks'] = [
             {key: value for key, value in hook.items() if key not in ('interval', 'priority')}
             for hook in values.get('custom_hooks') or ()
             if is_a((EMAHook, DistillWeightHook), hook['type'], HOOKS)
         ]
     for key in SAME_IN_A_RESUMED_RUN:
+        if key in free:
+            continue
         old, new = value_of(before, key), value_of(now, key)
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):  # name the part that differs

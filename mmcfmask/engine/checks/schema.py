@@ -1,11 +1,11 @@
-"""What a config may say, judged before anything is built: by the signatures of the classes that its parts name."""
+"""Check the values of a config before anything is built, by the signatures of the classes that its parts name."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,12 +30,14 @@ from torch.utils.data import DataLoader
 
 from ...errors import ConfigError
 from ...messages import near_names
-from .signatures import _check_value, _range_of, _short, _signature
+from ...renamed import TYPES
+from .signatures import check_arguments, check_value, read_signature, shorten
 from .tables import (
     ALL_REGISTRIES,
     BESIDES,
     CUSTOM,
     DEFAULTS,
+    DISTRIBUTED,
     ENVIRONMENT,
     GIVEN,
     LAYER_DECAY,
@@ -46,31 +48,32 @@ from .tables import (
 )
 
 
-def check_config(cfg: Config, whole: bool = True) -> None:
-    """Judge all parts of a config that a Runner reads.
+def check_schema(cfg: Config, complete: bool = True) -> None:
+    """Check all parts of a config that a Runner reads.
 
     Args:
         cfg (Config): The config.
-        whole (bool): What is missing is an error too. If not, only what is there is judged.
+        complete (bool): A missing section or argument is an error too. If False, only the values that are set are
+            checked.
 
     Raises:
-        ConfigError: With key, value and what is possible.
+        ConfigError: Names the key, its value and the possible values.
     """
     values = cfg.to_dict()
     for key, value in values.items():
         _check_finite(key, value)
-    known = _signature(Runner.__init__)[0]
+    known = read_signature(Runner.__init__)[0]
     check_arguments(
         '',
         {key: value for key, value in values.items() if key in known and (key, value) != ('work_dir', None)},
         Runner.__init__,
         missing=False,
     )
-    if whole:
+    if complete:
         _check_sections(values)
     check_top_level(values)
     check = partial(
-        check_part, whole=whole, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine')
+        check_part, complete=complete, foreign=values.get('default_scope') not in (None, 'mmpretrain', 'mmengine')
     )
     scope = values.get('default_scope')
     if (
@@ -78,27 +81,25 @@ def check_config(cfg: Config, whole: bool = True) -> None:
         and scope not in MODELS.parent.children
         and not (scope.isidentifier() and importlib.util.find_spec(scope))
     ):
-        raise ConfigError(
-            f"default_scope={scope!r}: there is no package of this name; 'mmpretrain' has the parts that recipes use"
-        )
+        raise ConfigError(f"default_scope={scope!r}: there is no package of this name; use 'mmpretrain'")
     _check_environment(values.get('env_cfg') or {})
     if 'model' in values:
         check('model', values['model'], MODELS)
     for mode, default in dict(train=None, val='ValLoop', test='TestLoop').items():
-        _check_loaders(f'{mode}_dataloader', values.get(f'{mode}_dataloader'), check, whole)
+        _check_loaders(f'{mode}_dataloader', values.get(f'{mode}_dataloader'), check, complete)
         _check_evaluator(f'{mode}_evaluator', values.get(f'{mode}_evaluator'), check)
         loop = values.get(f'{mode}_cfg')
         if loop is not None:
             if 'by_epoch' in loop and 'type' in loop:
                 raise ConfigError(
-                    f'{mode}_cfg.by_epoch={_short(loop["by_epoch"])} chooses a loop, and so does {mode}_cfg.type='
-                    f'{_short(loop["type"])}: leave one of them out'
+                    f'{mode}_cfg.by_epoch={shorten(loop["by_epoch"])} chooses a loop, and so does {mode}_cfg.type='
+                    f'{shorten(loop["type"])}: leave one of them out'
                 )
             if mode == 'train':
                 default = 'EpochBasedTrainLoop' if loop.get('by_epoch', True) else 'IterBasedTrainLoop'
             check(f'{mode}_cfg', {key: value for key, value in loop.items() if key != 'by_epoch'}, LOOPS, default)
     if values.get('optim_wrapper') is not None:
-        _check_optim_wrapper('optim_wrapper', values['optim_wrapper'], check, whole)
+        _check_optim_wrapper('optim_wrapper', values['optim_wrapper'], check, complete)
     if values.get('model_wrapper_cfg') is not None:
         check('model_wrapper_cfg', values['model_wrapper_cfg'], registries.MODEL_WRAPPERS, 'MMDistributedDataParallel')
     if values.get('log_processor') is not None:
@@ -115,30 +116,37 @@ def check_config(cfg: Config, whole: bool = True) -> None:
 
 
 def check_top_level(values: Mapping[str, Any]) -> None:
-    """Raise a ConfigError for a value of :data:`TOP_LEVEL` that is of another type."""
+    """Raise a ConfigError for a top-level value of another type than :data:`TOP_LEVEL` says."""
     for key, hint in TOP_LEVEL.items():
         value = values
         for part in key.split('.'):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:
-            _check_value(key, value, hint, ' or None' if '.' not in key else '')
+            check_value(key, value, hint, ' or None' if '.' not in key else '')
 
 
 def _check_environment(environment: Mapping[str, Any]) -> None:
-    """Raise a ConfigError for a key of ``env_cfg`` that the Runner does not read; what is left of the values, see
-    :data:`TOP_LEVEL`."""
-    for key in environment:
-        if key not in ENVIRONMENT:
-            hint = near_names(str(key), list(ENVIRONMENT)) or f' It takes {", ".join(ENVIRONMENT)}'
-            raise ConfigError(f'env_cfg has no {key!r}.{hint}')
+    """Raise a ConfigError for a key of ``env_cfg`` that the Runner does not read, or a value of another type."""
+    _check_keys('env_cfg', environment, ENVIRONMENT)
+    _check_keys('env_cfg.dist_cfg', environment.get('dist_cfg') or {}, DISTRIBUTED)
     check_arguments(
         'env_cfg.mp_cfg', environment.get('mp_cfg') or {}, set_multi_processing, given=('distributed',), missing=False
     )
 
 
+def _check_keys(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raise a ConfigError for a key that is not in ``hints``, or a value that is neither None nor of the type there."""
+    for key, value in values.items():
+        if key not in hints:
+            near = near_names(str(key), list(hints)) or f' It takes {", ".join(hints)}'
+            raise ConfigError(f'{where} has no {key!r}.{near}')
+        if value is not None:
+            check_value(f'{where}.{key}', value, hints[key])
+
+
 def _check_sections(values: Mapping[str, Any]) -> None:
-    """Raise a ConfigError where a config says only a part of what a training, a validation or a test needs, or has no
-    model."""
+    """Raise a ConfigError for a config without a model, or with only some of the keys that a training, a validation or
+    a test needs."""
     if not values.get('model'):
         raise ConfigError('there is no model: set model=dict(type=…, …)')
     for mode, needed in dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator').items():
@@ -158,27 +166,27 @@ def _check_sections(values: Mapping[str, Any]) -> None:
 
 
 def check_part(
-    where: str, part: Any, registry: Registry, default: str | None = None, whole: bool = True, foreign: bool = False
+    where: str, part: Any, registry: Registry, default: str | None = None, complete: bool = True, foreign: bool = False
 ) -> None:
-    """Judge a part of a config, and the parts in it, by the class that it names.
+    """Check a part of a config, and the parts in it, by the class that it names.
 
     Args:
         where (str): Its dotted key, for errors.
-        part: ``dict(type=…, …)``, or an object that is built already.
-        registry (Registry): Where the class is looked up.
-        default (str, optional): The type of a part that names none.
-        whole (bool): What is missing is an error too.
-        foreign (bool): An unknown name is no error: it may be that of another package, which is not looked for here.
+        part: ``dict(type=…, …)``, or an object that is already built.
+        registry (Registry): Where to look up the class.
+        default (str, optional): The type of a part without one.
+        complete (bool): A missing argument is an error too.
+        foreign (bool): Accept unknown names, which another package may register.
 
     Raises:
-        ConfigError: With key, value and what is possible.
+        ConfigError: Names the key, its value and the possible values.
     """
     if not isinstance(part, Mapping):
         if part is None or isinstance(part, (str, int, float, list, tuple)):
-            raise ConfigError(f'{where}={_short(part)}: it must be a dict(type=…, …)')
+            raise ConfigError(f'{where}={shorten(part)}: it must be a dict(type=…, …)')
         return
     kind = part.get('type', default)
-    if kind is None and not whole:
+    if kind is None and not complete:
         return
     if kind is None:
         raise ConfigError(f'{where} has no type: it must be a dict(type=…, …)')
@@ -186,70 +194,31 @@ def check_part(
     if found is not None:
         besides = BESIDES.get(registry, {})
         for key in besides.keys() & part.keys():
-            _check_value(f'{where}.{key}', part[key], besides[key])
+            check_value(f'{where}.{key}', part[key], besides[key])
         ours = {'type', '_scope_', *besides}
         arguments = {key: value for key, value in part.items() if key not in ours}
         certain = registry is not FUNCTIONS
-        check_arguments(where, arguments, found, GIVEN.get(registry, ()), unknown=certain, missing=whole and certain)
+        check_arguments(where, arguments, found, GIVEN.get(registry, ()), unknown=certain, missing=complete and certain)
         for key, value in arguments.items():
             _check_inside(
-                f'{where}.{key}', key, value, partial(check_part, whole=whole, foreign=foreign), registry, found
+                f'{where}.{key}', key, value, partial(check_part, complete=complete, foreign=foreign), registry, found
             )
     elif not isinstance(kind, str):
-        raise ConfigError(f'{where}.type={_short(kind)}: it must be a name or a class')
+        raise ConfigError(f'{where}.type={shorten(kind)}: it must be a name or a class')
     elif not foreign and part.get('_scope_') in (None, 'mmcfmask', 'mmpretrain', 'mmengine'):
+        if kind in TYPES:
+            raise ConfigError(f'{where}.type={kind!r} is now {TYPES[kind]!r}')
         names = sorted({name for level in _levels(registry) for name in level.module_dict})
         raise ConfigError(
-            f'{where}.type={kind!r}: there is none of this name.'
-            + (
-                near_names(kind, names)
-                or ' What a package of your own registers needs custom_imports=dict(imports=[…])'
-            )
+            f'{where}.type={kind!r}: nothing is registered under this name.'
+            + (near_names(kind, names) or ' To use a class of your own package, set custom_imports=dict(imports=[…])')
         )
-
-
-def check_arguments(
-    where: str,
-    arguments: Mapping[str, Any],
-    function: Callable,
-    given: Iterable[str] = (),
-    unknown: bool = True,
-    missing: bool = True,
-) -> None:
-    """Judge arguments by the signature of a class or a function, and by :data:`RANGES`.
-
-    Args:
-        where (str): The dotted key that they stand under.
-        arguments (Mapping): Name to value.
-        function (Callable): What they are for.
-        given (Iterable[str]): Arguments that come from elsewhere.
-        unknown (bool): Whether an argument that it does not take is an error.
-        missing (bool): Whether one that it needs and that is not there is.
-
-    Raises:
-        ConfigError: An argument that it does not take, with near names; a value that is not of its type or range; a
-            missing one.
-    """
-    known, required, takes_others = _signature(function)
-    name = getattr(function, '__name__', str(function))
-    for key, value in arguments.items():
-        if unknown and key not in known and not takes_others:
-            taken = sorted(set(known) - {'params', 'optimizer', *given})
-            hint = near_names(str(key), taken) or f' It takes {", ".join(taken) or "nothing"}'
-            raise ConfigError(f'{where}: {name} has no {key!r}.{hint}')
-        hint, default = known.get(key, (Any, inspect.Parameter.empty))
-        if not (value is None and default is None):
-            for judged in (hint, _range_of(function, key)):
-                _check_value(f'{where}.{key}'.lstrip('.'), value, judged, ' or None' if default is None else '')
-    lacking = [key for key in required if key not in arguments and key not in given] if missing else []
-    if lacking:
-        raise ConfigError(f'{where}: {name} needs {" and ".join(lacking)}')
 
 
 def _check_inside(
     where: str, key: str, value: Any, check: Callable, registry: Registry, owner: Callable | None = None
 ) -> None:
-    """Judge the parts in the value of a key."""
+    """Check the parts in the value of a key."""
     own = REGISTRIES.get(key)
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
@@ -269,7 +238,7 @@ def _check_inside(
         return
     if (
         own is None and 'type' in value
-    ):  # not a place that is known: a name of any registry, or a word of the class's own
+    ):  # an unknown place: the type is a name of any registry, or a word of the class itself
         found = next(filter(None, (_look_up(value['type'], each) for each in (registry, *ALL_REGISTRIES))), None)
         if found is not None:
             check_arguments(
@@ -284,39 +253,40 @@ def _check_inside(
 
 
 def _check_own_type(where: str, part: Mapping[str, Any], kinds: Mapping[str, Callable]) -> None:
-    """Judge a part whose type is one of a few words, each with a function of one positional argument and the settings."""
+    """Check a part whose type is one of a few words; each stands for a function of one positional argument and the
+    settings."""
     kind = part.get('type')
     if kind not in kinds:
-        raise ConfigError(f'{where}.type={_short(kind)}: choose from {", ".join(map(repr, kinds))}')
+        raise ConfigError(f'{where}.type={shorten(kind)}: choose from {", ".join(map(repr, kinds))}')
     first = next(iter(inspect.signature(kinds[kind]).parameters))
     check_arguments(where, {key: value for key, value in part.items() if key != 'type'}, kinds[kind], given=(first,))
 
 
-def _check_loaders(key: str, loaders: Any, check: Callable, whole: bool) -> None:
-    """One dataloader, or a dict of named ones."""
+def _check_loaders(key: str, loaders: Any, check: Callable, complete: bool) -> None:
+    """Check one dataloader, or a dict of named ones."""
     if loaders is None:
         return
     if not isinstance(loaders, Mapping):
-        raise ConfigError(f'{key}={_short(loaders)}: it must be dict(dataset=dict(type=…, …), batch_size=…, …)')
+        raise ConfigError(f'{key}={shorten(loaders)}: it must be dict(dataset=dict(type=…, …), batch_size=…, …)')
     named = {key: loaders} if 'dataset' in loaders else {f'{key}.{name}': loader for name, loader in loaders.items()}
-    if whole and not any(isinstance(loader, Mapping) and 'dataset' in loader for loader in named.values()):
+    if complete and not any(isinstance(loader, Mapping) and 'dataset' in loader for loader in named.values()):
         raise ConfigError(f'{key} has no dataset: it must be dict(dataset=dict(type=…, …), batch_size=…, …)')
     parts = dict(dataset=DATASETS, sampler=DATA_SAMPLERS, batch_sampler=DATA_SAMPLERS, collate_fn=FUNCTIONS)
     of_runner = {*parts, 'worker_init_fn', 'num_batch_per_epoch', 'disable_subprocess_warning'}
     for where, loader in named.items():
         if not isinstance(loader, Mapping):
-            raise ConfigError(f'{where}={_short(loader)}: it must be dict(dataset=dict(type=…, …), batch_size=…, …)')
+            raise ConfigError(f'{where}={shorten(loader)}: it must be dict(dataset=dict(type=…, …), batch_size=…, …)')
         check_arguments(
             where, {name: value for name, value in loader.items() if name not in of_runner}, DataLoader, ('dataset',)
         )
-        for name in ('dataset', 'sampler') if whole else ():
+        for name in ('dataset', 'sampler') if complete else ():
             if loader.get(name) is None and not (name == 'sampler' and loader.get('batch_sampler')):
                 raise ConfigError(f'{where} has no {name}: set {name}=dict(type=…, …)')
         if loader.get('shuffle') is not None and loader.get('sampler') is not None:
             raise ConfigError(
-                f'{where}.shuffle={_short(loader["shuffle"])}: the sampler decides, by {where}.sampler.shuffle'
+                f'{where}.shuffle={shorten(loader["shuffle"])}: the sampler decides, by {where}.sampler.shuffle'
             )
-        if whole and 'batch_size' not in loader:
+        if complete and 'batch_size' not in loader:
             raise ConfigError(f'{where} has no batch_size')
         for name, registry in parts.items():
             if loader.get(name) is not None:
@@ -324,11 +294,11 @@ def _check_loaders(key: str, loaders: Any, check: Callable, whole: bool) -> None
 
 
 def _check_evaluator(key: str, evaluator: Any, check: Callable) -> None:
-    """Metrics: one, a list, a whole evaluator, or those of named sets."""
+    """Check the metrics: one, a list, an evaluator, or a dict of named sets."""
     if isinstance(evaluator, Mapping) and 'evaluators' in evaluator:  # of MultiSetTestLoop
         if not isinstance(evaluator['evaluators'], Mapping):
             raise ConfigError(
-                f'{key}.evaluators={_short(evaluator["evaluators"])}: it must be a dict of sets, each with its metrics'
+                f'{key}.evaluators={shorten(evaluator["evaluators"])}: it must be a dict of sets, each with its metrics'
             )
         for name, metrics in evaluator['evaluators'].items():
             _check_evaluator(f'{key}.evaluators.{name}', metrics, check)
@@ -339,16 +309,16 @@ def _check_evaluator(key: str, evaluator: Any, check: Callable) -> None:
         check(where, metric, METRICS)
 
 
-def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, whole: bool) -> None:
-    """The optimizer, what wraps it, and by what rules parameters have settings of their own."""
+def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, complete: bool) -> None:
+    """Check the optimizer, its wrapper, and the settings of single parameters (``paramwise_cfg``)."""
     if not isinstance(wrapper, Mapping):
-        raise ConfigError(f'{where}={_short(wrapper)}: it must be a dict(optimizer=dict(type=…, lr=…), …)')
+        raise ConfigError(f'{where}={shorten(wrapper)}: it must be a dict(optimizer=dict(type=…, lr=…), …)')
     constructor = wrapper.get('constructor') or 'DefaultOptimWrapperConstructor'
     make = _look_up(constructor, registries.OPTIM_WRAPPER_CONSTRUCTORS)
     if make is None:
         check(f'{where}.constructor', dict(type=constructor), registries.OPTIM_WRAPPER_CONSTRUCTORS)
     known = make is DefaultOptimWrapperConstructor or getattr(make, '__module__', '').startswith('mmpretrain.')
-    if 'optimizer' not in wrapper and known and whole:
+    if 'optimizer' not in wrapper and known and complete:
         raise ConfigError(f'{where} has no optimizer: set optimizer=dict(type=…, lr=…)')
     if known and 'optimizer' in wrapper:
         check(f'{where}.optimizer', wrapper['optimizer'], OPTIMIZERS)
@@ -365,33 +335,28 @@ def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, whole: bool)
     )
     if clip is not None:
         if not isinstance(clip, Mapping) or not clip:
-            raise ConfigError(f'{where}.clip_grad={_short(clip)}: it must be a dict(max_norm=…), or None')
+            raise ConfigError(f'{where}.clip_grad={shorten(clip)}: it must be a dict(max_norm=…), or None')
         kind = clip.get('type', 'norm')
         if kind not in functions:
-            raise ConfigError(f"{where}.clip_grad.type={_short(kind)}: it must be 'norm' or 'value'")
+            raise ConfigError(f"{where}.clip_grad.type={shorten(kind)}: it must be 'norm' or 'value'")
         arguments = {key: value for key, value in clip.items() if key != 'type'}
         check_arguments(f'{where}.clip_grad', arguments, functions[kind], given=('parameters',))
     options = wrapper.get('paramwise_cfg')
     if options is not None and known:
         allowed = PARAMWISE if make is DefaultOptimWrapperConstructor else {**PARAMWISE, **LAYER_DECAY}
-        _check_value(f'{where}.paramwise_cfg', options, dict[str, Any])
-        for key, value in options.items():
-            if key not in allowed:
-                hint = near_names(key, list(allowed)) or f' It takes {", ".join(allowed)}'
-                raise ConfigError(f'{where}.paramwise_cfg has no {key!r}.{hint}')
-            if value is not None:
-                _check_value(f'{where}.paramwise_cfg.{key}', value, allowed[key])
+        check_value(f'{where}.paramwise_cfg', options, dict[str, Any])
+        _check_keys(f'{where}.paramwise_cfg', options, allowed)
         make_optimizer = _look_up((wrapper.get('optimizer') or {}).get('type'), OPTIMIZERS)
         for name, settings in (options.get('custom_keys') or {}).items():
             _check_group(f'{where}.paramwise_cfg.custom_keys.{name}', settings, make_optimizer)
 
 
 def _check_group(where: str, settings: Mapping[str, Any], make_optimizer: Callable | None) -> None:
-    """Settings of some of the parameters: factors, or those of the optimizer, which would leave others unread."""
-    known, _, takes_others = _signature(make_optimizer) if make_optimizer else ({}, [], True)
+    """Check the settings of some parameters: factors, or settings of the optimizer, which ignores all others."""
+    known, _, takes_others = read_signature(make_optimizer) if make_optimizer else ({}, [], True)
     for key, value in settings.items():
         if key in CUSTOM:
-            _check_value(f'{where}.{key}', value, CUSTOM[key])
+            check_value(f'{where}.{key}', value, CUSTOM[key])
         elif not takes_others and key not in known:
             taken = [*CUSTOM, *sorted(set(known) - {'params'})]
             raise ConfigError(f'{where} has no {key!r}.{near_names(key, taken) or " It takes " + ", ".join(taken)}')
@@ -400,7 +365,7 @@ def _check_group(where: str, settings: Mapping[str, Any], make_optimizer: Callab
 
 
 def _parts(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A part, or those in a list of parts, each with its dotted key."""
+    """Yield a part, or the parts of a list, each with its dotted key."""
     if isinstance(value, (list, tuple)):
         yield from ((f'{key}[{index}]', part) for index, part in enumerate(value))
     elif value is not None:
@@ -414,17 +379,17 @@ def _levels(registry: Registry | None) -> Iterator[Registry]:
 
 
 def _look_up(kind: Any, registry: Registry) -> Callable | None:
-    """The class or function of a ``type``; None where there is none of that name."""
+    """Return the class or function of a ``type``, or None if nothing has this name."""
     if not isinstance(kind, str):
         return kind if callable(kind) else None
     try:
         return registry.get(kind)
-    except Exception:  # a dotted name of something that cannot be imported
+    except Exception:  # a dotted name that cannot be imported
         return None
 
 
 def _check_finite(where: str, value: Any) -> None:
-    """Nowhere in a config is NaN meant."""
+    """Raise a ConfigError for a NaN, which no config means."""
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f'{where} is NaN: it must be a number')
     items = (

@@ -1,4 +1,4 @@
-"""A value is judged by a type hint."""
+"""Check values and arguments by type hints."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ import collections.abc
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Union
 
 from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 
 from ...errors import ConfigError
+from ...messages import near_names
+from ...renamed import refuse_old_names
 from .tables import CORRECTED, FORWARDED, RANGES
 
 
-def _range_of(function: Callable, key: str) -> Any:
-    """What :data:`RANGES` says of an argument, of the nearest class."""
+def find_range(function: Callable, key: str) -> Any:
+    """Return the type in :data:`RANGES` for an argument, of the nearest class in the MRO; Any without one."""
     return next(
         (RANGES[base][key] for base in getattr(function, '__mro__', (function,)) if key in RANGES.get(base, ())), Any
     )
 
 
 @cache
-def _signature(function: Callable) -> tuple[dict[str, tuple[Any, Any]], list[str], bool]:
-    """({argument: (hint, default)}, those that must be given, whether it takes any other) of a class or a function."""
+def read_signature(function: Callable) -> tuple[dict[str, tuple[Any, Any]], list[str], bool]:
+    """Read the signature of a class or a function.
+
+    Returns:
+        tuple: ``{argument: (hint, default)}``, the names of required arguments, and whether it takes any others.
+    """
     chain = [function]
-    if isinstance(function, type):  # what **kwargs pass on is for the next class
+    if isinstance(function, type):  # **kwargs go to the next class
         chain = [base.__init__ for base in function.__mro__ if base is not object and '__init__' in vars(base)]
         chain += [taker for base, taker in FORWARDED.items() if issubclass(function, base)]
     known: dict[str, tuple[Any, Any]] = {}
@@ -39,8 +45,8 @@ def _signature(function: Callable) -> tuple[dict[str, tuple[Any, Any]], list[str
             ]
         except (TypeError, ValueError):  # written in C
             return known, required, True
-        hints = _hints_of(init)
-        if not init.__module__.startswith('mmcfmask.'):  # others write int where they take 4.0 too
+        hints = _read_hints(init)
+        if not init.__module__.startswith('mmcfmask.'):  # other packages write int and also take 4.0
             hints = {name: float if hint is int else hint for name, hint in hints.items()}
         named = [
             parameter
@@ -58,13 +64,12 @@ def _signature(function: Callable) -> tuple[dict[str, tuple[Any, Any]], list[str
     return known, required, takes_others
 
 
-def _hints_of(function: Callable) -> dict[str, Any]:
-    """Those type hints of a function that can be evaluated."""
+def _read_hints(function: Callable) -> dict[str, Any]:
+    """Return the type hints of a function that can be evaluated."""
     function = inspect.unwrap(function)
     found = {}
     for name, hint in getattr(function, '__annotations__', {}).items():
-        # as typing.get_type_hints, which gives up at the first that fails: a name that is imported for type checkers
-        # only
+        # Unlike typing.get_type_hints, do not fail for names that are only imported for type checkers.
         try:
             found[name] = eval(hint, getattr(function, '__globals__', {})) if isinstance(hint, str) else hint
         except Exception:
@@ -72,8 +77,47 @@ def _hints_of(function: Callable) -> dict[str, Any]:
     return found
 
 
-def _check_value(where: str, value: Any, hint: Any, more: str = '') -> None:
-    """Raise a ConfigError unless a value is of a type; ``more`` is what else is possible."""
+def check_arguments(
+    where: str,
+    arguments: Mapping[str, Any],
+    function: Callable,
+    given: Iterable[str] = (),
+    unknown: bool = True,
+    missing: bool = True,
+) -> None:
+    """Check arguments by the signature of a class or a function, and by :data:`RANGES`.
+
+    Args:
+        where (str): The dotted key of the arguments.
+        arguments (Mapping): Name to value.
+        function (Callable): The class or function.
+        given (Iterable[str]): Arguments that come from elsewhere.
+        unknown (bool): An unknown argument is an error.
+        missing (bool): A missing argument is an error.
+
+    Raises:
+        ConfigError: An unknown argument, with near names; a value of another type or outside its range; a missing
+            argument.
+    """
+    refuse_old_names(where, function, arguments)
+    known, required, takes_others = read_signature(function)
+    name = getattr(function, '__name__', str(function))
+    for key, value in arguments.items():
+        if unknown and key not in known and not takes_others:
+            taken = sorted(set(known) - {'params', 'optimizer', *given})
+            hint = near_names(str(key), taken) or f' It takes {", ".join(taken) or "nothing"}'
+            raise ConfigError(f'{where}: {name} has no {key!r}.{hint}')
+        hint, default = known.get(key, (Any, inspect.Parameter.empty))
+        if not (value is None and default is None):
+            for judged in (hint, find_range(function, key)):
+                check_value(f'{where}.{key}'.lstrip('.'), value, judged, ' or None' if default is None else '')
+    lacking = [key for key in required if key not in arguments and key not in given] if missing else []
+    if lacking:
+        raise ConfigError(f'{where}: {name} needs {" and ".join(lacking)}')
+
+
+def check_value(where: str, value: Any, hint: Any, more: str = '') -> None:
+    """Raise a ConfigError for a value of another type than ``hint``; ``more`` completes the list of possible values."""
     adapter = None if hint is Any else _adapter(hint)
     if adapter is None:
         return
@@ -82,28 +126,27 @@ def _check_value(where: str, value: Any, hint: Any, more: str = '') -> None:
     except ValidationError as error:
         errors = error.errors(include_url=False)
         if any(problem['type'] in ('is_instance_of', 'is_subclass_of', 'callable_type') for problem in errors):
-            return  # what it names may be one
+            return  # the name or the dict may become one
         raise ConfigError(
-            f'{where}={_short(value)}: it must be {" or ".join(dict.fromkeys(map(_wanted, errors)))}{more}'
+            f'{where}={shorten(value)}: it must be {" or ".join(dict.fromkeys(map(_wanted, errors)))}{more}'
         ) from None
 
 
 @cache
 def _adapter(hint: Any) -> TypeAdapter | None:
-    """What judges values of a type; None where pydantic has no such thing."""
+    """Return pydantic's validator of a type, or None if it has none."""
     try:
         return TypeAdapter(_strict(hint), config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # pydantic raises several kinds, and what a hint of somebody else's raises
+    except Exception:  # several kinds of pydantic, and any kind from a foreign type hint
         return None
 
 
-# What serves for an abstract type in a config.
+# Types that a config uses for abstract types.
 ABSTRACT = {collections.abc.Sequence: list, collections.abc.Iterable: list, collections.abc.Mapping: dict}
 
 
 def _strict(hint: Any) -> Any:
-    """A type whose numbers and texts are taken as they are, where pydantic would take '1' for 1; a list still serves
-    for a tuple."""
+    """Make a type strict, so that '1' is no number; a list may still stand for a tuple."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint in (int, float, str, bool):
         return Annotated[hint, Strict()]
@@ -111,7 +154,7 @@ def _strict(hint: Any) -> Any:
         return Annotated[(_strict(args[0]), *args[1:])]
     if origin in (Union, getattr(types, 'UnionType', Union)):
         return Union[tuple(map(_strict, args))]
-    if origin is tuple and len(args) == 1:  # OpenMMLab's way to write a tuple of any length
+    if origin is tuple and len(args) == 1:  # OpenMMLab writes Tuple[int] for a tuple of any length
         args = (*args, ...)
     abstract = ABSTRACT.get(origin or hint)
     if abstract is not None:
@@ -121,13 +164,14 @@ def _strict(hint: Any) -> Any:
     return hint
 
 
+# pydantic's kinds of errors, in words.
 WANTED = dict(
     int_type='a whole number',
     int_from_float='a whole number',
     float_type='a number',
     bool_type='True or False',
-    string_type='a text',
-    string_too_short='a text that is not empty',
+    string_type='a string',
+    string_too_short='a non-empty string',
     dict_type='a dict',
     mapping_type='a dict',
     list_type='a list',
@@ -139,7 +183,7 @@ WANTED = dict(
 
 
 def _wanted(problem: dict) -> str:
-    """What pydantic says of a value, in a few words."""
+    """Say in a few words what a value must be, from pydantic's error."""
     if problem['type'] in ('too_long', 'too_short'):
         most = problem['ctx'].get('max_length')
         return (
@@ -152,6 +196,6 @@ def _wanted(problem: dict) -> str:
     return f'{text} (at [{items[0]}])' if items else text
 
 
-def _short(value: Any) -> str:
+def shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 100 else text[:99] + '…'

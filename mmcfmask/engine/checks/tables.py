@@ -1,4 +1,4 @@
-"""Ranges, places and exceptions that the signatures of classes leave open."""
+"""Ranges, registries and exceptions that the signatures of classes leave open."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Size = Annotated[int, Ge(1), Le(16384)]
 
 Text = Annotated[str, MinLen(1)]
 
-Never = Literal[-1]  # mmengine's word for it
+Never = Literal[-1]  # in mmengine
 
 BelowOne = Annotated[float, Ge(0), Lt(1)]
 
@@ -47,8 +47,8 @@ Rule = Literal['greater', 'less']
 
 Intervals = list[tuple[Whole, Count]]
 
-# What hints of torch, mmengine and mmpretrain leave open, of the settings that recipes use: class or function to
-# parameter to type.
+# Ranges that the type hints of torch, mmengine and mmpretrain leave open, for the settings that recipes use: class or
+# function to parameter to type.
 RANGES: dict[Any, dict[str, Any]] = {
     torch.optim.Optimizer: dict(
         lr=Annotated[float, Gt(0), Le(1e4)],
@@ -118,7 +118,6 @@ RANGES: dict[Any, dict[str, Any]] = {
         class_weight=Annotated[Sequence[Annotated[float, Ge(0), Le(1e6)]], Len(1)], loss_weight=NonNegative
     ),
     Runner.__init__: dict(
-        log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int],
         launcher=Literal['none', 'pytorch', 'slurm', 'mpi'],
         load_from=Annotated[str, Len(1)],
     ),
@@ -144,7 +143,7 @@ CUSTOM = dict(lr_mult=Mult, decay_mult=Mult)  # and, of custom_keys, what the op
 
 LAYER_DECAY = dict(layer_decay_rate=Annotated[float, Gt(0), Le(1)], num_layers=Count)
 
-# Of a config itself, by dotted keys.
+# Top-level keys of a config, by dotted name.
 TOP_LEVEL = {
     'total_batch_size': Count,
     'cache_dir': Text,
@@ -161,17 +160,24 @@ TOP_LEVEL = {
     'custom_imports.imports': Union[Text, list[Text]],
     'custom_imports.allow_failed_imports': bool,
     'env_cfg': dict,
-    'env_cfg.cudnn_benchmark': bool,
-    'env_cfg.mp_cfg': dict,
-    'env_cfg.dist_cfg': dict,
-    'env_cfg.dist_cfg.backend': Text,
-    'env_cfg.resource_limit': Count,
 }
 
-# Of Runner.setup_env.
-ENVIRONMENT = ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit')
+# Keys of env_cfg, which Runner.setup_env reads.
+ENVIRONMENT = dict(cudnn_benchmark=bool, mp_cfg=dict, dist_cfg=dict, resource_limit=Count)
 
-# Hints that are wrong in many classes, by the name of the parameter.
+# Keys of env_cfg.dist_cfg, which mmengine.dist.init_dist and torch.distributed.init_process_group read.
+DISTRIBUTED = dict(
+    backend=Literal['nccl', 'gloo', 'mpi', 'ucc', 'xccl', 'smddp', 'hccl', 'cncl', 'mccl'],
+    init_backend=Literal['torch', 'deepspeed', 'colossalai'],
+    timeout=Positive,
+    port=Annotated[int, Ge(1), Le(65535)],
+    init_method=Text,
+    group_name=str,
+    device_id=Any,
+    pg_options=Any,
+)
+
+# Type hints that are wrong or missing in many classes, by the name of the parameter.
 CORRECTED = dict(
     init_cfg=Union[dict, list[dict], None],
     neck=Union[dict, list[dict], None],
@@ -181,21 +187,22 @@ CORRECTED = dict(
     out_indices=Any,
     eigvec=Any,
     input_size=Any,
+    log_level=Union[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL', 'NOTSET'], int],
 )
 
-# Where a class hands on the arguments that it does not name.
+# The function that gets the ``**kwargs`` of a class.
 FORWARDED = {CheckpointHook: Runner.save_checkpoint, EMAHook: MomentumAnnealingEMA.__init__}
 
-# The type of a part that names none, by its owner.
+# The type of a part without one, by the class that owns the part.
 DEFAULTS = {
-    CounterfactualClassifier: dict(data_preprocessor='CAMRefillDataPreprocessor', gate='KNNGate'),
+    CounterfactualClassifier: dict(data_preprocessor='CAMRefillDataPreprocessor', knn_gate='KNNGate'),
     ImageClassifier: dict(data_preprocessor='ClsDataPreprocessor'),
 }
 
-# Parts whose type is a word of their owner's.
+# Parts whose type is a word that only their owner knows.
 OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS)}
 
-# Keys whose dicts, or lists of them, name a class of this registry, wherever they stand.
+# Keys whose dicts, or lists of dicts, name a class of this registry, anywhere in a config.
 REGISTRIES = dict(
     model=MODELS,
     backbone=MODELS,
@@ -203,8 +210,8 @@ REGISTRIES = dict(
     head=MODELS,
     teacher=MODELS,
     data_preprocessor=MODELS,
-    gate=MODELS,
-    auxiliary=MODELS,
+    knn_gate=MODELS,
+    losses=MODELS,
     dataset=DATASETS,
     datasets=DATASETS,
     held_out=DATASETS,
@@ -218,8 +225,7 @@ REGISTRIES = dict(
     vis_backends=registries.VISBACKENDS,
 )
 
-# What stands in a part besides the arguments of its class, with its type, and which arguments come from elsewhere; by
-# registry.
+# By registry: keys of a part besides the arguments of its class, with their types; and arguments that mmengine gives.
 BESIDES = {HOOKS: dict(priority=Any), PARAM_SCHEDULERS: dict(convert_to_iter_based=bool)}
 
 GIVEN = {
@@ -232,7 +238,7 @@ GIVEN = {
     registries.VISBACKENDS: ('save_dir',),
 }
 
-# Where a name of mmengine's or mmpretrain's could stand, for parts in places that are not known.
+# Registries to search for the type of a part under an unknown key.
 ALL_REGISTRIES = (
     MODELS,
     registries.BATCH_AUGMENTS,

@@ -1,4 +1,4 @@
-"""A second, closer look at what the first one found relevant."""
+"""Relevance crop, a test-time augmentation: look again at the part of the image that speaks for the predicted class."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from ...counterfactual import logits_and_relevance, relevance_center, zoom_in
 from ...errors import ConfigError
 
 CROP_SCALE = 0.9
-"""Side of the part, as chosen on the held-out images of the built-in benchmark (docs/results.md)."""
-
+"""Side of the crop relative to the image, chosen on the held-out images of the built-in benchmark (docs/results.md)."""
 
 IMAGES_AT_ONCE = 32
-"""Whose activations are kept for the backward pass: a test takes no more memory for larger batches."""
+"""Images whose activations are kept for the backward pass, so that larger test batches take no more memory."""
 
 
-def check_crop_scale(side: float) -> None:
-    """Raise a ValueError unless ``side`` is that of a part to zoom in to."""
-    if isinstance(side, bool) or not isinstance(side, (int, float)) or not 0 < side < 1:
+def check_crop_scale(crop_scale: float) -> None:
+    """Raise a ConfigError unless ``crop_scale`` is a number in (0, 1)."""
+    if isinstance(crop_scale, bool) or not isinstance(crop_scale, (int, float)) or not 0 < crop_scale < 1:
         raise ConfigError(
-            f'crop_scale is the side of the part to zoom in to, relative to the image, in (0, 1), but is {side!r}'
+            f'crop_scale is the side of the crop relative to the image, in (0, 1), but it is {crop_scale!r}'
         )
 
 
-def predict_with_crop(tower: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, side: float) -> Tensor:
-    """The mean of two logits: those of an image, and those of the part of it that speaks for its predicted class::
+def predict_with_crop(
+    tower: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, crop_scale: float
+) -> Tensor:
+    """The mean of the logits of an image and of its relevance crop::
 
-        logits(x) ← (logits(x) + logits(zoom(x))) / 2      zoom: around the center of the relevance R of argmax
-        logits(x)
+        logits(x) ← (logits(x) + logits(crop(x))) / 2
 
-    That to zoom in makes classifiers, CLIP among them, more accurate on small and off-center objects was shown by
-    Taesiri et al., "ImageNet-Hard" (NeurIPS 2023), who average views of fixed places; the place by relevance is ours.
-    Costs a backward and a second forward pass.
+    The crop has ``crop_scale`` times the side of the image and lies around the centre of the relevance of the predicted
+    class. Taesiri et al., "ImageNet-Hard" (NeurIPS 2023) showed that zooming in makes classifiers, including CLIP, more
+    accurate on small and off-centre objects. They average views of fixed places; the place by relevance is ours. It
+    costs a backward and a second forward pass.
 
     Args:
-        tower (nn.Module): The image tower that ``classify`` goes through.
-        classify (Callable): Makes logits (B, C) of images.
+        tower (nn.Module): The image tower that ``classify`` uses.
+        classify (Callable): Images (B, 3, H, W) to logits (B, C).
         images (Tensor): (B, 3, H, W), normalised.
-        side (float): Of the part, relative to the image's; in (0, 1].
+        crop_scale (float): Side of the crop relative to the image, in (0, 1].
 
     Returns:
         Tensor: (B, C).
@@ -48,5 +49,5 @@ def predict_with_crop(tower: nn.Module, classify: Callable[[Tensor], Tensor], im
     scores = []
     for part in images.split(IMAGES_AT_ONCE):
         logits, relevance = logits_and_relevance(tower, classify, part)
-        scores.append((logits + classify(zoom_in(part, relevance_center(relevance), side))) / 2)
+        scores.append((logits + classify(zoom_in(part, relevance_center(relevance), crop_scale))) / 2)
     return torch.cat(scores)

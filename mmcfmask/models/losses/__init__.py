@@ -1,0 +1,25 @@
+"""The loss terms: a file per method, its equation as a function and its class beside it."""
+
+from .base import LossTerm, Step, add_losses
+from .carft import CARFT, context_divergence
+from .distillation import CounterfactualDistillation, Distillation, feature_distillation, knowledge_distillation
+from .flyp import FLYP
+from .l2sp import L2SP, l2_sp
+from .lipsum import LipsumFT, energy_gap
+
+__all__ = [
+    'CARFT',
+    'CounterfactualDistillation',
+    'Distillation',
+    'FLYP',
+    'L2SP',
+    'LipsumFT',
+    'LossTerm',
+    'Step',
+    'add_losses',
+    'context_divergence',
+    'energy_gap',
+    'feature_distillation',
+    'knowledge_distillation',
+    'l2_sp',
+]

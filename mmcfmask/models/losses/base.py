@@ -1,26 +1,30 @@
-"""A term of the loss, and what a training step gives it."""
+"""A term of the loss, and what a training step offers it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, count
 
 from torch import Tensor, nn
 
+from ...counterfactual import AttentionCall, attention_relevance, hide_patches, patch_grid
 from ...errors import ConfigError
+from ..preprocessor import Counterfactual
 
 
 @dataclass
 class Step:
-    """What a training step has when it asks for the auxiliary losses.
+    """What a loss term can ask a training step for. The cached properties are computed when a term first asks.
 
     Attributes:
-        classifier (CounterfactualClassifier): The model, with its ``teacher``.
-        images (Tensor): (B, 3, H, W), normalised.
-        labels (Tensor): (B,) int64.
-        features (Tensor): (B, D) of the images, before L2 normalisation.
+        classifier (CounterfactualClassifier): The model, with its ``teacher`` and ``data_preprocessor``.
+        images (Tensor): x, (B, 3, H, W), normalised.
+        labels (Tensor): y, (B,) int64.
+        features (Tensor): f(x), (B, D), before L2 normalisation.
         logits (Tensor): (B, C) of the images.
-        teacher_features (Tensor): (B, D) of the frozen start on the same images; computed when first asked for.
+        attention (list[AttentionCall]): Recorded while f(x) was computed, if a term needs relevance.
     """
 
     classifier: nn.Module
@@ -28,22 +32,70 @@ class Step:
     labels: Tensor
     features: Tensor
     logits: Tensor
+    attention: list[AttentionCall] = field(default_factory=list)
 
     @cached_property
     def teacher_features(self) -> Tensor:
+        """f₀(x), (B, D), of the frozen teacher."""
         return self.classifier.teacher(self.images)
+
+    @cached_property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return patch_grid(self.classifier.backbone, self.images)
+
+    @cached_property
+    def relevance(self) -> Tensor:
+        """Relevance of every patch to the label, (B, h, w); see
+        :func:`mmcfmask.counterfactual.attention_relevance`."""
+        score = self.logits.gather(1, self.labels[:, None]).sum()
+        return attention_relevance(score, self.attention, self.grid, retain_graph=True)
+
+    @cached_property
+    def counterfactual(self) -> Counterfactual:
+        """x̃, the counterfactual images, made by the data preprocessor."""
+        preprocessor = self.classifier.data_preprocessor
+        relevance = self.relevance if preprocessor.needs_relevance else None
+        return preprocessor.counterfactual(self.images, self.grid, relevance)
+
+    @cached_property
+    def counterfactual_features(self) -> Tensor:
+        """f(x̃), (B, D)."""
+        with self._hidden_from(self.classifier.backbone):
+            return self.classifier.extract_feat(self.counterfactual.images)[-1]
+
+    @cached_property
+    def counterfactual_teacher_features(self) -> Tensor:
+        """f₀(x̃), (B, D)."""
+        with self._hidden_from(self.classifier.teacher.backbone):
+            return self.classifier.teacher(self.counterfactual.images)
+
+    def _hidden_from(self, tower: nn.Module) -> AbstractContextManager:
+        """Inside the context ``tower`` does not see patches that were taken out and not refilled."""
+        made = self.counterfactual
+        return hide_patches(tower, made.mask.flatten(1), made.kept) if made.hidden else nullcontext()
 
 
 class LossTerm(nn.Module):
-    """One method's loss. Trainable weights of its own are parameters like any other: in the optimizer, in checkpoints,
-    in moving averages. What is frozen belongs to the classifier's teacher, which is in none of them, or into buffers
-    with ``persistent=False``.
+    """One method's loss, an entry of ``model.losses``.
+
+    Trainable weights of a term are parameters like any other: in the optimizer, in checkpoints, in moving averages.
+    What is frozen belongs to the classifier's teacher, which is in none of them, or into buffers with
+    ``persistent=False``.
 
     Args:
         weight (float): Factor of the loss.
+
+    Attributes:
+        needs_teacher (bool): The term needs ``model.teacher``.
+        any_teacher (bool): The teacher may be another model than the pre-trained student.
+        reads_teacher_weights (bool): The term reads the weights of the teacher, so that these must stay exact under
+            autocast.
     """
 
     needs_teacher = True
+    any_teacher = False
+    reads_teacher_weights = True
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -51,26 +103,38 @@ class LossTerm(nn.Module):
             raise ConfigError(f'{type(self).__name__}: weight={weight} must not be negative')
         self.weight = weight
 
-    def start(self, classifier: nn.Module) -> None:
-        """Take what is needed from the classifier, which holds its pre-trained weights now; called once.
+    def setup(self, classifier: nn.Module) -> None:
+        """Take what is needed from the classifier. Called once, while the classifier holds its pre-trained weights.
 
         Raises:
-            ValueError: The classifier lacks something.
+            ConfigError: The classifier lacks something.
         """
         if self.needs_teacher and classifier.teacher is None:
             raise ConfigError(
-                f"{type(self).__name__} compares with the frozen start: set model.teacher=dict(type='OpenCLIPTeacher')"
+                f"{type(self).__name__} compares with a frozen teacher: set model.teacher=dict(type='OpenCLIPTeacher')"
             )
-        if self.needs_teacher and not classifier.teacher.is_start:
+        if self.needs_teacher and not self.any_teacher and not classifier.teacher.is_pretrained_student:
             raise ConfigError(
-                f'{type(self).__name__} compares with the frozen start, but the teacher is another model: '
+                f'{type(self).__name__} compares with the pre-trained student, but the teacher is another model: '
                 'leave out its model_name'
             )
 
+    def needs_relevance(self, classifier: nn.Module) -> bool:
+        """Whether :meth:`forward` asks the step for the relevance map, so that attention must be recorded."""
+        return False
+
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Losses by name (``loss_…``), to be added to the others."""
+        """Losses by name (``loss_…``)."""
         raise NotImplementedError
 
     def finish(self, classifier: nn.Module) -> None:
-        """Bring the classifier up to date before it is evaluated or saved, where the loss trains something in its
-        place."""
+        """Bring the classifier up to date before it is evaluated or saved, where the term trains something in place of
+        a part of it."""
+
+
+def add_losses(losses: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add ``more`` to ``losses``, in place. A second loss of the same name becomes ``<name>_2``."""
+    for name, loss in more.items():
+        names = chain([name], (f'{name}_{number}' for number in count(2)))
+        losses[next(free for free in names if free not in losses)] = loss
+    return losses

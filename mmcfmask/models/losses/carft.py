@@ -1,15 +1,13 @@
-"""CAR-FT."""
+"""CAR-FT: context-aware robust fine-tuning."""
 
 from __future__ import annotations
 
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..class_embeddings.text import (
-    text_embeddings,
-)
-from ..head import knowledge_distillation
+from ..class_embeddings.text import text_embeddings
 from .base import Step
+from .distillation import knowledge_distillation
 from .text import PromptLoss, cosines
 
 
@@ -29,15 +27,17 @@ def context_divergence(student: Tensor, teacher: Tensor, contexts: Tensor, scale
 
 @MODELS.register_module()
 class CARFT(PromptLoss):
-    """CAR-FT: ``loss_carft`` = weight · :func:`context_divergence`. A context is a template; its embedding is the mean
-    over the classes of the texts that it makes, from the frozen text tower, computed once and cached.
+    """``loss_carft`` = weight · :func:`context_divergence`.
+
+    A context is a template. Its embedding is the mean over the classes of its texts by the frozen text tower, computed
+    once and cached.
 
     Args:
         weight (float): α of the paper.
         **kwargs: Those of :class:`PromptLoss`.
     """
 
-    def start_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
+    def setup_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
         contexts = text_embeddings(
             classifier, 'context', self.classnames, self.templates, model_name, pretrained, self.cache_dir
         )

@@ -1,4 +1,4 @@
-"""FLYP."""
+"""FLYP: fine-tune like you pre-train."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from open_clip import ClipLoss
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..class_embeddings.text import (
-    text_class_weights,
-)
+from ..class_embeddings.text import text_class_weights
 from ..interpolation import fingerprint, interpolate
 from ..towers.loading import load_text_tower
 from .base import Step
@@ -24,16 +22,16 @@ from .text import PromptLoss
 
 @MODELS.register_module()
 class FLYP(PromptLoss):
-    """FLYP (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3): ``loss_flyp`` = weight · CLIP's own
-    symmetric contrastive loss of the images and one prompt each of their labels, by a random template. Image tower,
-    text tower and logit scale are trained, and there is no cross-entropy: set ``head.cls_weight=0``.
+    """``loss_flyp`` = weight · CLIP's own symmetric contrastive loss between the images and one prompt each of their
+    labels, with a random template (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3).
 
-    The head takes part in no loss. Before evaluation and saving it is made from the prompts by the text tower as it is
-    then, so a checkpoint is tested as any other. The text tower is in checkpoints too, to resume from, and is left out
-    when one is tested.
+    Image tower, text tower and logit scale are trained. There is no cross-entropy: set ``head.cls_weight=0``.
 
-    The other images of the batch, over all processes, are the negatives; those of the same class too, as in the paper.
-    Accumulated gradients (``total_batch_size``) do not add negatives.
+    No loss trains the head. Before each evaluation and saving, the current text tower makes the head from the prompts,
+    so a checkpoint is tested like any other. Checkpoints also hold the text tower, to resume from; a test ignores it.
+
+    The negatives are all other images of the batch, over all processes, including those of the same class, as in the
+    paper. Accumulated gradients (``total_batch_size``) do not add negatives.
 
     Args:
         weight (float): Factor of the loss.
@@ -42,16 +40,14 @@ class FLYP(PromptLoss):
 
     needs_teacher = False
 
-    def start_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
+    def setup_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
         if classifier.head.cls_weight != 0:
             raise ConfigError(
                 'FLYP has no cross-entropy, because its head is made by the text tower: set model.head.cls_weight=0 '
                 f'(it is {classifier.head.cls_weight})'
             )
-        if classifier.teacher is not None and classifier.head.distill == 'logits':
-            raise ConfigError(
-                "FLYP trains no head that model.head.distill='logits' could train: use 'feature', or teacher=None"
-            )
+        if classifier.head.distill == 'logits':
+            raise ConfigError("FLYP does not train the head, as model.head.distill='logits' would: use 'feature'")
         self.source = model_name, pretrained
         self.text, self.tokenizer = load_text_tower(model_name, pretrained)
         self.text.requires_grad_(True)
@@ -60,9 +56,7 @@ class FLYP(PromptLoss):
         self.tokens: Tensor | None = None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        if (
-            self.tokens is None
-        ):  # all prompts, on the device: reading labels there would let the host wait in every step
+        if self.tokens is None:  # all prompts on the device: reading labels would make the host wait in every step
             prompts = [template.format(name) for name in self.classnames for template in self.templates]
             self.tokens = self.tokenizer(prompts).int().unflatten(0, (len(self.classnames), -1)).to(step.labels.device)
         chosen = torch.randint(len(self.templates), (len(step.labels),)).to(step.labels.device, non_blocking=True)
@@ -73,7 +67,7 @@ class FLYP(PromptLoss):
             return dict(loss_flyp=self.weight * contrast(image, text, self.text.logit_scale.exp()))
 
     def finish(self, classifier: nn.Module) -> None:
-        """Make the head of the text tower, unless it is of this tower already."""
+        """Make the head with the text tower, if the tower has changed since."""
         now = fingerprint(self.text)
         if self.head_made_of is None or not torch.equal(self.head_made_of, now):
             self._make_head(classifier.head, self.text)
@@ -87,8 +81,8 @@ class FLYP(PromptLoss):
         head.init_class_weights(embeddings, text.logit_scale.detach().exp().item())
 
     def mixed_head(self, head: nn.Module, end: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-        """The state of the ``head`` that is made of the text tower on the line of WiSE-FT, (1 − α) start + α ``end``:
-        the towers of images and texts are mixed alike, as in the paper."""
+        """The state of the ``head`` for WiSE-FT: made with the text tower (1 − α) · pre-trained + α · ``end``. Image and
+        text tower are interpolated alike, as in the paper."""
         text, _ = load_text_tower(*self.source)
         device = next(head.parameters()).device
         text.load_state_dict(interpolate(text.state_dict(), end, alpha))

@@ -1,4 +1,4 @@
-"""Lipsum-FT."""
+"""Lipsum-FT: random text guidance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def random_tokens(
 
 @MODELS.register_module()
 class LipsumFT(TextLoss):
-    """Lipsum-FT: ``loss_lipsum`` = weight · :func:`energy_gap` on texts of random tokens, new ones in every step.
+    """``loss_lipsum`` = weight · :func:`energy_gap` on texts of random tokens, drawn anew in every step.
 
     Args:
         weight (float): λ of the paper.
@@ -64,7 +64,7 @@ class LipsumFT(TextLoss):
         self.num_texts = num_texts
         self.length = length
 
-    def start_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
+    def setup_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
         classifier.teacher.load_text(model_name, pretrained)
         tokenizer = classifier.teacher.tokenizer
         self.special = getattr(tokenizer, 'sot_token_id', None), getattr(tokenizer, 'eot_token_id', None)

@@ -1,4 +1,4 @@
-"""Losses that need a text tower."""
+"""Loss terms that need a text tower."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...ranges import NonNegative
-from ..class_embeddings.text import (
-    resolve_classnames,
-    resolve_templates,
-    text_source,
-)
+from ..class_embeddings.text import resolve_classnames, resolve_templates, text_source
 from ..towers.loading import NoTextTowerError
 from .base import LossTerm
 
@@ -31,7 +27,7 @@ def cosines(features: Tensor, directions: Tensor) -> Tensor:
 
 
 class TextLoss(LossTerm):
-    """A loss that needs the text tower that belongs to the image tower.
+    """A loss term that needs the text tower of the image tower.
 
     Args:
         weight (float): Factor of the loss.
@@ -44,33 +40,33 @@ class TextLoss(LossTerm):
         self.model_name = model_name
         self.pretrained = pretrained
 
-    def start(self, classifier: nn.Module) -> None:
-        super().start(classifier)
+    def setup(self, classifier: nn.Module) -> None:
+        super().setup(classifier)
         self.scale = getattr(classifier.backbone, 'logit_scale', 100.0)
         try:
-            self.start_text(classifier, *text_source(classifier, self.model_name, self.pretrained))
+            self.setup_text(classifier, *text_source(classifier, self.model_name, self.pretrained))
         except NoTextTowerError as error:
             raise NoTextTowerError(
                 f'{type(self).__name__} needs a text tower, but {error}: choose weights of the whole model, or a '
                 'method without texts (docs/methods.md lists them)'
             ) from None
 
-    def start_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
-        """Take what is needed from a text tower, by its name and weights.
+    def setup_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
+        """Take what is needed from the text tower of this name and these weights.
 
         Raises:
-            NoTextTowerError: There is none in the weights.
+            NoTextTowerError: The weights have no text tower.
         """
         raise NotImplementedError
 
 
 class PromptLoss(TextLoss):
-    """A loss of prompts: class names in templates.
+    """A loss term on prompts: class names in templates.
 
     Args:
         weight (float): Factor of the loss.
-        classnames, templates, cache_dir: As in ``class_weights=dict(type='text', …)``. Default to those of the head,
-            where it starts from text.
+        classnames, templates, cache_dir: As in ``class_weights=dict(type='text', …)``. They default to the head's,
+            if the head is initialised from text.
         model_name, pretrained (str, optional): The text tower, as in :class:`OpenCLIPBackbone`. Defaults to the
             backbone's.
     """
@@ -89,7 +85,7 @@ class PromptLoss(TextLoss):
         self.templates = templates
         self.cache_dir = cache_dir
 
-    def start(self, classifier: nn.Module) -> None:
+    def setup(self, classifier: nn.Module) -> None:
         texts = classifier.head.class_weights or {}
         texts = dict(texts) if texts.get('type') == 'text' else {}
         for name in ('classnames', 'templates', 'model_name', 'pretrained', 'cache_dir'):
@@ -97,9 +93,8 @@ class PromptLoss(TextLoss):
                 setattr(self, name, texts.get(name))
         if self.classnames is None:
             raise ConfigError(
-                f'{type(self).__name__} needs prompts: give it classnames=[…] and templates=…, or start the head from '
-                'them '
-                "with class_weights=dict(type='text', …)"
+                f'{type(self).__name__} needs prompts: give it classnames=[…] and templates=…, or initialise the head '
+                "from them with class_weights=dict(type='text', …)"
             )
         self.classnames = resolve_classnames(self.classnames)
         self.templates = resolve_templates('openai' if self.templates is None else self.templates)
@@ -108,4 +103,4 @@ class PromptLoss(TextLoss):
                 f'{type(self).__name__} has {len(self.classnames)} classnames, but the head has '
                 f'num_classes={classifier.head.num_classes}'
             )
-        super().start(classifier)
+        super().setup(classifier)

@@ -19,19 +19,15 @@ def shapes(split, size, **kwargs):
 
 
 def build(pretrained, gate=True, **kwargs):
-    """A classifier moved away from its start, as by fine-tuning, after the gate was made."""
-    gate = (
-        dict(dataset=shapes('train', 50), held_out=shapes('val', 40), neighbours=3, level=0.3, **kwargs)
-        if gate
-        else None
-    )
+    """A classifier moved away from its pre-trained weights, as by fine-tuning, after the gate was made."""
+    gate = dict(dataset=shapes('train', 50), held_out=shapes('val', 40), k=3, level=0.3, **kwargs) if gate else None
     torch.manual_seed(2)
     model = MODELS.build(
         dict(
             type='CounterfactualClassifier',
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained),
             head=dict(type='CLIPDistillHead', num_classes=10),
-            gate=gate,
+            knn_gate=gate,
         )
     )
     torch.manual_seed(5)
@@ -47,16 +43,18 @@ def collated(items):
 
 
 def test_similarity_to_the_kth_image_of_the_class():
-    features, bank = (torch.nn.functional.normalize(torch.randn(rows, 6), dim=1) for rows in (5, 30))
+    features, train = (torch.nn.functional.normalize(torch.randn(rows, 6), dim=1) for rows in (5, 30))
     labels, classes = torch.arange(30) % 3, torch.tensor([0, 2, 1, 1, 0])
     for k in (1, 4, 10):
         expected = []
         for x, c in zip(features, classes):
-            members = [y.tolist() for y, label in zip(bank, labels) if label == c]
+            members = [y.tolist() for y, label in zip(train, labels) if label == c]
             expected.append(sorted((sum(a * b for a, b in zip(x.tolist(), y)) for y in members), reverse=True)[k - 1])
         for amp in (False, True):
             with torch.autocast('cpu', dtype=torch.bfloat16, enabled=amp):
-                torch.testing.assert_close(class_similarity(features, classes, bank, labels, k), torch.tensor(expected))
+                torch.testing.assert_close(
+                    class_similarity(features, classes, train, labels, k), torch.tensor(expected)
+                )
 
 
 @pytest.mark.parametrize(
@@ -91,9 +89,9 @@ def test_scores_are_those_of_one_model_or_the_other(tiny_pretrained):
         return z, z / z.norm(dim=1, keepdim=True), [int(item['data_samples'].gt_label) for item in items]
 
     def similarity(x, label):
-        return sorted(((x @ y).item() for y, other in zip(bank, bank_labels) if other == label), reverse=True)[2]
+        return sorted(((x @ y).item() for y, other in zip(train, train_labels) if other == label), reverse=True)[2]
 
-    _, bank, bank_labels = features(start, shapes('train', 50))
+    _, train, train_labels = features(start, shapes('train', 50))
     with torch.no_grad():
         seen = model.head((features(model, shapes('val', 40))[0],)).argmax(
             dim=1
@@ -123,14 +121,14 @@ def test_start_is_not_part_of_the_model(tiny_pretrained):
     (model, start), (plain, _) = build(tiny_pretrained), build(tiny_pretrained, gate=False)
     assert model.state_dict().keys() == plain.state_dict().keys()
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()]
-    assert copy.deepcopy(model).gate is model.gate  # a moving average of weights needs no second one
-    assert not any(parameter.requires_grad for parameter in model.gate.parameters())
-    kept = model.gate.start.backbone.state_dict()
+    assert copy.deepcopy(model).knn_gate is model.knn_gate  # a moving average of weights needs no second one
+    assert not any(parameter.requires_grad for parameter in model.knn_gate.parameters())
+    kept = model.knn_gate.zero_shot.backbone.state_dict()
     model.train()
-    assert not model.gate.start.training
+    assert not model.knn_gate.zero_shot.training
     assert all(torch.equal(kept[name], value) for name, value in start.backbone.state_dict().items())
     model.double()
-    assert model.gate.bank.dtype == model.gate.start.backbone.visual.proj.dtype == torch.float64
+    assert model.knn_gate.train_features.dtype == model.knn_gate.zero_shot.backbone.visual.proj.dtype == torch.float64
 
 
 @pytest.mark.parametrize('crop_scale', [None, 0.9])
@@ -138,10 +136,10 @@ def test_choice_is_the_same_under_autocast(crop_scale, tiny_pretrained):
     model, _ = build(tiny_pretrained)
     data = collated(list(DATASETS.build(shapes('test', 30))))
     images = model.data_preprocessor(data)['inputs']
-    logits, threshold = torch.randn(30, 10), model.gate.threshold(model, model)
+    logits, threshold = torch.randn(30, 10), model.knn_gate.threshold(model, model)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        rounded = model.gate(images, logits, threshold, crop_scale)
-    for low, full in zip(rounded, model.gate(images, logits, threshold, crop_scale)):
+        rounded = model.knn_gate(images, logits, threshold, crop_scale)
+    for low, full in zip(rounded, model.knn_gate(images, logits, threshold, crop_scale)):
         assert torch.equal(low, full)
 
 
@@ -149,8 +147,8 @@ def test_features_are_read_once(tiny_pretrained, monkeypatch):
     model, _ = build(tiny_pretrained)
     monkeypatch.setattr('mmcfmask.models.class_embeddings.features.image_features', None)
     again, _ = build(tiny_pretrained)
-    assert torch.equal(again.gate.held_out_features, model.gate.held_out_features) and torch.equal(
-        again.gate.bank, model.gate.bank
+    assert torch.equal(again.knn_gate.held_out_features, model.knn_gate.held_out_features) and torch.equal(
+        again.knn_gate.train_features, model.knn_gate.train_features
     )
 
 
@@ -170,13 +168,18 @@ def test_level_is_held_for_models_that_err(error):
     wrong."""
     generator, level, rates = torch.Generator().manual_seed(3), 0.05, []
     for _ in range(60):
-        bank, bank_labels, _ = noisy_world(0.0, 200, generator)
+        train, train_labels, _ = noisy_world(0.0, 200, generator)
         held_out, _, seen = noisy_world(error, 199, generator)
-        gate = KNNGate(dict(type='A'), dict(type='B'), neighbours=5, level=level)
-        gate.bank, gate.bank_labels, gate.held_out_features, gate.thresholds = bank, bank_labels, held_out, {}
+        gate = KNNGate(dict(type='A'), dict(type='B'), k=5, level=level)
+        gate.train_features, gate.train_labels, gate.held_out_features, gate.thresholds = (
+            train,
+            train_labels,
+            held_out,
+            {},
+        )
         threshold = gate.threshold(*reading(gate, seen))
         images, _, classes = noisy_world(error, 200, generator)
-        rates.append((class_similarity(images, classes, bank, bank_labels, 5) < threshold).float().mean().item())
+        rates.append((class_similarity(images, classes, train, train_labels, 5) < threshold).float().mean().item())
     assert sum(rates) / len(rates) == pytest.approx(level, abs=0.012)
 
 
@@ -211,37 +214,37 @@ def test_threshold_is_that_of_the_weights_at_hand(tiny_pretrained):
     first = {name: value.clone() for name, value in model.state_dict().items()}
     model.test_step(data)
     model.test_step(data)
-    assert len(model.gate.thresholds) == 1
+    assert len(model.knn_gate.thresholds) == 1
     with torch.no_grad():
         model.head.fc.weight.data.add_(torch.randn_like(model.head.fc.weight))
     model.test_step(data)
-    assert len(model.gate.thresholds) == 2 and len(set(model.gate.thresholds.values())) == 2
+    assert len(model.knn_gate.thresholds) == 2 and len(set(model.knn_gate.thresholds.values())) == 2
     model.load_state_dict(first)
     model.test_step(data)
-    assert len(model.gate.thresholds) == 2
+    assert len(model.knn_gate.thresholds) == 2
 
 
 @pytest.mark.parametrize(
     'gate, message',
     [
-        (dict(neighbours=0), r'neighbours of at least 1 and a level in \(0, 1\), but got neighbours=0, level=0.3'),
-        (dict(level=1.0), r'level in \(0, 1\), but got neighbours=3, level=1'),
+        (dict(k=0), r'k of at least 1 and level in \(0, 1\), but got k=0, level=0.3'),
+        (dict(level=1.0), r'level in \(0, 1\), but got k=3, level=1'),
         (
-            dict(neighbours=6),
-            r'gate.neighbours=6, but these 10 classes have fewer images in gate.dataset: circle \(5\), square \(5\)',
+            dict(k=6),
+            r'knn_gate.k=6, but these 10 classes have fewer images in knn_gate.dataset: circle \(5\), square \(5\)',
         ),
         (dict(level=0.02), 'level=0.02 needs at least 49 held-out images, but there are 40'),
-        (dict(held_out=shapes('train', 50)), 'the same dataset and held_out'),
+        (dict(held_out=shapes('train', 50)), 'knn_gate.dataset and knn_gate.held_out are the same'),
     ],
 )
 def test_mistakes(tiny_pretrained, gate, message):
-    gate = {**dict(dataset=shapes('train', 50), held_out=shapes('val', 40), neighbours=3, level=0.3), **gate}
+    gate = {**dict(dataset=shapes('train', 50), held_out=shapes('val', 40), k=3, level=0.3), **gate}
     with pytest.raises(ValueError, match=message):
         MODELS.build(
             dict(
                 type='CounterfactualClassifier',
                 backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
                 head=dict(type='CLIPDistillHead', num_classes=10),
-                gate=gate,
+                knn_gate=gate,
             )
         )

@@ -7,7 +7,7 @@ from mmpretrain.registry import DATASETS, MODELS
 from mmpretrain.structures import DataSample
 
 from mmcfmask.counterfactual.reference import explicit_relevance
-from mmcfmask.models.inference import relevance_crop as crop_scale
+from mmcfmask.models.inference import relevance_crop
 from mmcfmask.models.inference.relevance_crop import predict_with_crop
 
 
@@ -25,10 +25,10 @@ def build(pretrained, **kwargs):
     return model.eval()
 
 
-def slow_second_look(model, image, side):
-    """Mean logits of one image and its zoom, by cutting pixels out where the zoom falls on whole ones."""
+def slow_crop(model, image, side):
+    """Mean logits of one image and its crop, by cutting pixels out where the zoom falls on whole ones."""
     double = copy.deepcopy(model)
-    double._set_frozen(gate=None)  # a copy shares it
+    double._set_frozen(knn_gate=None)  # a copy shares it
     double.double()
     with torch.no_grad():
         first = double(image[None].double())[0]
@@ -73,14 +73,14 @@ def test_equals_the_slow_one(tiny_pretrained):
     with torch.no_grad():
         samples = model.predict(images, [DataSample() for _ in images])
     for image, sample in zip(images, samples):
-        expected = slow_second_look(model, image, 0.7)
+        expected = slow_crop(model, image, 0.7)
         torch.testing.assert_close(sample.pred_logits.double(), expected, rtol=5e-3, atol=5e-3)
-        assert (sample.pred_logits.double() - model(image[None])[0]).abs().max() > 0.05  # not that of one look
+        assert (sample.pred_logits.double() - model(image[None])[0]).abs().max() > 0.05  # not the logits without a crop
         assert int(sample.pred_label) == int(expected.argmax())
 
 
 def test_an_image_is_not_changed_by_others_nor_by_inference_mode(tiny_pretrained, monkeypatch):
-    monkeypatch.setattr(crop_scale, 'IMAGES_AT_ONCE', 2)
+    monkeypatch.setattr(relevance_crop, 'IMAGES_AT_ONCE', 2)
     model = build(tiny_pretrained)
     images = torch.randn(3, 3, 32, 32)
     both = predict_with_crop(model.backbone, model, images, 0.9)
@@ -91,7 +91,7 @@ def test_an_image_is_not_changed_by_others_nor_by_inference_mode(tiny_pretrained
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_start_behind_a_gate_looks_twice_too(tiny_pretrained, tmp_path, monkeypatch):
+def test_the_zero_shot_model_behind_a_gate_crops_too(tiny_pretrained, tmp_path, monkeypatch):
     monkeypatch.setenv('MMCFMASK_CACHE', str(tmp_path))
     pipeline = [dict(type='Resize', scale=32), dict(type='PackInputs')]
     sets = {
@@ -104,11 +104,11 @@ def test_the_start_behind_a_gate_looks_twice_too(tiny_pretrained, tmp_path, monk
             type='CounterfactualClassifier',
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
             head=dict(type='CLIPDistillHead', num_classes=10),
-            gate=dict(**sets, neighbours=3, level=0.3),
+            knn_gate=dict(**sets, k=3, level=0.3),
             crop_scale=0.8,
         )
     ).eval()
-    start = copy.deepcopy(model)
+    zero_shot = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -125,18 +125,18 @@ def test_the_start_behind_a_gate_looks_twice_too(tiny_pretrained, tmp_path, monk
         samples = model.predict(images, [DataSample() for _ in images])
     assert 0 < sum(sample.answered_by_zero_shot for sample in samples) < 12  # both kinds are there
     for image, sample in zip(images, samples):
-        one = start if sample.answered_by_zero_shot else model
-        torch.testing.assert_close(sample.pred_logits.double(), slow_second_look(one, image, 0.8), rtol=5e-3, atol=5e-3)
+        one = zero_shot if sample.answered_by_zero_shot else model
+        torch.testing.assert_close(sample.pred_logits.double(), slow_crop(one, image, 0.8), rtol=5e-3, atol=5e-3)
 
-    model.gate.thresholds = dict.fromkeys(model.gate.thresholds, -1.0)  # the start answers for none
+    model.knn_gate.thresholds = dict.fromkeys(model.knn_gate.thresholds, -1.0)  # the zero-shot model answers for none
     with torch.no_grad():
         samples = model.predict(images, [DataSample() for _ in images])
-    torch.testing.assert_close(
-        samples[0].pred_logits.double(), slow_second_look(model, images[0], 0.8), rtol=5e-3, atol=5e-3
-    )
+    torch.testing.assert_close(samples[0].pred_logits.double(), slow_crop(model, images[0], 0.8), rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize('side', [0, 1, 1.5, True, '0.9'])
 def test_side_out_of_range(tiny_pretrained, side):
-    with pytest.raises(ValueError, match=r'crop_scale is the side of the part to zoom in to, .* in \(0, 1\), but is'):
+    with pytest.raises(
+        ValueError, match=r'crop_scale is the side of the crop relative to the image, in \(0, 1\), but it is'
+    ):
         build(tiny_pretrained, crop_scale=side)

@@ -1,2 +1,0 @@
-_base_ = '../cfmask_vitb16.py'
-model = dict(data_preprocessor=dict(mask='object', fill='single', value=0.3))

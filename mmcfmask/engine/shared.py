@@ -1,0 +1,89 @@
+"""Shared variables: one override of a config variable reaches every copy of it.
+
+A variable of a config is copied where the config uses it. A child config that sets ``data_root`` changes that variable
+alone, and every data set keeps the old folder. So a config names the variables that are meant as settings::
+
+    shared = ('data_root', 'pipeline')
+
+An override of such a variable, by a child config or by ``--cfg-options``, also sets every key of the same name that
+still holds the old value. Nothing else changes, and one log line names the keys.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+
+def find_shared(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The shared variables of a config: name to value."""
+    names = cfg.get('shared') or ()
+    return {name: cfg[name] for name in names if name in cfg} if isinstance(names, (list, tuple)) else {}
+
+
+def update_shared(cfg: Mapping[str, Any], before: Mapping[str, Any], by: str) -> dict[str, list[str]]:
+    """Set the copies of shared variables to their new values, in place, and log which keys that are.
+
+    Args:
+        cfg (Mapping): The config, with new values of some variables.
+        before (Mapping): The shared variables before the override, see :func:`find_shared`.
+        by (str): What overrides them, for the log.
+
+    Returns:
+        dict[str, list[str]]: For every variable with a new value, the dotted keys that were set.
+    """
+    changed = [name for name, old in before.items() if name in cfg and cfg[name] != old]
+    reached = {}
+    for name in sorted(changed, key=lambda name: -len(repr(before[name]))):  # a value before those that it contains
+        parts = [(key, value) for key, value in cfg.items() if isinstance(value, (dict, list, tuple))]
+        reached[name] = [
+            key for part, value in parts for key in _set_copies(value, part, name, before[name], cfg[name])
+        ]
+        if reached[name]:
+            _log_once(f'{name} is shared: its override by {by} also sets {", ".join(reached[name])}')
+    return reached
+
+
+def _set_copies(node: Any, where: str, name: str, old: Any, new: Any) -> Iterator[str]:
+    """Set keys ``name`` below ``node`` that hold ``old`` to a copy of ``new``; yields their dotted names."""
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if key == name and value == old:
+            node[key] = copy.deepcopy(new)
+            yield f'{where}.{key}'
+        elif isinstance(value, (dict, list, tuple)):
+            yield from _set_copies(value, f'{where}.{key}', name, old, new)
+
+
+@functools.cache  # a study reads the same config for every run
+def _log_once(line: str) -> None:
+    print_log(line, 'current')
+
+
+def share_between_files() -> None:
+    """Let a child config override shared variables of its bases.
+
+    ``Config.fromfile`` itself does it from here on, in every program that imports mmcfmask: mmpretrain's ``train.py``,
+    ``print_config.py`` and ``browse_dataset.py`` see the config that runs here.
+    """
+    original = Config._file2dict
+    open_files: list[list[dict]] = []  # for every file that is being read, the shared variables of each of its bases
+
+    def file2dict(filename: str, *args, **kwargs) -> tuple[dict, str, dict]:
+        bases: list[dict] = []
+        open_files.append(bases)
+        try:
+            cfg, text, environment = original(filename, *args, **kwargs)  # calls itself for the bases
+        finally:
+            open_files.pop()
+        for before in bases:
+            update_shared(cfg, before, by=filename)
+        if open_files:
+            open_files[-1].append(copy.deepcopy(find_shared(cfg)))
+        return cfg, text, environment
+
+    Config._file2dict = staticmethod(file2dict)

@@ -1,0 +1,69 @@
+"""The results of a study: tables, a scatter plot and one line per run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.measure import Measurement
+
+from ..files import write_text
+from ..reporting import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
+from ..reporting.runs import Run, collect_metric, find_problems, read_run
+
+
+def describe_run(path: Path, id_set: str) -> str:
+    """Describe a metrics.json in one line: the accuracy in distribution, and the mean of the shifts."""
+    run = read_run(path)
+    accuracies = collect_metric({run.method: [run]}, 'top1')[run.method][0]
+    shifts = [value for name, value in accuracies.items() if name != id_set]
+    parts = [f'{id_set} {accuracies[id_set]:.1f}'] if id_set in accuracies else []
+    return ', '.join(parts + ([f'OOD average {sum(shifts) / len(shifts):.1f}'] if shifts else []))
+
+
+def write_results(
+    console: Console,
+    folder: Path,
+    methods: Mapping[str, list[Run]],
+    id_set: str,
+    order: Sequence[str],
+    title: str = '',
+    pictures: bool = True,
+) -> None:
+    """Print the table of one data set; write it as results.md and results.json, and the scatter plot as id_ood.png.
+
+    Args:
+        console (Console): Where to print.
+        folder (Path): Where to write.
+        methods (Mapping): Method to its finished runs.
+        id_set (str): Name of the in-distribution set.
+        order (Sequence[str]): Names of the test sets in the order of the columns; others follow.
+        title (str): Name of the data set.
+        pictures (bool): Whether to list the counterfactual images in the folder.
+    """
+    try:
+        results = collect_metric(methods, 'top1')
+    except ValueError as error:  # a test set was added between two runs
+        text = f'{title}: no table: {error}'.removeprefix(': ')
+        console.print(text, style='bold red', highlight=False, markup=False)
+        console.print('Delete the metrics.json that lacks a set; the same command tests that run again.')
+        return
+    marks = {name: find_problems(runs) for name, runs in methods.items()}
+    tested = {name for runs in results.values() for name in runs[0]}
+    shifts = [name for name in dict.fromkeys([*order, *sorted(tested)]) if name in tested and name != id_set]
+    table = results_table(results, id_set, shifts, title=title or None, marks=marks)
+    needed = Measurement.get(console, console.options.update(width=1000), table).minimum
+    # A narrow terminal wraps lines, but no column is lost.
+    console.print(table, width=max(console.width, needed), crop=False)
+    written = {'table': [folder / 'results.md', folder / 'results.json']}
+    write_text(folder / 'results.md', to_markdown(results, id_set, shifts, marks=marks))
+    write_text(folder / 'results.json', to_json(results, id_set, shifts))
+    if points := id_ood_points(results, id_set, shifts):
+        written['scatter'] = [folder / 'id_ood.png']
+        size = (3.4, 2.9) if len(points) <= 8 else (7, 5.6)
+        save_figure(id_ood_scatter(points, size=size), folder / 'id_ood.png')
+    if pictures and (found := sorted(folder.glob('counterfactuals*.png'))):
+        written['counterfactuals'] = found
+    for what, paths in written.items():
+        console.print(f'{what + ":":17}{"  ".join(map(str, paths))}', highlight=False, soft_wrap=True)

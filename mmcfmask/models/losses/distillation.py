@@ -1,0 +1,107 @@
+"""Distillation from the frozen teacher, on counterfactual images (this method) or on clean ones (FD, KD)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ...counterfactual import after_position
+from ...errors import ConfigError
+from .base import LossTerm, Step
+
+
+def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over batch and dimension of (f(x̃) − f₀(x̃))² (CVPR 2023, equation 3), in float32.
+
+    Args:
+        student, teacher (Tensor): (B, D) features before L2 normalisation.
+    """
+    return F.mse_loss(student.float(), teacher.float())
+
+
+def knowledge_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al. 2015), in float32.
+
+    Args:
+        student, teacher (Tensor): (B, C) logits.
+        temperature (float): T > 0.
+    """
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student.float() / temperature, dim=1),
+        F.log_softmax(teacher.float() / temperature, dim=1),
+        reduction='batchmean',
+        log_target=True,
+    )
+
+
+@MODELS.register_module()
+class Distillation(LossTerm):
+    """``loss_distill`` = λ · distillation on the clean images x.
+
+    The head compares (:class:`CLIPDistillHead`): ``head.distill='feature'`` is feature distillation (FD), ``'logits'``
+    knowledge distillation (KD), ``head.distill_weight`` is λ.
+    """
+
+    any_teacher = True
+    reads_teacher_weights = False
+
+    def __init__(self) -> None:
+        super().__init__()  # its weight is head.distill_weight
+
+    def setup(self, classifier: nn.Module) -> None:
+        super().setup(classifier)
+        teacher, head = classifier.teacher, classifier.head
+        width = head.in_channels if teacher.neck is not None else teacher.backbone.embed_dims
+        if width != head.in_channels:
+            raise ConfigError(
+                f'the teacher {teacher.model_name!r} gives features of width {width}, but the student gives width '
+                f'{head.in_channels}: choose towers of the same embedding width'
+            )
+        if head.distill == 'logits' and not teacher.is_pretrained_student:
+            raise ConfigError(
+                f"distill='logits' compares class probabilities, but the teacher {teacher.model_name!r} has no class "
+                "embeddings of its own: use distill='feature', or the pre-trained student as teacher"
+            )
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        return step.classifier.head.distill_loss(step.features, step.teacher_features, step.classifier.teacher)
+
+
+@MODELS.register_module()
+class CounterfactualDistillation(Distillation):
+    """``loss_distill`` = λ · distillation on the counterfactual images x̃ (CVPR 2023, equation 3).
+
+    ``model.data_preprocessor`` (:class:`CAMRefillDataPreprocessor`) makes x̃ by its ``mask``, ``fill`` and ``value``;
+    the head compares as in :class:`Distillation`.
+    """
+
+    def setup(self, classifier: nn.Module) -> None:
+        super().setup(classifier)
+        if classifier.data_preprocessor.fill == 'none':
+            check_hiding(classifier)
+
+    def needs_relevance(self, classifier: nn.Module) -> bool:
+        return classifier.data_preprocessor.needs_relevance
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        student, teacher = step.counterfactual_features, step.counterfactual_teacher_features
+        return step.classifier.head.distill_loss(student, teacher, step.classifier.teacher)
+
+
+def check_hiding(classifier: nn.Module) -> None:
+    """Raise a ConfigError unless patches can be hidden from student and teacher alike (``fill='none'``)."""
+    towers = classifier.backbone, classifier.teacher.backbone
+    student, teacher = (getattr(tower, 'patch_size', None) for tower in towers)
+    if None not in (student, teacher) and student != teacher:
+        raise ConfigError(
+            f'fill="none" hides patches from student and teacher, but the teacher '
+            f'{classifier.teacher.model_name!r} has patches of {teacher} pixels and the student of {student}: use '
+            'fill="single" or "multi"'
+        )
+    in_attention = classifier.data_preprocessor.needs_relevance or after_position(classifier.backbone) is None
+    if in_attention and getattr(classifier.backbone, 'grad_checkpointing', False):
+        raise ConfigError(
+            'fill="none" hides patches in the attention of the forward pass, but backbone.grad_checkpointing=True '
+            'would compute it again without hiding them: use fill="single" or "multi", or grad_checkpointing=False'
+        )

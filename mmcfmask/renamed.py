@@ -1,0 +1,119 @@
+"""Names of version 0.1.0 that have changed, and what to write today."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import ConfigError
+
+TYPES = {'ConformalGate': 'KNNGate', 'AuxiliaryLoss': 'LossTerm'}
+"""Old name of a registered class to its name today."""
+
+CLEAN = "for a distillation on clean images set model.losses=[dict(type='Distillation')]"
+WEIGHT = 'takes no weight: set model.head.distill_weight'
+
+ARGUMENTS: dict[str, dict[str, str]] = {
+    'CounterfactualClassifier': dict(
+        auxiliary='is now model.losses, which also holds the distillation: '
+        "losses=[dict(type='CounterfactualDistillation'), …]",
+        gate='is now model.knn_gate, with k in place of neighbours',
+        second_look='is now model.crop_scale',
+    ),
+    'CAMRefillDataPreprocessor': dict(
+        colors='is now color_mixing',
+        relevance="was removed, because 'attention' was its only value: leave it out",
+    ),
+    'KNNGate': dict(neighbours='is now k'),
+    'Distillation': dict(weight=WEIGHT),
+}
+"""Class to old arguments, each with the sentence that follows its name."""
+
+VALUES: dict[str, dict[tuple[str, Any], str]] = {
+    'CounterfactualClassifier': {
+        ('teacher', None): 'is no longer needed: leave it out, and for plain fine-tuning leave model.losses out too '
+        '(as configs/_base_ do)',
+        ('losses', None): 'must be a list: for plain fine-tuning leave it out, or set model.losses=[]',
+    },
+    'CLIPDistillHead': {
+        ('distill', None): "is no longer needed: without a 'Distillation' or 'CounterfactualDistillation' in "
+        'model.losses nothing is distilled; leave it out',
+    },
+    'CAMRefillDataPreprocessor': {
+        ('mask', None): f'is no longer needed: {CLEAN}; for no distillation leave model.losses out',
+    },
+    'L2SP': {('head', 'start'): "is now head='pretrained'"},
+}
+"""Class to values that an argument no longer takes, each with the sentence that follows it."""
+
+
+def refuse_old_names(where: str, kind: str | Callable, arguments: Mapping[str, Any]) -> None:
+    """Raise a ConfigError, with the name of today, for an argument or a value of version 0.1.0.
+
+    Args:
+        where (str): The dotted key of the part, for the error; may be empty.
+        kind (str | Callable): The class that takes the arguments, or its registered name.
+        arguments (Mapping[str, Any]): Its arguments.
+    """
+    for name in [kind] if isinstance(kind, str) else [base.__name__ for base in getattr(kind, '__mro__', ())]:
+        for key, value in arguments.items():
+            if key in ARGUMENTS.get(name, ()):
+                raise ConfigError(f'{where}.{key} {ARGUMENTS[name][key]}'.lstrip('.'))
+            if (value is None or isinstance(value, str)) and (key, value) in VALUES.get(name, ()):
+                raise ConfigError(f'{where}.{key}={value!r} {VALUES[name][key, value]}'.lstrip('.'))
+
+
+def rename_weights(state: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """A state dict with the names of today: weights of loss terms were ``auxiliary.N.…`` in version 0.1.0.
+
+    Args:
+        state (Mapping[str, Any]): Names to tensors.
+        prefix (str): Of the classifier's names.
+    """
+    old = f'{prefix}auxiliary.'
+    return {f'{prefix}losses.{key[len(old) :]}' if key.startswith(old) else key: value for key, value in state.items()}
+
+
+def update_model(model: dict) -> dict:
+    """The values of a model config, as a checkpoint records them, with the keys of today.
+
+    Args:
+        model (dict): Of version 0.1.0 or later. It is not changed.
+
+    Returns:
+        dict: A copy. What had no effect in version 0.1.0, such as the mask of a training without counterfactual
+        images, is left out.
+    """
+    model = copy.deepcopy(model)
+    if model.get('type') != 'CounterfactualClassifier' or 'losses' in model:
+        return model
+    terms = model.pop('auxiliary', None) or []
+    head, preprocessor = model.get('head') or {}, model.get('data_preprocessor') or {}
+    distilled = bool(model.get('teacher')) and head.get('distill', 'feature') is not None
+    masked = distilled and preprocessor.get('mask', 'object') is not None
+    if distilled:
+        terms = [*terms, dict(type='CounterfactualDistillation' if masked else 'Distillation')]
+    else:
+        for key in ('distill', 'distill_weight', 'temperature'):
+            head.pop(key, None)
+    preprocessor.pop('relevance', None)
+    if 'colors' in preprocessor:
+        preprocessor['color_mixing'] = preprocessor.pop('colors')
+    for key in () if masked else ('mask', 'fill', 'value', 'views', 'color_mixing'):
+        preprocessor.pop(key, None)
+    if model.get('teacher') is None:
+        model.pop('teacher', None)
+    if terms:
+        model['losses'] = [
+            {**term, 'head': 'pretrained'} if (term['type'], term.get('head')) == ('L2SP', 'start') else term
+            for term in terms
+        ]
+    gate = model.pop('gate', None)
+    if gate:
+        model['knn_gate'] = {'k' if key == 'neighbours' else key: value for key, value in gate.items()}
+        if model['knn_gate'].get('type') in TYPES:
+            model['knn_gate']['type'] = TYPES[model['knn_gate']['type']]
+    if 'second_look' in model:
+        model['crop_scale'] = model.pop('second_look')
+    return model

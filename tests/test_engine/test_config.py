@@ -1,0 +1,205 @@
+"""What Config.fromfile gives is what runs; options that change nothing are errors."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import mmpretrain
+import pytest
+from mmengine.config import Config
+
+import mmcfmask  # noqa: F401
+from mmcfmask.engine.config import load_config, read_config
+from mmcfmask.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+OURS = sorted(str(path) for path in (ROOT / 'configs').rglob('*.py') if path.parent.name != '_base_')
+THEIRS = sorted(
+    str(path)
+    for path in (Path(mmpretrain.__file__).parent / '.mim' / 'configs').rglob('*.py')
+    if '_base_' not in path.parts and 'mmdet::' not in (text := path.read_text()) and 'mmseg::' not in text
+)
+IPU = next(path for path in THEIRS if path.endswith('vit-base-p16_4xb544-ipu_in1k.py'))  # with variables of many names
+VARIABLES = """
+data_root = 'data/x/'
+pipeline = [dict(type='Resize', data_root=data_root), dict(type='Pack')]
+images = dict(data_root=data_root, pipeline=pipeline, part=1)
+train_dataloader = dict(dataset=images)
+val_dataloader = dict(dataset=dict(images, part='held out'))
+test_dataloader = dict(
+    a=dict(dataset=dict(data_root=data_root, pipeline=pipeline)), b=dict(dataset=dict(data_root='y', pipeline=[])))
+loader = dict(batch_size=2)
+"""
+
+
+@pytest.mark.parametrize('path', OURS)
+def test_shipped_configs_run_as_they_are_read(path):
+    assert load_config(path, {}).to_dict() == Config.fromfile(path).to_dict()
+
+
+def test_configs_are_those_of_mmengine_alone():
+    """Ours, which override no shared variable, and a sample of mmpretrain's are read as if mmcfmask was not there, but
+    for the ``_delete_`` that mmengine leaves behind."""
+    paths = [*OURS, IPU, *random.Random(0).sample(THEIRS, 40)]
+    code = (
+        'import json, sys\n'
+        'from mmengine.config import Config\n'
+        'texts = []\n'
+        'for path in json.load(sys.stdin):\n'
+        '    try:\n'
+        '        texts.append(repr(Config.fromfile(path, import_custom_modules=False).to_dict()))\n'
+        '    except Exception:\n'  # some of mmpretrain's are broken
+        '        texts.append("None")\n'
+        'print(json.dumps(texts))\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], input=json.dumps(paths), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    def without_deletes(node):
+        if isinstance(node, dict):
+            return {key: without_deletes(value) for key, value in node.items() if key != '_delete_'}
+        return type(node)(map(without_deletes, node)) if isinstance(node, (list, tuple)) else node
+
+    alone = [without_deletes(eval(text, {'inf': float('inf')})) for text in json.loads(done.stdout.splitlines()[-1])]
+    assert alone.count(None) <= 3
+    for path, cfg in zip(paths, alone):
+        assert cfg is None or read_config(path).to_dict() == cfg, path
+
+
+def test_options_are_texts_or_values(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(VARIABLES)
+    for options in (
+        ['train_dataloader.batch_size=8', "work_dir='a'"],
+        {'train_dataloader.batch_size': 8, 'work_dir': 'a'},
+    ):
+        cfg = load_config(str(path), options)
+        assert cfg.train_dataloader.batch_size == 8 and cfg.work_dir == 'a'
+    with pytest.raises(ConfigError, match="^--cfg-options: 'lr' is not key=value"):
+        load_config(str(path), ['lr'])
+
+
+def test_option_for_a_variable(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(VARIABLES)
+    with pytest.raises(
+        ConfigError,
+        match="an override of the variable 'loader' would change nothing, since the config does not share it. Set the "
+        'keys that were made from it instead$',
+    ):
+        load_config(str(path), {'loader.batch_size': 3})
+    for name, keys in (
+        ('images.part', 'Set train_dataloader.dataset instead'),
+        ('data_root', 'Set train_dataloader.dataset.data_root, train_dataloader.dataset.pipeline.0.data_root, '),
+    ):
+        with pytest.raises(ConfigError, match=keys):
+            load_config(str(path), {name: 3})
+    path.write_text(VARIABLES + "shared = ('data_root', 'loader')")
+    with pytest.raises(ConfigError, match="'loader' would .*, since no key of this name holds its old value"):
+        load_config(str(path), {'loader.batch_size': 3})
+    load_config(str(path), {'loader.batch_size': 2})  # as it is
+
+
+def test_option_that_nothing_reads(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(VARIABLES)
+    mistakes = {
+        'optim_wraper.optimizer.lr': 'optim_wrapper',
+        'total_batchsize': 'total_batch_size',
+        'dataroot': 'data_root',
+        'batch_size': 'loader.batch_size',
+    }
+    for wrong, right in mistakes.items():
+        name = wrong.partition('.')[0]
+        with pytest.raises(
+            ConfigError, match=f"config.py has no '{name}', and nothing would read it. Did you mean .*'{right}'"
+        ):
+            load_config(str(path), {wrong: 1})
+    cfg = load_config(str(path), {'cache_dir': 'fast', 'work_dir': 'here', 'total_batch_size': 4})  # may be absent
+    assert (cfg.cache_dir, cfg.work_dir, cfg.total_batch_size) == ('fast', 'here', 4)
+
+
+@pytest.mark.parametrize(
+    'shared, message',
+    [
+        ("('data_root')", r"shared='data_root' must be a tuple of names of variables, such as \('data_root',\)"),
+        ('[1]', r'shared=\[1\] must be a tuple'),
+        ("('data_rot',)", "shared names 'data_rot', which is no variable of it. Did you mean 'data_root'"),
+        ("('train_dataloader',)", "shared names 'train_dataloader', which is no variable of it"),
+    ],
+)
+def test_what_cannot_be_shared(tmp_path, shared, message):
+    path = tmp_path / 'config.py'
+    path.write_text(VARIABLES + f'shared = {shared}')
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path))
+
+
+PROBE = """
+_base_ = './base.py'
+model = dict(head=dict(class_weights=dict(
+    type='linear_probe', dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}})))
+"""
+GATE = """
+_base_ = './base.py'
+model = dict(knn_gate=dict(dataset={{_base_.train_dataloader.dataset}}, held_out={{_base_.val_dataloader.dataset}}))
+"""
+
+
+@pytest.mark.parametrize('text, part', [(PROBE, 'model.head.class_weights'), (GATE, 'model.knn_gate')])
+def test_copies_of_the_training_images_are_not_left_behind(tmp_path, text, part):
+    (tmp_path / 'base.py').write_text(VARIABLES + "shared = ('data_root', 'pipeline')")
+    path = tmp_path / 'child.py'
+    path.write_text(text)
+
+    def read(**options):
+        cfg = load_config(str(path), {key.replace('__', '.'): value for key, value in options.items()})
+        for name in part.split('.'):
+            cfg = cfg[name]
+        return cfg
+
+    with pytest.raises(
+        ConfigError,
+        match=f'^{part}.dataset held the images of train_dataloader.dataset, which --cfg-options changes: set '
+        f'{part}.dataset.per_class {part}.dataset.part as well$',
+    ):
+        read(train_dataloader__dataset__per_class=60, train_dataloader__dataset__part=2)
+    with pytest.raises(
+        ConfigError, match=f'{part}.held_out held the images of val_dataloader.dataset.*{part}.held_out.p'
+    ):
+        read(val_dataloader__dataset__part=9)
+    with pytest.raises(ConfigError, match=f'set {part}.dataset as well'):
+        read(train_dataloader=dict(dataset=dict(part=3)))
+    key = part.replace('.', '__')
+    both = read(**{'train_dataloader__dataset__part': 3, f'{key}__dataset__part': 4})  # on purpose
+    assert both.dataset.part == 4
+    moved = read(data_root='/mine')
+    assert moved.dataset.data_root == moved.held_out.data_root == '/mine'
+    assert read(train_dataloader=None).dataset.part == 1
+    if text is PROBE:
+        assert read(train_dataloader__dataset__part=3, model__head__class_weights__type='prototype').dataset.part == 1
+
+
+def test_delete_inside_delete(tmp_path):
+    (tmp_path / 'base.py').write_text('test_dataloader = dict(a=dict(x=1))')
+    (tmp_path / 'own.py').write_text(
+        "_base_ = 'base.py'\ntest_dataloader = dict(\n"
+        '    _delete_=True, b=dict(dataset=dict(_delete_=True, y=[dict(_delete_=True)])))'
+    )
+    cfg = Config.fromfile(tmp_path / 'own.py')
+    assert cfg.test_dataloader == dict(b=dict(dataset=dict(y=[{}])))
+
+
+def test_settings_of_the_runner_are_no_unknown_names():
+    options = {
+        'find_unused_parameters': True,
+        'sync_bn': 'torch',
+        'model_wrapper_cfg.static_graph': True,
+        'tf32': True,
+        'activation_checkpointing': ['backbone'],
+        'compile': False,
+    }
+    cfg = load_config(str(ROOT / 'configs' / 'shapes' / 'cfmask.py'), options)
+    assert cfg.find_unused_parameters and cfg.model_wrapper_cfg.static_graph and cfg.tf32

@@ -1,0 +1,145 @@
+"""An override of a shared variable reaches the keys of its name that hold its old value, and nothing else."""
+
+import subprocess
+import sys
+
+import pytest
+from mmengine.config import Config
+
+from mmcfmask.engine import shared
+from mmcfmask.engine.config import load_config
+
+BASE = """
+shared = ('data_root', 'pipeline')
+data_root = 'data/x/'
+pipeline = [dict(type='Resize', data_root=data_root), dict(type='Pack')]
+my_hooks = []
+param_scheduler = []
+images = dict(data_root=data_root, pipeline=pipeline, part=1)
+train_dataloader = dict(dataset=images)
+test_dataloader = dict(
+    a=dict(dataset=dict(data_root=data_root, pipeline=pipeline)),
+    b=dict(dataset=dict(data_root='y', pipeline=[], root=data_root)))
+more = [dict(datasets=(dict(data_root=data_root),))]
+"""
+REACHED = (
+    'pipeline.0.data_root, images.data_root, images.pipeline.0.data_root, train_dataloader.dataset.data_root, '
+    'train_dataloader.dataset.pipeline.0.data_root, test_dataloader.a.dataset.data_root, '
+    'test_dataloader.a.dataset.pipeline.0.data_root, more.0.datasets.0.data_root'
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, text):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    write('base.py', BASE)
+    return write
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    lines = []
+    monkeypatch.setattr(shared, 'print_log', lambda line, logger: lines.append(line))
+    shared._log_once.cache_clear()
+    return lines
+
+
+def check_moved(cfg, root='/mine'):
+    pipeline = [dict(type='Resize', data_root=root), dict(type='Pack')]
+    assert cfg.data_root == root and cfg.pipeline == pipeline
+    assert cfg.train_dataloader.dataset == dict(data_root=root, pipeline=pipeline, part=1)
+    assert cfg.test_dataloader.a.dataset == dict(data_root=root, pipeline=pipeline)
+    assert cfg.test_dataloader.b.dataset == dict(data_root='y', pipeline=[], root='data/x/')  # another value or name
+    assert cfg.more == [dict(datasets=(dict(data_root=root),))]
+
+
+def test_override_by_a_child(write, lines):
+    path = write('child.py', "_base_ = 'base.py'\ndata_root = '/mine'")
+    check_moved(Config.fromfile(path))
+    assert load_config(path).to_dict() == Config.fromfile(path).to_dict()
+    assert lines == [f'data_root is shared: its override by {path} also sets {REACHED}']  # once is enough
+
+
+@pytest.mark.parametrize('options', [{'data_root': '/mine'}, ['data_root=/mine']])
+def test_override_by_an_option(write, lines, options):
+    check_moved(load_config(write('child.py', "_base_ = 'base.py'"), options))
+    assert lines == [f'data_root is shared: its override by --cfg-options also sets {REACHED}']
+    check_moved(load_config(write('own.py', "_base_ = 'base.py'\ndata_root = '/theirs'"), options))
+
+
+def test_every_level_may_override(write):
+    write(
+        'middle.py', "_base_ = './base.py'\ndata_root = '/middle'\npipeline = [dict(type='Mine', data_root='/middle')]"
+    )
+    child = write('child.py', "_base_ = ['middle.py']\ndata_root = '/mine'")
+    cfg = Config.fromfile(child)
+    mine = dict(data_root='/mine', pipeline=[dict(type='Mine', data_root='/mine')])
+    assert cfg.train_dataloader.dataset == dict(**mine, part=1) and cfg.test_dataloader.a.dataset == mine
+    cfg = Config.fromfile(write('own.py', "_base_ = 'middle.py'\nimages = dict(part=2)\npipeline = []"))
+    assert cfg.images == dict(data_root='/middle', pipeline=[], part=2)
+    assert cfg.train_dataloader.dataset == dict(data_root='/middle', pipeline=[], part=1)
+
+
+def test_overrides_of_two_at_once(write):
+    cfg = Config.fromfile(
+        write('child.py', "_base_ = 'base.py'\ndata_root = '/mine'\npipeline = [dict(type='Own', data_root='data/x/')]")
+    )
+    assert cfg.train_dataloader.dataset.pipeline == [dict(type='Own', data_root='/mine')]
+    cfg = load_config(write('same.py', "_base_ = 'base.py'"), {'pipeline.1.type': 'Keep', 'data_root': '/mine'})
+    pipeline = [dict(type='Resize', data_root='/mine'), dict(type='Keep')]
+    assert cfg.pipeline == cfg.images.pipeline == cfg.test_dataloader.a.dataset.pipeline == pipeline
+
+
+def test_nothing_else_is_touched(write):
+    """Variables that are not shared, though other parts of the config equal them."""
+    cfg = Config.fromfile(write('child.py', "_base_ = 'base.py'\nmy_hooks = [dict(type='EMAHook')]"))
+    base = Config.fromfile(write('base.py', BASE)).to_dict()
+    assert cfg.to_dict() == {**base, 'my_hooks': [dict(type='EMAHook')]}
+
+
+def test_what_a_child_writes_itself_stays(write):
+    cfg = Config.fromfile(
+        write(
+            'child.py',
+            """
+_base_ = 'base.py'
+data_root = '/mine'
+train_dataloader = dict(dataset=dict(_delete_=True, data_root='/other', pipeline={{_base_.pipeline}}))
+test_dataloader = dict(_delete_=True, a=dict(dataset={{_base_.test_dataloader.a.dataset}}))
+""",
+        )
+    )
+    pipeline = [dict(type='Resize', data_root='/mine'), dict(type='Pack')]
+    assert cfg.train_dataloader.dataset == dict(data_root='/other', pipeline=pipeline)
+    assert cfg.test_dataloader == dict(a=dict(dataset=dict(data_root='/mine', pipeline=pipeline)))
+
+
+def test_bases_may_be_several_and_yaml(write):
+    write('loop.yaml', 'test_cfg:\n  data_root: data/x/\n')
+    cfg = Config.fromfile(write('child.yml', '_base_: [base.py, loop.yaml]\ndata_root: /mine\n'))
+    assert cfg.test_cfg.data_root == cfg.train_dataloader.dataset.data_root == '/mine'
+    write('yaml.yaml', 'shared: [data_root]\ndata_root: a\ntest_dataloader: {dataset: {data_root: a}}\n')
+    assert (
+        Config.fromfile(write('own.py', "_base_ = 'yaml.yaml'\ndata_root = 'b'")).test_dataloader.dataset.data_root
+        == 'b'
+    )
+
+
+def test_a_dumped_config_is_the_same_config(write, tmp_path):
+    cfg = Config.fromfile(write('child.py', "_base_ = 'base.py'\ndata_root = '/mine'"))
+    cfg.dump(tmp_path / 'dumped.py')
+    again = Config.fromfile(tmp_path / 'dumped.py')
+    assert again.to_dict() == cfg.to_dict() and again.shared == ('data_root', 'pipeline')
+    check_moved(load_config(str(tmp_path / 'dumped.py'), {'data_root': '/moved'}), '/moved')
+    assert "data_root = '/mine'" in cfg.text and 'data/x/' in cfg.text  # the files, as they were written
+
+
+def test_programs_of_mmpretrain_see_the_same_config(write):
+    """They call Config.fromfile; the import of mmcfmask is in the config, or the user's."""
+    path = write('child.py', "_base_ = 'base.py'\ndata_root = '/mine'")
+    code = f'import mmcfmask\nfrom mmengine.config import Config\nprint(Config.fromfile({path!r}).pretty_text)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.count("data_root='/mine'") == 8, done.stderr[-2000:]

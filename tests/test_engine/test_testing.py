@@ -1,0 +1,86 @@
+"""From a config and a checkpoint to a model that is tested."""
+
+import mmcv
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain import ImageClassificationInferencer, get_model
+from mmpretrain.registry import DATASETS
+
+from mmcfmask.engine import build
+from mmcfmask.engine.config import load_config
+from mmcfmask.engine.testing import add_gate, add_second_look, inference_config, method_name, skip_pretrained_weights
+
+
+def test_config_for_the_inference_of_mmpretrain(tmp_path):
+    """Its inferencer gives what the classifier gives, of the pre-trained weights and of a checkpoint."""
+    cfg = inference_config('configs/shapes/cfmask.py')
+    dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'size': 20, 'pipeline': []})
+    for index in range(4):
+        mmcv.imwrite(dataset.get_data_info(index)['img'][..., ::-1], str(tmp_path / f'{index}.png'))
+    model = get_model(cfg)
+    assert model.teacher is None
+    with torch.no_grad():
+        model.head.fc.weight.copy_(model.head.fc.weight.roll(1, 0))  # other answers than those of the start
+    classes, checkpoint = dataset.metainfo['classes'], str(tmp_path / 'rolled.pth')
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), checkpoint)
+    images = sorted(map(str, tmp_path.glob('*.png')))
+    start, rolled = (
+        ImageClassificationInferencer(inference_config('configs/shapes/cfmask.py', weights))(images)
+        for weights in (None, checkpoint)
+    )
+    labels = [dataset.get_data_info(index)['gt_label'] for index in range(4)]
+    assert sum(result['pred_label'] == label for result, label in zip(start, labels)) >= 3
+    assert [result['pred_label'] for result in rolled] == [(result['pred_label'] + 1) % 10 for result in start]
+    assert [result['pred_class'] for result in rolled] == [classes[result['pred_label']] for result in rolled]
+
+
+def test_gate_of_the_training_and_validation_images(monkeypatch):
+    monkeypatch.setattr(build.os, 'cpu_count', lambda: 2)
+    path = 'configs/shapes/cfmask.py'
+    cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
+    add_gate(cfg)
+    assert cfg.model.gate == dict(
+        dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2
+    )
+    cfg = load_config(
+        path,
+        {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')},
+    )
+    add_gate(cfg)
+    assert cfg.model.gate == dict(
+        level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0
+    )
+    skip_pretrained_weights(cfg.model)
+    assert cfg.model.gate is None
+    with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
+        add_gate(load_config('configs/shapes/zeroshot.py', {}))
+    with pytest.raises(ValueError, match="a gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
+        add_gate(Config(dict(model=dict(type='ImageClassifier'))))
+
+
+def test_second_look():
+    cfg = load_config('configs/shapes/cfmask.py', {})
+    add_second_look(cfg, 0.8)
+    assert cfg.model.crop_scale == 0.8
+    with pytest.raises(
+        ValueError, match="a second look needs a CounterfactualClassifier, but model.type='ImageClassifier'"
+    ):
+        add_second_look(Config(dict(model=dict(type='ImageClassifier'))), 0.8)
+
+
+def test_name_says_what_was_tested():
+    probe = dict(head=dict(class_weights=dict(type='linear_probe')))
+    for model, meta, name in (
+        (dict(), {}, 'ft'),
+        (dict(gate=dict(level=0.1)), {}, 'ft + gate'),
+        (dict(gate=None, crop_scale=0.9), {}, 'ft + second look'),
+        (dict(gate=dict(level=0.1), crop_scale=0.9), {}, 'ft + gate and second look'),
+        (probe, {}, 'ft'),
+        (dict(), dict(wise_ft_alpha=0.0), 'ft + WiSE-FT'),
+        (dict(gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
+        (dict(), None, 'zero-shot'),
+        (dict(crop_scale=0.9), None, 'zero-shot + second look'),
+        (probe, None, 'LP'),
+    ):
+        assert method_name('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name

@@ -1,0 +1,57 @@
+"""Tables and lines of results."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from mmcfmask.experiments.results import describe_run, write_results
+from mmcfmask.reporting.runs import FORMAT, read_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Writes a metrics.json and reads it."""
+
+    def run(name, notes=(), **sets):
+        path = tmp_path / f'{name}.json'
+        sets = {key: dict(metrics=dict(top1=value), notes=list(notes)) for key, value in sets.items()}
+        path.write_text(json.dumps(dict(format=FORMAT, method='x', seed=None, id_set='test', sets=sets)))
+        return read_run(path)
+
+    return run
+
+
+@pytest.fixture
+def show(tmp_path):
+    def show(methods, pictures=True):
+        console = Console(record=True, width=80)
+        write_results(console, tmp_path, methods, 'test', ['test', 'v2', 'sketch'], 'shapes', pictures)
+        return console.export_text()
+
+    return show
+
+
+def test_a_run_in_one_line(run):
+    assert describe_run(run('a', test=90.04, v2=80.0, a=70.0).path, 'test') == 'test 90.0, OOD average 75.0'
+    assert describe_run(run('a', test=90.0).path, 'test') == 'test 90.0'
+    assert describe_run(run('a', v2=80.0).path, 'test') == 'OOD average 80.0'
+
+
+def test_the_files_that_are_written_are_listed(run, show, tmp_path):
+    (tmp_path / 'counterfactuals_object.png').touch()
+    shown = show({'FT': [run('a', test=90.0, v2=80.0)]})
+    for name in ('results.md', 'results.json', 'id_ood.png', 'counterfactuals_object.png'):
+        assert name in shown.replace('\n', '') and (tmp_path / name).is_file()
+    assert 'counterfactuals' not in show({'FT': [run('a', test=90.0, v2=80.0)]}, pictures=False)
+
+
+def test_sets_that_differ_between_seeds(run, show, tmp_path):
+    shown = show({'FT': [run('a', test=90.0, v2=80.0), run('b', test=90.0, v2=80.0, a=10.0)]})
+    assert 'shapes: no table:' in shown and 'Delete the metrics.json that lacks a set' in shown
+    assert not (tmp_path / 'results.md').exists()
+
+
+def test_incomplete_sets_are_marked(run, show, tmp_path):
+    shown = show({'LP': [run('a', notes=['incomplete: 9 of 10 images'], test=90.0, sketch=30.0)]})
+    assert 'incomplete: 9 of 10 images' in (tmp_path / 'results.md').read_text() and 'incomplete' in shown

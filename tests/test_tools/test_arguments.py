@@ -1,0 +1,63 @@
+"""Arguments that the scripts in tools/ share. They are parsed before the package is imported."""
+
+import argparse
+
+import pytest
+
+import mmcfmask_cli
+from mmcfmask.models.inference.relevance_crop import CROP_SCALE
+from mmcfmask_cli import add_cfg_options, add_relevance_crop, add_renamed, add_run_arguments, count, file_name, seed
+
+
+def test_run_arguments():
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    args = parser.parse_args([])
+    assert vars(args) == dict(work_dir=None, amp=False, cfg_options=[], launcher='none', local_rank=0)
+    assert parser.parse_args(['--local-rank', '1']).local_rank == parser.parse_args(['--local_rank=1']).local_rank == 1
+
+
+def test_config_options_accumulate():
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser, 'of every method')
+    args = parser.parse_args(['--cfg-options', 'a=1', 'b=c d', '--cfg-options', 'a=2'])
+    assert args.cfg_options == ['a=1', 'b=c d', 'a=2'] and parser.parse_args([]).cfg_options == []
+    assert 'of every method' in parser.format_help()
+
+
+def test_relevance_crop():
+    parser = argparse.ArgumentParser()
+    add_relevance_crop(parser, 'predict with a crop')
+    assert mmcfmask_cli.CROP_SCALE == CROP_SCALE
+    given = [parser.parse_args(arguments.split()).relevance_crop for arguments in ('', '--relevance-crop')]
+    assert given == [None, CROP_SCALE] and parser.parse_args(['--relevance-crop', '0.5']).relevance_crop == 0.5
+
+
+@pytest.mark.parametrize('arguments', [['--gate'], ['--gate', '3'], ['--gate=3'], ['x', '--second-look', '0.5']])
+def test_an_old_option_names_the_new_one(arguments, capsys):
+    parser = argparse.ArgumentParser(prog='test.py')
+    parser.add_argument('config', nargs='?')
+    parser.add_argument('--knn-gate', action='store_true')
+    add_renamed(parser, '--gate', '--knn-gate')
+    add_relevance_crop(parser, '')
+    with pytest.raises(SystemExit) as error:
+        parser.parse_args(arguments)
+    old, new = ('--gate', '--knn-gate') if 'gate' in arguments[0] else ('--second-look', '--relevance-crop')
+    assert error.value.code == 2
+    assert capsys.readouterr().err == f'test.py: {old} is called {new} since mmcfmask 0.2.0\n'
+    assert old not in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    'read, right, wrong, message',
+    [
+        (seed, {'0': 0, '4294967295': 2**32 - 1}, ['-1', '4294967296', '1.5', 'x', ''], 'whole number from 0 to'),
+        (count, {'1': 1, '12': 12}, ['0', '-1', '1.5', 'x', '', '1e3', '9999999999', '²'], 'whole number from 1'),
+        (file_name, {'a b': 'a b'}, [''], 'name is empty'),
+    ],
+)
+def test_types(read, right, wrong, message):
+    assert {text: read(text) for text in right} == right
+    for text in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            read(text)
