@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ...datasets.holdout import follow_run
-from ...datasets.overlap import identify_images, are_known_disjoint
+from ...datasets.overlap import are_known_disjoint, identify_images
 from ...errors import ConfigError, MissingFileError
 from ..values import value_of
 
