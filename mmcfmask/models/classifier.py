@@ -1,4 +1,4 @@
-"""One training step of the method."""
+"""The classifier, with one training step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
 from .class_embeddings.build import build_class_weights
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
-from .losses import Step, add_losses
+from .losses import Step, add_losses, check_teacher
 from .preprocessor import CAMRefillDataPreprocessor
 
 
@@ -28,9 +28,9 @@ class CounterfactualClassifier(ImageClassifier):
         loss = CE(logits(x), y) + the terms of ``losses``
 
     With ``losses=[dict(type='CounterfactualDistillation')]`` it is the method of CVPR 2023, whose term is
-    λ · mean (f(x̃) − f₀(x̃))². Inference (``tensor``, ``predict``) is that of ``ImageClassifier``.
+    λ · mean (f(x̃) − f₀(x̃))². Inference (``tensor``, ``predict``) works as in ``ImageClassifier``.
 
-    All pre-trained weights (tower, class embeddings, teacher) are in place after construction, so testing zero-shot
+    All pre-trained weights (tower, class embeddings, teacher) are in place after construction. So testing zero-shot
     CLIP needs no training step, and errors come early.
 
     Args:
@@ -115,18 +115,13 @@ class CounterfactualClassifier(ImageClassifier):
                 self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
 
     def _set_up_losses(self, losses: list[dict]) -> None:
-        for term in map(MODELS.build, losses):
+        terms = [MODELS.build(term) for term in losses]
+        check_teacher(map(type, terms), self.teacher is not None)
+        for term in terms:
             term.setup(self)
             self.losses.append(term)
-        if self.teacher is None:
-            return
-        if not any(term.needs_teacher for term in self.losses):
-            raise ConfigError(
-                'no term of model.losses uses model.teacher: for distillation on counterfactual images set '
-                "model.losses=[dict(type='CounterfactualDistillation')], for distillation on clean images "
-                "model.losses=[dict(type='Distillation')]; for plain fine-tuning leave model.teacher out"
-            )
-        self.teacher.exact = any(term.reads_teacher_weights for term in self.losses)
+        if self.teacher is not None:
+            self.teacher.exact = any(term.reads_teacher_weights for term in self.losses)
 
     def _set_frozen(self, **modules: nn.Module | None) -> None:
         # Not registered as sub-modules, so not in parameters(), state_dict(), EMA or DDP.

@@ -11,8 +11,8 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..compat import autocast_dtype
 from ..errors import ConfigError
+from ..precision import autocast_dtype
 from .towers.loading import load_text_tower
 
 PRECISIONS = {None: None, 'bf16': torch.bfloat16}

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ...compat import autocast_dtype, no_autocast
 from ...errors import ConfigError
+from ...precision import autocast_dtype, no_autocast
 from ...ranges import Count, OpenShare, Whole
 from ..class_embeddings.features import cached_features, class_name, load_batches, num_classes, read_labels
 from ..interpolation import fingerprint
@@ -79,14 +79,14 @@ def number_below(images: int, level: float) -> int:
 class KNNGate(nn.Module):
     """Chooses between the fine-tuned and the zero-shot model for every image::
 
-        scores(x) = fine-tuned logits   if x is like the training images of the class the fine-tuned model predicts
+        scores(x) = fine-tuned logits   if x is similar to the training images of the predicted class
                     zero-shot logits    otherwise
 
     Fine-tuning helps on images like the training images and costs robustness on others. The features of the pre-trained
     tower measure similarity, because they were not fitted to the training images: :func:`class_similarity` is compared
-    with the :func:`conformal_threshold` of held-out images. For held-out images, too, the fine-tuned model predicts the
-    class. With their true class instead, the errors of the model would be measured in two ways, and many more images
-    than ``level`` of the training distribution would be rejected. No distribution shift is used.
+    with the :func:`conformal_threshold` of held-out images. The fine-tuned model predicts the class of held-out images
+    too. With their true class instead, the two similarities would be measured in different ways, and many more images
+    of the training distribution than ``level`` would be rejected. No distribution shift is used.
 
     It costs a second forward pass, in float32 under autocast too, and one pass over the held-out images for every model
     (weights, precision, crop scale).

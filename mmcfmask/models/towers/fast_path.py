@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ... import kernels
-from ...compat import autocast_dtype, bfloat16_products, is_compiling, keep_buffers_of_compiled_code, no_autocast
+from ...compat import is_compiling, keep_buffers_of_compiled_code
 from ...counterfactual.relevance import needs_weight_gradients
 from ...errors import ConfigError
+from ...precision import autocast_dtype, bfloat16_products, no_autocast
 
 # The original: a recorder of attention may stand in its place later.
 _fused_attention = F.scaled_dot_product_attention

@@ -52,7 +52,7 @@ def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError: It is none, is damaged, or asks for anything
-        else.
+            else.
     """
     with zipfile.ZipFile(path) as archive:
         root = next(name for name in archive.namelist() if name.endswith('/constants.pkl')).rpartition('/')[0]
