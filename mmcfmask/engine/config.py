@@ -92,7 +92,11 @@ def _check_shared(cfg: Config, path: str) -> None:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{path}: shared={names!r} must be a tuple of names of variables, such as ('data_root',)")
     for name in names:
-        if name not in cfg or name in READ_KEYS:
+        if '.' in name and not isinstance(value_of(cfg, name), (dict, type(None))):
+            raise ConfigError(
+                f'{path}: shared names {name!r}, but a dotted key can be shared only if it holds a dict'
+            )
+        if '.' not in name and (name not in cfg or name in READ_KEYS):
             known = [key for key in cfg if key not in READ_KEYS]
             raise ConfigError(f'{path}: shared names {name!r}, which is no variable of it.{near_names(name, known)}')
 
@@ -149,7 +153,8 @@ def _check_training_images(cfg: Config, before: Config, options: Mapping[str, An
                 continue
             more = ' '.join(key.replace(source, place, 1) for key in options if f'{key}.'.startswith(f'{source}.'))
             raise ConfigError(
-                f'{place} held the images of {source}, which --cfg-options changes: set {more or place} as well'
+                f'{place} held the images of {source}, which --cfg-options changes: set {more or place} as well, or '
+                f'let the config share them: shared=(…, {source!r})'
             )
 
 
