@@ -23,7 +23,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .values import value_of
+from .values import get_value
 
 
 def find_shared(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def find_shared(cfg: Mapping[str, Any]) -> dict[str, Any]:
     names = cfg.get('shared') or ()
     if not isinstance(names, (list, tuple)):
         return {}
-    values = {name: value_of(cfg, name) for name in names}
+    values = {name: get_value(cfg, name) for name in names}
     return {name: value for name, value in values.items() if isinstance(value, dict) or name in cfg}
 
 
@@ -46,7 +46,7 @@ def update_shared(cfg: Mapping[str, Any], before: Mapping[str, Any], by: str) ->
     Returns:
         dict[str, list[str]]: For every shared name with a new value, the dotted keys that were set.
     """
-    now = {name: value_of(cfg, name) for name in before}
+    now = {name: get_value(cfg, name) for name in before}
     changed = [name for name, old in before.items() if now[name] != old and (now[name] is not None or name in cfg)]
     reached: dict[str, list[str]] = {name: [] for name in changed}
     for name in sorted(changed, key=lambda name: -len(repr(before[name]))):  # a value before those that it contains
