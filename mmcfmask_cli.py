@@ -131,9 +131,7 @@ def add_run_arguments(
     parser.add_argument('--amp', action='store_true', help=amp)
     add_cfg_options(parser)
     parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        help='job launcher (default: that of the config, or none)',
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], help='job launcher (default: of the config, or none)'
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 

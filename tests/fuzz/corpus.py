@@ -135,7 +135,7 @@ def numbers() -> Iterator[Case]:
         ('model.head.cls_weight', True, False, False, False),
         ('model.head.cls_temperature', False, False, False, False),
         ('model.data_preprocessor.value', True, False, False, True),
-        ('model.data_preprocessor.colors', True, False, False, False),
+        ('model.data_preprocessor.color_mixing', True, False, False, False),
         ('train_dataloader.dataset.size', False, False, True, True),
         ('param_scheduler.pct_start', True, False, False, False),
         ('param_scheduler.div_factor', False, False, False, False),

@@ -105,9 +105,10 @@ def test_mask_quality(tmp_path):
     assert 'pointing game' in shown and shown.count('30') >= 6
 
 
-def test_mistakes_in_arguments(tmp_path):
-    shown = run(sys.executable, 'tools/mask_quality.py', 'configs/shapes/cfmask.py', tmp_path / 'no.pth', fails=True)
-    assert 'no.pth' in shown.splitlines()[-1]
+def test_mistakes_in_arguments():
+    for arguments, message in (['no.pth'], 'no.pth'), (['--value', '2'], '--value: the threshold of the object mask'):
+        shown = run(sys.executable, 'tools/mask_quality.py', 'configs/shapes/cfmask.py', *arguments, fails=True)
+        assert message in shown.splitlines()[-1]
     shown = run(sys.executable, 'tools/compare.py', 'FT=configs/shapes/ft.py', 'FT=configs/shapes/fd.py', fails=True)
     assert "two methods are named 'FT'" in shown.splitlines()[-1]
 

@@ -9,9 +9,11 @@ from mmcfmask.engine.checks.model import (
     check_class_names,
     check_device,
     check_fill,
+    check_losses,
     slow_bfloat16,
     unmatched_keys,
     warn_of_random_weights,
+    warn_of_unused_settings,
 )
 from mmcfmask.engine.config import load_config
 from mmcfmask.errors import ConfigError, UserError
@@ -49,6 +51,37 @@ def test_fill_needs_two_images_in_every_batch():
     cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), 'head': dict(distill='logits')}
     with pytest.raises(ValueError, match='raise it to at least 2'):
         check_fill(cfg)
+
+
+def test_teacher_and_terms_belong_together():
+    ours, teacher = dict(type='CounterfactualClassifier'), dict(teacher=dict(type='OpenCLIPTeacher'))
+    for losses in ([dict(type='FLYP')], []):
+        check_losses(dict(ours, losses=losses))
+        with pytest.raises(ConfigError, match='no term of model.losses uses model.teacher'):
+            check_losses(dict(ours, **teacher, losses=losses))
+    for name in ('CounterfactualDistillation', 'Distillation', 'L2SP', 'CARFT', 'LipsumFT'):
+        check_losses(dict(ours, **teacher, losses=[dict(type='FLYP'), dict(type=name)]))
+        with pytest.raises(ConfigError, match=f'{name} compares with a frozen teacher: set model.teacher='):
+            check_losses(dict(ours, losses=[dict(type=name)]))
+    check_losses(dict(type='ImageClassifier', **teacher))
+
+
+def test_settings_without_a_distillation_are_named(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmcfmask.engine.checks.model.print_log', lambda text, *args, **kwargs: said.append(text))
+    settings = dict(head=dict(distill='feature', distill_weight=3.0), data_preprocessor=dict(mask='object', mean=[1.0]))
+    warn_of_unused_settings(dict(settings, losses=[dict(type='CounterfactualDistillation')]))
+    warn_of_unused_settings(dict(head=dict(cls_weight=1.0), data_preprocessor=dict(mean=[1.0])))
+    assert not said
+    warn_of_unused_settings(dict(settings, losses=[dict(type='Distillation')]))
+    (mask,) = said
+    assert mask.startswith('model.data_preprocessor.mask has no effect, because model.losses has no dict(type=')
+    warn_of_unused_settings(dict(settings))
+    assert said[1:] == [
+        'model.head.distill, model.head.distill_weight have no effect, because model.losses has no '
+        "dict(type='Distillation')",
+        mask,
+    ]
 
 
 def test_random_start_is_named(monkeypatch):
