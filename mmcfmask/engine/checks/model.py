@@ -34,7 +34,7 @@ def check_fill(cfg: Config) -> None:
     """A fill needs at least two images in every batch of a process, the last one of an epoch included.
 
     Raises:
-        ValueError: Names the keys to change.
+        ConfigError: Names the keys to change.
     """
     preprocessor = cfg.model.get('data_preprocessor') or {}
     if not makes_counterfactuals(cfg.model) or preprocessor.get('fill', 'single') == 'none':
