@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 
 from ..engine.build import build_runner
 from ..engine.config import load_config
-from ..engine.options import parse_options
 from ..engine.testing import prepare_test
 from ..errors import ConfigError
 from .training import describe_machine, prepare_process
@@ -84,7 +83,7 @@ def benchmark_evaluation(
         )
     device = device or torch.device(get_device())
     prepare_process(device, threads)
-    cfg = load_config(config, parse_options(options))
+    cfg = load_config(config, options)
     prepare_test(cfg, shifts=[], amp=amp)
     if model:
         cfg.model.backbone.model_name = model

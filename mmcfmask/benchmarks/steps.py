@@ -22,7 +22,6 @@ from ..counterfactual.reference import explicit_features, explicit_losses, expli
 from ..engine.build import fit_loaders, fit_optimizer
 from ..engine.checks.model import check_fill, makes_counterfactuals
 from ..engine.config import load_config
-from ..engine.options import parse_options
 from ..engine.testing import forget_training
 from ..errors import ConfigError
 from ..models.losses import base
@@ -52,7 +51,7 @@ def read_config(
     Raises:
         ConfigError: The config has no counterfactual training step.
     """
-    cfg = load_config(config, parse_options(options))
+    cfg = load_config(config, options)
     if not makes_counterfactuals(cfg.model) or not cfg.get('optim_wrapper'):
         raise ConfigError(
             f'{config} has no counterfactual training step: use a config that has one, such as configs/cfmask_vitb16.py'

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
 from mmengine.config import Config
 
 from ..errors import ConfigError
-from .options import add_cfg_options, file_name
 
 # Variables of the environment that mmengine needs from a launcher.
 LAUNCHERS = dict(
@@ -71,17 +69,3 @@ def is_first_process(launcher: str) -> bool:
     if launcher == 'none':
         return True
     return int(os.environ.get(dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK').get(launcher, 'RANK'), 0)) == 0
-
-
-def add_run_arguments(
-    parser: argparse.ArgumentParser, work_dir: str = 'where logs go', amp: str = 'bfloat16 autocast'
-) -> None:
-    """Arguments of every tool that builds a Runner; ``work_dir`` and ``amp`` are what their help says. See
-    :func:`apply_run_arguments`."""
-    parser.add_argument('--work-dir', type=file_name, help=f'{work_dir} (default: work_dirs/<config name>)')
-    parser.add_argument('--amp', action='store_true', help=amp)
-    add_cfg_options(parser)
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], help='job launcher (default: of the config, or none)'
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

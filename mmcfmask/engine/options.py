@@ -8,71 +8,16 @@ without, ``0.9,0.999``.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from ..errors import ConfigError
 
 WORDS = dict(true=True, false=False, inf=float('inf'), nan=float('nan'))
 OPEN, CLOSE = '([{', ')]}'
-
-
-class ConfigOptions(argparse.Action):
-    """Argparse action of ``--cfg-options``: a dict of dotted keys and values, or an error in one line."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        try:
-            setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **parse_options(values)})
-        except ConfigError as error:
-            parser.error(f'{option_string}: {error}')
-
-
-def add_cfg_options(parser: argparse.ArgumentParser, of: str = '') -> None:
-    """The option of every tool that reads a config."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        default={},
-        metavar='KEY=VALUE',
-        help=f'override config values{of and " " + of}: key=value; a value is Python, or else a text as it is written',
-    )
-
-
-def seed(text: str) -> int:
-    """A ``type`` of argparse: a seed, which numpy wants below 2³²."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 0 to {2**32 - 1}')
-    return int(text)
-
-
-def file_name(text: str) -> str:
-    """A ``type`` of argparse: the name of a file or a folder, which an unset variable of the shell leaves empty."""
-    if not text:
-        raise argparse.ArgumentTypeError('the name is empty')
-    return text
-
-
-def count(text: str) -> int:
-    """A ``type`` of argparse: a whole number from 1."""
-    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
-    return int(text)
-
-
-def device(text: str) -> str:
-    """A ``type`` of argparse: a device that torch has here."""
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise argparse.ArgumentTypeError(f'{text}: {str(error).splitlines()[0]}') from None
-    return text
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """Values of --cfg-options arrive as they are written."""
 
-import argparse
-
 import pytest
 
-from mmcfmask.engine.options import add_cfg_options, count, file_name, parse_options, parse_value, seed
+from mmcfmask.engine.options import parse_options, parse_value
 from mmcfmask.errors import ConfigError
 
 
@@ -110,28 +108,3 @@ def test_options():
     for wrong in ('lr', '=1', 'a..b=1', 'a.=1'):
         with pytest.raises(ConfigError, match='is not key=value'):
             parse_options([wrong])
-
-
-def test_command_line(capsys):
-    parser = argparse.ArgumentParser()
-    add_cfg_options(parser)
-    parser.add_argument('--seed', type=seed)
-    parser.add_argument('--out', type=file_name)
-    args = parser.parse_args(['--cfg-options', 'a=1', 'b=c d', '--seed', '3', '--cfg-options', 'a=2'])
-    assert args.cfg_options == {'a': 2, 'b': 'c d'} and args.seed == 3 and parser.parse_args([]).cfg_options == {}
-    for wrong, message in (
-        (['--cfg-options', 'lr'], 'not key=value'),
-        (['--seed', '-1'], 'seed'),
-        (['--out', ''], '--out: the name is empty'),
-        (['--seed', '4294967296'], 'whole number'),
-    ):
-        with pytest.raises(SystemExit):
-            parser.parse_args(wrong)
-        assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('text', ['0', '-1', '1.5', 'x', '', '1e3', '9999999999', '²'])
-def test_counts(text):
-    with pytest.raises(argparse.ArgumentTypeError, match='is not a whole number from 1'):
-        count(text)
-    assert count('12') == 12

@@ -1,6 +1,9 @@
 """Arguments that the scripts in tools/ share. They are parsed before the package is imported."""
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,12 +11,23 @@ import mmcfmask_cli
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE
 from mmcfmask_cli import add_cfg_options, add_relevance_crop, add_renamed, add_run_arguments, count, file_name, seed
 
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+@pytest.mark.parametrize('tool', sorted(path.name for path in TOOLS.glob('*.py')))
+def test_help_imports_no_torch(tool):
+    command = [sys.executable, '-X', 'importtime', str(TOOLS / tool), '--help']
+    done = subprocess.run(command, cwd=TOOLS.parent, capture_output=True, text=True, timeout=60)
+    modules = {line.rsplit('|', 1)[-1].strip().partition('.')[0] for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and done.stdout.startswith(f'usage: {tool}')
+    assert 'argparse' in modules and not modules & {'torch', 'mmengine', 'mmcfmask', 'numpy'}
+
 
 def test_run_arguments():
     parser = argparse.ArgumentParser()
     add_run_arguments(parser)
     args = parser.parse_args([])
-    assert vars(args) == dict(work_dir=None, amp=False, cfg_options=[], launcher='none', local_rank=0)
+    assert vars(args) == dict(work_dir=None, amp=False, cfg_options=[], launcher=None, local_rank=0)
     assert parser.parse_args(['--local-rank', '1']).local_rank == parser.parse_args(['--local_rank=1']).local_rank == 1
 
 

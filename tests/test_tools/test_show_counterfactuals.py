@@ -1,253 +1,57 @@
-import re
+"""The command line of tools/show_counterfactuals.py."""
+
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from mmengine.config import Config
-from PIL import Image
-from scripts import load_tool
 
-from mmcfmask.counterfactual import part_of_grid, patch_mask, relevance_center, relevance_map, zoom_in
-from mmcfmask.datasets import ShapesDataset
+from mmcfmask.counterfactual import FILLS, MASKS
 
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
-# A random tower and 12 images per set: nothing is loaded, and little is rendered.
-SMALL = [
-    '--cfg-options',
-    'model.backbone.pretrained=None',
-    'model.head.class_weights=None',
-    'train_dataloader.dataset.size=12',
-    'test_dataloader.test.dataset.size=12',
-    'test_dataloader.a.dataset.size=12',
-]
 
 
-@pytest.fixture(scope='module')
-def tool():
-    return load_tool('show_counterfactuals')
-
-
-@pytest.fixture
-def show(tool, tmp_path, monkeypatch):
-    """Runs the tool in an empty folder; gives the arguments its figures were drawn from."""
-    monkeypatch.chdir(tmp_path)
-    drawn = []
-
-    def spy(function):
-
-        def call(*args, **kwargs):
-            drawn.append((args, kwargs))
-            return function(*args, **kwargs)
-
-        return call
-
-    monkeypatch.setattr(tool, 'counterfactual_panel', spy(tool.counterfactual_panel))
-    monkeypatch.setattr(tool, 'variants_panel', spy(tool.variants_panel))
-
-    def run(*args, config=SHAPES, options=SMALL):
-        torch.manual_seed(0)
-        drawn.clear()
-        tool.main([config, *map(str, args), *options])
-        return drawn[0][0]
-
-    return run
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Four files of another size than the model's, each of one colour."""
-    folder = tmp_path / 'my photos'
-    folder.mkdir()
-    for i, color in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]):
-        Image.new('RGB', (100, 80), color).save(folder / f'{i}.png')
-    return folder
-
-
-def test_split_is_shown_as_rendered(show, capsys):
-    images, relevance, mask, refilled, labels, gt_masks, *_ = show('--split', 'test', '--num', 3, '--seed', 5)
-    world = ShapesDataset('test', size=12)
-    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    found = [next(i for i in range(12) if np.array_equal(world.images[i], shown)) for shown in pixels]
-    assert len(set(found)) == 3
-    for i, label, truth in zip(found, labels, gt_masks):
-        assert label.split('\n')[0] == world.metainfo['classes'][world.get_data_info(i)['gt_label']]
-        np.testing.assert_array_equal(truth, world.masks[i])
-    # Where the mask is not, the counterfactual is the image; where it is, another image of the picture.
-    pixel_mask = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    assert torch.equal(mask, patch_mask(relevance, 'object', 0.3))
-    for i in range(3):
-        torch.testing.assert_close(refilled[i][:, ~pixel_mask[i]], images[i][:, ~pixel_mask[i]])
-        assert any(
-            torch.allclose(refilled[i][:, pixel_mask[i]], images[j][:, pixel_mask[i]]) for j in range(3) if j != i
-        )
-    with Image.open('counterfactuals.png') as picture:
-        assert picture.width > 900 and len(np.unique(np.asarray(picture.convert('L')))) > 100
-    assert '3 images' in capsys.readouterr().out
-
-
-def test_same_seed_same_picture_and_named_shift(show):
-    show('--split', 'a', '--num', 2, '--mask', 'random', '--fill', 'multi', '--out', 'one.png')
-    show('--split', 'a', '--num', 2, '--mask', 'random', '--fill', 'multi', '--out', 'two.png', '--pdf')
-    assert Path('one.png').read_bytes() == Path('two.png').read_bytes() and Path('two.pdf').is_file()
-    show('--split', 'a', '--num', 2, '--mask', 'random', '--fill', 'multi', '--out', 'two.png', '--seed', 1)
-    assert Path('one.png').read_bytes() != Path('two.png').read_bytes()
-
-
-def test_seed_decides_random_masks_and_donors(show, photos):
-    first, second = (show(photos, '--mask', 'random', '--fill', 'single', '--seed', seed) for seed in (1, 2))
-    assert torch.equal(first[0], second[0]) and not torch.equal(first[2], second[2])  # the same images, other masks
-
-
-def test_other_views_and_colours_are_shown(show, capsys):
-    arguments = ('--split', 'train', '--num', 4)
-    plain = show(*arguments)
-    assert 'other' not in capsys.readouterr().out
-    plus = show(*arguments, config=SHAPES.replace('cfmask.py', 'cfmask_plus.py'))
-    assert ', other views, other colors' in capsys.readouterr().out
-    assert torch.equal(plain[2], plus[2]) and not torch.equal(plain[3], plus[3])  # the same patches, other pictures
-    assert torch.equal(show(*arguments, '--all')[2][1].images, show(*arguments, '--all', config=SHAPES)[2][1].images)
-    show(*arguments, config=SHAPES.replace('cfmask.py', 'fd.py'))
-    assert 'the config itself trains on none' in capsys.readouterr().out
-
-
-def test_all_nine_variants_with_published_values(show, capsys):
-    variants = show('--split', 'train', '--num', 2, '--all')[2]
-    assert [v[:3] for v in variants] == [
-        ('object', 'none', 0.3),
-        ('object', 'single', 0.3),
-        ('object', 'multi', 0.6),
-        ('context', 'none', 0.6),
-        ('context', 'single', 0.5),
-        ('context', 'multi', 0.3),
-        ('random', 'none', 0.75),
-        ('random', 'single', 0.5),
-        ('random', 'multi', 0.5),
-    ]
-    assert 'nine' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('swap', [False, True])
-def test_image_files_keep_their_colours(show, photos, swap):
-    options = [*SMALL, f'model.data_preprocessor.to_rgb={swap}']
-    images, _, mask, hidden, labels, gt_masks, _, stages = show(
-        photos, photos / '0.png', '--fill', 'none', '--mask', 'random', '--labels', 'star', '--num', 4, options=options
-    )
-    assert images.shape == (4, 3, 64, 64) and gt_masks is None and stages[3] == 'Hidden'
-    torch.testing.assert_close(
-        images[:, :, 9, 9], torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]), atol=1e-5, rtol=0
-    )
-    assert all(label.startswith('star') for label in labels)
-    assert mask.sum((1, 2)).tolist() == [48] * 4  # of 64 patches int(64 · 0.25) are kept
-
-
-def test_relevance_is_that_of_the_label(show, photos, tool):
-    star = show(photos, '--num', 2, '--labels', 'star')[1]
-    assert torch.equal(star, show(photos, '--num', 2, '--labels', '3')[1])
-    assert not torch.allclose(star, show(photos, '--num', 2, '--labels', 'ring')[1])
-    cfg = Config.fromfile(SHAPES)
-    cfg.merge_from_dict({'model.backbone.pretrained': None, 'model.head.class_weights': None})
-    torch.manual_seed(0)
-    model = tool.build_model(cfg.model, None, None)
-    items = tool.images_of_files(cfg, sorted(photos.iterdir())[:2])
-    inputs = model.data_preprocessor(dict(inputs=[item['inputs'] for item in items]))['inputs']
-    torch.testing.assert_close(star, relevance_map(model, inputs, torch.tensor([3, 3])))
-    labels = show(photos, '--num', 2)[4]  # without labels: what the model predicts
-    assert all(re.fullmatch(r'pred\. [a-z]+', label) for label in labels)
-
-
-def test_folder_set_and_checkpoint(show, photos, tmp_path, tool):
-    for name in ('cat', 'dog'):
-        (tmp_path / 'pets' / name).mkdir(parents=True)
-        for i in range(2):
-            Image.new('RGB', (40, 50), (200, 60 * i, 9)).save(tmp_path / 'pets' / name / f'{i}.png')
-    config = tmp_path / 'pets.py'
-    config.write_text(f"""
-custom_imports = dict(imports=['mmcfmask'])
-model = dict(
-    type='CounterfactualClassifier',
-    backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit'),
-    head=dict(type='CLIPDistillHead', num_classes=2),
-    teacher=dict(type='OpenCLIPTeacher'),
-    data_preprocessor=dict(mask='context', fill='multi', value=0.9, mean=[120, 110, 100], std=[60, 60, 60], to_rgb=True))
-test_dataloader = dict(dataset=dict(type='FolderDataset', data_root={str(tmp_path / 'pets')!r}, pipeline=[
-    dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=32, edge='short'), dict(type='CenterCrop', crop_size=32),
-    dict(type='PackInputs')]))
-""")
-    cfg = Config.fromfile(config)
-    model = tool.build_model(cfg.model, None, None)
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=('cat', 'dog')))), 'model.pth')
-
-    images, relevance, mask, _, labels, *_ = show('model.pth', '--split', 'test', config=str(config), options=[])
-    assert [label.split('\n')[0] for label in labels] == ['cat', 'cat', 'dog', 'dog']
-    torch.testing.assert_close(images[0, :, 5, 5], torch.tensor([200.0, 0, 9]) / 255)
-    assert torch.equal(mask, patch_mask(relevance, 'context', 0.9))  # the config's own variant
-    inputs = (images * 255 - torch.tensor([120.0, 110, 100])[:, None, None]) / 60
-    torch.testing.assert_close(
-        relevance, relevance_map(model, inputs, torch.tensor([0, 0, 1, 1])), atol=1e-5, rtol=1e-3
-    )
-    assert set(show(photos, config=str(config), options=[])[4]) <= {'pred. cat', 'pred. dog'}
-    for broken in (dict(other=torch.zeros(1)), {**model.state_dict(), 'head.fc.weight': torch.zeros(3, 16)}):
-        torch.save(dict(state_dict=broken), 'other.pth')
-        with pytest.raises(SystemExit, match='other.pth does not fit the model of the config: .*'):
-            show('other.pth', photos, config=str(config), options=[])
+def run(*arguments, cwd=ROOT):
+    command = [sys.executable, str(ROOT / 'tools' / 'show_counterfactuals.py'), SHAPES, *map(str, arguments)]
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(
-    'args, message',
+    'arguments, message',
     [
-        (['--split', 'imagenet'], "unknown --split 'imagenet': the config has train, val, test, v2, r, sketch, a"),
-        (['--split', 'test', '--num', '1'], 'at least 2 images, or --fill none'),
-        (['--split', 'test', '--value', '1.5'], r'--value: the threshold of the object mask must lie in \[0, 1\]'),
-        (['my photos/0.png'], 'at least 2 images, or --fill none'),
-        (['nothing.jpg', 'my photos/0.png'], 'nothing.jpg: no such file or folder'),
-        (['text.png', 'my photos'], 'text.png cannot be read as an image'),
-        (['empty'], 'empty: no images in this folder'),
-        (['lost.pth', 'my photos'], "there is no checkpoint 'lost.pth'"),
-        (['text.pth', 'my photos'], 'text.pth. is not a checkpoint'),
-        (['my photos', '--labels', 'unicorn'], "'unicorn' is neither a class name nor an index below 10"),
-        (['my photos', '--labels', 'star', 'ring'], '2 labels for 4 images'),
-    ],
-)
-def test_clear_errors(show, photos, args, message):
-    Path('empty').mkdir()
-    for name in ('text.png', 'text.pth'):
-        Path(name).write_text('not what it seems')
-    with pytest.raises(SystemExit, match=message):
-        show(*args)
-    assert not Path('counterfactuals.png').exists()
-
-
-@pytest.mark.parametrize(
-    'args, message',
-    [
-        ([], 'either images'),
-        (['a.png', '--split', 'test'], 'either images'),
+        ([], 'give either images'),
+        (['a.png', '--split', 'test'], 'give either images'),
         (['--split', 'test', '--labels', 'star'], '--labels is for image files'),
         (['--split', 'test', '--all', '--fill', 'multi'], '--all shows every'),
-        (['--split', 'test', '--out', 'a.jpg'], r'must end in \.png'),
+        (['--split', 'test', '--relevance-crop', '--all'], '--relevance-crop masks no patches'),
+        (['--split', 'test', '--second-look', '0.5'], '--second-look is called --relevance-crop since mmcfmask 0.2.0'),
+        (['--split', 'test', '--out', 'a.jpg'], 'must end in .png'),
         (['--split', 'test', '--num', '0'], "--num: '0' is not a whole number from 1"),
         (['--split', 'test', '--mask', 'border'], 'invalid choice'),
-        (['--split', 'test', '--device', 'abacus'], '--device: abacus'),
     ],
 )
-def test_wrong_usage(tool, capsys, args, message):
-    with pytest.raises(SystemExit):
-        tool.main([SHAPES, *args])
-    assert re.search(message, capsys.readouterr().err)
+def test_wrong_usage(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2 and message in done.stderr
 
 
-def test_second_look(show, capsys):
-    images, relevance, outside, closer, texts, *_, stages = show('--split', 'a', '--num', 3, '--relevance-crop', 0.7)
-    assert (
-        stages == ('Image', 'Relevance', 'Left out', 'Second look')
-        and 'second look at 0.7 of the sides' in capsys.readouterr().out
-    )
-    center = relevance_center(relevance)
-    torch.testing.assert_close(closer, zoom_in(images, center, 0.7), rtol=1e-3, atol=1e-3)
-    assert torch.equal(outside, ~part_of_grid(center, 0.7, (8, 8)))
-    with pytest.raises(SystemExit, match=r'--relevance-crop: .* in \(0, 1\), but is 2.0'):
-        show('--split', 'a', '--relevance-crop', 2)
-    with pytest.raises(SystemExit):
-        show('--split', 'a', '--relevance-crop', '--all')
+def test_masks_and_fills_are_those_of_the_package():
+    shown = run('--help').stdout
+    assert f'--mask {{{",".join(MASKS)}}}' in shown and f'--fill {{{",".join(FILLS)}}}' in shown
+
+
+def test_picture(tmp_path):
+    options = ['train_dataloader.dataset.size=4', 'model.head.class_weights=None', 'model.backbone.pretrained=None']
+    done = run('--split', 'train', '--num', 2, '--pdf', '--cfg-options', *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '2 images, object mask, single fill, value 0.3: ' in done.stdout
+    assert 'Picture: counterfactuals.png, counterfactuals.pdf' in done.stdout
+    assert all((tmp_path / f'counterfactuals.{suffix}').stat().st_size > 1000 for suffix in ('png', 'pdf'))
+
+
+def test_a_device_that_does_not_exist(tmp_path):
+    done = run('--split', 'train', '--device', 'abacus', cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith('--device abacus: ') and done.stderr.count('\n') == 1
