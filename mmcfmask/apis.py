@@ -1,4 +1,4 @@
-"""What people use in notebooks and in training loops of their own."""
+"""Functions for notebooks and for training loops of your own."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ def load_model(
     device: str | torch.device | None = None,
     options: dict | None = None,
 ) -> nn.Module:
-    """A classifier in eval mode, its weights in place, as tools/test.py tests it.
+    """Load a classifier for inference: in eval mode, with its weights, as ``tools/test.py`` tests it.
 
-    mmpretrain's ``ImageClassificationInferencer(model)`` then reads image files as that test does and gives its
-    predictions.
+    mmpretrain's ``ImageClassificationInferencer(model)`` reads image files and predicts as that test does.
 
     Args:
         config: A config file that tests on several sets.
-        checkpoint: The weights. None: the pre-trained ones, CLIP as it comes.
-        device: Where the model goes. Defaults to where it is built, the CPU.
-        options (dict, optional): As ``--cfg-options``, such as ``{'model.crop_scale': 0.9}``.
+        checkpoint: The weights. None: the pre-trained ones (zero-shot CLIP).
+        device: Where to put the model (default: the CPU).
+        options (dict, optional): Overrides, as of ``--cfg-options``, such as ``{'model.crop_scale': 0.9}``.
+
+    Returns:
+        nn.Module: The classifier.
 
     Raises:
-        FileNotFoundError, ValueError: No such config or checkpoint, a checkpoint that does not fit, or no weights at
-            all.
+        ConfigError: The checkpoint does not fit, or there are no weights at all.
+        MissingFileError: There is no such config or checkpoint.
 
     Examples:
         >>> model = load_model('configs/cfmask_vitb16.py', 'work_dirs/cfmask_vitb16/best.pth')
@@ -38,5 +40,5 @@ def load_model(
     """
     cfg = inference_config(os.fspath(config), None if checkpoint is None else os.fspath(checkpoint), options)
     model = get_model(cfg, device=device)
-    model._dataset_meta = dict(classes=cfg.classes)  # for mmpretrain's inferencer
+    model._dataset_meta = dict(classes=cfg.classes)  # mmpretrain's inferencer reads it
     return model

@@ -1,4 +1,4 @@
-"""Every work-around for a version of something, each with what ends it."""
+"""Work-arounds for versions of other packages. Each one says when it can be deleted."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from unittest import mock
 
 
 def load_yapf(patience: float = 30.0) -> None:
-    """Import yapf, which mmengine's configs are laid out with, though another process may be at the same.
+    """Import yapf, which formats the configs of mmengine, even while another process imports it too.
 
-    The first import of a new user stores yapf's grammar in a cache folder, and a process that reads the file before it
-    is whole fails (google/yapf#1204): a launcher starts many at once. So it is read again, for ``patience`` seconds.
-    Must come before mmengine is imported. Ends when yapf writes its cache in one go.
+    The first import on a machine writes yapf's grammar to a cache folder. A process that reads the file before it is
+    complete fails (google/yapf#1204), and a launcher starts many processes at once. So this retries for ``patience``
+    seconds. It must run before mmengine is imported. Ends when yapf writes its cache atomically.
 
     Raises:
         RuntimeError: The cache stays unreadable.
@@ -41,8 +41,8 @@ def load_yapf(patience: float = 30.0) -> None:
 
 load_yapf()
 
-# mmcv-lite has no compiled operators, and says so on every import though nothing here uses them. Before mmcv is
-# imported; ends when mmcv-lite is silent.
+# mmcv-lite warns on every import that it has no compiled operators, which nothing here uses. This must run before mmcv
+# is imported. Ends when mmcv-lite is silent.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 import mmengine.fileio.file_client
@@ -64,21 +64,15 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import nn
 
 from .files import write_tensors, write_text
-from .precision import (  # noqa: F401
-    autocast_dtype,
-    bfloat16_products,
-    multiplies_bfloat16,
-    no_autocast,
-    use_tf32,
-)
 from .safe_yaml import SafeYAMLLoader
 
 
 @contextmanager
 def no_fused_transformer_layers() -> Iterator[None]:
-    """``nn.MultiheadAttention`` must call ``scaled_dot_product_attention``, not its fused inference kernel.
+    """Let ``nn.MultiheadAttention`` call ``scaled_dot_product_attention``, not its fused inference kernel.
 
-    Ends with torch < 2.3, which lacks the switch (there a module in training mode never takes the fused path).
+    The second branch ends with torch < 2.3, which lacks the switch. There a module in training mode never takes the
+    fused path.
     """
     if hasattr(torch.backends, 'mha'):
         before = torch.backends.mha.get_fastpath_enabled()
@@ -111,10 +105,10 @@ def is_compiling() -> bool:
 
 
 def keep_buffers_of_compiled_code() -> None:
-    """Let compiled code run backward twice, once for the relevance map and once for the loss.
+    """Let compiled code run backward twice, for the relevance map and for the loss.
 
-    torch ≥ 2.6 writes results of the first backward pass over what a second one would need ("donated buffers"), and
-    refuses the second. Ends when torch has a public switch for it.
+    torch >= 2.6 overwrites results of the first backward pass that a second one needs ("donated buffers"), and refuses
+    the second. Ends when torch has a public switch for it.
     """
     import torch._functorch.config as config
 
@@ -123,11 +117,10 @@ def keep_buffers_of_compiled_code() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors for the next ones, on Linux with glibc; elsewhere nothing
-    happens.
+    """Let the C library reuse the memory of freed tensors, on Linux with glibc. Elsewhere nothing happens.
 
-    Otherwise it maps blocks over 32 MB anew for every tensor of that size, which the kernel fills with zeros page by
-    page. Ends when torch has a caching allocator for CPUs.
+    By default glibc maps blocks over 32 MB anew for every tensor of that size, and the kernel fills them with zeros
+    page by page. Ends when torch has a caching allocator for CPUs.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -139,7 +132,7 @@ def keep_freed_memory() -> None:
 
 
 def can_fuse_optimizer() -> bool:
-    """Whether AdamW has a fused kernel for this machine's device. Ends with torch < 2.4, which has none for CPUs."""
+    """Whether torch has a fused AdamW for this machine's device. Ends with torch < 2.4, which has none for CPUs."""
     try:
         torch.optim.AdamW([nn.Parameter(torch.zeros(1, device=get_device()))], fused=True)
     except RuntimeError:
@@ -150,7 +143,7 @@ def can_fuse_optimizer() -> bool:
 def allow_config_inheritance() -> None:
     """Let any config say ``_base_ = 'mmcfmask::cfmask_vitb16.py'``.
 
-    mmengine 0.10 inherits only from the packages of a fixed list, wants a folder in the name, and needs
+    mmengine 0.10 inherits only from the packages of a fixed list, requires a folder in the name, and needs
     ``pkg_resources``, which new environments lack. Ends when mmengine accepts any installed package.
     """
     original = Config._get_cfg_path
@@ -171,10 +164,10 @@ def allow_config_inheritance() -> None:
 
 
 def drop_leftover_deletes() -> None:
-    """Let ``Config.fromfile`` drop every ``_delete_`` that it has acted on.
+    """Let ``Config.fromfile`` drop every ``_delete_`` that has done its work.
 
-    mmengine 0.10 leaves those in a dict that replaces another one or is new itself, and a class then gets an argument
-    ``_delete_``. Ends when mmengine drops them.
+    mmengine 0.10 leaves ``_delete_`` in a dict that is new, or that is inside of another dict with ``_delete_``, and a
+    class then gets it as an argument. Ends when mmengine drops it.
     """
     original = Config._file2dict
 
@@ -187,7 +180,7 @@ def drop_leftover_deletes() -> None:
 
 
 def drop_deletes(node) -> None:
-    """Drop ``_delete_`` from all dicts in a config, in place. In a config that imports its types this imports them."""
+    """Drop ``_delete_`` from all dicts in a config, in place. If the config imports its types, this imports them."""
     if isinstance(node, (dict, Config)):
         node.pop('_delete_', None)
     for value in node.values() if isinstance(node, (dict, Config)) else node if isinstance(node, (list, tuple)) else ():
@@ -195,18 +188,18 @@ def drop_deletes(node) -> None:
 
 
 def read_yaml_safely() -> None:
-    """Let mmengine read YAML by :class:`SafeYAMLLoader`, configs and their bases among it.
+    """Let mmengine read YAML with :class:`.safe_yaml.SafeYAMLLoader`, for configs and their bases.
 
-    mmengine 0.10 reads it by ``yaml.CLoader``, whose tags run code. Ends when it reads it by a safe one.
+    mmengine 0.10 uses ``yaml.CLoader``, whose tags run code. Ends when mmengine uses a safe loader.
     """
     mmengine.fileio.handlers.yaml_handler.Loader = SafeYAMLLoader
 
 
 def register_clip_projection() -> None:
-    """Make mmpretrain's ``CLIPProjection`` neck available without the optional dependencies of its multimodal models.
+    """Register mmpretrain's ``CLIPProjection`` neck without the optional dependencies of its multimodal models.
 
-    mmpretrain 1.2 imports the package it lives in only where transformers is installed. Ends when it registers its
-    necks always.
+    mmpretrain 1.2 imports its package only if transformers is installed. Ends when mmpretrain always registers its
+    necks.
     """
     if MODELS.get('CLIPProjection') is None:
         path = Path(mmpretrain.__file__).parent / 'models' / 'multimodal' / 'clip' / 'clip_transformer.py'
@@ -215,16 +208,16 @@ def register_clip_projection() -> None:
 
 
 def loads_file(transform: dict | object) -> bool:
-    """Whether a transform, or its config, is one that reads an image file."""
+    """Whether a transform, or its config, reads an image file."""
     kind = transform['type'] if isinstance(transform, dict) else type(transform)
     return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2].startswith('Load')
 
 
 def infer_by_the_pipeline() -> None:
-    """Let mmpretrain's inferencer read files by the pipeline of its config, so that it predicts what a test does.
+    """Let mmpretrain's inferencer read files with the pipeline of its config, so that it predicts what a test does.
 
-    mmpretrain 1.2 reads with OpenCV and turns by EXIF whatever the pipeline says. Arrays, whose channels must be BGR,
-    go in after the reading, as before. Ends when its inferencer runs the whole pipeline.
+    mmpretrain 1.2 reads them with OpenCV and rotates them by EXIF, whatever the pipeline says. Arrays (in BGR) skip the
+    reading, as before. Ends when the inferencer runs the whole pipeline.
     """
     original = ImageClassificationInferencer.preprocess
 
@@ -246,22 +239,25 @@ def infer_by_the_pipeline() -> None:
 
 
 def silence_file_client() -> None:
-    """No deprecation warnings that only mmengine's own hooks can act on.
+    """Silence deprecation warnings that users cannot act on.
 
-    mmengine 0.10's checkpoint and logger hooks build its deprecated ``FileClient`` at every start. Ends when they no
-    longer do.
+    The checkpoint and logger hooks of mmengine 0.10 build its deprecated ``FileClient`` at every start. Ends when they
+    do not.
     """
     mmengine.fileio.file_client.print_log = lambda *args, **kwargs: None
 
 
 def start_process_group_without_gpu(launcher: str) -> bool:
-    """Start a gloo process group where a launcher is used on a machine without a GPU.
+    """Start a gloo process group if a launcher is used on a machine without a GPU.
 
-    ``mmengine.dist.init_dist`` calls ``torch.cuda.set_device`` whatever the backend; the Runner skips its own call
-    where a group exists. Ends when mmengine supports CPU launchers.
+    ``mmengine.dist.init_dist`` calls ``torch.cuda.set_device`` for every backend. The Runner does not call it if a
+    group exists. Ends when mmengine supports launchers on CPUs.
+
+    Args:
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
 
     Returns:
-        bool: A group was started here, so the model must be wrapped with ``device_ids=None``.
+        bool: A group was started, so the model must be wrapped with ``device_ids=None``.
     """
     if launcher == 'none' or torch.cuda.is_available():
         return False
@@ -270,26 +266,28 @@ def start_process_group_without_gpu(launcher: str) -> bool:
     else:
         with mock.patch('torch.cuda.set_device'):
             init_dist(launcher, backend='gloo')
-    # Its threads must end before the interpreter does, or a finished run may still abort ("terminate called without an
-    # active exception").
+    # The threads of gloo must end before the interpreter, or a finished run may still abort ("terminate called without
+    # an active exception").
     atexit.register(end_process_group)
     return True
 
 
 def end_process_group() -> None:
-    """Leave the process group, if there is one. NCCL's, which waits for all processes, only at a good end; it warns
-    where nobody does."""
+    """Leave the process group, if there is one.
+
+    Called only after a run that succeeded: NCCL waits for all processes. Without the call NCCL warns.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def keep_checkpoints_plain() -> None:
-    """Let every checkpoint of mmengine be loadable by ``torch.load(weights_only=True)``, the default since torch 2.6,
-    and be written in one step (:func:`.files.write_tensors`).
+    """Let ``torch.load(weights_only=True)`` read every checkpoint of mmengine, and write checkpoints atomically.
 
-    mmengine 0.10 stores ``HistoryBuffer`` objects and numpy scalars in ``message_hub``, so that its own resume fails.
-    They are saved as tensors and plain numbers here and rebuilt on load. And it writes over the old file, from a second
-    copy in memory. Ends when mmengine does neither.
+    ``weights_only=True`` is the default since torch 2.6. mmengine 0.10 stores ``HistoryBuffer`` objects and numpy
+    scalars in ``message_hub``, so its own resume fails. Here they are saved as tensors and plain numbers, and rebuilt
+    when a checkpoint is loaded. mmengine also overwrites the old file, from a second copy in memory; here
+    :func:`.files.write_tensors` writes. Ends when mmengine does neither.
     """
     save_to_backend, load_file = mmengine.runner.checkpoint.save_checkpoint, mmengine.runner.checkpoint._load_checkpoint
 
@@ -311,7 +309,7 @@ def keep_checkpoints_plain() -> None:
 
 
 def make_plain(checkpoint: dict) -> dict:
-    """A checkpoint of mmengine without its objects."""
+    """Replace the objects in a checkpoint of mmengine by tensors and plain values; returns a copy."""
     checkpoint = dict(checkpoint)
     if 'log_scalars' in checkpoint.get('message_hub', {}):
         hub = checkpoint['message_hub']
@@ -326,7 +324,7 @@ def make_plain(checkpoint: dict) -> dict:
 
 
 def rebuild(checkpoint: dict) -> dict:
-    """The objects that :func:`make_plain` took out, in place."""
+    """Rebuild the objects that :func:`make_plain` replaced, in place."""
     scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
     for name, saved in scalars.items():
         if isinstance(saved, dict):
@@ -335,7 +333,7 @@ def rebuild(checkpoint: dict) -> dict:
 
 
 def write_configs_whole() -> None:
-    """Let ``Config.dump`` write in one step, also names of files that are no UTF-8. Ends when mmengine does."""
+    """Let ``Config.dump`` write atomically, also to file names that are not UTF-8. Ends when mmengine does."""
     original = Config.dump
 
     def dump(self, file=None) -> str | None:
@@ -347,8 +345,11 @@ def write_configs_whole() -> None:
 
 
 def _plain(value):
-    """``value`` as weights_only accepts it: no numpy, no mapping but dict, no functions (a scheduler's annealing
-    function is set by its constructor again)."""
+    """Convert a value to what ``weights_only`` accepts.
+
+    That is: no numpy, no mapping but dict, and no functions (schedulers set their annealing function when they are
+    built).
+    """
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

@@ -1,5 +1,4 @@
-"""Every file is written under a temporary name and takes its place in one step: whoever reads it finds the old one or
-the new one whole."""
+"""Write files atomically: under a temporary name first, so that a reader always finds the old or the new file whole."""
 
 from __future__ import annotations
 
@@ -55,18 +54,18 @@ def as_path(path: str | os.PathLike | None) -> str | None:
 def atomic_write(path: str | os.PathLike, mode: str = 'wb', **kwargs) -> Iterator[IO]:
     """Open a file for writing that replaces ``path`` when the context ends, after all of it is on the disk.
 
-    Where the context is left by an exception, or the process is killed, ``path`` stays as it was. Folders are made as
-    needed. The temporary name, ``.<name>.<host>.<pid>-<number>.part``, is in the same folder; only a killed process
-    leaves one behind, for :func:`remove_leftovers`. A link keeps leading to the file; what is no ordinary file
-    (``/dev/stdout``) is written to as it is.
+    After an exception, or if the process is killed, ``path`` is unchanged. Missing folders are made. The temporary
+    file ``.<name>.<host>.<pid>-<number>.part`` is in the same folder; only a killed process leaves one behind, for
+    :func:`remove_leftovers`. A symbolic link still leads to the file. A path that is not an ordinary file
+    (``/dev/stdout``) is written directly.
 
     Args:
         path: The file to write.
         mode (str): 'wb' or 'w'.
-        **kwargs: Those of ``open``; text is UTF-8.
+        **kwargs: Arguments of ``open``; text is UTF-8.
 
     Raises:
-        StorageError: It cannot be written; the message names ``path`` and what to do.
+        StorageError: The file cannot be written; the message names ``path`` and what to do.
     """
     temporary = None
     if 'b' not in mode:
@@ -98,7 +97,7 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', **kwargs) -> Iterato
 
 
 def _is_special(path: str | os.PathLike) -> bool:
-    """Whether there is something that is no ordinary file: a device, a pipe, a folder."""
+    """Whether a path is a device, a pipe or a folder."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -106,7 +105,7 @@ def _is_special(path: str | os.PathLike) -> bool:
 
 
 def storage_error(path: str | os.PathLike, error: OSError) -> StorageError:
-    """The error for a file that cannot be written, with its path and what to do."""
+    """Return the error for a file that cannot be written, with its path and what to do."""
     if isinstance(error, StorageError):
         return error
     return StorageError(f'cannot write {os.fspath(path)!r}: {ADVICE.get(error.errno) or error.strerror or error}')
@@ -114,8 +113,7 @@ def storage_error(path: str | os.PathLike, error: OSError) -> StorageError:
 
 @contextmanager
 def explained(folder: str | os.PathLike) -> Iterator[None]:
-    """Inside the context a full disk, whoever meets it (a logger, a library), is a :class:`StorageError` that says what
-    to do."""
+    """Inside the context, a full disk is a :class:`StorageError` that says what to do, also if a library finds it."""
     try:
         yield
     except OSError as error:
@@ -139,19 +137,18 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file; see :func:`atomic_write`. Names that are no UTF-8 (surrogates) are written as the bytes they
-    stand for."""
+    """Write a text file; see :func:`atomic_write`. Surrogates, as in names that are not UTF-8, become their bytes."""
     with atomic_write(path, 'w', errors='surrogateescape', newline='') as file:
         file.write(text)
 
 
 def write_json(path: str | os.PathLike, value, indent: int | None = 2) -> None:
-    """Write a JSON file; see :func:`atomic_write`. Characters that are no UTF-8 are written as escapes, as JSON allows."""
+    """Write a JSON file; see :func:`atomic_write`. Characters that are not UTF-8 become escapes, as JSON allows."""
     write_text(path, json_text(value, indent))
 
 
 def json_text(value, indent: int | None = 2) -> str:
-    """The text of a JSON file. Characters that are no UTF-8 are escapes."""
+    """Return the text of a JSON file. Characters that are not UTF-8 become escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode()
@@ -161,22 +158,21 @@ def json_text(value, indent: int | None = 2) -> str:
 
 
 def write_tensors(path: str | os.PathLike, value) -> None:
-    """``torch.save``; see :func:`atomic_write`. The file holds a CRC-32 of every tensor, see
-    :func:`check_whole`."""
+    """Write a file of ``torch.save``; see :func:`atomic_write`. It has a checksum per tensor (:func:`check_whole`)."""
     with atomic_write(path) as file:
         try:
             torch.save(value, file)
-        except RuntimeError as error:  # torch's own, of an unfinished archive
+        except RuntimeError as error:  # torch's error for an unfinished archive
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def check_whole(path: str | os.PathLike) -> None:
-    """Compare every part of a file of ``torch.save`` with its CRC-32, which the file holds.
+    """Compare every part of a file of ``torch.save`` with its CRC-32 in the file.
 
-    torch writes these checksums, as it is a zip archive, but does not read them. A file that was written without them
-    (an old format, or ``set_crc32_options(False)``) is not looked at.
+    The file is a zip archive, so torch writes these checksums, but it does not read them. Files without them (an old
+    format, or ``set_crc32_options(False)``) pass.
 
     Raises:
         StorageError: A part is damaged.
@@ -200,11 +196,8 @@ def _check_whole(path: str, size: int, modified: int) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Delete what killed processes have left in a folder and the folders in it.
-
-    That is: temporary files of this machine whose process has ended, and those of other machines that are more than a
-        day old.
-    """
+    """Delete temporary files of killed processes in a folder and its direct sub-folders: those of this machine if their
+    process has ended, and those of other machines after a day."""
     folder = Path(folder)
     for path in [*folder.glob('.*.part'), *folder.glob('*/.*.part')]:
         match = PART.fullmatch(path.name)
@@ -215,7 +208,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
                 else time.time() - path.stat().st_mtime > 86400
             ):
                 path.unlink()
-        except OSError:  # another process was faster, or it is not ours
+        except OSError:  # another process was faster, or the file is not ours
             pass
 
 
@@ -225,25 +218,25 @@ def is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # of another user
+    except OSError:  # it is another user's
         pass
     return True
 
 
 @contextmanager
 def locked(folder: str | os.PathLike, what: str) -> Iterator[None]:
-    """Inside the context this process alone works in ``folder``; a second one gets an error that names the first.
+    """Inside the context only this process works in ``folder``; a second process gets an error that names the first.
 
-    The lock is the operating system's, on the file ``.lock`` in the folder: it ends with the process, however that
-    ends. On a file system without locks (some network mounts) nothing is checked, and between machines only where the
-    file system passes locks on, as NFS and most cluster file systems do.
+    The lock is the operating system's, on the file ``.lock`` in the folder, and ends with the process. On file systems
+    without locks (some network mounts) this does nothing. Between machines it works on file systems that share locks,
+    as NFS and most cluster file systems do.
 
     Args:
-        folder: Made as needed.
-        what (str): For the error: 'a training'.
+        folder: The folder; it is made if it is missing.
+        what (str): For the error, such as 'a training'.
 
     Raises:
-        StorageError: Another process works there; or the lock cannot be written.
+        StorageError: Another process works in the folder, or the lock cannot be written.
     """
     path = os.path.realpath(Path(folder) / '.lock')
     if fcntl is None or path in _locks:
@@ -283,14 +276,14 @@ def slug(name: str) -> str:
 
 
 def check_file_name(name: str, where: str) -> str:
-    """``name``, which becomes a part of paths, if it is one plain name of a file or folder.
+    """Check that a name can be the name of a file or folder, and return it.
 
     Args:
-        name (str): Of a method, a data set, a test set.
-        where (str): What has this name, for the error.
+        name (str): Of a method, a data set or a test set.
+        where (str): The key or file with this name, for the error.
 
     Raises:
-        ConfigError: It is empty, ``.`` or ``..``, too long, or holds a slash, a backslash or a control character.
+        ConfigError: The name is empty, ``.`` or ``..``, too long, or has a slash, a backslash or a control character.
     """
     if (
         not isinstance(name, str)

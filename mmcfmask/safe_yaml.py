@@ -1,4 +1,4 @@
-"""YAML from people who are not trusted: configs and studies."""
+"""A YAML loader for configs and studies from other people."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import yaml
 
 
 class SafeYAMLLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-    """PyYAML's safe loader for files of settings: no tag runs code, and a small file cannot fill the memory.
+    """PyYAML's safe loader with limits: no tag runs code, and a small file cannot fill the memory.
 
     Raises:
-        yaml.YAMLError: More than 1 MB, deeper than 50 levels, or more than 100,000 values once its aliases are written
-        out.
+        yaml.YAMLError: The file has more than 1 MB, more than 50 levels, or aliases that stand for more than 100,000
+            values.
     """
 
     def __init__(self, stream) -> None:
@@ -25,14 +25,14 @@ class SafeYAMLLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
         super().__init__(text)
 
     def get_single_node(self):
-        """The whole document, unless it is one of a few lines that stand for millions."""
+        """Return the document, unless its aliases multiply a few lines to millions of values."""
         node = super().get_single_node()
-        sizes: dict[int, int | None] = {}  # None: it is being counted
+        sizes: dict[int, int | None] = {}  # None while it is counted
 
         def size(node) -> int:
             if id(node) in sizes:
                 if sizes[id(node)] is None:
-                    raise yaml.YAMLError('an alias in it stands for what it is in')
+                    raise yaml.YAMLError('an alias refers to a value that contains it')
                 return sizes[id(node)]
             sizes[id(node)] = None
             parts = node.value if isinstance(node, yaml.CollectionNode) else ()

@@ -73,7 +73,7 @@ class Oracle(BaseModel):
         scores_only (bool): Give ``pred_score`` and no logits, as most heads do.
     """
 
-    def __init__(self, num_classes=1000, distracted=(), scores_only=False, teacher=None):
+    def __init__(self, num_classes=1000, distracted=(), scores_only=False):
         super().__init__(dict(type='ClsDataPreprocessor', to_rgb=True))
         self.head = torch.nn.Linear(1, num_classes)  # DistributedDataParallel wants weights
         self.head.num_classes = num_classes

@@ -14,11 +14,10 @@ from mmpretrain.registry import DATASETS, MODELS
 from PIL import Image
 
 import mmcfmask
-from mmcfmask import load_model
+from mmcfmask import inference_config, load_model
 from mmcfmask.datasets import ShapesDataset
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.run_test import run_test
-from mmcfmask.engine.testing import inference_config
 from mmcfmask.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -30,8 +29,8 @@ PIPELINES = dict(
     dict(type='CenterCrop', crop_size=64), dict(type='PackInputs')]""",
     resized="""[dict(type='LoadResizedImage', scale=64, reducing_gap=1.), dict(type='CenterCrop', crop_size=64),
     dict(type='PackInputs')]""",
-    opencv="""[dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=64, edge='short'), dict(type='CenterCrop', crop_size=64),
-    dict(type='PackInputs')]""",
+    opencv="""[dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=64, edge='short'),
+    dict(type='CenterCrop', crop_size=64), dict(type='PackInputs')]""",
 )
 
 
@@ -94,8 +93,8 @@ def test_photos_are_read_as_in_the_test(tmp_path, trained, name):
     config = tmp_path / 'photos.py'
     config.write_text(f"""
 _base_ = 'mmcfmask::shapes/cfmask.py'
-photos = dict(type='FolderDataset', data_root={str(tmp_path / 'photos')!r}, folders={list(shapes.metainfo['classes'])!r},
-              pipeline={PIPELINES[name]})
+photos = dict(type='FolderDataset', data_root={str(tmp_path / 'photos')!r},
+              folders={list(shapes.metainfo['classes'])!r}, pipeline={PIPELINES[name]})
 test_dataloader = dict(test=dict(dataset=dict(_delete_=True, **photos)))
 model = dict(data_preprocessor=dict(to_rgb=True))
 """)
@@ -150,7 +149,8 @@ def test_models_of_mmpretrain_have_their_weights_too(tmp_path):
         config.write_text(f"""
 _base_ = 'mmcfmask::shapes/zeroshot.py'
 model = dict(
-    _delete_=True, type='ImageClassifier', init_cfg={init_cfg}, backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
+    _delete_=True, type='ImageClassifier', init_cfg={init_cfg},
+    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
     neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=10, in_channels=64))
 """)
 
@@ -186,8 +186,9 @@ def test_no_model_without_weights(tmp_path, trained):
 
 
 def test_public_names():
-    assert mmcfmask.__all__ == ['__version__', 'load_model', 'patch_mask', 'refill', 'relevance_map']
-    code = 'from mmcfmask import relevance_map, patch_mask, refill, load_model'  # the first import of a program
+    names = ['inference_config', 'load_model', 'patch_mask', 'refill', 'relevance_map']
+    assert mmcfmask.__all__ == ['__version__', *names]
+    code = f'from mmcfmask import {", ".join(names)}'  # the first import of a program
     assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == 0
 
 

@@ -57,6 +57,14 @@ def test_help_lists_every_command_and_imports_no_torch(arguments):
     assert 'difflib' in imported(result) and not imported(result) & {'torch', 'mmengine', 'mmcfmask'}
 
 
+@pytest.mark.parametrize('command', ['train', 'test', 'study'])
+def test_help_of_a_command_imports_no_torch(command):
+    """tests/test_tools asks the same of every script."""
+    result = run(command, '--help')
+    assert result.returncode == 0 and result.stdout.startswith(f'usage: mmcfmask {command} ')
+    assert 'argparse' in imported(result) and not imported(result) & {'torch', 'mmengine', 'mmcfmask'}
+
+
 @pytest.mark.parametrize('unbuffered', ['', '1'])
 def test_help_may_be_cut_off(unbuffered):
     """As by ``mmcfmask --help | head -1``, whether or not a reader waits."""

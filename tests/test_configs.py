@@ -1,5 +1,6 @@
 """Every shipped config: dumps and loads, builds, trains one iteration on tiny synthetic data, and tests."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -16,7 +17,14 @@ from mmcfmask.engine.config import load_config
 from mmcfmask.engine.testing import skip_pretrained_weights
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-AUXILIARY = {'L2SP': 'loss_l2sp', 'CARFT': 'loss_carft', 'FLYP': 'loss_flyp', 'LipsumFT': 'loss_lipsum'}
+LOSSES = dict(
+    CounterfactualDistillation='loss_distill',
+    Distillation='loss_distill',
+    L2SP='loss_l2sp',
+    CARFT='loss_carft',
+    FLYP='loss_flyp',
+    LipsumFT='loss_lipsum',
+)
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')
 
 
@@ -53,9 +61,9 @@ def shrink(cfg, images, pretrained, work_dir):
         start.per_class = 2
     elif start.type == 'linear_probe':
         start.strengths = [1e-3, 1e-1]
-    for auxiliary in cfg.model.get('auxiliary') or ():
-        if auxiliary.type == 'LipsumFT':
-            auxiliary.update(num_texts=3)
+    for term in cfg.model.get('losses') or ():
+        if term.type == 'LipsumFT':
+            term.update(num_texts=3)
     loaders = [cfg.get('train_dataloader'), cfg.get('val_dataloader'), *cfg.test_dataloader.values()]
     for loader in filter(None, loaders):
         loader.update(batch_size=16, num_workers=0, pin_memory=False, persistent_workers=False)
@@ -94,8 +102,7 @@ def test_config(name, tmp_path, images, tiny_pretrained, tiny_pretrained_224, mo
         (checkpoint,) = (tmp_path / 'run').glob('epoch_1.pth')
         parts = check_checkpoint(str(checkpoint), resume=True)['message_hub']['log_scalars']
         losses = ['loss_cls'] if cfg.model.head.get('cls_weight', 1) else []
-        losses += ['loss_distill'] if cfg.model.teacher and cfg.model.head.distill else []
-        losses += [AUXILIARY[auxiliary.type] for auxiliary in cfg.model.get('auxiliary') or ()]
+        losses += [LOSSES[term.type] for term in cfg.model.get('losses') or ()]
         assert {key for key in parts if 'loss_' in key} == {f'train/{name}' for name in losses}
         cfg.load_from = str(checkpoint)
         skip_pretrained_weights(cfg.model)
@@ -106,7 +113,7 @@ def test_config(name, tmp_path, images, tiny_pretrained, tiny_pretrained_224, mo
 def test_published_variants_are_all_there():
     from mmcfmask.models.preprocessor import PUBLISHED_VALUES
 
-    seen = {}
+    seen = {('object', 'single'): 0.3}  # cfmask_vitb16.py
     for path in (CONFIGS / 'variants').glob('*.py'):
         preprocessor = Config.fromfile(path).model.data_preprocessor
         seen[preprocessor.mask, preprocessor.fill] = preprocessor.value
@@ -148,6 +155,87 @@ def test_recipe_is_the_published_one():
         and [h.part for h in held] == ['train', 'held_out']
         and held[0].seed == held[1].seed
     )
+
+
+def bases_of(path):
+    text = re.search(r'^_base_ = (.*)$', path.read_text(), re.MULTILINE)
+    names = ast.literal_eval(text[1]) if text else []
+    return [(path.parent / name).resolve() for name in ([names] if isinstance(names, str) else names)]
+
+
+def depth(path):
+    return max((1 + depth(base) for base in bases_of(path)), default=0)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_inheritance_is_shallow(name):
+    """A config is its file, the base of its data set, and what all share."""
+    assert depth(CONFIGS / name) == 2
+    assert {base.parent.name for base in bases_of(CONFIGS / name)} == {'_base_'}
+
+
+@pytest.mark.parametrize('name', ['imagenet', 'pacs', 'shapes'])
+def test_bases_are_plain_fine_tuning(name):
+    cfg = load_config(str(CONFIGS / '_base_' / f'{name}.py'))
+    assert not {'teacher', 'losses', 'knn_gate'} & cfg.model.keys()
+    assert cfg.model.data_preprocessor.keys() == {'type', 'mean', 'std', 'to_rgb'}
+    assert cfg.model.head.keys() == {'type', 'num_classes', 'class_weights'}
+    assert cfg.train_cfg and cfg.val_cfg is not None and cfg.test_cfg
+
+
+def test_nothing_is_switched_off_by_none():
+    """Except for the training of zero-shot configs."""
+    for path in CONFIGS.glob('**/*.py'):
+        text = path.read_text().replace('load_from = None', '')
+        text = re.sub(r'^(\w+ = )+None$', '', text, flags=re.MULTILINE) if 'zeroshot' in path.name else text
+        assert 'None' not in text, path
+
+
+def test_settings_that_all_share_are_written_once():
+    texts = {path: path.read_text() for path in CONFIGS.glob('**/*.py')}
+    assert [path.name for path, text in texts.items() if re.search(r'\b(mean|std)=', text)] == ['clip.py']
+    for word in ('ResizeEdge', 'CenterCrop', 'LoadImageFromFile'):
+        assert {path.name: text.count(word) for path, text in texts.items() if word in text} == {
+            'imagenet.py': 1,
+            'pacs.py': 1,
+        }
+
+
+METHODS = {
+    'ft': {},
+    'cfmask': dict(
+        teacher=dict(type='OpenCLIPTeacher'),
+        losses=[dict(type='CounterfactualDistillation')],
+        data_preprocessor=dict(mask='context', fill='multi'),
+    ),
+    'fd': dict(teacher=dict(type='OpenCLIPTeacher'), losses=[dict(type='Distillation')]),
+    'kd': dict(teacher=dict(type='OpenCLIPTeacher'), losses=[dict(type='Distillation')], head=dict(distill='logits')),
+    'l2sp': dict(teacher=dict(type='OpenCLIPTeacher'), losses=[dict(type='L2SP')]),
+    'flyp': dict(losses=[dict(type='FLYP')], head=dict(cls_weight=0.0)),
+    'both': dict(
+        teacher=dict(type='OpenCLIPTeacher'), losses=[dict(type='CounterfactualDistillation'), dict(type='L2SP')]
+    ),
+}
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('data', ['imagenet', 'pacs', 'shapes'])
+def test_method_data_set_and_tower_combine_in_one_short_file(method, data, tmp_path):
+    """The base of a data set, and the method and the tower beside it."""
+    for tower in ('ViT-B-32-quickgelu', 'ViT-L-14-quickgelu'):
+        model = {**METHODS[method], 'backbone': dict(model_name=tower, pretrained='openai')}
+        (tmp_path / 'mine.py').write_text(f'_base_ = {str(CONFIGS / "_base_" / f"{data}.py")!r}\nmodel = {model!r}\n')
+        cfg = load_config(str(tmp_path / 'mine.py'))
+        assert cfg.model.get('losses', []) == METHODS[method].get('losses', [])
+        assert cfg.model.backbone.model_name == tower and cfg.model.head.num_classes
+        assert cfg.model.data_preprocessor.mean and cfg.model.type == 'CounterfactualClassifier'
+        assert makes_counterfactuals(cfg.model) == (method in ('cfmask', 'both'))
+
+
+def test_large_towers_are_trained_alike():
+    ours, plain = (Config.fromfile(CONFIGS / name) for name in ('cfmask_vitl14.py', 'baselines/ft_vitl14.py'))
+    assert ours.model.backbone == plain.model.backbone and plain.model.backbone.grad_checkpointing
+    assert ours.train_dataloader == plain.train_dataloader and plain.train_dataloader.batch_size == 32
 
 
 def test_inheritance_from_elsewhere(tmp_path):

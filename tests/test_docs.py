@@ -23,7 +23,7 @@ import mmcfmask_cli
 from mmcfmask.engine.checks.schema import check_schema
 from mmcfmask.engine.checks.validation import check_validation
 from mmcfmask.engine.config import load_config
-from mmcfmask.engine.test_loop import choose_shifts, metrics_of
+from mmcfmask.engine.test_loop import choose_shifts, list_metrics
 from mmcfmask.experiments.spec import StudySpec, read_study
 from mmcfmask.models import CounterfactualClassifier, KNNGate
 from mmcfmask.models.losses import Step
@@ -267,7 +267,7 @@ def test_shifts_during_training(example):
     assert choose_shifts(cfg.val_dataloader, cfg.val_cfg.id_set, None) == ['sketch']
     assert cfg.val_dataloader.held_out.dataset.holdout.part == 'held_out'
     assert cfg.val_dataloader.sketch.dataset.pipeline[0].type
-    assert metrics_of('sketch', cfg.val_evaluator) == [dict(type='ShiftAccuracy')] and cfg.train_cfg.val_interval == 2
+    assert list_metrics('sketch', cfg.val_evaluator) == [dict(type='ShiftAccuracy')] and cfg.train_cfg.val_interval == 2
     cfg.default_hooks.checkpoint.save_best = 'sketch/top1'
     with pytest.raises(ValueError, match='would choose by a distribution shift'):
         check_validation(cfg)

@@ -1,4 +1,4 @@
-# A CLIP image tower with the weights of OpenAI and a cosine classifier, as images of CLIP are normalised.
+# OpenAI's CLIP ViT-B/16 with a cosine classifier; images are normalised as for the training of CLIP.
 model = dict(
     type='CounterfactualClassifier',
     backbone=dict(type='OpenCLIPBackbone', model_name='ViT-B-16-quickgelu', pretrained='openai'),

@@ -2,7 +2,7 @@
 custom_imports = dict(imports=['mmcfmask'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
-# Images per optimizer step over all processes. Fewer GPUs make it up by gradient accumulation.
+# Images per optimizer step over all processes. Fewer GPUs accumulate gradients.
 total_batch_size = 512
 
 optim_wrapper = dict(
@@ -10,8 +10,8 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=3e-5, betas=(0.9, 0.999), weight_decay=0.1, fused=True),
     clip_grad=dict(max_norm=1.0),
 )
-# Peak: the optimizer's lr; length: train_cfg.max_epochs; one step for every step of the optimizer. While the learning
-# rate rises, beta1 falls from 0.95 to 0.85, and then rises again: betas[0] above has no effect.
+# The peak is the optimizer's lr, the length is train_cfg.max_epochs, and it advances with every optimizer step. beta1
+# falls from 0.95 to 0.85 while the learning rate rises, and then rises again: betas[0] above has no effect.
 param_scheduler = dict(
     type='OneCycle',
     pct_start=0.02,
@@ -40,7 +40,7 @@ custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='CheckClassesHook'),
     dict(type='StopOnInvalidLossHook'),
-    # To resume inside an epoch.
+    # To resume mid-epoch.
     dict(
         type='CheckpointHook',
         by_epoch=False,

@@ -1,8 +1,8 @@
-# Plain fine-tuning on the built-in benchmark (docs/shapes.md): rendered shapes and a small CLIP, no download. Trained on
-# photo-like images whose background depends on the class; tested on such images (ID) and on four shifts (OOD).
+# Plain fine-tuning on the built-in benchmark (docs/shapes.md): rendered shapes and a small CLIP, no download. Trained
+# on photo-like images whose background depends on the class; tested on such images (ID) and on four shifts (OOD).
 _base_ = ['recipe.py', 'clip.py']
 total_batch_size = 64
-# The best of 3e-5, 1e-4, 2e-4, 5e-4 and 1e-3 for plain fine-tuning, by accuracy on val (docs/results.md).
+# The best of 3e-5, 1e-4, 2e-4, 5e-4 and 1e-3 for plain fine-tuning, by accuracy on val (docs/results/ablations.md).
 optim_wrapper = dict(optimizer=dict(lr=2e-4))
 default_hooks = dict(logger=dict(interval=10))
 

@@ -1,6 +1,5 @@
-# CFMask+ with a head that is initialised from a linear probe, as in LP-FT, not from class means. No temperature of
-# the cross-entropy and a tenth of the weight: both were chosen for the probe of 0.1.0, which was less confident than one
-# chosen by its cross-entropy (docs/methods.md).
+# CFMask+ whose head is initialised from a linear probe, as in LP-FT, not from class means. No temperature of the
+# cross-entropy, and a tenth of the weight (docs/methods.md).
 _base_ = '../_base_/pacs.py'
 custom_hooks = [*_base_.custom_hooks, dict(type='RelativeEMAHook', horizon=0.2)]
 model = dict(

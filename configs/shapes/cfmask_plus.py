@@ -1,6 +1,6 @@
-# Ours, beyond the publication. A temperature of the cross-entropy lets all training images count, not only those that
-# the zero-shot model gets wrong. The counterfactual images also get other views and mixed colours. The moving average of
-# the weights is validated, saved and tested.
+# CFMask+, ours, beyond the publication. A temperature of the cross-entropy lets all training images count, not only
+# those that the zero-shot model gets wrong. The counterfactual images also get other views and mixed colours. The
+# moving average of the weights is validated, saved and tested.
 _base_ = '../_base_/shapes.py'
 custom_hooks = [*_base_.custom_hooks, dict(type='RelativeEMAHook', horizon=0.2)]
 model = dict(

@@ -1,4 +1,4 @@
-"""The heart of the method as plain functions on tensors: which patches matter, which to take out, what to put there."""
+"""The heart of the method as plain functions on tensors: relevance of patches, masks, and fills."""
 
 from .attention import AttentionCall, after_position, drop_tokens, hide_patches, mask_keys, record_attention
 from .fills import FILLS, multi_donors, refill, single_donors

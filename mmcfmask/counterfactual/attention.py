@@ -1,8 +1,8 @@
 """Records the attention of a stock vision transformer, and hides patches from it.
 
 Every tower used here (open_clip's, mmpretrain's, timm's) calls ``torch.nn.functional.scaled_dot_product_attention``
-once per layer. Replacing this one function records what a relevance map needs, and hides patches from every layer. Fused
-attention stays on, and no attention module is modified.
+once per layer. Replacing this one function records what a relevance map needs, and hides patches from every layer.
+Fused attention stays on, and no attention module is modified.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def _replace_attention(tower: nn.Module, make: Callable[[Callable], Callable]) -
 def record_attention(tower: nn.Module) -> Iterator[list[AttentionCall]]:
     """Record every attention call of ``tower`` made inside the context, in order.
 
-    Outputs and gradients of the tower are unchanged. Where nothing before a layer requires a gradient (frozen towers),
-    the layer's output is made to require one, so that a relevance map can be computed all the same.
+    Outputs and gradients of the tower do not change. If nothing before a layer requires a gradient (frozen towers), the
+    output of the layer is made to require one, so that a relevance map can be computed.
 
     Yields:
-        list[AttentionCall]: grows by one entry per layer during the forward pass.
+        list[AttentionCall]: Grows by one entry per layer during the forward pass.
     """
     calls: list[AttentionCall] = []
 
@@ -124,7 +124,7 @@ def after_position(tower: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
-    """Inside the context, no token of ``tower`` attends to a hidden one, in any layer (−∞ on its key).
+    """Inside the context, no token of ``tower`` attends to a hidden patch in any layer (−∞ on its key).
 
     Args:
         tower (nn.Module): The image tower.
@@ -139,8 +139,8 @@ def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
         ) -> Tensor:
             if attn_mask is not None:
                 raise NotImplementedError(
-                    'hiding patches from a tower that has an attention mask of its own '
-                    'is not supported; use fill="single" or "multi"'
+                    'hiding patches from a tower with its own attention mask is not supported: use fill="single" or '
+                    '"multi"'
                 )
             prefix = key.shape[-2] - hidden.shape[1]
             visible = F.pad(~hidden, (prefix, 0), value=True)[:, None, None, :]
@@ -154,12 +154,12 @@ def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
 
 @contextmanager
 def drop_tokens(module: nn.Module, hidden: Tensor, num_kept: int) -> Iterator[None]:
-    """Inside the context, hidden patches are dropped after the position embedding: what CLS sees equals
+    """Inside the context, hidden patches are dropped after the position embedding. CLS sees the same as with
     :func:`mask_keys`, at a cost that falls with the number of tokens.
 
     Args:
         module (nn.Module): See :func:`after_position`. It takes and returns (B, prefix + n, C).
-        hidden (Tensor): (B, n) bool, True where the patch is dropped; n − ``num_kept`` of them in every row.
+        hidden (Tensor): (B, n) bool, True where the patch is dropped: n − ``num_kept`` per row.
         num_kept (int): Patches kept per image; the CLS token always is.
     """
     kept = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :num_kept]

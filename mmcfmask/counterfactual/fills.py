@@ -1,4 +1,4 @@
-"""What to put where patches were taken out."""
+"""Fills: what replaces the patches that were taken out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FILLS = ('none', 'single', 'multi')
 
 
 def single_donors(batch: int, device: torch.device | str = 'cpu', generator: torch.Generator | None = None) -> Tensor:
-    """One donor per image, (B,) int64: a random cycle through the batch, so that every image gives once and none to
+    """One donor per image, (B,) int64: a random cycle through the batch, so that every image gives once, and never to
     itself."""
     order = torch.rand(batch, device=device, generator=generator).argsort()
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
@@ -25,11 +25,11 @@ def multi_donors(
 
 
 def refill(images: Tensor, mask: Tensor, fill: str, generator: torch.Generator | None = None) -> Tensor:
-    """Replace the masked patches of every image by the same patches of other images of the batch (CVPR 2023, section
-    3.2).
+    """Replace the masked patches of every image by patches of other images of the batch, from the same positions
+    (CVPR 2023, section 3.2).
 
-    ``single``: all masked patches of an image come from one other image. ``multi``: each comes from its own. A donor is
-    never the image itself (the published single fill allows it with probability 1/B).
+    ``single``: all masked patches of an image come from one other image. ``multi``: each patch draws its own donor. An
+    image is never its own donor (the published single fill allows it with probability 1/B).
 
     Args:
         images (Tensor): (B, C, H, W), any dtype.
@@ -53,8 +53,8 @@ def refill(images: Tensor, mask: Tensor, fill: str, generator: torch.Generator |
         )
     if images.ndim != 4 or mask.ndim != 3 or len(mask) != batch or height % mask.shape[1] or width % mask.shape[2]:
         raise ValueError(
-            f'a mask of shape {tuple(mask.shape)} does not fit images of shape {tuple(images.shape)}: (B, h, w) and '
-            '(B, C, H, W) are wanted, with h and w that divide H and W'
+            f'a mask of shape {tuple(mask.shape)} does not fit images of shape {tuple(images.shape)}: it must be '
+            '(B, h, w) for images (B, C, H, W), where h and w divide H and W'
         )
     rows, cols = mask.shape[1:]
     # (B, C, H, W) seen as patches (B, h, w, C, H/h, W/w): no copy.

@@ -1,4 +1,4 @@
-"""Which patches to take out."""
+"""Masks: which patches to take out."""
 
 from __future__ import annotations
 

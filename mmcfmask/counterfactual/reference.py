@@ -1,8 +1,7 @@
-"""The method, plainly: "Masked Images Are Counterfactual Samples for Robust Fine-tuning" (CVPR 2023), section 3, as it
-is written.
+"""The method, plainly: section 3 of "Masked Images Are Counterfactual Samples for Robust Fine-tuning" (CVPR 2023).
 
-Attention stands in the open with autograd through it, and the relevance is the full recursion of matrices. It is what
-tests and ``tools/benchmark.py`` compare the fast code with; nothing is trained by it.
+Explicit attention with autograd through it, and the full recursion of relevance matrices. Tests and
+``tools/benchmark.py`` compare the fast code with it; no training uses it.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ def explicit_features(
     hidden: Tensor | None = None,
     kept: Tensor | None = None,
 ) -> Tensor:
-    """z = f(x), the image embedding before normalisation, (B, D), of an open_clip ViT with a class token.
+    """z = f(x), the image embedding (B, D) before normalisation, by an open_clip ViT with a class token.
 
     Args:
         visual (nn.Module): The image tower.
         images (Tensor): (B, 3, H, W), normalised.
-        attentions (list, optional): Gets the attention matrix (B, heads, L, L) of every layer.
-        hidden (Tensor, optional): (B, h, w) bool, patches that no token may look at.
-        kept (Tensor, optional): (B, k) int64, the only patches that the tower is given.
+        attentions (list, optional): The attention matrix (B, heads, L, L) of every layer is appended to it.
+        hidden (Tensor, optional): (B, h, w) bool, patches that no token attends to.
+        kept (Tensor, optional): (B, k) int64, the only patches that the tower sees.
     """
     x = visual.conv1(images).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
@@ -56,17 +55,10 @@ def explicit_features(
 def explicit_relevance(
     visual: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
 ) -> Tensor:
-    """R ← I, then R ← R + Ā R layer by layer, with Ā = mean over heads of relu(A ∘ ∂s/∂A) and s = Σ logits[i, y_i]; of
-    R the row of the class token (Chefer et al. 2021).
+    """R ← I, then R ← R + Ā R layer by layer, with Ā = mean over heads of relu(A ∘ ∂s/∂A) and s = Σ logits[i, y_i]
+    (Chefer et al. 2021). Returns the row of the class token in R, (B, h, w).
 
-    Args:
-        visual (nn.Module): The image tower.
-        classify (Callable): Features (B, D) to logits (B, C).
-        images (Tensor): (B, 3, H, W), normalised.
-        labels (Tensor): (B,) int64.
-
-    Returns:
-        Tensor: (B, h, w).
+    ``classify`` maps features (B, D) to logits (B, C).
     """
     attentions: list[Tensor] = []
     score = classify(explicit_features(visual, images, attentions)).gather(1, labels[:, None]).sum()
@@ -77,20 +69,14 @@ def explicit_relevance(
 
 
 def explicit_mask(relevance: Tensor, kind: str, value: float) -> Tensor:
-    """(B, h, w) bool, True where c = relevance / (its maximum + 1e-8) is above ``value`` (object) or is not (context)."""
+    """(B, h, w) bool: c > ``value`` (object) or not (context), with c = relevance / (its maximum + 1e-8)."""
     hot = torch.stack([image / (image.max() + 1e-8) > value for image in relevance])
     return hot if kind == 'object' else ~hot
 
 
 def explicit_refill(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
-    """Take every pixel of a masked patch from the image that its patch is given, (B, C, H, W).
-
-    Args:
-        images (Tensor): (B, C, H, W).
-        mask (Tensor): (B, h, w) bool.
-        donors (Tensor): (B, h, w) int64, the image that gives a patch; for a single fill the same one for all patches
-            of an image.
-    """
+    """(B, C, H, W) ``images`` whose masked patches, (B, h, w), come from the images ``donors``, (B, h, w) int64. For a
+    single fill, all patches of an image have the same donor."""
     (batch, _, height, width), (rows, cols) = images.shape, mask.shape[1:]
     source = torch.where(mask, donors, torch.arange(batch, device=images.device)[:, None, None])
     source = source.repeat_interleave(height // rows, 1).repeat_interleave(width // cols, 2)
@@ -108,16 +94,11 @@ def explicit_losses(
     weight: float = 30.0,
     **visible: Any,
 ) -> tuple[Tensor, Tensor]:
-    """CE(logits(x), y) and 30 · mean of (f(x̃) − f₀(x̃))².
+    """CE(logits(x), y) and ``weight`` · mean of (f(x̃) − f₀(x̃))², for the towers f and f₀.
 
     Args:
-        student, teacher (nn.Module): The towers f and f₀.
-        classify (Callable): Features (B, D) to logits (B, C).
-        images, labels (Tensor): x, (B, 3, H, W) and normalised, and y, (B,) int64.
-        counterfactual (Tensor): x̃, as x.
-        weight (float): Of the distillation.
-        **visible: ``hidden`` or ``kept`` of :func:`explicit_features`, where patches are hidden in place of being
-            refilled.
+        images, counterfactual (Tensor): x and x̃, (B, 3, H, W), normalised.
+        **visible: ``hidden`` or ``kept`` of :func:`explicit_features`, if patches are hidden and not refilled.
     """
     loss_cls = F.cross_entropy(classify(explicit_features(student, images)), labels)
     features = explicit_features(student, counterfactual, **visible)

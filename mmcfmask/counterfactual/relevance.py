@@ -1,4 +1,4 @@
-"""Which patches speak for the class: the transformer's class activation map."""
+"""Relevance of patches to the class: the class activation map of a transformer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
-from ..compat import bfloat16_products, no_autocast
+from ..precision import bfloat16_products, no_autocast
 from .attention import AttentionCall, record_attention
 
-# Elements of the attention matrices worked on at once: what a CPU's cache holds, and what a GPU does not miss.
+# Elements of the attention matrices processed at once: what fits into the cache of a CPU, and little for a GPU.
 _CHUNK = {True: 2**19, False: 2**26}
 
 
@@ -22,9 +22,9 @@ _activations_only = False
 
 @contextmanager
 def activations_only() -> Iterator[None]:
-    """Inside the context, backward passes of this process are for gradients of activations, and none of weights; see
-    :func:`needs_weight_gradients`. (Autograd asks saved-tensor hooks for what only gradients of weights need all the
-    same.)"""
+    """Inside the context, backward passes of this process compute gradients of activations only, see
+    :func:`needs_weight_gradients`. (Autograd still calls saved-tensor hooks for what only gradients of weights need.)
+    """
     global _activations_only
     before, _activations_only = _activations_only, True
     try:
@@ -34,7 +34,7 @@ def activations_only() -> Iterator[None]:
 
 
 def needs_weight_gradients() -> bool:
-    """Whether a backward pass that runs now may be for gradients of weights. For all threads: autograd has its own."""
+    """Whether a backward pass that runs now may compute gradients of weights, in any thread."""
     return not _activations_only
 
 
@@ -99,18 +99,18 @@ def attention_relevance(
     Chefer et al., "Generic Attention-model Explainability" (ICCV 2021), as used in "Masked Images Are Counterfactual
     Samples for Robust Fine-tuning" (CVPR 2023)::
 
-        Ā_l = mean over heads of relu(A_l ∘ ∂s/∂A_l)      R ← I;  for l = 1..N:  R ← R + Ā_l R      relevance = R[CLS,
-        patches]
+        Ā_l = mean over heads of relu(A_l ∘ ∂s/∂A_l)
+        R ← I;  for l = 1..N:  R ← R + Ā_l R
+        relevance = R[CLS, patches]
 
-    Only the CLS row of R is asked for, so the product is taken from the left: r ← one-hot(CLS); for l = N..1: r ← r + r
-        Ā_l.
-    Everything after the gradient is float32, whatever the autocast state.
+    Only the CLS row of R is needed, so the product is computed from the left: r ← one-hot(CLS); for l = N..1:
+    r ← r + r Ā_l. Everything after the gradient is float32, whatever the autocast state.
 
     Args:
         score (Tensor): Scalar s = Σ_i logits[i, y_i].
         calls (list[AttentionCall]): The attention calls of the forward pass that gave the logits, first layer first.
         grid (tuple[int, int]): Rows and columns of patches.
-        retain_graph (bool): Keep the graph, because the loss will go through it too.
+        retain_graph (bool): Keep the graph, because the loss uses it too.
 
     Returns:
         Tensor: (B, h, w) float32, not normalised, detached.
@@ -124,7 +124,7 @@ def attention_relevance(
     if tokens != 1 + grid[0] * grid[1]:
         raise ValueError(
             f'the tower has {tokens} tokens, but relevance needs one class token and {grid[0]} x {grid[1]} patches '
-            '(towers with another pooling or with register tokens are not supported)'
+            '(other poolings and register tokens are not supported)'
         )
     with activations_only():
         grads = torch.autograd.grad(score, [call.output for call in calls], retain_graph=retain_graph)
@@ -141,8 +141,8 @@ def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Relevance of every patch of ``inputs`` to its label (see :func:`attention_relevance`).
 
     Args:
-        model (nn.Module): A classifier with ``backbone`` and, called on images, logits (any mmpretrain
-            ``ImageClassifier`` over a vision transformer with a class token). It is left as it was.
+        model (nn.Module): A classifier with a ``backbone`` that returns logits when called on images: any mmpretrain
+            ``ImageClassifier`` over a vision transformer with a class token. It is not changed.
         inputs (Tensor): (B, 3, H, W), normalised images.
         labels (Tensor): (B,) int64 class indices.
 
@@ -160,7 +160,7 @@ def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """
     if not hasattr(model, 'backbone'):
         raise TypeError(
-            f'relevance_map needs a classifier with a backbone, as those of mmpretrain, but a {type(model).__name__} '
+            f'relevance_map needs a classifier with a backbone, like those of mmpretrain, but a {type(model).__name__} '
             'has none'
         )
     return logits_and_relevance(model.backbone, model, inputs, labels)[1]
@@ -169,16 +169,16 @@ def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 def logits_and_relevance(
     tower: nn.Module, classify: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Logits, and the relevance of every patch to a class, with one forward pass.
+    """Logits and the relevance of every patch to a class, with one forward pass.
 
     Args:
-        tower (nn.Module): The image tower that ``classify`` goes through once.
-        classify (Callable): Makes logits (B, C) of images.
+        tower (nn.Module): The image tower, which ``classify`` calls once.
+        classify (Callable): Images (B, 3, H, W) to logits (B, C).
         inputs (Tensor): (B, 3, H, W), normalised images.
-        labels (Tensor, optional): (B,) int64. None: the class of the highest logit.
+        labels (Tensor, optional): (B,) int64. Defaults to the predicted classes.
 
     Returns:
-        tuple[Tensor, Tensor]: (B, C) logits, detached, and (B, h, w) as of :func:`attention_relevance`.
+        tuple[Tensor, Tensor]: (B, C) logits, detached, and (B, h, w) relevance, see :func:`attention_relevance`.
     """
     grid = patch_grid(tower, inputs)
     with torch.inference_mode(False), torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Other views of images."""
+"""Random views and colours, and crops by relevance."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ def random_views(
     shift: float = 0.25,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Turn, zoom and shift each image at random, bilinear; what lies outside of it is its mirror image.
+    """Rotate, zoom and shift each image at random, with bilinear interpolation and reflection at the borders.
 
-    Drawn for every image: an angle, uniform in ± ``rotation``; a factor, log-uniform in 1/zoom … zoom; a place, uniform
-        in ± ``shift`` in
-    each direction.
+    Every image draws an angle, uniform in ± ``rotation``; a factor, log-uniform in 1/zoom … zoom; and a shift, uniform
+    in ± ``shift`` in each direction.
 
     Args:
         images (Tensor): (B, C, H, W), floating point.
@@ -59,10 +58,10 @@ def random_views(
 
 
 def random_color_mixing(images: Tensor, probability: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """Mix the channels of each image by a random matrix: x ← M x with M ~ N(0, 1/3), drawn for every image.
+    """Mix the channels of each image by a random matrix: x ← M x, with M ~ N(0, 1/3) drawn for every image.
 
-    On normalised images (mean 0, variance 1 per channel) the variance stays what it is, in expectation. Negatives,
-    greys and false colours are among the results.
+    On normalised images (mean 0, variance 1 per channel) the expected variance does not change. The results include
+    negatives, greys and false colours.
 
     Args:
         images (Tensor): (B, 3, H, W), normalised, floating point.
@@ -86,14 +85,14 @@ def random_color_mixing(images: Tensor, probability: float = 1.0, generator: tor
 
 
 def relevance_center(relevance: Tensor) -> Tensor:
-    """Where in an image its relevance lies: the mean place of its patches, weighted by the square of their relevance,
-    so that the many patches of little relevance do not pull it to the middle.
+    """The centre of relevance of each image: the mean position of its patches, weighted by squared relevance, so that
+    many patches of low relevance do not pull it to the middle.
 
     Args:
         relevance (Tensor): (B, h, w), ≥ 0.
 
     Returns:
-        Tensor: (B, 2) float32, right and down, in (-1, 1) from edge to edge; (0, 0) where no patch is relevant.
+        Tensor: (B, 2) float32, right and down, in (-1, 1) from edge to edge; (0, 0) if no patch is relevant.
     """
     height, width = relevance.shape[1:]
     weights = relevance.float().square()
@@ -105,11 +104,11 @@ def relevance_center(relevance: Tensor) -> Tensor:
 
 
 def part_of_grid(center: Tensor, side: float, grid: tuple[int, int]) -> Tensor:
-    """Which patches have their middle in the part that :func:`zoom_in` cuts out.
+    """Which patches have their middle in the crop of :func:`zoom_in`.
 
     Args:
-        center (Tensor): (B, 2), as there.
-        side (float): As there.
+        center (Tensor): (B, 2), see :func:`zoom_in`.
+        side (float): See :func:`zoom_in`.
         grid (tuple[int, int]): Rows and columns of patches.
 
     Returns:
@@ -126,8 +125,8 @@ def _middles(num: int, like: Tensor) -> Tensor:
 
 
 def zoom_in(images: Tensor, center: Tensor, side: float) -> Tensor:
-    """Cut a part of ``side`` times the height and the width out of each image, around ``center`` but inside of it, and
-    bring it to the size of the whole, bilinear.
+    """Crop each image around ``center``, within its borders, to ``side`` times its height and width, and resize the
+    crop to the size of the image (bilinear).
 
     Args:
         images (Tensor): (B, C, H, W), floating point.
@@ -141,15 +140,15 @@ def zoom_in(images: Tensor, center: Tensor, side: float) -> Tensor:
         ValueError: ``side`` outside its range.
     """
     if not 0 < side <= 1:
-        raise ValueError(f'the side of the part to zoom in to must lie in (0, 1], but is {side:g}')
+        raise ValueError(f'the side of the crop must lie in (0, 1], but it is {side:g}')
     center = center.float().clamp(side - 1, 1 - side)
     scale = torch.eye(2, device=images.device).mul(side).expand(len(images), 2, 2)
     return _sample(images, torch.cat([scale, center[:, :, None]], dim=2), 'border')
 
 
 def _sample(images: Tensor, theta: Tensor, outside: str) -> Tensor:
-    """``images`` by the affine maps ``theta`` (B, 2, 3) float32, bilinear; in float32 under autocast too, which would
-    round the places to half a pixel."""
+    """``images`` by the affine maps ``theta`` (B, 2, 3) float32, bilinear. In float32 under autocast too, which would
+    round positions to half a pixel."""
     with torch.autocast(images.device.type, enabled=False):
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images.float(), grid, padding_mode=outside, align_corners=False).to(images.dtype)

@@ -1,4 +1,4 @@
-"""Images as a pipeline has resized and cropped them, kept on disk, so that epochs after the first only read."""
+"""Resized and cropped images, kept on disk so that later epochs only read them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from rich.filesize import decimal
 from ..errors import ConfigError, StorageError
 from ..files import atomic_write, remove_leftovers, write_json
 
-# Transforms that give the same image every time.
+# Deterministic transforms.
 CACHEABLE = ('LoadImageFromFile', 'LoadResizedImage', 'Resize', 'ResizeEdge', 'CenterCrop', 'CropBorder')
-VERSION = 2  # of the file's layout, and of how mmcfmask.datasets.images reads an image
+VERSION = 2  # of the file layout and of how mmcfmask.datasets.images reads an image
 RECORD = np.dtype([('stamp', '<u8'), ('checksum', '<u4'), ('ori_shape', '<u4', 2), ('scale_factor', '<f8', 2)])
 
 
@@ -37,29 +37,27 @@ RECORD = np.dtype([('stamp', '<u8'), ('checksum', '<u4'), ('ori_shape', '<u4', 2
 class CachedDataset:
     """A dataset of image files whose decoded, resized and cropped images are kept in one memory-mapped file.
 
-    Whoever first needs an image makes and stores it; later epochs, other processes and other runs read it. The file
-    holds what the dataset's pipeline gives up to its first transform that is random or unknown; from there on the
-    pipeline runs as always. Items are those of the dataset itself: ``img``, ``img_shape``, ``ori_shape`` and
-    ``scale_factor`` come from the file.
+    The first process that needs an image computes and stores it; later epochs, other processes and other runs read it.
+    The file holds the output of the pipeline up to its first random or unknown transform; the rest of the pipeline runs
+    as usual. Items are the same as without the cache.
 
-    An image is made again where its file has another size or modification time, or where its checksum is wrong (a
-    process was killed while writing). Another pipeline, another list of files, or other versions of the libraries that
-    decode and resize have a file of their own. Files that are no longer needed may be deleted at any time. Any number
-    of processes may use one file at once.
+    An image is computed again if its file has changed in size or modification time, or if its checksum is wrong (a
+    process was killed while writing). Each pipeline, list of files, and set of versions of the decoding libraries has
+    its own cache file. Cache files can be deleted at any time. Any number of processes can share one.
 
     Args:
-        dataset (dict | BaseDataset): The dataset, such as a :class:`FolderDataset`, whose pipeline gives uint8 images
+        dataset (dict | BaseDataset): The dataset, such as a :class:`FolderDataset`. Its pipeline must give uint8 images
             of one size.
-        cache_dir (str): Folder of the file, best on a fast local disk; 224 x 224 pixels take 150 kB an image, ImageNet
-            193 GB.
+        cache_dir (str): Folder of the file, best on a fast local disk. An image of 224 x 224 pixels takes 150 kB,
+            ImageNet 193 GB.
 
     Raises:
-        ValueError: The pipeline does not begin with something that can be kept, or gives images of different sizes.
-        StorageError: ``cache_dir`` cannot be written to, or has too little room.
+        ConfigError: The pipeline begins with a transform that cannot be cached, or gives images of different sizes.
+        StorageError: ``cache_dir`` cannot be written to, or has too little space.
 
     Examples:
-        >>> train = CachedDataset(dict(type='FolderDataset', data_root='data/pets', pipeline=[...]),
-        cache_dir='/fast/cache')
+        >>> pets = dict(type='FolderDataset', data_root='data/pets', pipeline=[...])
+        >>> train = CachedDataset(pets, cache_dir='/fast/cache')
     """
 
     def __init__(self, dataset: dict | object, cache_dir: str) -> None:
@@ -70,8 +68,8 @@ class CachedDataset:
         )
         if number == 0:
             raise ConfigError(
-                f'CachedDataset: a pipeline must begin with transforms among {", ".join(CACHEABLE)} to have its images '
-                f'kept, but this one begins with {transforms[0] if transforms else "nothing"}.'
+                f'CachedDataset: the pipeline must begin with one of {", ".join(CACHEABLE)}, but it begins with '
+                f'{transforms[0] if transforms else "nothing"}.'
             )
         self.dataset.pipeline = Compose(transforms[:number])
         example = self.dataset.prepare_data(0)['img']
@@ -80,7 +78,7 @@ class CachedDataset:
         self.dataset.pipeline = Compose([self.cache, *transforms[number:]])
 
     def __getattr__(self, name: str):
-        if name == 'dataset':  # not there yet, while this object is unpickled
+        if name == 'dataset':  # not set yet while this object is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -91,20 +89,18 @@ class CachedDataset:
         return self.dataset[idx]
 
     def __repr__(self) -> str:
-        return f'{self.dataset!r}\nImages kept in {self.cache.path}'
+        return f'{self.dataset!r}\nImages cached in {self.cache.path}'
 
 
 class CachedTransforms:
-    """Transforms whose image is read from a file where it is there, and made and stored where it is not.
+    """Transforms whose result is read from a cache file, or computed and stored if the file does not hold it yet.
 
-    The file holds a record for every image (size and modification time of its source in a hash, checksum, what
-    transforms say about it), and from the next multiple of 4096 bytes on the images, (N, H, W, 3) uint8. It is read
-    through a memory map and written with ``pwrite``: a full disk is an error there, and the end of the process in a
-    map.
+    The file holds one record per image (hash of size and modification time of its source, checksum, shape and scale),
+    and, from the next multiple of 4096 bytes on, the images, (N, H, W, 3) uint8. It is read through a memory map and
+    written with ``pwrite``, where a full disk is an error; in a memory map it would end the process.
 
     Args:
-        transforms (Sequence): Callables on a results dict that give an ``img``, the same and of the same size every
-            time.
+        transforms (Sequence): Deterministic callables on a results dict that give an ``img`` of constant size.
         cache_dir (str): Folder of the file.
         paths (Sequence[str]): All image files, in the order of ``sample_idx``.
         example (np.ndarray): One image, for size and type.
@@ -113,7 +109,7 @@ class CachedTransforms:
     def __init__(self, transforms: Sequence, cache_dir: str, paths: Sequence[str], example: np.ndarray) -> None:
         if example.dtype != np.uint8 or example.ndim != 3:
             raise ConfigError(
-                f'CachedDataset keeps uint8 colour images, but the pipeline gives {example.dtype} of shape '
+                f'CachedDataset needs uint8 colour images, but the pipeline gives {example.dtype} of shape '
                 f'{example.shape}.'
             )
         self.transforms = list(transforms)
@@ -142,7 +138,7 @@ class CachedTransforms:
         self._create({**about, 'folder': os.path.commonpath(absolute)})
 
     def _create(self, about: dict) -> None:
-        """Make the file, all zeros, unless it is there; beside it a text file that says what it holds."""
+        """Create the file, all zeros, unless it exists, and beside it a JSON file that describes it."""
         size = self.start + int(np.prod(self.shape))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +147,7 @@ class CachedTransforms:
         except OSError as error:
             raise StorageError(
                 f'CachedDataset: cannot write to cache_dir {str(self.path.parent)!r} ({error.strerror}): choose '
-                'another, or none'
+                'another folder, or do without the cache'
             ) from None
         with FileLock(f'{self.path}.lock'):
             remove_leftovers(self.path.parent)
@@ -163,9 +159,9 @@ class CachedTransforms:
             free = shutil.disk_usage(self.path.parent).free
             if missing > free:
                 raise StorageError(
-                    f'CachedDataset: {self.shape[0]} images take {decimal(size)}, of which {decimal(missing)} are '
-                    f'still to be written, but {self.path.parent} has room for {decimal(free)}: choose another '
-                    'cache_dir, or none.'
+                    f'CachedDataset: {self.shape[0]} images take {decimal(size)}, of which {decimal(missing)} are not '
+                    f'written yet, but {self.path.parent} has only {decimal(free)} left: choose another cache_dir, or '
+                    'do without the cache.'
                 )
             if there is None or there.st_size != size:
                 write_json(self.path.with_suffix('.json'), about)
@@ -181,12 +177,8 @@ class CachedTransforms:
         self._records = self._images = self._file = None
 
     def __getstate__(self) -> dict:
-        return {
-            **self.__dict__,
-            '_records': None,
-            '_images': None,
-            '_file': None,
-        }  # a process that is not forked opens it again
+        # A process that is not forked opens the file again.
+        return {**self.__dict__, '_records': None, '_images': None, '_file': None}
 
     def __call__(self, results: dict) -> dict | None:
         """Add ``img``, ``img_shape``, ``ori_shape`` and ``scale_factor`` to ``results`` with ``img_path`` and
@@ -216,8 +208,8 @@ class CachedTransforms:
         image = np.ascontiguousarray(results['img'])
         if image.shape != self.shape[1:]:
             raise ConfigError(
-                f'CachedDataset keeps images of one size, but {results["img_path"]} has {image.shape[:2]} after the '
-                f'pipeline and others have {self.shape[1:3]}: let the pipeline crop, or do without the cache.'
+                f'CachedDataset needs images of one size, but {results["img_path"]} is {image.shape[:2]} after the '
+                f'pipeline and others are {self.shape[1:3]}: add a crop to the pipeline, or do without the cache.'
             )
         if not self.writable:
             return
@@ -226,12 +218,12 @@ class CachedTransforms:
         record['ori_shape'] = results['ori_shape']
         record['scale_factor'] = results.get('scale_factor', (np.nan, np.nan))
         try:
-            # The record last: without it the image does not count.
+            # The record comes last: without it the image does not count.
             _write(self._file.fileno(), image, self.start + idx * image.nbytes)
             _write(self._file.fileno(), record, idx * RECORD.itemsize)
         except OSError as error:
             self.writable = False
-            print_log(f'No more images are kept in {self.path} ({error.strerror}).', 'current', level=logging.WARNING)
+            print_log(f'Stops writing images to {self.path} ({error.strerror}).', 'current', level=logging.WARNING)
 
 
 def _write(file: int, array: np.ndarray, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""Whether the copies of ImageNet and its shifts on a disk are what was published, in numbers and in words."""
+"""Compare the copies of ImageNet and its shifts on disk with what was published: counts, class folders, contents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, MissingFileError
 from ..messages import short_list
-from .class_folders import MissingSetError, folder_problems, list_images, sub_folders
+from .class_folders import MissingSetError, find_folder_problems, list_images, sub_folders
 from .imagenet_labels import (
     IMAGENET_WNIDS,
     find_ground_truth,
@@ -56,24 +56,24 @@ PER_CLASS = {
     'imagenet-v2-top-images': 10,
     'imagenet-c': 50,
 }
-OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images')  # not missed where they are not
+OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images')  # not reported as missing
 OBJECTNET_IMAGES = 50_273  # in all 313 folders
 
-Watch = Callable[[Iterable, int, str], Iterable]  # items, their number, what is done with them
+Watch = Callable[[Iterable, int, str], Iterable]  # items, their number, what happens to them
 
 
 @dataclass
 class SetReport:
-    """What was found of a set.
+    """What was found of one set.
 
     Attributes:
         name, title: Key in :data:`mmcfmask.datasets.layouts.SETS`, and name in print.
         source: Where to get it.
         folder: Where it is; None if it is missing.
         images, classes: Counts of what is scored.
-        published_images, published_classes: What they should be.
+        published_images, published_classes: The published counts.
         decoded: Number of images that were read as a sample.
-        problems: What is wrong, in words.
+        problems: What is wrong.
         notes: What else is worth knowing.
     """
 
@@ -91,7 +91,7 @@ class SetReport:
 
     @property
     def status(self) -> str:
-        """'complete', 'incomplete' (fewer images, nothing else), 'wrong' or 'missing'."""
+        """'complete', 'incomplete' (only images are missing), 'wrong' or 'missing'."""
         if self.folder is None:
             return 'missing'
         if self.problems:
@@ -122,24 +122,23 @@ def check_sets(
 ) -> list[SetReport]:
     """Check every set that is found under a folder.
 
-    Several sets have class folders of the same names: ``data_root`` itself, where it has not the name of one, is taken
-        for one of them
-    that is not whole only if ``names`` says so.
+    Several sets have the same class folders. If ``data_root`` itself holds class folders and its name says nothing, it
+    counts as an incomplete copy of one of them only if ``names`` says which.
 
     Args:
-        data_root: Folder of all sets, or ImageNet's with the others in or beside it.
-        names: Keys of :data:`mmcfmask.datasets.layouts.SETS`. Defaults to all; of ImageNet-V2's other two variants only
-            those there are.
-        sample: Number of images of a set to decode, drawn with the seed; None: all.
-        seed: Of the sample.
-        watch: Wraps what takes time, to show progress.
+        data_root: Folder of all sets, or ImageNet's folder with the others in or beside it.
+        names: Keys of :data:`mmcfmask.datasets.layouts.SETS`. Defaults to all; the two minor variants of ImageNet-V2
+            only if they are found.
+        sample: Number of images of each set to decode, drawn with the seed; None: all.
+        seed: Seed of the sample.
+        watch: Wraps long loops, to show progress.
 
     Raises:
-        FileNotFoundError: There is no folder ``data_root``.
-        ValueError: An unknown name; the known ones are listed.
+        MissingFileError: ``data_root`` does not exist.
+        ConfigError: An unknown name; the message lists the known ones.
     """
     if not Path(data_root).expanduser().is_dir():
-        raise MissingFileError(f'there is no folder {data_root}')
+        raise MissingFileError(f'the folder {data_root} does not exist')
     unknown = [name for name in names or () if name not in SETS]
     if unknown:
         raise ConfigError(f'unknown set {", ".join(unknown)}: choose from {", ".join(SETS)}')
@@ -188,7 +187,7 @@ def check_set(
             report.notes.append(f'flat; labels from {find_ground_truth(root)}')
         else:
             paths = _check_folders(report, root, FOLDERS[name], PER_CLASS.get(name), watch)
-    except (ValueError, OSError) as error:  # a mapping file, a ground truth
+    except (ValueError, OSError) as error:  # of a mapping file or a ground truth
         report.problems.append(str(error).rstrip('.'))
         return report
 
@@ -204,20 +203,20 @@ def check_set(
 
 
 def _check_elsewhere(report: SetReport, sample: int | None, seed: int, watch: Watch) -> SetReport:
-    """Check a set again without the folder of ``report``, which may be any of several."""
+    """Check a set again without the folder of ``report``, which may belong to any of several sets."""
     again = check_set(report.name, report.folder, sample, seed, watch, any_name=False)
     if again.folder is None:
         known = len(set(sub_folders(Path(report.folder))) & set(IMAGENET_WNIDS))
         again.notes.insert(
             0,
-            f'{report.folder} holds {known:,} class folders of ImageNet, but is none of these sets as published: to '
-            'see what it lacks of one, name that with --sets',
+            f'{report.folder} holds {known:,} class folders of ImageNet, but matches none of these sets as published: '
+            'name the set with --sets to see what is missing',
         )
     return again
 
 
 def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
-    """Groups of folders that hold the same files: equal names and, in three of them, equal contents.
+    """Groups of folders that hold the same files: equal names and, in three files, equal contents.
 
     Args:
         root: Folder of the folders.
@@ -261,13 +260,13 @@ def _check_folders(
     watch: Watch,
     other: Sequence[str] = (),
 ) -> list[str]:
-    """Class folders against those expected; returns the images that count."""
+    """Compare the class folders with the expected ones; returns the images that count."""
     present = sub_folders(root)
-    report.problems += folder_problems(expected, present, other)
+    report.problems += find_folder_problems(expected, present, other)
     left_out = Counter()
     images = _list(root, present, watch, f'{report.title}: counting', left_out)
     if left_out:
-        report.notes.append(f'{left_out_words(left_out)} are no images')
+        report.notes.append(f'{left_out_words(left_out)} are not images')
     doubled = duplicate_folders(root, images)
     if doubled:
         report.problems.append(
@@ -284,7 +283,7 @@ def _check_folders(
 def _check_images(
     report: SetReport, root: Path, images: Mapping[str, Sequence[str]], per_class: int | None
 ) -> list[str]:
-    """Counts of images; returns them."""
+    """Count the images; returns their paths."""
     empty = [folder for folder, names in images.items() if not names]
     if empty:
         report.problems.append(f'{len(empty)} classes have no images: {short_list(empty)}')
@@ -298,12 +297,12 @@ def _check_images(
 
 
 def _check_objectnet(report: SetReport, root: Path, watch: Watch) -> list[str]:
-    """The folders that overlap with ImageNet count; the others may be there."""
+    """Check the folders that overlap with ImageNet; the others may exist too."""
     groups = read_objectnet_mapping(objectnet_mappings(root)).groups
     overlap, rest = [folder for folder in groups if groups[folder]], [folder for folder in groups if not groups[folder]]
     if len(overlap) != report.published_classes:
         report.problems.append(
-            f'the mapping files let {len(overlap)} classes overlap with ImageNet, but it should be '
+            f'by the mapping files {len(overlap)} classes overlap with ImageNet, but it should be '
             f'{report.published_classes}'
         )
     place = objectnet_images(root)
@@ -318,7 +317,7 @@ def _check_objectnet(report: SetReport, root: Path, watch: Watch) -> list[str]:
 
 
 def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]:
-    """All corruptions and severities, each like a set of its own."""
+    """Check all corruptions and severities, each like a set of its own."""
     places = corruption_folders(root, ImageNetCDataset.CORRUPTIONS, SEVERITIES)
     missing = [f'{name}/{severity}' for (name, severity), place in places.items() if place is None]
     if missing:
@@ -346,7 +345,7 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
 
 
 def _list(root: Path, folders: Sequence[str], watch: Watch, what: str, left_out: Counter) -> dict[str, list[str]]:
-    """Images of folders, and what else lies there; threads, because file systems over a network answer slowly."""
+    """Images in folders; other files are counted in ``left_out``. Threads, because network file systems are slow."""
     counts = [Counter() for _ in folders]
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda folder, count: list_images(root, folder, count), folders, counts)
@@ -357,8 +356,7 @@ def _list(root: Path, folders: Sequence[str], watch: Watch, what: str, left_out:
 
 
 def _misplaced(name: str, root: Path, images: Mapping[str, Sequence[str]]) -> list[str]:
-    """Images of ImageNet whose own name, or the ground truth where that is there, gives another class than their
-    folder."""
+    """Images of ImageNet whose file name, or the ground truth if it is found, says another class than their folder."""
     if name not in ('imagenet', 'imagenet-train'):
         return []
     truth = {}

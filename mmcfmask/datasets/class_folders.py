@@ -1,4 +1,4 @@
-"""Class folders on the disk: list them, and check that they are what is expected."""
+"""Class folders on disk: list them, and check that they are the expected ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .names import composed, in_order
 
 
 class MissingSetError(MissingFileError):
-    """The folder of a data set is not there; the message says what was looked for, and where to get it if it is a
-    published set."""
+    """The folder of a data set does not exist. The message says what was looked for and, for a published set, where to
+    get it."""
 
 
-# Names of the parts of a data set, which are no classes.
+# Names of parts of a data set. They are not classes.
 SPLIT_NAMES = re.compile(
     '(ilsvrc)?(data|images|img)?'
     '(train|training|val|valid|validation|validate|test|testing|dev|eval|evaluation|heldout|holdout)'
@@ -31,17 +31,17 @@ SPLIT_NAMES = re.compile(
 
 
 def check_are_classes(folders: Sequence[str], root: Path) -> None:
-    """Raise a ConfigError for folders that are the parts of a data set: ``root`` is one level too high then."""
+    """Raise a ConfigError if the folders are parts of a data set (train, val): ``root`` is one level too high."""
     splits = [folder for folder in folders if SPLIT_NAMES.fullmatch(re.sub(r'[\W\d_]', '', folder.lower()))]
     if splits and (len(splits) > 1 or len(folders) == 1):
         raise ConfigError(
-            f'{root}: the folders {short_list(splits)} are parts of a data set, not classes: set split_dir to one of them, '
-            f'e.g. split_dir={splits[0]!r}. If they really are classes, name all folders with folders=[…].'
+            f'{root}: the folders {short_list(splits)} are parts of a data set, not classes: set split_dir to one of '
+            f'them, e.g. split_dir={splits[0]!r}. If they really are classes, list all folders with folders=[…].'
         )
 
 
 def warn_of_deeper_classes(images: dict[str, list[str]], root: Path) -> None:
-    """Log a warning where all folders hold the same folders and no images of their own: perhaps those are the classes."""
+    """Log a warning if all folders hold the same sub-folders and no images: perhaps the sub-folders are the classes."""
     inner = None
     for names in images.values():
         below = {name.split('/')[1] for name in names if name.count('/') > 1}
@@ -50,25 +50,25 @@ def warn_of_deeper_classes(images: dict[str, list[str]], root: Path) -> None:
             return
     if len(images) > 1:
         print_log(
-            f'{root}: the folders {short_list(list(images))} are taken for the classes, but hold no images themselves, and '
-            f'all of them the folders {short_list(sorted(inner))}. If those are the classes, set split_dir to one of the '
-            'former.',
+            f'{root}: takes the folders {short_list(images)} as classes, but they hold no images themselves, and '
+            f'all of them hold the sub-folders {short_list(sorted(inner))}. If the sub-folders are the classes, set '
+            'split_dir to one of the folders.',
             'current',
             level=logging.WARNING,
         )
 
 
 def list_class_folders(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted by :func:`in_order`; hidden ones are left out.
+    """Names of the folders in ``root``, sorted by :func:`in_order`, without hidden ones.
 
     Raises:
-        MissingSetError: There is no such folder.
-        MissingFileError: It has no folders.
-        ConfigError: Two folders have the same name, in two forms of Unicode, or are the same by a link.
+        MissingSetError: ``root`` does not exist.
+        MissingFileError: ``root`` has no folders.
+        ConfigError: Two folders have the same name in two Unicode forms, or one is a link to another.
     """
     if not root.is_dir():
         raise MissingSetError(
-            f'There is no folder {root.absolute()}: set data_root (and split_dir, or domain) of the dataset.'
+            f'The folder {root.absolute()} does not exist: set data_root (and split_dir or domain) of the dataset.'
         )
     folders = sub_folders(root)
     if not folders:
@@ -91,7 +91,7 @@ def list_class_folders(root: Path) -> list[str]:
     )
     if twice:
         raise ConfigError(
-            f'{root}: the folders {short_list(list(map(ascii, twice)))} have the same name in two Unicode forms (NFC and '
+            f'{root}: the folders {short_list(map(ascii, twice))} have the same name in two Unicode forms (NFC and '
             'NFD): put their images into one.'
         )
     check_links(root, folders)
@@ -99,21 +99,20 @@ def list_class_folders(root: Path) -> list[str]:
 
 
 def check_links(root: Path, folders: Sequence[str]) -> None:
-    """Raise a ConfigError where a class folder is a link to another one, or into one: its images would be of two
-    classes."""
+    """Raise a ConfigError if a class folder is a link to or into another one: its images would have two classes."""
     links = [folder for folder in folders if (root / folder).is_symlink()]
     real = os.path.realpath(root)
     for link in links:
         target = os.path.realpath(root / link)
         if lies_in(target, real):
             raise ConfigError(
-                f'{root}: the folder {link} is a link to {os.path.relpath(target, real)} in the same data set, whose '
-                'images would be of two classes: delete the link'
+                f'{root}: the folder {link} is a link to {os.path.relpath(target, real)} in the same data set, so its '
+                'images would have two classes: delete the link'
             )
 
 
 def sub_folders(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted; hidden ones are left out, and links to a folder that ``root`` lies in."""
+    """Sorted names of the folders in ``root``, without hidden ones and links to a folder that contains ``root``."""
     real = os.path.realpath(root)
     return [
         entry.name
@@ -123,14 +122,14 @@ def sub_folders(root: Path) -> list[str]:
 
 
 def check_folders(expected: Sequence[str], present: Sequence[str], root: Path, other: Sequence[str] = ()) -> None:
-    """Raise a ValueError where the class folders are not exactly those expected, and perhaps ``other`` known ones."""
-    problems = folder_problems(expected, present, other)
+    """Raise a ConfigError unless the class folders are exactly the expected ones; ``other`` folders may exist too."""
+    problems = find_folder_problems(expected, present, other)
     if problems:
         raise ConfigError(f'{root}: {"; ".join(problems)}.')
 
 
-def folder_problems(expected: Sequence[str], present: Sequence[str], other: Sequence[str] = ()) -> list[str]:
-    """What is wrong with the class folders that are ``present``, in words."""
+def find_folder_problems(expected: Sequence[str], present: Sequence[str], other: Sequence[str] = ()) -> list[str]:
+    """Describe what is wrong with the ``present`` class folders: missing and unknown ones."""
     problems, here = [], set(map(composed, present))
     missing = [folder for folder in expected if composed(folder) not in here]
     if missing:
@@ -139,12 +138,12 @@ def folder_problems(expected: Sequence[str], present: Sequence[str], other: Sequ
     unknown = [folder for folder in present if composed(folder) not in known]
     if unknown:
         problems.append(
-            f'{len(unknown)} folders are no known classes: {short_list_with_nearest(unknown, [*expected, *other])}'
+            f'{len(unknown)} folders are not known classes: {short_list_with_nearest(unknown, [*expected, *other])}'
         )
     return problems
 
 
 def list_images(root: Path, folder: str, left_out: Counter | None = None) -> list[str]:
-    """Names of all images under ``root/folder``, relative to ``root``, sorted; see
+    """Sorted names of all images under ``root/folder``, relative to ``root``; see
     :func:`mmcfmask.datasets.images.find_images`."""
     return [f'{folder}/{name}' for name in find_images(root / folder, root, left_out)]

@@ -30,50 +30,48 @@ from .names import class_names, composed, read_names
 
 @DATASETS.register_module()
 class FolderDataset(BaseDataset):
-    """Images in ``data_root/split_dir/<class folder>/**``; which files are images:
-    :func:`mmcfmask.datasets.images.find_images`.
+    """Images in ``data_root/split_dir/<class folder>/**``. :func:`mmcfmask.datasets.images.find_images` decides which
+    files are images.
 
     Items are dicts with ``img_path``, ``gt_label`` and ``sample_idx``. Hold-out and subset depend on file names and
     seeds only, not on the order of the file system.
 
-    ``metainfo['label_groups']`` says which logits of a model's head mean each class: None (the head has the same
-    classes in the same order), or a tuple with a tuple of ints per class. ``metainfo['folders']`` holds the folder
-    names where their order makes the labels. Published sets have ``metainfo['protocol']``, a dict with ``images`` (None
-    with a hold-out), ``num_classes`` and ``source``; where a hold-out is of another number of images than the published
-    one, ``metainfo['notes']`` says so.
+    ``metainfo['label_groups']`` maps each class to logits of the model's head: None if the head has the same classes in
+    the same order, otherwise a tuple with one tuple of ints per class. ``metainfo['folders']`` holds the folder names
+    if their order defines the labels. Published sets have ``metainfo['protocol']``, a dict with ``images`` (None with a
+    hold-out), ``num_classes`` and ``source``. If a hold-out is taken from more or fewer images than published,
+    ``metainfo['notes']`` says so.
 
     Args:
         data_root (str): Folder of the data set.
-        split_dir (str): Sub-folder of it that holds the class folders, e.g. ``'train'``. Defaults to ''.
-        classes (Sequence[str] | str, optional): Class names, in label order, or a text file with one per line. Defaults
-            to the folder names.
-        folders (Sequence[str], optional): Folder names in label order; then the tree must hold these and no others.
-            Defaults to all folders there are, sorted; numbered ones (``2``, ``class_10``) by their numbers.
-        other_folders (Sequence[str]): Names of folders beside ``folders`` that are known and left out. Defaults to ().
+        split_dir (str): Sub-folder that holds the class folders, such as ``'train'``. Defaults to ''.
+        classes (Sequence[str] | str, optional): Class names in label order, or a text file with one name per line.
+            Defaults to the folder names.
+        folders (Sequence[str], optional): Folder names in label order. The tree must hold exactly these. Defaults to
+            all folders in alphabetical order; numbered folders (``2``, ``class_10``) in the order of their numbers.
+        other_folders (Sequence[str]): Folders to ignore, besides ``folders``. Defaults to ().
         holdout (dict, optional): Splits the images into seeded parts, stratified by class: ``dict(size=10240, seed=0,
-            part='train')`` with ``part`` 'train' or 'held_out', or ``fraction=0.2`` instead of ``size``. ``test=0.1``,
-            as ``size`` or ``fraction`` in its unit, is cut first, as a third part 'test' with a seed of its own,
-            ``test_seed=0``. All parts together are the whole, and every class has its share of each, in proportion to
-            its images. A ``size`` above half of the images is lowered to half of them, with a warning. ``seed='run'``
-            stands for the seed of the run, which the tools put in its place: train and held_out then differ from run to
-            run, test does not. Defaults to None: all images.
+            part='train')`` with ``part`` 'train' or 'held_out', or ``fraction=0.2`` in place of ``size``. ``test=0.1``,
+            in the same unit, cuts off a third part 'test' first, by its own seed ``test_seed=0``. The parts are
+            disjoint and together hold all images; each class is divided in proportion. A ``size`` above half of the
+            images is lowered to half, with a warning. ``seed='run'`` stands for the seed of the run, which the tools
+            fill in: train and held_out then differ between runs, test does not. Defaults to None: all images.
         per_class (int, optional): Number of images to keep of every class, drawn after the hold-out. Defaults to None:
             all.
         subset_seed (int): Seed of ``per_class``. Defaults to 0.
-        skip_unreadable (bool): Whether all images are decoded when the dataset is built, and those that fail are left
-            out and named in the log. Otherwise such an image is an error, with its path, when it is read. Defaults to
-            False.
-        **kwargs: Those of :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``test_mode``, ``indices``, ...
+        skip_unreadable (bool): Decode all images when the dataset is built, skip those that fail and name them in the
+            log. If False, an unreadable image raises an error with its path when it is read. Defaults to False.
+        **kwargs: Arguments of :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``test_mode``, ``indices``, ...
 
     Attributes:
         num_listed (int): Number of images before hold-out, ``skip_unreadable`` and subset.
-        num_skipped (int): Number of images that ``skip_unreadable`` left out.
-        left_out (Counter): Number of files in class folders that are no images, by ending. They are named in the log.
+        num_skipped (int): Number of images that ``skip_unreadable`` skipped.
+        left_out (Counter): Number of files in class folders that are not images, by file extension; also logged.
 
     Raises:
-        MissingSetError: No such folder.
-        FileNotFoundError: No class folders in it.
-        ValueError: Empty, unknown or missing class folders, too few images for the hold-out or for ``per_class``.
+        MissingSetError: The folder does not exist.
+        MissingFileError: The folder has no class folders.
+        ConfigError: Empty, unknown or missing class folders; too few images for the hold-out or for ``per_class``.
 
     Examples:
         >>> train = FolderDataset('data/pets', holdout=dict(fraction=0.2, seed=0, part='train'), pipeline=[...])
@@ -119,30 +117,30 @@ class FolderDataset(BaseDataset):
         items = self.list_items(Path(self.img_prefix))
         if self.left_out:
             print_log(
-                f'{Path(self.img_prefix)}: {left_out_words(self.left_out)} are left out, which are none of the images '
-                'that are read (docs/data.md has their endings).',
+                f'{Path(self.img_prefix)}: ignores {left_out_words(self.left_out)} that are not images (docs/data.md '
+                'lists the file extensions of images).',
                 'current',
                 level=logging.WARNING,
             )
         protocol = self._metainfo.get('protocol')
-        if protocol and self.holdout is not None:  # nothing was published about a part
+        if protocol and self.holdout is not None:  # no number is published for a part
             listed, published = self.num_listed, protocol.get('images')
             self._metainfo['protocol'] = dict(protocol, images=None)
             if published not in (None, listed):
                 note = (
                     f'held out of an incomplete set: {listed:,} of {published:,} images'
                     if listed < published
-                    else f'held out of what is not the published set: {listed:,} images instead of {published:,}'
+                    else f'held out of a set that is not the published one: {listed:,} images instead of {published:,}'
                 )
                 self._metainfo['notes'] = [*self._metainfo.get('notes', ()), note]
         return items
 
     def list_items(self, root: Path) -> list[dict]:
-        """Items of the images below ``root``, ordered by class and name."""
+        """The items of all images below ``root``, ordered by class and name."""
         images = self.class_images(root)
         empty = [folder for folder, names in images.items() if not names]
         if empty:
-            others = f'; {left_out_words(self.left_out)} are no images' if self.left_out else ''
+            others = f'; {left_out_words(self.left_out)} are not images' if self.left_out else ''
             raise ConfigError(
                 f'{root}: no images in the {len(empty)} class folders {short_list(empty)}{others}. Image files end in '
                 f'{", ".join(EXTENSIONS)}, in any case.'
@@ -163,8 +161,7 @@ class FolderDataset(BaseDataset):
         ]
 
     def class_images(self, root: Path) -> dict[str, list[str]]:
-        """Names of images relative to ``root``, sorted, by class folder, in label order. Sets the class names if there
-        are none yet."""
+        """Sorted image names relative to ``root``, by class folder, in label order. Sets the class names if unset."""
         folders = self.name_classes(root)
         images = {folder: list_images(root, folder, self.left_out) for folder in folders}
         if self.folders is None:
@@ -172,8 +169,7 @@ class FolderDataset(BaseDataset):
         return images
 
     def name_classes(self, root: Path) -> list[str]:
-        """Names of the class folders as they are on the disk, in label order; sets ``folders`` and ``classes`` of the
-        metainfo."""
+        """Names of the class folders on disk, in label order. Sets ``folders`` and ``classes`` of the metainfo."""
         present = list_class_folders(root)
         check_folders(self.folders or present, present, root, self.other_folders)
         here = {composed(folder): folder for folder in present}
@@ -190,21 +186,21 @@ class FolderDataset(BaseDataset):
         return [here[name] for name in names]
 
     def prepare_data(self, idx: int):
-        """Run the pipeline; an image that cannot be read is an error that names it."""
+        """Run the pipeline. An image that cannot be read raises a StorageError that names it."""
         try:
             return super().prepare_data(idx)
         except Exception:
             path = self.get_data_info(idx)['img_path']
             reason = why_unreadable(path)
             if reason is None:
-                raise  # not the image but a transform
+                raise  # a transform failed, not the image
             raise StorageError(
-                f'{reason}. Repair or remove it, or leave such images out: with --skip-broken in tools/test.py and '
-                'tools/wise_ft.py, elsewhere with skip_unreadable=True on the dataset.'
+                f'{reason}. Repair or remove it, or skip such images: --skip-broken of tools/test.py and '
+                'tools/wise_ft.py, elsewhere skip_unreadable=True on the dataset.'
             ) from None
 
     def extra_repr(self) -> list[str]:
-        """Where the images are and which of them are used."""
+        """Where the images are, and which of them are used."""
         return [
             f'Root of images: \t{self.img_prefix}',
             f'Hold-out: \t{self.holdout}',
@@ -219,7 +215,7 @@ class PACSDataset(FolderDataset):
     Args:
         data_root (str): Folder of the data set, with the domains as sub-folders.
         domain (str): 'photo', 'art_painting', 'cartoon' or 'sketch'. Defaults to 'photo'.
-        **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``.
+        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir`` and ``folders``.
     """
 
     METAINFO = dict(classes=('dog', 'elephant', 'giraffe', 'guitar', 'horse', 'house', 'person'))
@@ -238,7 +234,7 @@ class PACSDataset(FolderDataset):
 
 
 def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[str]]:
-    """Decode every image once and leave out those that fail, which are counted and named in the log."""
+    """Decode every image once; drop the unreadable ones and log them."""
     names = [name for folder in images.values() for name in folder]
     reasons = list(
         track(why_unreadable_all([root / name for name in names]), f'Reading the images of {root}', len(names))
@@ -247,12 +243,12 @@ def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[
     if bad:
         listed = '\n'.join(f'    {reason}' for reason in bad.values())
         print_log(
-            f'{len(bad)} of {len(names)} images cannot be read and are left out:\n{listed}',
+            f'{len(bad)} of {len(names)} images cannot be read and are skipped:\n{listed}',
             'current',
             level=logging.WARNING,
         )
     readable = {folder: [name for name in names if name not in bad] for folder, names in images.items()}
     emptied = [folder for folder in images if images[folder] and not readable[folder]]
     if emptied:
-        raise ConfigError(f'{root}: no readable image is left in the class folders {short_list(emptied)}.')
+        raise ConfigError(f'{root}: no readable image in the class folders {short_list(emptied)}.')
     return readable

@@ -1,4 +1,4 @@
-"""A distribution shift of one's own: folders of images whose names say which of the head's classes they show."""
+"""Your own distribution shift: folders of images, matched by name with the classes of the head."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Class = Union[str, int]
 
 @DATASETS.register_module()
 class FolderShiftDataset(FolderDataset):
-    """Any folders of images as a test set for a head with given classes, of which they need not have all.
+    """Any folders of images as a test set for a head with given classes. The folders need not cover all classes.
 
-    A folder's name is matched with the names of the classes: exactly, or else without regard to case, underscores,
-    hyphens and other punctuation; for ImageNet's classes WordNet ids match too. What does not match by its name is
-    given in a map. Several folders may mean one class and, in a map, one folder several classes, any of which is right.
+    Folder names are matched with class names: exactly, or else ignoring case, underscores, hyphens and other
+    punctuation; for ImageNet's classes WordNet ids match too. A map covers what does not match by name. Several folders
+    may mean one class; in a map, one folder may mean several classes, and any of them counts as correct.
 
     Args:
         data_root (str): Folder of the set.
@@ -34,14 +34,14 @@ class FolderShiftDataset(FolderDataset):
             'imagenet'.
         split_dir (str): Sub-folder that holds the class folders. Defaults to ''.
         folder_map (dict | str, optional): Classes of folders: a dict, a ``.json`` file with one, or a text file of
-            lines ``<folder> <class>`` (tab or first space in between). A class is a name, an index in ``head_classes``,
-            or a list of such; None leaves the folder out. Or 'index': the folder's name is the index. Defaults to None.
-        **kwargs: Those of :class:`FolderDataset` but ``folders`` and ``classes``.
+            lines ``<folder> <class>`` (separated by a tab or the first space). A class is a name, an index into
+            ``head_classes``, or a list of these; None ignores the folder. 'index': the folder name is the index.
+            Defaults to None.
+        **kwargs: Arguments of :class:`FolderDataset` except ``folders`` and ``classes``.
 
     Raises:
-        MissingSetError: The folder is not there.
-        ValueError: A folder that matches no class (named, with the nearest) or several; a map that names unknown
-            classes.
+        MissingSetError: The folder does not exist.
+        ConfigError: A folder matches no class or several; the map names unknown classes.
 
     Examples:
         >>> toys = FolderShiftDataset('data/toys', head_classes='imagenet', folder_map={'plushies': 'teddy bear'})
@@ -61,21 +61,21 @@ class FolderShiftDataset(FolderDataset):
         super().__init__(data_root, split_dir, **kwargs)
 
     def class_images(self, root: Path) -> dict[str, list[str]]:
-        """Names of images by class, in the order of the head, and the metainfo that goes with it."""
+        """Names of images by class, in the order of the head. Sets the metainfo."""
         groups = match_folders(list_class_folders(root), self.head_classes, self.folder_map, self.wnids, str(root))
         members = defaultdict(list)  # folders of each group
         for folder, group in groups.items():
             if group:
                 members[group].append(folder)
         if not members:
-            raise ConfigError(f'{root}: the map leaves out all of its {len(groups)} folders.')
+            raise ConfigError(f'{root}: folder_map ignores all {len(groups)} folders.')
         order = sorted(members)
         indices = [index for group in order for index in group]
         shared = {index for index in indices if indices.count(index) > 1}
         if shared:
             raise ConfigError(
-                f'{root}: folder_map lets the class {short_list([self.head_classes[index] for index in sorted(shared)])} '
-                'mean several different classes of the set: its folders need the same list of classes.'
+                f'{root}: folder_map gives {short_list(self.head_classes[index] for index in sorted(shared))} to several '
+                'classes of the set: all its folders need the same list of classes.'
             )
         self._metainfo['classes'] = tuple(' / '.join(self.head_classes[index] for index in group) for group in order)
         whole = order == [(index,) for index in range(len(self.head_classes))]
@@ -95,17 +95,17 @@ def match_folders(
     wnids: Sequence[str] = (),
     where: str = 'the set',
 ) -> dict[str, tuple[int, ...]]:
-    """Indices of the classes that each folder means, in ascending order; empty where the map leaves it out.
+    """Indices of the classes that each folder means, in ascending order; empty if the map ignores the folder.
 
     Args:
         folders: Names of folders.
         head_classes: Names of classes.
-        folder_map: As for :class:`FolderShiftDataset`, but no file.
+        folder_map: As in :class:`FolderShiftDataset`, but not a file.
         wnids: Other names of the same classes, matched exactly.
-        where: For errors.
+        where: Begins error messages.
 
     Raises:
-        ValueError: A folder without a class, or one that may mean several.
+        ConfigError: A folder without a class, or one that may mean several.
     """
     exact, named = {wnid: index for index, wnid in enumerate(wnids)}, defaultdict(list)
     for index, name in enumerate(map(composed, head_classes)):
@@ -140,17 +140,17 @@ def match_folders(
             unknown.append(folder)
     problems = []
     if unknown and by_index:
-        problems.append(f'{len(unknown)} folders are no indices below {len(head_classes)}: {short_list(unknown)}')
+        problems.append(f'{len(unknown)} folders are not indices below {len(head_classes)}: {short_list(unknown)}')
     elif unknown:
         problems.append(
             f'{len(unknown)} folders match no class of the head: '
             f'{short_list_with_nearest(unknown, [*head_classes, *wnids])}; '
-            'rename them, or say in folder_map which class they are, or None to leave them out'
+            'rename them, or give their classes in folder_map (None to ignore a folder)'
         )
     if ambiguous:
         problems.append(
-            f'{len(ambiguous)} folders match several classes of the same name: {short_list(ambiguous)}; give the index in '
-            'folder_map'
+            f'{len(ambiguous)} folders match several classes of the same name: {short_list(ambiguous)}; give the index '
+            'in folder_map'
         )
     if problems:
         raise ConfigError(f'{where}: {"; ".join(problems)}.')
@@ -160,7 +160,11 @@ def match_folders(
 def class_index(
     value: Class, folder: str, head_classes: Sequence[str], exact: Mapping[str, int], named: Mapping[str, list]
 ) -> int:
-    """Index of a class that a map names, or a ValueError."""
+    """Index of a class that a map names.
+
+    Raises:
+        ConfigError: The head has no such class, or several.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         if 0 <= value < len(head_classes):
             return value
@@ -176,30 +180,31 @@ def class_index(
             'index.'
         )
     raise ConfigError(
-        f'folder_map: {folder!r} is {short_list_with_nearest([str(value)], head_classes)}, which is no class of the head.'
+        f'folder_map: {folder!r} is {short_list_with_nearest([str(value)], head_classes)}, which is not a class of the '
+        'head.'
     )
 
 
 def read_folder_map(folder_map: Mapping | str | Path) -> dict:
-    """A map from a dict, a ``.json`` file or a text file.
+    """Read a map from a dict, a ``.json`` file or a text file.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: A file that holds no map; with the line.
+        MissingFileError: The file does not exist.
+        ConfigError: The file is not a map; the message names the line.
     """
     if isinstance(folder_map, Mapping):
         return dict(folder_map)
     path = Path(folder_map).expanduser()
     if not path.is_file():
-        raise MissingFileError(f"folder_map={str(folder_map)!r} is neither a dict, 'index' nor a file that exists.")
+        raise MissingFileError(f"folder_map={str(folder_map)!r} is not a dict, 'index' or an existing file.")
     text = read_text(path)
     if path.suffix == '.json':
         try:
             loaded = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ConfigError(f'{path} is no valid JSON ({error}).') from None
+            raise ConfigError(f'{path} is not valid JSON ({error}).') from None
         if not isinstance(loaded, dict):
-            raise ConfigError(f'{path} must hold an object of folders and their classes.')
+            raise ConfigError(f'{path} must hold a JSON object: folder to class.')
         return loaded
     loaded = {}
     for number, line in enumerate(text.split('\n'), start=1):
@@ -207,7 +212,7 @@ def read_folder_map(folder_map: Mapping | str | Path) -> dict:
             continue
         folder, _, name = line.strip().partition('\t' if '\t' in line else ' ')
         if not name.strip():
-            raise ConfigError(f'{path}, line {number}: {line!r} is not a folder and its class.')
+            raise ConfigError(f'{path}, line {number}: {line!r} is not of the form <folder> <class>.')
         loaded[folder.strip()] = int(name) if name.strip().isdigit() else name.strip()
     return loaded
 
@@ -218,9 +223,7 @@ def head_class_names(head_classes: str | Sequence[str]) -> tuple[str, ...]:
         return IMAGENET_CLASSES
     if isinstance(head_classes, str):
         if not Path(head_classes).expanduser().is_file():
-            raise MissingFileError(
-                f"head_classes={head_classes!r} is neither 'imagenet', a list nor a file that exists."
-            )
+            raise MissingFileError(f"head_classes={head_classes!r} is not 'imagenet', a list or an existing file.")
         return tuple(read_names(head_classes))
     if not head_classes:
         raise ConfigError('head_classes is empty.')

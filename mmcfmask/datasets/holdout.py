@@ -12,18 +12,18 @@ from ..errors import ConfigError
 from ..messages import short_list
 from .names import composed
 
-RUN_SEED = 'run'  # holdout.seed: that of the run
+RUN_SEED = 'run'  # as holdout.seed: the seed of the run
 
 
 def seeded_order(names: Iterable[str], seed: int) -> list[str]:
-    """Names shuffled by the SHA-256 of seed and name: the same everywhere, and a new name moves no other."""
+    """Names shuffled by the SHA-256 of seed and name: the same on every machine, and adding a name moves no other."""
     return sorted(
         names, key=lambda name: hashlib.sha256(f'{seed}/{composed(name)}'.encode(errors='surrogateescape')).digest()
     )
 
 
 def check_holdout(holdout: dict) -> None:
-    """Raise a ConfigError for settings of a hold-out that make no sense."""
+    """Raise a ConfigError for invalid hold-out settings."""
     unknown = set(holdout) - {'size', 'fraction', 'seed', 'part', 'test', 'test_seed'}
     if unknown:
         raise ConfigError(
@@ -42,9 +42,9 @@ def check_holdout(holdout: dict) -> None:
     if fraction is not None and fraction + (test or 0) >= 1:
         raise ConfigError(f'holdout.fraction={fraction} and holdout.test={test} leave nothing to train on.')
     if part not in ('train', 'held_out', 'test'):
-        raise ConfigError(f"holdout.part={part!r} must be 'train' or 'held_out', or, with a share for test, 'test'.")
+        raise ConfigError(f"holdout.part={part!r} must be 'train' or 'held_out', or, with test=…, 'test'.")
     if part == 'test' and test is None:
-        raise ConfigError("holdout.part='test' needs a share: holdout=dict(test=…), in the unit of size or fraction.")
+        raise ConfigError("holdout.part='test' needs holdout=dict(test=…), in the unit of size or fraction.")
     for key in ('seed', 'test_seed'):
         if type(holdout.get(key, 0)) is not int and not (key == 'seed' and holdout[key] == RUN_SEED):
             raise ConfigError(
@@ -54,19 +54,21 @@ def check_holdout(holdout: dict) -> None:
 
 
 def follow_run(node, seed: int | None) -> bool:
-    """Put the seed of a run in place of every ``holdout.seed='run'`` below ``node``, a config or a part of one; whether
-    there was one.
+    """Replace every ``holdout.seed='run'`` in ``node``, a config or a part of one, by the seed of the run.
+
+    Returns:
+        Whether there was such an entry.
 
     Raises:
-        ConfigError: The run has no seed.
+        ConfigError: There is one, but the run has no seed.
     """
     found = False
     for key, value in list(node.items() if hasattr(node, 'items') else enumerate(node)):
         if key == 'holdout' and isinstance(value, dict) and value.get('seed') == RUN_SEED:
             if seed is None:
                 raise ConfigError(
-                    "holdout.seed='run' stands for the seed of the run, which has none: set randomness.seed, or --seed "
-                    'in tools/train.py'
+                    "holdout.seed='run' stands for the seed of the run, but the run has none: set randomness.seed, or "
+                    '--seed of tools/train.py'
                 )
             value['seed'], found = seed, True
         elif isinstance(value, (dict, list, tuple)):
@@ -83,26 +85,26 @@ def split_holdout(
     test: float | None = None,
     test_seed: int = 0,
 ) -> dict[str, list[str]]:
-    """One part of a seeded, stratified split; every class gives in proportion to its images.
+    """One part of a seeded, stratified split: each class is divided in proportion.
 
     Args:
         images: Names of images by class.
-        part: 'test', 'held_out', or 'train' for all others.
+        part: 'test', 'held_out', or 'train' for all other images.
         size: Number of images to hold out.
-        fraction: Instead, the fraction of every class to hold out, rounded, at least one image.
-        seed: Decides which.
-        test: Number or fraction, as ``size`` or ``fraction`` is given, of images to cut off before. Both together are
-            as many images as one such share would be: the sum is rounded.
-        test_seed: Decides which.
+        fraction: Fraction of every class to hold out, in place of ``size``; rounded, at least one image.
+        seed: Seed of the hold-out.
+        test: Number (with ``size``) or fraction (with ``fraction``) of images to cut off first. Test part and hold-out
+            together hold as many images as a hold-out of their sum: the sum is rounded.
+        test_seed: Seed of the test part.
 
     Returns:
         Names by class, each list sorted.
 
     Raises:
-        ConfigError: Nothing is left to train on, or ``seed`` is not settled.
+        ConfigError: Nothing is left to train on, or ``seed`` is still 'run'.
     """
     if seed == RUN_SEED:
-        raise ConfigError("holdout.seed='run' stands for the seed of a run, but this is none: give a number.")
+        raise ConfigError("holdout.seed='run' stands for the seed of a run, but there is no run here: give a number.")
     counts = {folder: len(names) for folder, names in images.items()}
     if fraction is not None:
         cut = {folder: max(1, round(test * count)) if test else 0 for folder, count in counts.items()}
@@ -111,17 +113,17 @@ def split_holdout(
         }
     else:
         cut = (
-            proportional(counts, lowered(test, sum(counts.values()), 'test'), test_seed)
+            proportional(counts, limit_to_half(test, sum(counts.values()), 'test'), test_seed)
             if test
             else dict.fromkeys(counts, 0)
         )
         rest = {folder: count - cut[folder] for folder, count in counts.items()}
-        quota = proportional(rest, lowered(size, sum(rest.values()), 'size'), seed)
+        quota = proportional(rest, limit_to_half(size, sum(rest.values()), 'size'), seed)
     bare = [folder for folder, count in counts.items() if cut[folder] + quota[folder] >= count]
     if len(bare) == len(images):
         raise ConfigError(
-            f'The hold-out leaves no image to train on: no class has more than {max(counts.values())}. Hold out fewer, '
-            'or validate on images of another folder.'
+            f'The hold-out leaves no image to train on: no class has more than {max(counts.values())}. Hold out fewer '
+            'images, or validate on another folder.'
         )
     if bare:
         print_log(
@@ -139,12 +141,12 @@ def split_holdout(
     return parts[part]
 
 
-def lowered(size: int, total: int, key: str) -> int:
-    """``size``, or half of ``total`` with a warning where it is more."""
+def limit_to_half(size: int, total: int, key: str) -> int:
+    """``size``, but at most half of ``total``, with a warning."""
     if size <= total // 2:
         return size
     print_log(
-        f'holdout.{key}={size} is more than half of the {total} images: {total // 2} are held out.',
+        f'holdout.{key}={size} is more than half of the {total} images: holds out {total // 2}.',
         'current',
         level=logging.WARNING,
     )
@@ -152,8 +154,8 @@ def lowered(size: int, total: int, key: str) -> int:
 
 
 def proportional(counts: dict[str, int], size: int, seed: int) -> dict[str, int]:
-    """Shares of ``size`` in proportion to ``counts``: rounded down, and one more for the largest remainders, of equal
-    ones by seed."""
+    """Divide ``size`` in proportion to ``counts``: rounded down, plus one for the largest remainders; the seed breaks
+    ties."""
     total = sum(counts.values())
     shares = {name: size * count // total for name, count in counts.items()}
     drawn = {name: place for place, name in enumerate(seeded_order(counts, seed))}
@@ -164,8 +166,7 @@ def proportional(counts: dict[str, int], size: int, seed: int) -> dict[str, int]
 
 
 def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) -> dict[str, list[str]]:
-    """``per_class`` images of every class, drawn with a seed; each list sorted. A smaller number is a part of a larger
-    one."""
+    """``per_class`` images of every class, drawn with a seed; sorted lists. A smaller draw is part of a larger one."""
     short = [f'{folder} ({len(names)})' for folder, names in images.items() if len(names) < per_class]
     if short:
         raise ConfigError(f'per_class={per_class}, but {len(short)} classes have fewer images: {short_list(short)}.')

@@ -1,4 +1,4 @@
-"""Labels of ImageNet and its shifts, from the files that come with them: class lists, ground truth, ObjectNet's mapping."""
+"""Labels of ImageNet and its shifts, from the files that come with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .images import is_image_name
 from .layouts import SETS
 from .names import read_text
 
-# In label order, which is the order of the ids. OpenAI's names, in which 'missile' and 'sunglasses' stand twice.
+# In label order, which is the order of the ids. OpenAI's names contain 'missile' and 'sunglasses' twice.
 IMAGENET_WNIDS = tuple(ImageNetInfo().label_names())
 
 
@@ -51,7 +51,7 @@ def read_class_map(name: str) -> tuple[str, ...]:
 
 
 def flat_images(root: Path) -> list[str]:
-    """Names of the images in a folder that has no sub-folders; empty if it has some, or is not there."""
+    """Names of the images in a folder without sub-folders; empty if it has sub-folders or does not exist."""
     if not root.is_dir() or sub_folders(root):
         return []
     return sorted(name for name in os.listdir(root) if is_image_name(name))
@@ -61,14 +61,14 @@ def flat_val_images(root: Path, names: Sequence[str], ground_truth: str | Path |
     """Names of images by WordNet id, in label order.
 
     Raises:
-        FileNotFoundError: No ground truth.
-        ValueError: Images that it does not know.
+        MissingFileError: The ground truth does not exist.
+        ConfigError: The ground truth lacks an image.
     """
     path = find_ground_truth(root) if ground_truth is None else Path(ground_truth).expanduser()
     truth = read_ground_truth(path)
     unknown = [name for name in names if Path(name).stem not in truth]
     if unknown:
-        raise ConfigError(f'{root}: {path} does not know {len(unknown)} of {len(names)} images: {short_list(unknown)}.')
+        raise ConfigError(f'{root}: {path} lacks {len(unknown)} of {len(names)} images: {short_list(unknown)}.')
     images = {wnid: [] for wnid in IMAGENET_WNIDS}
     for name in names:
         images[truth[Path(name).stem]].append(name)
@@ -77,10 +77,10 @@ def flat_val_images(root: Path, names: Sequence[str], ground_truth: str | Path |
 
 def find_ground_truth(val: Path) -> Path:
     """The file with the labels of flat validation images: one of :data:`GROUND_TRUTHS` in the folder, beside it, in the
-    unpacked devkit beside it, or, of Kaggle's archive, at its top.
+    unpacked devkit beside it, or at the top of Kaggle's archive.
 
     Raises:
-        FileNotFoundError: There is none. Says where to get it.
+        MissingFileError: It is not found. The message says where to get it.
     """
     beside = val.absolute().parent
     places = [
@@ -104,22 +104,21 @@ def find_ground_truth(val: Path) -> Path:
 def read_ground_truth(path: Path) -> dict[str, str]:
     """WordNet id of every validation image, by the stem of its file name.
 
-    Formats: the devkit's (a number per line, in the order of the images, with ``meta.mat`` beside it), a WordNet id per
-        line in that
-    order, Kaggle's CSV, and ``<image> <label>`` lines with WordNet ids or labels from 0.
+    Formats: the devkit's (one number per line, in the order of the images, with ``meta.mat`` beside it), one WordNet id
+    per line in that order, Kaggle's CSV, and ``<image> <label>`` lines with WordNet ids or labels from 0.
 
     Raises:
-        FileNotFoundError: No such file, or no ``meta.mat`` beside the devkit's.
-        ValueError: A line that is none of these; named.
+        MissingFileError: The file does not exist, or ``meta.mat`` beside the devkit's.
+        ConfigError: A label is not a class of ImageNet; the message names it.
     """
     if not path.is_file():
-        raise MissingFileError(f'There is no ground truth {path}.')
+        raise MissingFileError(f'The ground truth {path} does not exist.')
     text = read_text(path)
     if path.suffix == '.csv':
         table = csv.DictReader(text.splitlines())
         if not {'ImageId', 'PredictionString'} <= set(table.fieldnames or ()):
             raise ConfigError(
-                f'{path} has no columns ImageId and PredictionString, as LOC_val_solution.csv has, but '
+                f'{path} lacks the columns ImageId and PredictionString of LOC_val_solution.csv; it has '
                 f'{short_list(table.fieldnames or ["none"])}.'
             )
         rows = [(row['ImageId'], ((row['PredictionString'] or '').split() or [''])[0]) for row in table]
@@ -142,10 +141,10 @@ def read_ground_truth(path: Path) -> dict[str, str]:
 
 
 def devkit_wnids(meta: Path) -> dict[int, str]:
-    """WordNet id of each of the devkit's numbers (1 to 1000 for the classes), from its ``meta.mat``."""
+    """WordNet id of each number of the devkit (1 to 1000 for the classes), from its ``meta.mat``."""
     if not meta.is_file():
         raise MissingFileError(
-            f'There is no {meta}, which says what the numbers of the ground truth beside it mean. Both come in '
+            f'{meta} does not exist; it maps the numbers of the ground truth beside it to classes. Both come in '
             f'ILSVRC2012_devkit_t12.tar.gz from {SETS["imagenet"].source}.'
         )
     synsets = mat4py.loadmat(str(meta))['synsets']
@@ -157,7 +156,7 @@ class ObjectNetMapping(NamedTuple):
 
     Attributes:
         labels: ObjectNet's name of every folder.
-        groups: Indices of ImageNet's classes that mean it, in ascending order; empty where none does.
+        groups: Indices of the matching ImageNet classes, in ascending order; empty if none matches.
     """
 
     labels: dict[str, str]
@@ -167,26 +166,27 @@ class ObjectNetMapping(NamedTuple):
 def read_objectnet_mapping(folder: Path) -> ObjectNetMapping:
     """Join ObjectNet's four mapping files.
 
-    ``folder_to_objectnet_label.json``: folder to ObjectNet's name. ``objectnet_to_imagenet_1k.json``: name to one or
-    several labels of ImageNet, separated by ``; ``. ``imagenet_to_label_2012_v2``: such a label per line, in the order
-    of the devkit's numbers (from 0). ``pytorch_to_imagenet_2012_id.json``: the usual index of a class to that number.
+    - ``folder_to_objectnet_label.json``: folder to ObjectNet's name;
+    - ``objectnet_to_imagenet_1k.json``: that name to one or several ImageNet labels, separated by ``; ``;
+    - ``imagenet_to_label_2012_v2``: one ImageNet label per line, in the order of the devkit's numbers (from 0);
+    - ``pytorch_to_imagenet_2012_id.json``: the usual class index to the devkit's number.
 
     Raises:
-        FileNotFoundError: One is not there; named, with where it comes from.
-        ValueError: They do not fit together.
+        MissingFileError: A file does not exist; the message names it and its source.
+        ConfigError: The files do not fit together.
     """
     missing = [name for name in MAPPINGS if not (folder / name).is_file()]
     if missing:
         raise MissingFileError(
-            f'{folder} lacks {short_list(missing)}, which says which classes of ObjectNet are classes of ImageNet. The '
-            f'mapping files come with the set ({SETS["objectnet"].source}, mappings/ in objectnet-1.0.zip).'
+            f'{folder} lacks {short_list(missing)}; the mapping files say which classes of ObjectNet are in ImageNet and '
+            f'come with the set ({SETS["objectnet"].source}, mappings/ in objectnet-1.0.zip).'
         )
     tables = {}
     for name in MAPPINGS[:3]:
         try:
             tables[name] = json.loads(read_text(folder / name))
         except json.JSONDecodeError as error:
-            raise ConfigError(f'{folder / name} is no valid JSON ({error}).') from None
+            raise ConfigError(f'{folder / name} is not valid JSON ({error}).') from None
     labels, overlap, numbers = tables.values()
     lines = [line.strip() for line in read_text(folder / MAPPINGS[3]).splitlines()]
     usual = {number: int(index) for index, number in numbers.items()}
@@ -196,7 +196,7 @@ def read_objectnet_mapping(folder: Path) -> ObjectNetMapping:
     twice = {label for label, count in Counter(lines).items() if count > 1}  # 'crane' is a bird and a machine
     unknown = set(overlap) - set(labels.values())
     if unknown:
-        raise ConfigError(f'{folder / MAPPINGS[1]}: {short_list(sorted(unknown))} are no labels in {MAPPINGS[0]}.')
+        raise ConfigError(f'{folder / MAPPINGS[1]}: {short_list(sorted(unknown))} are not labels of {MAPPINGS[0]}.')
 
     groups = {}
     for name, label in labels.items():
@@ -204,7 +204,7 @@ def read_objectnet_mapping(folder: Path) -> ObjectNetMapping:
         wrong = [part for part in names if part not in index or part in twice]
         if wrong:
             raise ConfigError(
-                f'{folder / MAPPINGS[1]}: {short_list(wrong)} of {label!r} are not each one line of {MAPPINGS[3]}.'
+                f'{folder / MAPPINGS[1]}: {short_list(wrong)} of {label!r} must match exactly one line of {MAPPINGS[3]}.'
             )
         groups[name] = tuple(sorted(index[part] for part in names))
     return ObjectNetMapping(labels, groups)

@@ -1,4 +1,4 @@
-"""ImageNet and its distribution shifts, each with the labels and the classes of its published protocol."""
+"""ImageNet and its distribution shifts, each with the labels and classes of its published protocol."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .layouts import (
 
 
 def subset_metainfo(name: str, wnids: Sequence[str]) -> dict:
-    """Class names, groups of logits and protocol of a published set that has some of ImageNet's classes."""
+    """Class names, label groups and protocol of a published set with a subset of ImageNet's classes."""
     indices = [IMAGENET_WNIDS.index(wnid) for wnid in wnids]
     return dict(
         classes=tuple(IMAGENET_CLASSES[index] for index in indices),
@@ -45,22 +45,22 @@ def subset_metainfo(name: str, wnids: Sequence[str]) -> dict:
 
 @DATASETS.register_module()
 class ImageNetDataset(FolderDataset):
-    """ImageNet-1k: 1000 folders named by WordNet id, labels in the usual order, class names those of OpenAI's CLIP.
+    """ImageNet-1k: 1000 folders named by WordNet id, labels in the usual order, class names of OpenAI's CLIP.
 
-    The validation images may also lie flat, as in their archive. Their labels are then read from a file found in or
-    beside the folder (see :func:`find_ground_truth`).
+    The validation images may also lie flat, as in their archive. Then a file in or beside the folder gives their labels
+    (:func:`mmcfmask.datasets.imagenet_labels.find_ground_truth`).
 
     Args:
-        data_root (str): Folder of ImageNet, or one that holds it (see :func:`mmcfmask.datasets.layouts.find_imagenet`).
-        split_dir (str): 'train' or 'val'; any other name is that of a sub-folder with the 1000 class folders. Defaults
-            to '': ``data_root`` itself holds them.
+        data_root (str): Folder of ImageNet, or one that holds it (:func:`mmcfmask.datasets.layouts.find_imagenet`).
+        split_dir (str): 'train' or 'val', or the name of any sub-folder with the 1000 class folders. Defaults to '':
+            ``data_root`` itself holds them.
         ground_truth (str, optional): File with the labels of flat validation images. Defaults to the one that is found.
-        **kwargs: Those of :class:`FolderDataset` but ``folders``: ``holdout``, ``per_class``, ``pipeline``, ...
+        **kwargs: Arguments of :class:`FolderDataset` except ``folders``: ``holdout``, ``per_class``, ``pipeline``, ...
 
     Raises:
-        MissingSetError: The folder is not there.
-        FileNotFoundError: Flat images, and no ground truth.
-        ValueError: Unknown, missing or empty class folders, or a ground truth that does not fit.
+        MissingSetError: The folder does not exist.
+        MissingFileError: Flat images without a ground truth.
+        ConfigError: Unknown, missing or empty class folders, or a ground truth that does not fit.
     """
 
     METAINFO = dict(classes=IMAGENET_CLASSES, label_groups=None, folders=IMAGENET_WNIDS)
@@ -77,7 +77,7 @@ class ImageNetDataset(FolderDataset):
         super().__init__(str(data_root), split_dir, folders=IMAGENET_WNIDS, **kwargs)
 
     def class_images(self, root: Path) -> dict[str, list[str]]:
-        """As :class:`FolderDataset`, or sorted into classes by the ground truth."""
+        """As :class:`FolderDataset`; flat images are sorted into classes by the ground truth."""
         names = flat_images(root)
         return flat_val_images(root, names, self.ground_truth) if names else super().class_images(root)
 
@@ -87,10 +87,10 @@ class ImageNetV2Dataset(FolderDataset):
     """ImageNet-V2 (Recht et al., ICML 2019): 10 images of each class in folders "0" to "999", which are the labels.
 
     Args:
-        data_root (str): Its folder, or one for all sets (see :func:`mmcfmask.datasets.layouts.find_set`).
-        variant (str): 'matched-frequency', the one that is reported, 'threshold-0.7' or 'top-images'. Defaults to
+        data_root (str): Folder of the set, or a common folder of all sets (:func:`mmcfmask.datasets.layouts.find_set`).
+        variant (str): 'matched-frequency' (the one usually reported), 'threshold-0.7' or 'top-images'. Defaults to
             'matched-frequency'.
-        **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``.
+        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir`` and ``folders``.
     """
 
     VARIANTS = {
@@ -107,7 +107,7 @@ class ImageNetV2Dataset(FolderDataset):
             )
         if variant != 'matched-frequency':
             kwargs['metainfo'] = dict(
-                notes=[f'the variant {variant}, not matched-frequency, which is the one reported']
+                notes=[f'the variant {variant}, not matched-frequency, which is usually reported']
             )
         # By number: sorted as strings, "10" would come before "2".
         super().__init__(
@@ -120,8 +120,8 @@ class ImageNetRDataset(FolderDataset):
     """ImageNet-R (Hendrycks et al., ICCV 2021): renditions of 200 of ImageNet's classes.
 
     Args:
-        data_root (str): Its folder, or one for all sets (see :func:`mmcfmask.datasets.layouts.find_set`).
-        **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``.
+        data_root (str): Folder of the set, or a common folder of all sets (:func:`mmcfmask.datasets.layouts.find_set`).
+        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir`` and ``folders``.
     """
 
     WNIDS = read_class_map('imagenet_r')
@@ -136,8 +136,8 @@ class ImageNetADataset(FolderDataset):
     """ImageNet-A (Hendrycks et al., CVPR 2021): natural adversarial examples of 200 of ImageNet's classes.
 
     Args:
-        data_root (str): Its folder, or one for all sets (see :func:`mmcfmask.datasets.layouts.find_set`).
-        **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``.
+        data_root (str): Folder of the set, or a common folder of all sets (:func:`mmcfmask.datasets.layouts.find_set`).
+        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir`` and ``folders``.
     """
 
     WNIDS = read_class_map('imagenet_a')
@@ -152,8 +152,8 @@ class ImageNetSketchDataset(FolderDataset):
     """ImageNet-Sketch (Wang et al., NeurIPS 2019): black-and-white sketches of all classes.
 
     Args:
-        data_root (str): Its folder, or one for all sets (see :func:`mmcfmask.datasets.layouts.find_set`).
-        **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``.
+        data_root (str): Folder of the set, or a common folder of all sets (:func:`mmcfmask.datasets.layouts.find_set`).
+        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir`` and ``folders``.
     """
 
     METAINFO = dict(
@@ -166,20 +166,20 @@ class ImageNetSketchDataset(FolderDataset):
 
 @DATASETS.register_module()
 class ObjectNetDataset(FolderDataset):
-    """ObjectNet (Barbu et al., NeurIPS 2019): those of its 313 classes, 113 of them, that overlap with ImageNet's.
+    """ObjectNet (Barbu et al., NeurIPS 2019): the 113 of its 313 classes that overlap with ImageNet.
 
-    Which do, and with what, is read from the set's own mapping files. Several of ImageNet's classes may mean one of
-    ObjectNet's. The images have a red border: :class:`CropBorder` must come before the resize in the pipeline.
+    The set's own mapping files say which. Several ImageNet classes may mean one ObjectNet class. The images have a red
+    border: :class:`CropBorder` must come before the resize in the pipeline.
 
     Args:
-        data_root (str): Its folder (with ``images/`` and ``mappings/``), or one for all sets (see
-            :func:`mmcfmask.datasets.layouts.find_set`).
+        data_root (str): Folder of the set (with ``images/`` and ``mappings/``), or a common folder of all sets
+            (:func:`mmcfmask.datasets.layouts.find_set`).
         mappings (str, optional): Folder of the mapping files. Defaults to ``mappings/``, or the set's folder itself.
-        **kwargs: Those of :class:`FolderDataset` but ``split_dir``, ``folders`` and ``classes``.
+        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir``, ``folders`` and ``classes``.
 
     Raises:
-        FileNotFoundError: A mapping file is not there; named, with where it comes from.
-        ValueError: Mapping files that do not fit together; unknown, missing or empty class folders.
+        MissingFileError: A mapping file does not exist; the message names it and its source.
+        ConfigError: Mapping files that do not fit together; unknown, missing or empty class folders.
     """
 
     def __init__(self, data_root: str, mappings: str | None = None, **kwargs) -> None:
@@ -203,16 +203,16 @@ class ImageNetCDataset(FolderDataset):
     """ImageNet-C (Hendrycks & Dietterich, ICLR 2019): the validation images under 15 corruptions of 5 severities each.
 
     Class folders lie in ``<corruption>/<severity>/``, or in ``<archive>/<corruption>/<severity>/`` with the archives
-    noise, blur, weather and digital. Items also have ``corruption`` (str) and ``severity`` (int);
-    ``PackInputs(meta_keys=…)`` passes them on. The list of all 3.75 million images takes a minute to make, 3.3 GB
-    meanwhile and 0.6 GB after, in every process.
+    noise, blur, weather and digital. Items also have ``corruption`` (str) and ``severity`` (int), which
+    ``PackInputs(meta_keys=…)`` passes on. Listing all 3.75 million images takes a minute and 3.3 GB of memory in every
+    process; the list keeps 0.6 GB.
 
     Args:
-        data_root (str): Its folder, or one for all sets (see :func:`mmcfmask.datasets.layouts.find_set`).
-        corruptions (Sequence[str], optional): Some of the 15. Defaults to all.
-        severities (Sequence[int]): Some of 1 to 5. Defaults to all.
-        **kwargs: Those of :class:`FolderDataset` but ``split_dir`` and ``folders``; ``per_class`` and ``holdout``
-            choose the same images under every corruption.
+        data_root (str): Folder of the set, or a common folder of all sets (:func:`mmcfmask.datasets.layouts.find_set`).
+        corruptions (Sequence[str], optional): A selection of the 15. Defaults to all.
+        severities (Sequence[int]): A selection of 1 to 5. Defaults to all.
+        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir`` and ``folders``; ``per_class`` and
+            ``holdout`` select the same images under every corruption.
     """
 
     CORRUPTIONS = tuple(name for names in CORRUPTIONS.values() for name in names)
@@ -231,20 +231,20 @@ class ImageNetCDataset(FolderDataset):
                 f'choose from {", ".join(self.CORRUPTIONS)}.'
             )
         if not self.severities or set(self.severities) - set(SEVERITIES):
-            raise ConfigError(f'ImageNetCDataset: severities={severities!r} must be some of 1, 2, 3, 4, 5.')
+            raise ConfigError(f'ImageNetCDataset: severities={severities!r} must be a selection of 1, 2, 3, 4, 5.')
         protocol = dict(SETS['imagenet-c'].protocol, images=50_000 * len(self.corruptions) * len(self.severities))
         super().__init__(
             str(find_set('imagenet-c', data_root)), folders=IMAGENET_WNIDS, metainfo=dict(protocol=protocol), **kwargs
         )
 
     def list_items(self, root: Path) -> list[dict]:
-        """Items of every corruption and severity, in the order of the arguments."""
+        """The items of every corruption and severity, in the order of the arguments."""
         places = corruption_folders(root, self.corruptions, self.severities)
         missing = [f'{name}/{severity}' for (name, severity), place in places.items() if place is None]
         if missing:
             raise MissingFileError(
                 f'{root}: {len(missing)} of {len(places)} folders are missing: {short_list(missing)}. Get them from '
-                f'{SETS["imagenet-c"].source}, or name those that are there with corruptions and severities.'
+                f'{SETS["imagenet-c"].source}, or select existing ones with corruptions and severities.'
             )
         items = []
         for (name, severity), place in track(

@@ -1,4 +1,4 @@
-"""What counts as an image file, and how one becomes pixels: for training, tests, checks, pictures and inference alike."""
+"""Which files are images, and how they become pixels: the same for training, tests, checks, pictures and inference."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EXTENSIONS = (
     '.tga',
     '.qoi',
 )
-# Of their own by operating systems and file servers, such as previews of every image.
+# Files of operating systems and file servers, such as thumbnails.
 SYSTEM_NAMES = (
     '__MACOSX',
     '@eaDir',
@@ -51,8 +51,8 @@ SYSTEM_NAMES = (
     'Thumbs.db',
     'desktop.ini',
 )
-# Pillow's names of the formats that are read, whatever a file's name. Not among them: EPS, for which Pillow runs
-# Ghostscript.
+# Pillow's names of the formats that are read, whatever the file is called. EPS is left out: Pillow runs Ghostscript on
+# it.
 FORMATS = (
     'JPEG',
     'MPO',
@@ -71,7 +71,7 @@ FORMATS = (
     'ICO',
 )
 BitsPerSample, PhotometricInterpretation = 258, 262  # tags of TIFF
-MAX_PIXELS = 178_956_970  # above, a small file may fill the memory; Pillow's limit, which other packages switch off
+MAX_PIXELS = 178_956_970  # Pillow's limit, which other packages switch off: a small file may fill the memory
 
 
 # Which files are images
@@ -79,31 +79,30 @@ MAX_PIXELS = 178_956_970  # above, a small file may fill the memory; Pillow's li
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that people do not see, such as a notebook's ``.ipynb_checkpoints``."""
+    """Whether users do not see a file or folder, such as ``.ipynb_checkpoints``."""
     return name.startswith('.') or name in SYSTEM_NAMES
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file counts as an image by its name: one of :data:`EXTENSIONS`, in any case, and not hidden."""
+    """Whether a file name ends in one of :data:`EXTENSIONS`, in any case, and is not hidden."""
     return name.lower().endswith(EXTENSIONS) and not is_hidden(name)
 
 
 def find_images(
     folder: str | os.PathLike, root: str | os.PathLike | None = None, left_out: Counter | None = None
 ) -> list[str]:
-    """Names of all images in a folder and the folders below it, relative to ``folder``, sorted, with ``/``.
+    """Sorted names of all images in a folder and its sub-folders, relative to ``folder``, with ``/``.
 
     Hidden files and folders do not count. Every real folder is visited once: a link to a folder is followed only if it
-    leads out of ``root``, and not to a folder that holds the link.
+    leads out of ``root`` and not to a folder that contains the link.
 
     Args:
         folder: Where to look.
-        root: The data set that the folder is a part of. Defaults to the folder.
-        left_out (Counter, optional): Counts what is no image, by ending; what is no file at all (broken links, pipes,
-            devices) under ''.
+        root: The data set that the folder belongs to. Defaults to the folder.
+        left_out (Counter, optional): Counts all other files by extension; broken links, pipes and devices under ''.
 
     Raises:
-        StorageError: A folder that cannot be read; named.
+        StorageError: A folder cannot be read; the message names it.
     """
     names, count = [], Counter() if left_out is None else left_out
     top, seen = os.path.realpath(folder if root is None else root), set()
@@ -130,7 +129,11 @@ def find_images(
 
 
 def list_folder(path: str | os.PathLike) -> list[os.DirEntry]:
-    """What is in a folder and not hidden, sorted by name; a folder that cannot be read is a StorageError that names it."""
+    """The entries of a folder that are not hidden, sorted by name.
+
+    Raises:
+        StorageError: The folder cannot be read; the message names it.
+    """
     try:
         with os.scandir(path) as entries:
             return sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
@@ -144,7 +147,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def is_file(entry: os.DirEntry) -> bool:
-    """Whether an entry is a regular file or a link to one; no pipe, no device. Asks the disk for links only."""
+    """Whether an entry is a regular file or a link to one, not a pipe or device. Accesses the disk for links only."""
     return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
 
 
@@ -154,8 +157,8 @@ def lies_in(path: str, folder: str) -> bool:
 
 
 def left_out_words(left_out: Counter) -> str:
-    """What :func:`find_images` counted, in words: '5 files (3 .txt, 1 without an ending, 1 no regular file)'."""
-    words, shown = {'none': 'without an ending', '': 'no regular file'}, left_out.most_common(8)
+    """Describe what :func:`find_images` counted: '5 files (3 .txt, 1 without extension, 1 not a regular file)'."""
+    words, shown = {'none': 'without extension', '': 'not a regular file'}, left_out.most_common(8)
     total, others = sum(left_out.values()), sum(left_out.values()) - sum(number for _, number in shown)
     parts = [f'{number} {words.get(end, end)}' for end, number in shown] + ([f'{others} others'] if others else [])
     return f'{total} files ({", ".join(parts)})'
@@ -167,10 +170,10 @@ def left_out_words(left_out: Counter) -> str:
 
 @contextmanager
 def open_image(path: str | os.PathLike, backend_args: dict | None = None) -> Iterator[Image.Image]:
-    """Open an image file with Pillow. Whatever fails inside the context is a StorageError that names the file.
+    """Open an image file with Pillow. Any failure inside the context becomes a StorageError that names the file.
 
     Args:
-        path: A file, or an address that mmengine knows.
+        path: A file, or a URL that mmengine knows.
         backend_args (dict, optional): Where the file is, see :func:`mmengine.fileio.get`.
     """
     path = os.fspath(path)
@@ -191,14 +194,14 @@ def _open(path: str, backend_args: dict | None):
     if backend_args or '://' in path:
         return BytesIO(fileio.get(path, backend_args=backend_args))
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise ConfigError('it is no regular file')
+        raise ConfigError('it is not a regular file')
     return open(path, 'rb')
 
 
 def _reason(path: str, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
-        return 'the file is empty' if empty else 'its content is of no image format that is read'
+        return 'the file is empty' if empty else 'its content is not in a supported image format'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
@@ -207,24 +210,24 @@ def _reason(path: str, error: Exception) -> str:
 def to_rgb(image: Image.Image, turned: bool = False) -> Image.Image:
     """An opened image with 8 bits of red, green and blue.
 
-    Gives ``image.convert('RGB')``, as the loaders of torchvision and of CLIP do: transparency is ignored, of an
-    animation the first frame counts. But of 16 (or a TIFF's 12) bits of grey the upper 8 are taken, where Pillow would
-    make almost all of them white.
+    Gives ``image.convert('RGB')``, as the loaders of torchvision and CLIP do: transparency is ignored, an animation
+    gives its first frame. One difference: 16-bit grey (12-bit in a TIFF) keeps its upper 8 bits; Pillow would turn most
+    of it white.
 
     Args:
         image: From :func:`open_image`.
-        turned (bool): Turn it as its EXIF tag says. The published pipelines do not.
+        turned (bool): Rotate by the EXIF tag. The published pipelines do not.
 
     Raises:
-        ValueError: 32-bit grey, of which nothing says what is black and what is white.
+        ConfigError: 32-bit grey: nothing says which values are black and white.
     """
     wide = image.mode.startswith('I;16') or image.mode == 'I' and image.format in ('PNG', 'PPM')
     if image.mode in ('I', 'F') and not wide:
         kind = 'floating-point numbers' if image.mode == 'F' else '32-bit integers'
         raise ConfigError(
-            f'its pixels are {kind}, and nothing says which of them are black and white: convert it to 8 bits'
+            f'its pixels are {kind}, and nothing says which values are black and white: convert it to 8 bits'
         )
-    tags = getattr(image, 'tag_v2', {})  # of a TIFF
+    tags = getattr(image, 'tag_v2', {})  # TIFF only
     if turned:
         image = ImageOps.exif_transpose(image)
     if wide:
@@ -242,7 +245,7 @@ def read_image(path: str | os.PathLike, backend_args: dict | None = None, turned
 
 
 def why_unreadable(path: str | os.PathLike) -> str | None:
-    """Why an image file cannot be read, with its path; None if it can."""
+    """Why an image file cannot be read, with its path; None if it can be read."""
     try:
         read_image(path)
     except StorageError as error:

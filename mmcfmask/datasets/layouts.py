@@ -1,4 +1,4 @@
-"""ImageNet and its shifts: what was published about each set, and the one rule by which its folder is found."""
+"""ImageNet and its shifts: what was published about each set, and how its folder is found."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from .class_folders import MissingSetError, sub_folders
 
-CORRUPTIONS = {  # by the archive, and the folder in it, that holds them
+CORRUPTIONS = {  # by archive, which is also the folder in it
     'noise': ('gaussian_noise', 'shot_noise', 'impulse_noise'),
     'blur': ('defocus_blur', 'glass_blur', 'motion_blur', 'zoom_blur'),
     'weather': ('snow', 'frost', 'fog', 'brightness'),
     'digital': ('contrast', 'elastic_transform', 'pixelate', 'jpeg_compression'),
 }
 SEVERITIES = (1, 2, 3, 4, 5)
-# Names of the folder of a split; images of the validation set lie there flat, or in class folders.
+# Folder names of a split. Validation images lie in them flat or in class folders.
 SPLITS = {'train': ('train', 'ILSVRC2012_img_train'), 'val': ('val', 'ILSVRC2012_img_val', 'validation')}
 IMAGENET_FOLDERS = ('imagenet', 'imagenet-1k', 'ILSVRC2012', 'ILSVRC', 'imagenet-object-localization-challenge')
 
@@ -27,12 +27,12 @@ class PublishedSet:
     """What was published about a set, and how its folder is recognised.
 
     Attributes:
-        title: Its name in print.
-        images, num_classes: Published counts, of what is scored.
+        title: Name in print.
+        images, num_classes: Published counts of what is scored.
         source: Where to get it.
-        folders: Names its folder goes by; those of the archives as unpacked come first.
-        signs: What such a folder holds and a folder of many sets does not: glob patterns below it.
-        also: Names that are used for other things too, and so count only together with the signs.
+        folders: Names of its folder; those of the unpacked archives come first.
+        signs: Glob patterns that match inside such a folder, but not inside a folder of many sets.
+        also: Ambiguous folder names, which count only together with the signs.
     """
 
     title: str
@@ -121,35 +121,33 @@ SETS = {
 
 
 def find_set(name: str, data_root: str | Path, any_name: bool = True) -> Path:
-    """The folder of a shift, from one ``data_root`` for all sets or from its own.
+    """The folder of a shift: in a common ``data_root`` of all sets, or ``data_root`` itself.
 
-    Looked at, in this order:
+    Looks, in this order, at
 
     1. ``data_root`` itself, unless it has the name of another set;
-    2. the folders in it that have a name of the set, and those in them that have one again (an archive unpacked into a
-    folder of its
-       own, the three variants of ImageNet-V2 in one folder);
-    3. the same beside ``data_root``, where that is ImageNet's own folder, with train or val in it.
+    2. the folders in it that have a name of the set, and folders in them that have one again (an archive unpacked into
+       its own folder, the three variants of ImageNet-V2 in one folder);
+    3. the same beside ``data_root``, if that is ImageNet's own folder, with train or val in it.
 
-    The first folder with the signs of the set is taken; where none has them, the first with its name, so that the
-    dataset can say what is wrong with it. Names are compared without case and punctuation.
+    Returns the first folder with the signs of the set. If none has them, returns the first one with its name, so that
+    the dataset can say what is wrong with it. Names are compared without case and punctuation.
 
     Args:
-        name: Key of :data:`SETS`, but not ImageNet itself, which :func:`find_imagenet` finds.
+        name: Key of :data:`SETS`, except ImageNet itself, which :func:`find_imagenet` finds.
         data_root: Folder.
-        any_name: Whether ``data_root`` itself may have a name that is not the set's.
+        any_name: Whether ``data_root`` itself may have any name.
 
     Raises:
-        MissingSetError: There is none. Names what was looked for, and where to get it.
+        MissingSetError: The set is not found. The message says what was looked for and where to get it.
     """
     wanted, root = SETS[name], _absolute(data_root)
     names = wanted.folders + wanted.also
     beside = [root.parent] if any((root / folder).is_dir() for folders in SPLITS.values() for folder in folders) else []
     candidates = [path for base in (root, *beside) for path in _named(base, names)]
     others = {_plain(folder) for other in SETS.values() if other is not wanted for folder in other.folders}
-    others |= {
-        _plain(folder) for folders in SPLITS.values() for folder in folders
-    }  # ImageNet's own, of the same WordNet ids
+    # ImageNet's own folders, which hold the same WordNet ids.
+    others |= {_plain(folder) for folders in SPLITS.values() for folder in folders}
     if _plain(root.name) not in others and (any_name or _plain(root.name) in map(_plain, names)):
         candidates.insert(0, root)
     for path in candidates:
@@ -162,11 +160,11 @@ def find_set(name: str, data_root: str | Path, any_name: bool = True) -> Path:
 
 
 def find_imagenet(data_root: str | Path, split: str) -> Path:
-    """The folder of a split of ImageNet: in ``data_root`` if that is ImageNet's folder, or in a folder of one of its
-    names in it, or ``data_root`` itself. Kaggle's ``ILSVRC/Data/CLS-LOC`` is looked into.
+    """The folder of a split of ImageNet: in ``data_root``, in a folder in it that has a name of ImageNet (Kaggle's
+    ``ILSVRC/Data/CLS-LOC`` included), or ``data_root`` itself.
 
     Raises:
-        MissingSetError: There is none. Names what was looked for, and where to get it.
+        MissingSetError: The split is not found. The message says what was looked for and where to get it.
     """
     root = _absolute(data_root)
     homes = [root, *_named(root, IMAGENET_FOLDERS)]
@@ -181,15 +179,15 @@ def find_imagenet(data_root: str | Path, split: str) -> Path:
 
 def _missing(wanted: PublishedSet, names: tuple[str, ...], root: Path, places: list[Path]) -> MissingSetError:
     if not root.is_dir():
-        return MissingSetError(f'{wanted.title}: there is no folder {root}. Set data_root.')
+        return MissingSetError(f'{wanted.title}: the folder {root} does not exist. Set data_root.')
     return MissingSetError(
-        f'{wanted.title} is not there: looked for {" or ".join(names)} in {" and ".join(map(str, places))}. Get it '
+        f'{wanted.title} was not found: looked for {" or ".join(names)} in {" and ".join(map(str, places))}. Get it '
         f'from {wanted.source} and unpack it there, or set data_root of the dataset to its folder.'
     )
 
 
 def _named(base: Path, names: tuple[str, ...]) -> Iterator[Path]:
-    """Folders in ``base`` with one of the names, each followed by such folders in itself; in the order of the names."""
+    """Folders in ``base`` with one of the names, in the order of the names, each followed by such folders in it."""
     here = {_plain(folder): base / folder for folder in reversed(sub_folders(base))} if base.is_dir() else {}
     for name in map(_plain, names):
         if name in here:
@@ -198,9 +196,8 @@ def _named(base: Path, names: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _absolute(data_root: str | Path) -> Path:
-    return Path(
-        os.path.abspath(os.path.expanduser(data_root))
-    )  # not resolved: what lies beside a link is meant, not beside its target
+    # Links are not resolved: the other sets lie beside the link, not beside its target.
+    return Path(os.path.abspath(os.path.expanduser(data_root)))
 
 
 def _plain(name: str) -> str:
@@ -208,12 +205,12 @@ def _plain(name: str) -> str:
 
 
 def objectnet_images(root: Path) -> Path:
-    """Where the class folders lie."""
+    """The folder of ObjectNet's class folders."""
     return root / 'images' if (root / 'images').is_dir() else root
 
 
 def objectnet_mappings(root: Path) -> Path:
-    """Where the mapping files lie: in ``mappings/``, in the set's folder itself, or beside the class folders."""
+    """The folder of ObjectNet's mapping files: ``mappings/``, the set's folder itself, or beside the class folders."""
     places = [root / 'mappings', root, root.parent / 'mappings']
     return next((place for place in places if (place / 'folder_to_objectnet_label.json').is_file()), places[0])
 
@@ -221,7 +218,7 @@ def objectnet_mappings(root: Path) -> Path:
 def corruption_folders(
     root: Path, corruptions: Sequence[str], severities: Sequence[int]
 ) -> dict[tuple[str, int], Path | None]:
-    """Folder of each corruption and severity; None where there is none."""
+    """Folder of each corruption and severity; None if it does not exist."""
     archive = {name: group for group, names in CORRUPTIONS.items() for name in names}
     places = {}
     for name in corruptions:

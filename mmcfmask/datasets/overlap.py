@@ -1,4 +1,4 @@
-"""Which images a data set holds, and which of them another one holds too, however the configs are written."""
+"""Which images a data set holds, to find those that another one holds too, however the configs are written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmpretrain.registry import DATASETS
 from .cache import CachedDataset
 from .folder import FolderDataset
 
-# Settings of a FolderDataset that leave out images, or change how they are read, but put none in.
+# Settings of a FolderDataset that remove images or change how they are read, but add none.
 NARROWING = (
     'pipeline',
     'test_mode',
@@ -30,10 +30,9 @@ NARROWING = (
 
 
 def identify_images(cfg: dict) -> Iterator[str]:
-    """What tells the images of a data set's config from others: the real path of a file, links resolved, or a digest of
-    pixels in memory.
+    """A key for every image of a data set's config: the real path of its file, or a digest of its pixels in memory.
 
-    Lists, concatenations, and wrappers that repeat images or choose some are looked through. No image file is read.
+    Looks through lists, concatenations and wrappers that repeat or select images. Reads no image file.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'):  # mmengine's wrappers look there for what they wrap
         dataset = _build(cfg)
@@ -50,7 +49,7 @@ def identify_images(cfg: dict) -> Iterator[str]:
 
 
 def _build(cfg: dict):
-    """The data set of a config without its pipeline."""
+    """Build the data set of a config without its pipeline."""
     if _is_a(CachedDataset, cfg):
         return _build(cfg['dataset'])
     cfg, plain = _without_pipelines(cfg), _is_a(BaseDataset, cfg)
@@ -63,7 +62,7 @@ def _build(cfg: dict):
 
 
 def _without_pipelines(node):
-    """A copy of a config in which no image is transformed, or read to see whether it can be."""
+    """A copy of a config that neither transforms images nor checks whether they are readable."""
     if isinstance(node, dict):
         node = {key: _without_pipelines(value) for key, value in node.items() if key != 'skip_unreadable'}
         return dict(node, pipeline=[]) if 'pipeline' in node else node
@@ -71,7 +70,7 @@ def _without_pipelines(node):
 
 
 def real_paths(paths: Iterable[str]) -> Iterator[str]:
-    """``os.path.realpath`` of each, with one look at every folder instead of at every file."""
+    """``os.path.realpath`` of each path; lists every folder once in place of asking for every file."""
     folders: dict[str, tuple[str, set[str]]] = {}
     for path in paths:
         folder, name = os.path.split(path)
@@ -79,15 +78,15 @@ def real_paths(paths: Iterable[str]) -> Iterator[str]:
             try:
                 with os.scandir(folder or '.') as entries:
                     links = {entry.name for entry in entries if entry.is_symlink()}
-            except OSError:  # not there: found when it is read
+            except OSError:  # missing: reported when it is read
                 links = set()
             folders[folder] = os.path.realpath(folder), links
         real, links = folders[folder]
         yield os.path.realpath(path) if name in links else f'{real}/{name}'
 
 
-def known_apart(one: dict, other: dict) -> bool:
-    """Whether two configs are different parts of one hold-out, which is known without listing their images."""
+def are_known_disjoint(one: dict, other: dict) -> bool:
+    """Whether two configs are different parts of one hold-out, so disjoint without listing their images."""
     if not all(_is_a(FolderDataset, cfg) for cfg in (one, other)) or one['type'] != other['type']:
         return False
     keys = {*one, *other} - {*NARROWING, 'holdout', 'data_root'}

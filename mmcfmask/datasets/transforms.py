@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmcv.transforms
-import mmpretrain.datasets  # noqa: F401  registers mmcv's LoadImageFromFile, in whose place ours comes
+import mmpretrain.datasets  # noqa: F401  registers mmcv's LoadImageFromFile, which ours replaces
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
@@ -16,19 +16,20 @@ from .images import open_image, read_image, to_rgb
 
 @TRANSFORMS.register_module(force=True)
 class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
-    """mmcv's, whose Pillow backend reads as :func:`mmcfmask.datasets.images.read_image` does.
+    """mmcv's ``LoadImageFromFile``, with a Pillow backend that reads like
+    :func:`mmcfmask.datasets.images.read_image`.
 
-    mmcv's own lays grey images with transparency on a grey canvas, and makes 16-bit ones white and floating-point ones
-    black.
+    mmcv's own Pillow backend puts grey images with transparency on a grey canvas, and turns 16-bit images white and
+    floating-point images black.
 
     Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape``.
 
     Args:
-        **kwargs: mmcv's. ``imdecode_backend='pillow', color_type='color_ignore_orientation'`` is what the published
-            pipelines do: no turning by EXIF.
+        **kwargs: Arguments of mmcv's transform. The published pipelines use ``imdecode_backend='pillow',
+            color_type='color_ignore_orientation'``: no rotation by EXIF.
 
     Raises:
-        StorageError: The file cannot be read, or not without guessing; names it.
+        StorageError: The file cannot be read, or only by guessing; the message names it.
     """
 
     def transform(self, results: dict) -> dict | None:
@@ -40,7 +41,7 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
         ):
             try:
                 return super().transform(results)
-            except Exception as error:  # OpenCV, and mmcv where OpenCV gives nothing
+            except Exception as error:  # of OpenCV, or of mmcv if OpenCV gives nothing
                 raise StorageError(
                     f'{results["img_path"]} cannot be read as an image with imdecode_backend={self.imdecode_backend!r} '
                     f'({error})'
@@ -58,7 +59,7 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class CropBorder(BaseTransform):
-    """Cut a border off every side: ObjectNet's images have a red one, which must go before the image is resized.
+    """Cut a border off every side. ObjectNet's images have a red one, which must go before the resize.
 
     Changes ``img`` (H, W, C) and ``img_shape``.
 
@@ -66,7 +67,7 @@ class CropBorder(BaseTransform):
         border (int): Width in pixels. Defaults to 2, as in ObjectNet's protocol.
 
     Raises:
-        ValueError: The image has nothing but border; names its file.
+        ConfigError: The image is all border; the message names its file.
     """
 
     def __init__(self, border: Whole = 2) -> None:
@@ -92,26 +93,26 @@ class CropBorder(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadResizedImage(BaseTransform):
-    """Read an image and resize its short side (Pillow, bicubic), in one go.
+    """Read an image and resize its short side (Pillow, bicubic) in one step.
 
     Gives exactly what ``LoadImageFromFile(imdecode_backend='pillow', color_type='color_ignore_orientation')`` and
-    ``ResizeEdge(scale, edge='short', backend='pillow', interpolation='bicubic')`` give, without the copies between
-    them. With ``reducing_gap``, large JPEGs are decoded at a fraction of their size, which costs a fraction of the time
-    and changes pixels a little (docs/performance.md has numbers).
+    ``ResizeEdge(scale, edge='short', backend='pillow', interpolation='bicubic')`` give, without the copies in between.
+    With ``reducing_gap``, large JPEGs are decoded at a fraction of their size, which is faster and changes pixels
+    slightly (docs/performance.md has numbers).
 
-    Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape``, ``ori_shape``, ``scale``, ``scale_factor``. An ``img`` without an
-    ``img_path``, as inference has it of an array, is resized.
+    Adds ``img`` (H, W, 3) uint8 BGR, ``img_shape``, ``ori_shape``, ``scale``, ``scale_factor``. If there is no
+    ``img_path`` (inference on an array), ``img`` is resized.
 
     Args:
         scale (int): Length of the short side after resizing.
-        reducing_gap (float, optional): A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this leaves at least
-            ``reducing_gap`` times the pixels of the resized image in each direction; at least 1. Pillow's own default
-            for thumbnails is 2. Defaults to None: decode at full size.
+        reducing_gap (float, optional): Decode a JPEG at 1/2, 1/4 or 1/8 of its size if this leaves at least
+            ``reducing_gap`` times the side length of the resized image; at least 1. Pillow uses 2 for thumbnails.
+            Defaults to None: decode at full size.
         backend_args (dict, optional): Where files are, see :func:`mmengine.fileio.get`.
 
     Raises:
-        ValueError: ``scale`` below 1 or ``reducing_gap`` below 1.
-        StorageError: The file cannot be read, or not without guessing; names it.
+        ConfigError: ``scale`` or ``reducing_gap`` below 1.
+        StorageError: The file cannot be read, or only by guessing; the message names it.
     """
 
     def __init__(self, scale: Count, reducing_gap: Positive | None = None, backend_args: dict | None = None) -> None:
@@ -135,9 +136,9 @@ class LoadResizedImage(BaseTransform):
                 full = image.size
                 reduced = image.draft(None, tuple(int(side * self.reducing_gap) for side in self._size(*full)))
             rgb = to_rgb(image)
-            if reduced is None:  # a TIFF may be turned when it is read
+            if reduced is None:  # after the read, because a TIFF may be rotated by it
                 self._resize(results, rgb)
-            else:  # the box in pixels of the reduced image, with a fraction where the size is not a multiple
+            else:  # the box is in pixels of the reduced image, fractional if the size is not a multiple
                 self._resize(results, rgb, full, reduced[1])
         results['img'] = results['img'][:, :, ::-1]
         return results
@@ -153,8 +154,8 @@ class LoadResizedImage(BaseTransform):
     def _resize(
         self, results: dict, image: Image.Image, full: tuple[int, int] | None = None, box: tuple | None = None
     ) -> dict:
-        """Add what :meth:`transform` does, of the channels in ``image``; ``full`` is the size that ``box`` of it stands
-        for."""
+        """Add the entries of :meth:`transform` to ``results``; ``box`` of ``image`` covers an original of size
+        ``full``."""
         width, height = full or image.size
         size = self._size(width, height)
         results['img'] = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box))

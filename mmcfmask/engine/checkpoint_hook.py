@@ -1,4 +1,4 @@
-"""When checkpoints are written and deleted."""
+"""Write checkpoints, delete old ones, and keep the best one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .checkpoints import BEST, LAST, read_checkpoint
 
 @HOOKS.register_module(force=True)
 class CheckpointHook(mmengine.hooks.CheckpointHook):
-    """mmengine's ``CheckpointHook``, with which a run that is killed at any moment can be resumed.
+    """mmengine's ``CheckpointHook`` for runs that may be killed at any moment and resumed.
 
-    A checkpoint is whole on the disk before ``last_checkpoint`` names it, and only then is an older one deleted. The
-    best one, by ``save_best`` and among equals by :func:`mmcfmask.evaluation.preference`, is ``best.pth``: its ``meta``
-    has ``epoch``, ``iter`` and ``best=dict(metric=…, value=…)`` (of several metrics each has a ``best_<metric>.pth``).
-    A resumed run finds its own files in the folder, under whatever path they were written.
+    The hook first writes a checkpoint to the disk, then its name to ``last_checkpoint``, and then deletes an older
+    checkpoint. ``best.pth`` is the best checkpoint by ``save_best``, with ties decided by
+    :func:`mmcfmask.evaluation.preference`. Its ``meta`` has ``epoch``, ``iter`` and ``best=dict(metric=…, value=…)``.
+    Several metrics have a ``best_<metric>.pth`` each. A resumed run finds its files even if its folder was moved.
 
-    Configs get this class by ``type='CheckpointHook'``. Arguments are those of mmengine's.
+    Configs get this class by ``type='CheckpointHook'``. It takes the arguments of mmengine's hook.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -41,16 +41,16 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             raise ConfigError('save_best=[] names no metric: give one, or None')
 
     def before_train(self, runner) -> None:
-        """Find what lies in the folder; of a run that was started elsewhere the best checkpoint is copied."""
+        """Find earlier checkpoints of this run; copy the best one of a run that began in another folder."""
         info = runner.message_hub.runtime_info
-        info.pop('keep_ckpt_ids', None)  # mmengine's, of all hooks together
+        info.pop('keep_ckpt_ids', None)  # mmengine mixes the checkpoints of all hooks there
         if '://' in str(self.out_dir):
             raise ConfigError(
-                f'CheckpointHook.out_dir={self.out_dir!r}: checkpoints are written to folders of this machine alone'
+                f'CheckpointHook.out_dir={self.out_dir!r}: checkpoints can only be written to local folders'
             )
         super().before_train(runner)
         self.kept = self._own_steps(runner) if self.max_keep_ckpts > 0 and self._resumed_here(runner) else []
-        self._remove_old()  # a run that was killed before it did
+        self._remove_old()  # the run may have been killed before it did so
         if self.save_best is None:
             return
         others = [
@@ -60,25 +60,25 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         ]
         if others:
             raise ConfigError(
-                'two CheckpointHooks have save_best, but a run has one best checkpoint: give all metrics to one, as a '
-                'list'
+                'two CheckpointHooks have save_best, but a run has one best checkpoint: give one hook a list of all '
+                'metrics'
             )
         if not runner.iter:
             if is_main_process() and self.best_path(self.key_indicators[0]).is_file():
                 runner.logger.warning(
-                    f'{self.best_path(self.key_indicators[0])} is of an earlier run: this one will replace it'
+                    f'{self.best_path(self.key_indicators[0])} is of an earlier run; this run will replace it'
                 )
             return
         for key in self.key_indicators:
             self._find_best(runner, key)
 
     def _resumed_here(self, runner) -> bool:
-        """Whether the run resumes from a checkpoint in its own folder: else what lies there is another run's."""
+        """Whether the run resumes from a checkpoint in its own folder; otherwise the files there are another run's."""
         start = runner._load_from  # None: mmengine finds it in the work dir
         return runner.iter > 0 and (start is None or Path(start).parent.resolve() == Path(self.out_dir).resolve())
 
     def _own_steps(self, runner) -> list[int]:
-        """Epochs, or iterations, of this hook's checkpoints in the folder, up to where the run is; later ones are
+        """List the epochs or iterations of this hook's checkpoints in the folder. Those after the current one are
         another run's."""
         name = re.compile(re.escape(self.filename_tmpl).replace(r'\{\}', r'(\d+)'))
         found = map(name.fullmatch, os.listdir(self.out_dir) if os.path.isdir(self.out_dir) else ())
@@ -86,18 +86,17 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         return sorted(int(match[1]) for match in found if match and int(match[1]) <= done)
 
     def best_path(self, key: str) -> Path:
-        """Where the best checkpoint by a metric is written."""
+        """Return the path of the best checkpoint by a metric."""
         return Path(self.out_dir) / (BEST if len(self.key_indicators) == 1 else f'best_{key.replace("/", "_")}.pth')
 
     def _names(self, key: str) -> tuple[str, str, str]:
-        """Names in the message hub: mmengine's for the best score and its file, and ours for the cross-entropy that
+        """Return names in the message hub: of the best score, its file (both mmengine's), and its cross-entropy, which
         decides ties."""
         end = '' if len(self.key_indicators) == 1 else f'_{key}'
         return f'best_score{end}', f'best_ckpt{end}', f'best_nll{end}'
 
     def _find_best(self, runner, key: str) -> None:
-        """Let the message hub of a resumed run name the best checkpoint in this work dir; without one, forget its
-        score."""
+        """Let the message hub of a resumed run name the best checkpoint in this work dir, or forget its score."""
         info, (score, name, nll) = runner.message_hub.runtime_info, self._names(key)
         recorded = info.get(name)
         if not recorded:
@@ -108,18 +107,16 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                 if path.is_file():
                     runner.message_hub.update_info(name, str(path))
                     return
-        for path in (
-            Path(runner._load_from or '').parent / recorded.name,
-            recorded,
-        ):  # a run that began in another work dir
-            if path.is_file() and _score_of(path) in (None, info.get(score)):
+        # The run began in another work dir.
+        for path in (Path(runner._load_from or '').parent / recorded.name, recorded):
+            if path.is_file() and _read_score(path) in (None, info.get(score)):
                 if is_main_process():
                     with open(path, 'rb') as source, atomic_write(own) as copy:
                         shutil.copyfileobj(source, copy, 1 << 24)
                 runner.message_hub.update_info(name, str(own))
                 return
         runner.logger.warning(
-            f'the best checkpoint so far, {recorded}, is no longer there: the next validation gives a new one'
+            f'the best checkpoint so far, {recorded}, is missing: the next validation chooses a new one'
         )
         for part in (score, name, nll):
             info.pop(part, None)
@@ -162,7 +159,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             if metrics[key] is None:
                 continue
             found, best = preference(metrics, key, rule), (-math.inf, -math.inf)
-            if score in hub.runtime_info:  # unknown cross-entropy: the earlier one stays
+            if score in hub.runtime_info:  # without a known cross-entropy the earlier one stays
                 best = preference(
                     {nll_key(key): hub.runtime_info.get(nll, -math.inf), key: hub.runtime_info[score]}, key, rule
                 )
@@ -190,15 +187,15 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                 and Path(before).name != path.name
                 and is_main_process()
             ):
-                self._remove(before)  # under its older name
+                self._remove(before)  # written under an older name
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
 
 
-def _score_of(path: Path) -> float | None:
-    """The score that a best checkpoint says it has."""
+def _read_score(path: Path) -> float | None:
+    """Read the score in a best checkpoint."""
     try:
         return read_checkpoint(str(path))['meta']['best']['value']
     except (KeyError, TypeError, OSError, ValueError):

@@ -27,7 +27,7 @@ LAST = 'last_checkpoint'
 
 
 def best_checkpoint(folder: str | os.PathLike) -> Path | None:
-    """The best checkpoint of a work dir: ``best.pth``, or the newest ``best_*.pth`` (one of several metrics, or of
+    """Return the best checkpoint of a work dir: ``best.pth``, or the newest ``best_*.pth`` (of several metrics, or of
     version 0.1)."""
     folder = Path(folder)
     if (folder / BEST).is_file():
@@ -36,12 +36,19 @@ def best_checkpoint(folder: str | os.PathLike) -> Path | None:
 
 
 def find_resumable(work_dir: str | os.PathLike) -> str | None:
-    """The checkpoint to resume a run from: the one that ``last_checkpoint`` names, in the work dir, which may have been
-    moved, or where it was written; where that is gone or damaged, the newest whole one, with a warning. None where
-    nothing was saved yet.
+    """Find the checkpoint to resume a run from.
+
+    This is the one that ``last_checkpoint`` names, also if the work dir was moved. If it is missing or damaged, it is
+    the newest whole one, with a warning.
+
+    Args:
+        work_dir: Of the run.
+
+    Returns:
+        str, optional: The path; None if nothing was saved yet.
 
     Raises:
-        StorageError: There are checkpoints, or a name of one, but none is whole.
+        StorageError: There are checkpoints, but none is whole.
     """
     try:
         recorded = (Path(work_dir) / LAST).read_text(encoding='utf-8', errors='surrogateescape').strip('\n')
@@ -49,9 +56,9 @@ def find_resumable(work_dir: str | os.PathLike) -> str | None:
         recorded = ''
     latest = next((path for path in (Path(work_dir) / Path(recorded).name, Path(recorded)) if path.is_file()), None)
     reason = (
-        f'{recorded}, which {Path(work_dir) / LAST} names, is gone'
+        f'{recorded}, which {Path(work_dir) / LAST} names, is missing'
         if recorded
-        else f'{Path(work_dir) / LAST} is empty or not there'
+        else f'{Path(work_dir) / LAST} is empty or missing'
     )
     if latest:
         try:
@@ -71,15 +78,15 @@ def find_resumable(work_dir: str | os.PathLike) -> str | None:
         return path
     if recorded or found:
         raise StorageError(
-            f'{reason}: there is no other checkpoint in {folder} to resume from. To start '
-            f'again, delete what is there, {LAST} too, or choose another work dir'
+            f'{reason}: there is no other checkpoint in {folder} to resume from. To start again, delete the files '
+            f'there, {LAST} too, or choose another work dir'
         )
     return None
 
 
 def _resumable(folder: Path, latest: str) -> list[str]:
-    """The checkpoints in ``folder`` that seem to be resumable, newest first, but for later ones than ``latest``:
-    another run's."""
+    """List the checkpoints in ``folder`` that seem resumable, newest first. Those later than ``latest`` are another
+    run's and left out."""
     name = re.compile(r'(.*_)(\d+)\.pth')
     limit, found = name.fullmatch(latest), []
     for path in folder.glob('*.pth'):
@@ -96,15 +103,19 @@ def _resumable(folder: Path, latest: str) -> list[str]:
 
 
 def check_checkpoint(path: str, resume: bool = False) -> dict:
-    """Load a checkpoint's tensors without copying them, or say what is wrong with it. Nothing in the file is executed.
+    """Load a checkpoint without executing anything in it, its tensors mapped from the file, and check it.
 
     Args:
         path (str): A local file.
         resume (bool): It must hold the state of a training run, not only weights.
 
+    Returns:
+        dict: With ``state_dict`` and ``meta``.
+
     Raises:
-        MissingFileError, StorageError, ConfigError: With the path: there is none, it is damaged (a checksum is wrong,
-            see :func:`check_whole`), it is something else, or holds numbers that cannot be right.
+        MissingFileError: There is no such file.
+        StorageError: It is damaged (a checksum is wrong, see :func:`mmcfmask.files.check_whole`).
+        ConfigError: It is no checkpoint, or holds impossible numbers.
     """
     check_exists(path)
     check_whole(path)
@@ -117,14 +128,14 @@ def check_checkpoint(path: str, resume: bool = False) -> dict:
 
 
 def read_checkpoint(path: str) -> dict:
-    """A checkpoint with ``state_dict`` and ``meta``, as far as that can be told without looking at its numbers."""
+    """Load a checkpoint with ``state_dict`` and ``meta``, without looking at its numbers."""
     check_exists(path)
     if is_torchscript(path):
-        raise ConfigError(f'{path!r} is a TorchScript archive, no checkpoint: name it as model.backbone.pretrained')
+        raise ConfigError(f'{path!r} is a TorchScript archive, not a checkpoint: set it as model.backbone.pretrained')
     try:
-        # What torch < 1.6 wrote is no archive and cannot be mapped.
+        # Files of torch < 1.6 are no archives and cannot be mapped.
         checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except Exception as error:  # the readers raise pickle, zip and key errors of many types
+    except Exception as error:  # torch raises pickle, zip and key errors of many types
         raise StorageError(
             f'{path!r} is not a checkpoint that torch can load, or is cut off ({explain_unreadable(error)})'
         ) from None
@@ -136,7 +147,7 @@ def read_checkpoint(path: str) -> dict:
         or not state
         or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
     ):
-        raise ConfigError(f'{path!r}: its "state_dict" is not made of named tensors')
+        raise ConfigError(f'{path!r}: its "state_dict" must hold named tensors')
     if all(name.startswith('module.') for name in state):  # of a wrapped model
         checkpoint['state_dict'] = {name[len('module.') :]: value for name, value in state.items()}
     checkpoint['state_dict'] = rename_weights(checkpoint['state_dict'])
@@ -148,8 +159,7 @@ def read_checkpoint(path: str) -> dict:
 
 
 def _check_meta(meta: dict, path: str) -> None:
-    """Raise a ConfigError for a seed that is none, or classes that are no list of names; other programs may write
-    neither."""
+    """Raise a ConfigError for an impossible seed, or classes that are no list of names. Both may be missing."""
     seed, trained = meta.get('seed'), meta.get('dataset_meta')
     if seed is not None and not (type(seed) is int and 0 <= seed < 2**32):
         raise ConfigError(f'{path!r}: meta["seed"] = {seed!r} is not the seed of a run')
@@ -183,12 +193,10 @@ def _check_training_state(checkpoint: dict, path: str) -> None:
         if type(meta.get(key)) is not int or meta[key] < 0:
             raise ConfigError(f'{path!r}: training cannot resume from meta[{key!r}] = {meta.get(key)!r}')
     if not isinstance(meta.get('cfg'), str):
-        raise ConfigError(
-            f'{path!r} does not say what it was trained with (meta["cfg"]), so training cannot resume from it'
-        )
+        raise ConfigError(f'{path!r} has no config (meta["cfg"]), so training cannot resume from it')
     optimizer = checkpoint['optimizer']
     if not isinstance(optimizer, dict) or not isinstance(checkpoint['message_hub'], dict):
-        raise ConfigError(f'{path!r}: its training state is not that of a run of mmengine')
+        raise ConfigError(f'{path!r}: its training state is not of a run of mmengine')
     parts = (
         [optimizer] if {'state', 'param_groups'} & set(optimizer) else list(optimizer.values())
     )  # of several optimizers
@@ -204,8 +212,7 @@ def _check_training_state(checkpoint: dict, path: str) -> None:
 
 
 def check_schedules(cfg: Config, checkpoint: dict, name: str) -> None:
-    """Raise a ConfigError where a checkpoint lacks the state of the schedules of ``cfg``, so that they would begin
-    again."""
+    """Raise a ConfigError for a checkpoint without the state of the schedules of ``cfg``, which would start again."""
     wanted, found = cfg.get('param_scheduler') or [], checkpoint.get('param_schedulers')
     wanted = [wanted] if isinstance(wanted, dict) and 'type' in wanted else wanted
     if wanted and (not found or len(found) != len(wanted)):
@@ -219,7 +226,7 @@ def check_schedules(cfg: Config, checkpoint: dict, name: str) -> None:
 
 
 def _tensors(value, name: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested dicts and lists, with names."""
+    """Yield all tensors in nested dicts and lists, with their names."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, (dict, list, tuple)):
@@ -228,11 +235,14 @@ def _tensors(value, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def check_state_dict(model: nn.Module, checkpoint: dict, name: str) -> None:
-    """Raise a ValueError that names the tensors that a checkpoint lacks, or has in another shape or besides those of
-    ``model``.
+    """Raise a ConfigError for a checkpoint with missing, unexpected or differently shaped tensors, and name them.
 
-    mmengine would leave what does not fit at random, and log it. What losses of the training have (``losses``) does
-    not count.
+    mmengine would log such tensors and leave random weights. Weights of loss terms (``losses.*``) are not compared.
+
+    Args:
+        model (nn.Module): The model.
+        checkpoint (dict): From :func:`check_checkpoint`.
+        name (str): Its path, for the error.
     """
     expected, found = (
         {key: value for key, value in weights.items() if not key.startswith('losses.')}
@@ -242,15 +252,13 @@ def check_state_dict(model: nn.Module, checkpoint: dict, name: str) -> None:
 
 
 def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
-    """Raise a ConfigError where a checkpoint says that it was trained with another image tower, or another activation,
-    than ``model``.
-
-    Their weights may have the same names and shapes. Another normalisation of images is warned of.
+    """Raise a ConfigError for a checkpoint of another image tower, or another activation, than ``model``; its weights
+    may still have the same names and shapes. Warn of another normalisation of images.
 
     Args:
         model (dict): The ``model`` of a config.
-        checkpoint (dict): From :func:`check_checkpoint`. One that does not say is accepted.
-        name (str): Of the checkpoint, for the error.
+        checkpoint (dict): From :func:`check_checkpoint`. Without a config in it, it is accepted.
+        name (str): Its path, for the error.
     """
     try:
         trained = config_values(checkpoint['meta']['cfg'], free=())['model']
@@ -280,13 +288,12 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
 
 
 def inherited_meta(checkpoint: dict) -> dict:
-    """What a checkpoint that is made of another one says as well: the config and the classes that the weights were
-    trained with."""
+    """Return the ``meta`` that a checkpoint made of another one keeps: config and classes of the training."""
     return {key: checkpoint['meta'][key] for key in ('cfg', 'dataset_meta') if key in checkpoint['meta']}
 
 
 def _tower_name(backbone: dict) -> str:
-    """Name of an open_clip tower, with the activation that it has: OpenAI's tags switch QuickGELU on under any name."""
+    """Name an open_clip tower with its activation: OpenAI's tags switch QuickGELU on under any name."""
     name, tag = str(backbone['model_name']), backbone.get('pretrained')
     config = open_clip.get_model_config(name) or {}
     quick = config.get('quick_gelu', name.endswith('-quickgelu')) or (

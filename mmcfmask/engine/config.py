@@ -26,8 +26,7 @@ from .options import parse_options
 from .shared import find_shared, update_shared
 from .values import value_of
 
-# What the Runner and the tools read of a config. Every other top-level name is a variable, of which parts of the config
-# hold copies.
+# Top-level names that the Runner or this package reads. All others are variables, which parts of the config copy.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
     'cache_dir',
     'custom_imports',
@@ -120,8 +119,8 @@ def _check_variables(
 
 
 def _find_copies(node: Any, name: str, value: Any, where: str = '') -> list[str]:
-    """Dotted names of the keys in the parts of a config that hold the value of a variable: those of its name, and if
-    the value is a dict or a list, all."""
+    """Find the keys that copied a variable: those of its name with its value and, if the value is a dict or a list, all
+    keys with it."""
     found = []
     telling = isinstance(value, (dict, list)) and len(value) > 0
     for key, item in node.items() if isinstance(node, dict) else enumerate(node):
@@ -133,11 +132,10 @@ def _find_copies(node: Any, name: str, value: Any, where: str = '') -> list[str]
 
 
 def _check_training_images(cfg: Config, before: Config, options: Mapping[str, Any]) -> None:
-    """Raise a ConfigError where options change the training images and leave a linear probe or a k-NN gate of the same
-    images behind.
+    """Raise a ConfigError if options change the training images but not those of a linear probe or a k-NN gate.
 
-    A config copies the training set into them, as ``dataset={{_base_.train_dataloader.dataset}}``. To give them other
-    images on purpose, set their key too.
+    A config copies the training set into them, as ``dataset={{_base_.train_dataloader.dataset}}``. Setting their own
+    key gives them other images on purpose.
     """
     is_probe = value_of(cfg, 'model.head.class_weights.type') == 'linear_probe'
     parts = ['model.head.class_weights'] if is_probe else []
@@ -156,11 +154,16 @@ def _check_training_images(cfg: Config, before: Config, options: Mapping[str, An
 
 
 def read_config(path: str) -> Config:
-    """``Config.fromfile``; modules of ``custom_imports`` are also found in the current folder, as by ``python -m``.
+    """Read a config file with ``Config.fromfile``, and explain what is wrong with it.
+
+    Modules in ``custom_imports`` are also found in the current folder, as with ``python -m``.
+
+    Args:
+        path (str): The config file.
 
     Raises:
-        MissingFileError: There is no such file, or none that it inherits from.
-        ConfigError: It is no config, or fails; with the file and the line.
+        MissingFileError: The file, or one that it inherits from, does not exist.
+        ConfigError: The file is not a config or fails; the message names the file and the line.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -172,25 +175,24 @@ def read_config(path: str) -> Config:
         return cfg
     except UserError:
         raise
-    except Exception as error:  # a config is a program
-        raise ConfigError(_what_fails(error, place[-1])) from error
+    except Exception as error:  # a config may fail in any way
+        raise ConfigError(_explain(error, place[-1])) from error
 
 
-def _check_files(path: str, place: list[str], heirs: list[str]) -> None:
-    """Raise a UserError for a config, or a base of it, that is no readable file, or inherits from itself; ``place``
-    ends with the file that is looked at."""
+def _check_files(path: str, place: list[str], children: list[str]) -> None:
+    """Raise a UserError if a config or one of its bases is not a readable file, or inherits from itself. The last item
+    of ``place`` is the file that is being checked."""
     place.append(path)
-    check_text_file(path, 'config', f' (the _base_ of {heirs[-1]})' if heirs else '')
-    chain = [os.path.realpath(heir) for heir in heirs]
-    if os.path.realpath(path) in chain:
-        raise ConfigError(f'{path} inherits from itself, by _base_: {" -> ".join([*heirs, path])}')
+    check_text_file(path, 'config', f' (the _base_ of {children[-1]})' if children else '')
+    if os.path.realpath(path) in map(os.path.realpath, children):
+        raise ConfigError(f'{path} inherits from itself, by _base_: {" -> ".join([*children, path])}')
     for base in _find_bases(path):
-        _check_files(base, place, [*heirs, path])
+        _check_files(base, place, [*children, path])
     place.append(path)
 
 
 def _find_bases(path: str) -> list[str]:
-    """The files that a config file inherits from."""
+    """Find the files that a config file inherits from."""
     found = []
     for base in Config._get_base_files(path):
         try:
@@ -202,8 +204,13 @@ def _find_bases(path: str) -> list[str]:
 
 
 def check_text_file(path: str, what: str, more: str = '') -> None:
-    """Raise a MissingFileError or a ConfigError unless ``path`` is a readable file of text, of a kind that settings are
-    written in."""
+    """Raise a UserError unless a file of settings is readable text.
+
+    Args:
+        path (str): A .py, .yaml, .yml or .json file.
+        what (str): What it is, for errors, such as 'config'.
+        more (str): More about it, for errors.
+    """
     if not os.path.exists(path):
         raise MissingFileError(f'there is no {what} {path!r}{more}')
     if not os.path.isfile(path):
@@ -225,31 +232,25 @@ def check_text_file(path: str, what: str, more: str = '') -> None:
             ast.parse(text)
     except SyntaxError as error:
         raise ConfigError(f'{path}, line {error.lineno}: {error.msg}') from None
-    except (ValueError, RecursionError, MemoryError):  # a null byte; brackets in brackets in …
-        raise ConfigError(f'the {what} {path!r}{more} is no Python that could be read') from None
+    except (ValueError, RecursionError, MemoryError):  # a null byte, or very deep brackets
+        raise ConfigError(f'the {what} {path!r}{more} cannot be parsed as Python') from None
 
 
-def _what_fails(error: Exception, path: str) -> str:
-    """Where the program that a config is fails, in one line."""
+def _explain(error: Exception, path: str) -> str:
+    """Say in one line which file and line of a config fails, and why."""
     path, line = os.path.abspath(path), error.lineno if isinstance(error, SyntaxError) else None
     for frame, number in traceback.walk_tb(error.__traceback__):
-        inside = frame.f_locals.get('filename')
-        if (
-            frame.f_globals.get('__name__') == 'mmengine.config.config'
-            and frame.f_code.co_name == '_file2dict'
-            and inside
-        ):
+        code, inside = frame.f_code, frame.f_locals.get('filename')
+        if frame.f_globals.get('__name__') == 'mmengine.config.config' and code.co_name == '_file2dict' and inside:
             path = inside
-        elif frame.f_code.co_filename == path:  # mmengine runs a config under its name
+        elif code.co_filename == path:  # mmengine compiles a config under its path
             line = number
-    text = 'it is nested too deeply' if isinstance(error, RecursionError) else (str(error).splitlines() or [''])[0]
+    kind = f'{type(error).__name__}: ' if path.endswith('.py') else ''
+    text = (str(error).splitlines() or [''])[0]
     if isinstance(error, yaml.YAMLError):
-        text = ' '.join(str(error).split())
+        kind, text = '', ' '.join(str(error).split())
+    elif isinstance(error, RecursionError):
+        kind, text = '', 'it is nested too deeply'
     elif isinstance(error, AttributeError) and not path.endswith('.py'):
         text = 'it must be a mapping of names to values'
-    kind = (
-        ''
-        if isinstance(error, (yaml.YAMLError, RecursionError)) or not path.endswith('.py')
-        else f'{type(error).__name__}: '
-    )
     return f'{path}{"" if line is None else f", line {line}"}: {kind}{text}'

@@ -24,7 +24,7 @@ from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
 from .provenance import training_of
-from .testing import add_gate, add_second_look, method_name, prepare_test
+from .testing import add_knn_gate, add_relevance_crop, name_method, prepare_test
 
 
 def run_test(
@@ -73,9 +73,9 @@ def run_test(
     config, checkpoint, out, predictions, work_dir = map(as_path, (config, checkpoint, out, predictions, work_dir))
     cfg = load_config(config, options, complete=True)
     if knn_gate:
-        add_gate(cfg)
+        add_knn_gate(cfg)
     if crop_scale is not None:
-        add_second_look(cfg, crop_scale)
+        add_relevance_crop(cfg, crop_scale)
     apply_run_arguments(cfg, config, work_dir, launcher, local_rank)
     check_work_dir(cfg.work_dir)
     if out:
@@ -114,7 +114,7 @@ def _describe(runner, cfg, config: str, checkpoint: str | None, loaded: dict | N
         describe_checkpoint(checkpoint),
         meta.get('seed'),
         unwrapped(runner.model).data_preprocessor,
-        method=method_name(config, cfg.model, loaded),
+        method=name_method(config, cfg.model, loaded),
         training=training_of(meta),
     )
     run.update({key: meta[key] for key in ('wise_ft_alpha', 'soup') if meta.get(key) is not None})

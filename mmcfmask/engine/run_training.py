@@ -16,7 +16,7 @@ from ..files import as_path, explained, locked
 from .build import build_runner, set_gradient_accumulation
 from .checkpoints import check_state_dict, find_resumable
 from .checks import check_training, check_work_dir
-from .checks.model import warn_of_random_weights
+from .checks.model import warn_of_random_weights, warn_of_unused_settings
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments, is_first_process, world_size
@@ -71,6 +71,7 @@ def run_training(
             del checkpoint
         else:
             warn_of_random_weights(cfg)
+        warn_of_unused_settings(cfg.model)
         with explained(cfg.work_dir):
             runner.train()
         end_process_group()

@@ -1,4 +1,4 @@
-"""Averages of the weights of several fine-tuned models (Wortsman et al., "Model soups", ICML 2022)."""
+"""Model soups: averages of the weights of several fine-tuned models (Wortsman et al., ICML 2022)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .values import is_a
 State = Mapping[str, Tensor]
 HeadMaker = Callable[[State], 'dict[str, Tensor]']
 TIES = ('nll', 'paper', 'code')
-"""What a greedy soup makes of ingredients that are equally accurate."""
+"""How a greedy soup decides between equally accurate ingredients."""
 
 
 def uniform_soup(states: Iterable[State], make_head: HeadMaker | None = None) -> dict[str, Tensor]:
-    """Mean of the weights, with equal shares.
+    """Average weights with equal shares.
 
     Args:
-        states (Iterable[State]): State dicts of equal names and shapes. What belongs to loss terms is left out,
-            and what is not floating point is taken from the first.
+        states (Iterable[State]): State dicts of equal names and shapes. Weights of loss terms are left out; tensors
+            that are not floating point come from the first state dict.
         make_head (Callable, optional): From :func:`head_maker`.
 
     Raises:
-        ValueError: No state dict, or one that differs from the first in its names or shapes.
+        ConfigError: No state dict, or one that differs from the first in its names or shapes.
     """
     total: dict[str, Tensor] = {}
     first: dict[str, Tensor] = {}
@@ -54,13 +54,16 @@ def uniform_soup(states: Iterable[State], make_head: HeadMaker | None = None) ->
 
 
 def own_weights(state: State) -> dict[str, Tensor]:
-    """Without those of losses that only training has."""
+    """Return a state dict without the weights of loss terms."""
     return {name: value for name, value in state.items() if not name.startswith('losses.')}
 
 
 def head_maker(model: dict) -> HeadMaker | None:
-    """For a model config whose head a text tower makes (:class:`mmcfmask.models.losses.flyp.FLYP`): a function of
-    mean weights that gives them the head of the mean text tower, which is not the mean of the heads. None for others.
+    """Return a function that gives averaged weights the head of the averaged text tower, which is not the average of
+    the heads. None unless a text tower makes the head (:class:`mmcfmask.models.losses.flyp.FLYP`).
+
+    Args:
+        model (dict): The ``model`` of a config.
     """
     if not any(is_a(FLYP, loss.get('type'), MODELS) for loss in model.get('losses') or ()):
         return None
@@ -69,8 +72,8 @@ def head_maker(model: dict) -> HeadMaker | None:
     def make_head(soup: State) -> dict[str, Tensor]:
         if not any(name.startswith('losses.') for name in soup):
             raise ConfigError(
-                'the ingredients of the soup have no text tower, of which the head is made (model.losses): give '
-                'checkpoints of the training'
+                'the ingredients of the soup have no text tower, which makes the head (model.losses): give checkpoints '
+                'of the training'
             )
         built.load_state_dict(soup)
         return {name: value.cpu().clone() for name, value in own_weights(built.state_dict()).items()}
@@ -85,14 +88,14 @@ def greedy_soup(
     ties: str = 'nll',
     make_head: HeadMaker | None = None,
 ) -> tuple[dict[str, Tensor], list[str], dict[str, tuple[float, float]]]:
-    """Greedy soup (Wortsman et al. 2022, recipe 1): from the best ingredient to the worst, each is added if the mean of
-    the weights does not get worse by it.
+    """Make a greedy soup (Wortsman et al. 2022, recipe 1): try the ingredients from best to worst, and add each one
+    unless it makes the average worse.
 
-    On a few hundred images many soups are equally accurate, and what is done then changes what is in the soup:
+    On a few hundred images many soups are equally accurate. ``ties`` decides what happens then:
 
-    - ``'nll'``: Of two that are equally accurate the one of the lower cross-entropy is the better.
-    - ``'paper'``: An ingredient that leaves the accuracy as it is is added, and of equal ones the first is tried first.
-    - ``'code'``: As in the authors' released code, it is not added, and the last is tried first.
+    - ``'nll'``: The lower cross-entropy is better.
+    - ``'paper'``: Add an ingredient that does not change the accuracy; of equal ones try the first one first.
+    - ``'code'``: Do not add it, and try the last one first, as in the authors' released code.
 
     Args:
         names (Iterable[str]): Names of the ingredients.
@@ -103,11 +106,11 @@ def greedy_soup(
         make_head (Callable, optional): From :func:`head_maker`.
 
     Returns:
-        tuple: The soup, the names of its ingredients in the order they were added, and what ``evaluate`` gives for
+        tuple: The soup, the names of its ingredients in the order they were added, and the result of ``evaluate`` for
             every ingredient alone.
 
     Raises:
-        ValueError: As :func:`uniform_soup`; unknown ``ties``.
+        ConfigError: As :func:`uniform_soup`; unknown ``ties``.
     """
     if ties not in TIES:
         raise ConfigError(f'ties={ties!r} is unknown: choose from {", ".join(TIES)}')

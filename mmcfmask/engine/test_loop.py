@@ -22,8 +22,8 @@ from ..files import check_file_name
 
 
 class ChainedLoaders:
-    """The dataloaders of several sets, as one for mmengine's hooks and logs: its length is that of all together, so
-    that progress and the time left are those of the whole run; any other attribute is the current loader's."""
+    """The dataloaders of several sets, as one for mmengine's hooks and logs. Its length is the sum of all, so progress
+    and remaining time are of the whole run. Any other attribute is the current loader's."""
 
     def __init__(self, loaders: dict[str, DataLoader]) -> None:
         self.loaders = loaders
@@ -33,16 +33,15 @@ class ChainedLoaders:
         return sum(map(len, self.loaders.values()))
 
     def __getattr__(self, name: str):
-        if name == 'current':  # not set yet, as in a copy
+        if name == 'current':  # not set yet in a copy
             raise AttributeError(name)
         return getattr(self.current, name)
 
     def __iter__(self) -> Iterator[tuple[str, Iterator]]:
-        """(name, iterator over batches) of every set, in order.
+        """Yield (name, iterator over batches) of every set, in order.
 
-        The workers of a set start while those of the set before it finish their last batches, so that the device does
-        not wait for the first batch of every set. They start no earlier: two sets read at once would only take the
-        cores from each other.
+        The workers of a set start when those of the previous set read their last batches, so the device does not wait
+        for the first batch of every set. They do not start earlier, because two sets would compete for the cores.
         """
         started: dict[str, Iterator] = {}
         names = list(self.loaders)
@@ -64,19 +63,19 @@ class ChainedLoaders:
 def lower_priority(worker_id: int) -> None:
     """Let this data worker run when the forward pass leaves a core free (``worker_init_fn``).
 
-    Without a GPU both share the cores, and torch's threads wait for the one whose core a worker took: so the workers
-    fill their queue between two forward passes, all at once.
+    Without a GPU both share the cores, and all threads of torch wait for the one whose core a worker took. With a lower
+    priority the workers fill their queue between two forward passes.
     """
     os.nice(19)
 
 
 class MultiSetLoop(BaseLoop):
-    """What :class:`MultiSetTestLoop` and :class:`MultiSetValLoop` share; see there.
+    """The base of :class:`MultiSetTestLoop` and :class:`MultiSetValLoop`.
 
     Attributes:
-        loaders (dict[str, DataLoader]): Of the sets that run: the ID set first, then the shifts.
-        missing (dict[str, str]): The sets that are not there, with the reason.
-        results (dict[str, dict]): After ``run``, of every set: ``metrics`` (without the name of the set), ``details``
+        loaders (dict[str, DataLoader]): The sets that run: the ID set first, then the shifts.
+        missing (dict[str, str]): The missing sets, each with the reason.
+        results (dict[str, dict]): After ``run``, for every set: ``metrics`` (without the name of the set), ``details``
             (of its metrics; on the main process) and ``speed``: ``images_per_second``, and the seconds spent on
             ``data`` (waiting for batches), ``forward`` and ``metric``.
     """
@@ -109,7 +108,7 @@ class MultiSetLoop(BaseLoop):
                 self.missing[name] = str(error)
         if not self.loaders:
             raise MissingSetError(
-                'none of the sets is there:\n' + '\n'.join(f'{name}: {why}' for name, why in self.missing.items())
+                'none of the sets was found:\n' + '\n'.join(f'{name}: {why}' for name, why in self.missing.items())
             )
         self.evaluators = {name: self._build_evaluator(name, evaluator, keep_predictions) for name in self.loaders}
         self.dataloader = ChainedLoaders(self.loaders)
@@ -118,8 +117,10 @@ class MultiSetLoop(BaseLoop):
 
     def _build_loader(self, name: str, cfg: dict) -> DataLoader:
         if cfg.get('drop_last'):
-            raise ConfigError(f'{self.mode}_dataloader[{name!r}].drop_last=True would leave out images')
-        if get_device() == 'cpu':  # pinning: torch warns, there is nothing to copy to
+            raise ConfigError(
+                f'{self.mode}_dataloader[{name!r}].drop_last=True would leave out images: set it to False'
+            )
+        if get_device() == 'cpu':  # torch warns of pinned memory without a device
             cfg = {'worker_init_fn': dict(type=lower_priority), **cfg, 'pin_memory': False}
         diff_rank_seed = self.runner._randomness_cfg.get('diff_rank_seed', False)
         return self.runner.build_dataloader(cfg, seed=self.runner.seed, diff_rank_seed=diff_rank_seed)
@@ -127,13 +128,13 @@ class MultiSetLoop(BaseLoop):
     def _build_evaluator(
         self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''
     ) -> Evaluator:
-        metrics = metrics_of(name, cfg, self.mode)
+        metrics = list_metrics(name, cfg, self.mode)
         evaluator = self.runner.build_evaluator([{**metric, 'prefix': prefix + name} for metric in metrics])
         evaluator.dataset_meta = self.loaders[name].dataset.metainfo
         if keep_predictions:
             keeping = [metric for metric in evaluator.metrics if hasattr(metric, 'keep_predictions')]
             if not keeping:
-                raise ConfigError(f'the metrics of {name} keep no predictions of single images: use ShiftAccuracy')
+                raise ConfigError(f'the metrics of {name} keep no predictions for single images: use ShiftAccuracy')
             keeping[0].keep_predictions = True
         return evaluator
 
@@ -208,15 +209,15 @@ class MultiSetLoop(BaseLoop):
 
     @property
     def averaged(self) -> list[str]:
-        """The shifts over which ``ood_average`` is the mean: those that ran and have a ``top1``."""
+        """The shifts in the mean ``ood_average``: those that ran and have a ``top1``."""
         return [name for name, result in self.results.items() if name != self.id_set and 'top1' in result['metrics']]
 
     def ood_average(self, results: dict[str, dict]) -> float:
-        """Unweighted mean of ``top1`` over :attr:`averaged`, of results as in :attr:`results`."""
+        """Return the unweighted mean of ``top1`` over :attr:`averaged`, for results as in :attr:`results`."""
         return sum(results[name]['metrics']['top1'] for name in self.averaged) / len(self.averaged)
 
     def _logged(self, metrics: dict[str, float]) -> dict[str, float]:
-        """What hooks see."""
+        """Return the metrics that hooks see."""
         return metrics
 
     def _averages(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -230,45 +231,41 @@ class MultiSetLoop(BaseLoop):
 class MultiSetTestLoop(MultiSetLoop):
     """Test one model on several sets in one run: ``test_dataloader`` is a dict of named dataloaders.
 
-    Metrics are reported as ``<set>/<metric>``, and ``ood_average/top1`` is the unweighted mean over the shifts that
-    ran.
+    Metrics are named ``<set>/<metric>``; ``ood_average/top1`` is the unweighted mean over the shifts that ran.
 
     Args:
         runner (Runner): The runner.
         dataloader (dict[str, dict]): Dataloader config of each set.
         evaluator (dict | list): Metric configs, used for every set. Or ``dict(evaluators={<set>: dict or list, …}, …)``
-            for sets with their own; what stands beside ``evaluators`` is the metric of all others.
+            for sets with their own metrics; the keys beside ``evaluators`` are the metric of all others.
         id_set (str): The in-distribution set; it always runs, first.
         shifts (Sequence[str], optional): The other sets to run. Defaults to None: all.
-        skip_missing (bool | Sequence[str]): Whether sets whose data is not there
-            (:class:`mmcfmask.datasets.MissingSetError`) are left out, with a warning, or which of them may be.
-            Otherwise such a set is an error. Defaults to False.
+        skip_missing (bool | Sequence[str]): Leave out sets with missing data
+            (:class:`mmcfmask.datasets.MissingSetError`), with a warning; or the names of those that may be missing.
+            Any other missing set is an error. Defaults to False.
         amp (bool): bfloat16 autocast. Defaults to False.
         keep_predictions (bool): Keep the prediction for every image (:class:`mmcfmask.evaluation.ShiftAccuracy`).
             Defaults to False.
 
     Raises:
-        ValueError: Unknown sets (the known ones are listed), a set without metrics.
-        MissingSetError: The data of a set is not there and may not be left out, or of no set is.
+        ConfigError: Unknown sets, a set without metrics.
+        MissingSetError: A set is missing that may not be, or all sets are missing.
     """
 
     mode = 'test'
 
     def _build_loader(self, name: str, cfg: dict) -> DataLoader:
-        return super()._build_loader(
-            name, {**cfg, 'persistent_workers': False}
-        )  # a set is read once: its workers end with it
+        # A set is read once, so its workers end with it.
+        return super()._build_loader(name, {**cfg, 'persistent_workers': False})
 
 
 @LOOPS.register_module()
 class MultiSetValLoop(MultiSetLoop):
-    """The same during training, every ``train_cfg.val_interval`` epochs: ``val_dataloader`` is a dict of named
-    dataloaders.
+    """Validate on several sets during training: ``val_dataloader`` is a dict of named dataloaders.
 
-    Arguments and errors are those of :class:`MultiSetTestLoop`. Nothing may be chosen by a shift: a
-    ``CheckpointHook.save_best`` or ``monitor`` (early stopping, learning rate) that names one, or ``ood_average``, is
-    an error when the loop is built. With ``persistent_workers=True`` the workers of a set are kept from one validation
-    to the next; between them they are idle.
+    Arguments and errors are those of :class:`MultiSetTestLoop`. No shift may choose anything: a
+    ``CheckpointHook.save_best`` or ``monitor`` (early stopping, learning rate) that names a shift or ``ood_average`` is
+    an error. With ``persistent_workers=True`` the workers of a set stay, idle, from one validation to the next.
     """
 
     mode = 'val'
@@ -277,13 +274,11 @@ class MultiSetValLoop(MultiSetLoop):
         refuse_choice_by_shift([runner.hooks, runner.param_schedulers], id_set, list(dataloader))
         super().__init__(runner, dataloader, evaluator, id_set, *args, **kwargs)
         if id_set in self.missing:
-            raise MissingSetError(
-                f'the in-distribution validation set {id_set!r} cannot be left out: {self.missing[id_set]}'
-            )
+            raise MissingSetError(f'the in-distribution validation set {id_set!r} is missing: {self.missing[id_set]}')
 
 
 class Clock:
-    """Where the time goes: :meth:`lap` books what has passed since the last call."""
+    """Measure where the time goes: :meth:`lap` adds the time since its last call to a part."""
 
     def __init__(self) -> None:
         self.start = self.last = time.perf_counter()
@@ -291,7 +286,7 @@ class Clock:
 
     def lap(self, part: str) -> None:
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # or the forward pass would be booked where its result is first used
+            torch.cuda.synchronize()  # else the forward pass would count where its result is first used
         now = time.perf_counter()
         self.seconds[part] += now - self.last
         self.last = now
@@ -302,7 +297,7 @@ class Clock:
 
 
 def split_metrics(metrics: dict) -> tuple[dict[str, float], dict]:
-    """Metrics that are numbers, as floats, and the others, such as a confusion matrix, as lists."""
+    """Split metrics into numbers, as floats, and all others, such as a confusion matrix, as lists."""
     numbers, others = {}, {}
     for key, value in metrics.items():
         values = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
@@ -314,7 +309,7 @@ def split_metrics(metrics: dict) -> tuple[dict[str, float], dict]:
 
 
 def may_be_missing(name: str, skip_missing: bool | Sequence[str]) -> bool:
-    """Whether a set is left out where its data is not there; ``skip_missing`` as of :class:`MultiSetTestLoop`."""
+    """Whether a set may be missing; ``skip_missing`` as in :class:`MultiSetTestLoop`."""
     return skip_missing if isinstance(skip_missing, bool) else name in skip_missing
 
 
@@ -335,11 +330,10 @@ def find_sets(cfg: Config, mode: str = 'test') -> list[str] | None:
 
 
 def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, mode: str = 'test') -> list[str]:
-    """The shifts to run: those named, or all sets but ``id_set``.
+    """Return the shifts to run: those in ``shifts``, or all sets except ``id_set``.
 
     Raises:
-        ValueError: Not a dict of dataloaders, a name that no file can have, or an unknown one; the known ones are
-            listed.
+        ConfigError: Not a dict of dataloaders, a name that no file can have, or an unknown name.
     """
     if not dataloader or any(not isinstance(loader, dict) or 'dataset' not in loader for loader in dataloader.values()):
         raise ConfigError(
@@ -364,25 +358,25 @@ def choose_shifts(dataloader: dict, id_set: str, shifts: Sequence[str] | None, m
     return list(dict.fromkeys(shifts))
 
 
-def metrics_of(name: str, evaluator: dict | list, mode: str = 'test') -> list[dict]:
-    """Metric configs of one set; see ``evaluator`` of :class:`MultiSetTestLoop`."""
+def list_metrics(name: str, evaluator: dict | list, mode: str = 'test') -> list[dict]:
+    """Return the metric configs of one set; see ``evaluator`` of :class:`MultiSetTestLoop`."""
     if isinstance(evaluator, dict) and 'evaluators' in evaluator:
         shared = {key: value for key, value in evaluator.items() if key != 'evaluators'}
         evaluator = evaluator['evaluators'].get(name, shared)
         if not evaluator:
             raise ConfigError(
-                f'{mode}_evaluator.evaluators names no metric for {name}: add one, or a type beside evaluators for all '
-                'others'
+                f'{mode}_evaluator.evaluators has no metric for {name}: add one, or a type beside evaluators for all '
+                'other sets'
             )
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
 
 
 def refuse_choice_by_shift(parts, id_set: str, sets: Sequence[str]) -> None:
-    """Raise a ValueError where something is chosen by a set other than ``id_set``.
+    """Raise a ConfigError if a set other than ``id_set`` chooses something.
 
     Args:
-        parts: Hooks and parameter schedulers, or their configs, in lists and dicts as they come. Those with a
-            ``save_best`` (CheckpointHook) or ``monitor`` (EarlyStoppingHook, ReduceOnPlateau…) are looked at.
+        parts: Hooks and parameter schedulers, or their configs, in nested lists and dicts. This looks at their
+            ``save_best`` (CheckpointHook) and ``monitor`` (EarlyStoppingHook, ReduceOnPlateau…).
         id_set (str): The in-distribution validation set.
         sets (Sequence[str]): All validation sets.
     """

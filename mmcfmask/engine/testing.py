@@ -1,4 +1,4 @@
-"""From a config and a checkpoint to a model that is tested."""
+"""Models for tests and for inference: from a config and a checkpoint to a classifier with its weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 from torch import nn
 
-from ..compat import (
-    loads_file,
-)
+from ..compat import loads_file
 from ..datasets import FolderDataset
 from ..datasets.holdout import follow_run
 from ..errors import ConfigError, blame
@@ -37,13 +35,13 @@ def prepare_test(
     keep_pretrained: bool = False,
     data: bool = True,
 ) -> dict | None:
-    """Edit a config for a test on several sets, and find what is wrong before anything is loaded.
+    """Prepare a config for a test on several sets, in place, and check it before anything is built.
 
     Args:
-        cfg (Config): With a :class:`MultiSetTestLoop`.
-        checkpoint (str, optional): The file to test.
-        shifts (list[str], optional): Test on these and on the ID set; their data must be there. None: as the config
-            says.
+        cfg (Config): Its test loop is a :class:`MultiSetTestLoop`.
+        checkpoint (str, optional): The file to test. None: the pre-trained weights.
+        shifts (list[str], optional): Test on these shifts and the ID set; a missing one is an error. None: the shifts
+            of the config.
         skip_broken (bool): Leave out images that cannot be read.
         amp (bool): bfloat16 autocast.
         keep_pretrained (bool): Keep the pre-trained weights besides those of the checkpoint, as WiSE-FT needs them.
@@ -53,9 +51,9 @@ def prepare_test(
         dict, optional: The checkpoint.
 
     Raises:
-        ValueError: Another kind of test, an unknown shift, a set that cannot leave images out, a checkpoint of another
-            number of classes.
-        FileNotFoundError: No such checkpoint.
+        ConfigError: Another kind of test, an unknown shift, a set that cannot leave images out, or a checkpoint that
+            does not fit.
+        MissingFileError: There is no such checkpoint.
     """
     loop = cfg.get('test_cfg') or {}
     loop['amp'] = amp
@@ -81,20 +79,23 @@ def prepare_test(
 
 
 def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
-    """A config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``, which look for one test set: that
-    in distribution.
+    """Make a config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``.
 
-    Its model has its weights whoever builds it, its pipeline begins with an image file, and ``classes`` are the names
-    of the classes.
+    They expect one test set, which is the ID set here. The model loads its weights when it is built, the pipeline reads
+    an image file, and ``classes`` holds the class names.
 
     Args:
         path (str): A config file that tests on several sets.
         checkpoint (str, optional): The weights. None: the pre-trained ones.
-        options (dict, optional): As ``--cfg-options``.
+        options (dict, optional): Overrides, as of ``--cfg-options``.
+
+    Returns:
+        Config: For ``get_model(cfg)`` or ``ImageClassificationInferencer(cfg)``.
 
     Raises:
-        FileNotFoundError, ValueError: As of :func:`load_config` and :func:`prepare_test`; without a checkpoint, a
-            config that names no pre-trained weights.
+        ConfigError: See :func:`load_config` and :func:`prepare_test`; or there is neither a checkpoint nor pre-trained
+            weights.
+        MissingFileError: There is no such config or checkpoint.
 
     Example:
         >>> inferencer = ImageClassificationInferencer(inference_config('configs/cfmask_vitb16.py', 'best.pth'))
@@ -106,9 +107,7 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
         check_has_weights(cfg)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
     dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and (
-        'dataset' in dataset or 'datasets' in dataset
-    ):  # a wrapper, of sets that are read alike
+    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):  # a wrapper
         dataset = dataset.get('dataset') or dataset.datasets[0]
     cfg.test_dataloader.dataset = dataset
     cfg.classes = class_names([dataset], loaded)
@@ -119,16 +118,19 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
 
 @MODELS.register_module()
 def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocessor: None = None) -> nn.Module:  # noqa: N802
-    """A model of a config with the weights it is tested with, for those who build configs and load no weights, as
-    ``get_model`` does.
+    """Build a model and load its weights, for programs that build a config and load none, such as ``get_model``.
 
     Args:
         model: The ``model`` of a config.
         checkpoint: Its weights. None: the pre-trained ones.
-        data_preprocessor: ``get_model`` puts one that is None into every config; that of ``model`` counts.
+        data_preprocessor: Ignored. ``get_model`` adds ``data_preprocessor=None`` to every config.
+
+    Returns:
+        nn.Module: The classifier.
 
     Raises:
-        FileNotFoundError, ValueError: No such checkpoint, or one that does not fit the model.
+        ConfigError: The checkpoint does not fit the model.
+        MissingFileError: There is no such checkpoint.
     """
     built = MODELS.build(model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
@@ -137,12 +139,15 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
 
 
 def class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Sequence[str] | None:
-    """Names of a model's classes: those in a checkpoint, else of the first data set that has names of its own, or has
-    its images at hand, whose folders have names. None where there are none.
+    """Find the class names of a model.
 
     Args:
-        datasets: Configs.
-        checkpoint: From :func:`check_checkpoint`.
+        datasets (Sequence[dict]): Configs of data sets.
+        checkpoint (dict, optional): From :func:`check_checkpoint`.
+
+    Returns:
+        Sequence[str], optional: The names in the checkpoint; or those of the first data set that has names of its own
+        or has its images on this machine, in folders with names. None if there are none.
     """
     names = (((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}).get('classes')
     for dataset in datasets:
@@ -154,11 +159,14 @@ def class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Seq
 
 
 def file_pipeline(dataset: dict, model: dict) -> list[dict]:
-    """The pipeline of a data set from image files on, also of one that renders its images.
+    """Make a pipeline that begins with an image file, also for a data set that renders its images.
 
     Args:
-        dataset: Config of a data set.
-        model: Config of a model, whose data preprocessor says in which order of channels the set gives its images.
+        dataset (dict): Config of a data set.
+        model (dict): Config of a model; its data preprocessor knows the order of channels that the set gives.
+
+    Returns:
+        list[dict]: Configs of transforms.
     """
     if any(loads_file(step) for step in dataset.pipeline):
         return dataset.pipeline
@@ -177,15 +185,16 @@ def file_pipeline(dataset: dict, model: dict) -> list[dict]:
     ]
 
 
-def add_gate(cfg: Config) -> None:
-    """Give the model of ``cfg`` a :class:`mmcfmask.models.KNNGate` of its training and validation images, in place,
-    with what ``cfg.model.knn_gate`` says already.
+def add_knn_gate(cfg: Config) -> None:
+    """Add a :class:`mmcfmask.models.KNNGate` to the model of a config, in place.
+
+    It uses the training and the validation images, unless ``cfg.model.knn_gate`` names others.
 
     Raises:
-        ValueError: The model cannot have one, or the config has no such images.
+        ConfigError: The model takes no gate, or the config has no such images.
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
-        raise ConfigError(f'a gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
+        raise ConfigError(f'the k-NN gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
     gate = dict(cfg.model.get('knn_gate') or {})
     for part, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
         if 'type' in (gate.get(part) or {}):
@@ -193,60 +202,69 @@ def add_gate(cfg: Config) -> None:
         images = cfg.get(loader) or {}
         if 'dataset' not in images:
             raise ConfigError(
-                f'a gate is made of the training and the validation images, but the config has no {loader}.dataset: '
-                f'use one that has, or set model.knn_gate.{part}'
+                f'the k-NN gate needs training and validation images, but the config has no {loader}.dataset: use a '
+                f'config that has it, or set model.knn_gate.{part}'
             )
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
         gate.setdefault('num_workers', min(images.get('num_workers', 0), usable_cores()))
     cfg.model.knn_gate = gate
 
 
-def add_second_look(cfg: Config, side: float) -> None:
-    """Let the model of ``cfg`` predict by two looks, in place; see
-    :func:`mmcfmask.models.inference.relevance_crop.predict_with_crop`.
+def add_relevance_crop(cfg: Config, scale: float) -> None:
+    """Let the model of a config also predict from the relevant part of an image, in place.
+
+    Args:
+        cfg (Config): The config.
+        scale (float): See :func:`mmcfmask.models.inference.relevance_crop.predict_with_crop`.
 
     Raises:
-        ValueError: The model cannot, or ``side`` is out of range.
+        ConfigError: The model cannot, or the scale is out of range.
     """
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
-        raise ConfigError(f'a second look needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
-    with blame('second look'):
-        check_crop_scale(side)
-    cfg.model.crop_scale = side
+        raise ConfigError(f'the relevance crop needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
+    with blame('--relevance-crop'):
+        check_crop_scale(scale)
+    cfg.model.crop_scale = scale
 
 
-def method_name(config: str, model: dict, checkpoint: dict | None) -> str:
-    """What a test is called in tables and reports; the words are those of studies.
+def name_method(config: str, model: dict, checkpoint: dict | None) -> str:
+    """Name a test for tables and reports, in the words of studies.
 
-    The name of the config that was trained, with what was made of its weights and with what they were tested. Without a
-    checkpoint nothing of the config was trained: it is 'zero-shot', or 'LP' where the head is a linear probe.
+    The name consists of the trained config, what was made of its weights (WiSE-FT, a soup), and how they were tested
+    (k-NN gate, relevance crop).
 
     Args:
         config (str): Path of the config.
         model (dict): The model as it was tested.
-        checkpoint (dict, optional): What was tested.
+        checkpoint (dict, optional): The tested checkpoint. Without one nothing was trained, and the config is called
+            'zero-shot', or 'LP' if its head is a linear probe.
+
+    Returns:
+        str: Such as 'ft + WiSE-FT + k-NN gate'.
     """
     meta = (checkpoint or {}).get('meta') or {}
-    start = ((model.get('head') or {}).get('class_weights') or {}).get('type')
-    name = Path(config).stem if checkpoint else 'LP' if start == 'linear_probe' else 'zero-shot'
-    made = [
-        *(['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []),
-        *([f'{meta["soup"]} soup'] if meta.get('soup') else []),
-    ]
+    weights = ((model.get('head') or {}).get('class_weights') or {}).get('type')
+    parts = [Path(config).stem if checkpoint else 'LP' if weights == 'linear_probe' else 'zero-shot']
+    if meta.get('wise_ft_alpha') is not None:
+        parts.append('WiSE-FT')
+    if meta.get('soup'):
+        parts.append(f'{meta["soup"]} soup')
     ways = [words for part, words in dict(knn_gate='k-NN gate', crop_scale='relevance crop').items() if model.get(part)]
-    return ' + '.join([name, *made, *([' and '.join(ways)] if ways else [])])
+    if ways:
+        parts.append(' and '.join(ways))
+    return ' + '.join(parts)
 
 
 def forget_training(model: dict) -> None:
-    """Edit a model config in place so that it holds nothing that is of use in training alone."""
+    """Drop what only a training needs from a model config, in place."""
     for part in ('teacher', 'losses'):
         model.pop(part, None)
 
 
 def skip_pretrained_weights(model: dict) -> None:
-    """Edit a model config in place so that it loads nothing: a checkpoint will bring all weights."""
+    """Make a model config load no weights, in place: a checkpoint will bring them all."""
     forget_training(model)
-    model.pop('knn_gate', None)  # it is made of the pre-trained weights
+    model.pop('knn_gate', None)  # it needs the pre-trained weights
     for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None
@@ -258,16 +276,18 @@ def skip_pretrained_weights(model: dict) -> None:
 
 
 def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = None) -> nn.Module:
-    """Build a classifier to look at, in eval mode and without a teacher, with its pre-trained weights or a
-    checkpoint's.
+    """Build a classifier for inference: in eval mode, without a teacher, with its weights.
 
     Args:
         cfg (dict): The ``model`` of a config. It is changed.
-        checkpoint (dict, optional): From :func:`check_checkpoint`.
-        name (str, optional): Of the checkpoint, for errors.
+        checkpoint (dict, optional): From :func:`check_checkpoint`. None: the pre-trained weights.
+        name (str, optional): Path of the checkpoint, for errors.
+
+    Returns:
+        nn.Module: The classifier.
 
     Raises:
-        ValueError: The checkpoint does not fit the model.
+        ConfigError: The checkpoint does not fit the model.
     """
     ours = cfg.type == 'CounterfactualClassifier'
     if checkpoint is not None:
@@ -282,10 +302,18 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
 
 
 def load_weights(model: nn.Module, checkpoint: dict | None, name: str | None = None) -> None:
-    """Put the weights of a checkpoint into a model, or without one the pre-trained; arguments and errors of
-    :func:`build_model`."""
+    """Load a checkpoint, or else the pre-trained weights, into a model.
+
+    Args:
+        model (nn.Module): The model.
+        checkpoint (dict, optional): From :func:`check_checkpoint`. None: the pre-trained weights.
+        name (str, optional): Path of the checkpoint, for errors.
+
+    Raises:
+        ConfigError: The checkpoint does not fit the model.
+    """
     if checkpoint is not None:
         check_state_dict(model, checkpoint, name)
         model.load_state_dict(checkpoint['state_dict'], strict=False)
-    elif not isinstance(model, CounterfactualClassifier):  # which has them from construction
+    elif not isinstance(model, CounterfactualClassifier):  # it has them since it was built
         model.init_weights()

@@ -1,4 +1,4 @@
-"""Training that resumes inside an epoch."""
+"""A training loop that resumes even mid-epoch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class ResumableSampler(DefaultSampler):
     """mmengine's ``DefaultSampler`` whose next pass may start in the middle.
 
     Args:
-        multiple (int): A pass gives this process a multiple of so many samples; the rest of its order is left out, as
-            by ``drop_last``. With those of one optimizer step no accumulated gradient is left over at the end of an
-            epoch, where checkpoints are saved.
-        **kwargs: Those of ``DefaultSampler``.
+        multiple (int): A pass gives this process a multiple of this number of samples and leaves out the rest, as
+            ``drop_last`` does. With the samples of one optimizer step, no accumulated gradient is left over when the
+            checkpoint at the end of an epoch is saved.
+        **kwargs: Arguments of ``DefaultSampler``.
 
     Attributes:
-        start (int): Number of this process's samples to leave out of the next pass; reset to 0 by it.
+        start (int): Number of this process's samples that the next pass skips; the pass resets it to 0.
     """
 
     start = 0
@@ -42,10 +42,9 @@ class ResumableSampler(DefaultSampler):
 
 @LOOPS.register_module()
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """mmengine's ``EpochBasedTrainLoop`` that resumes inside an epoch: batches already seen are skipped without being
-    decoded.
+    """mmengine's ``EpochBasedTrainLoop`` that resumes mid-epoch: it skips batches already seen without reading them.
 
-    Needs a :class:`ResumableSampler`.
+    It needs a :class:`ResumableSampler`.
     """
 
     def __init__(self, runner, dataloader, *args, **kwargs) -> None:
@@ -65,13 +64,12 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             raise ConfigError('ResumableEpochLoop needs train_dataloader.sampler.type="ResumableSampler"')
 
     def run(self):
-        """Train. A resumed run must have epochs of as many batches as before; one that was killed after an epoch begins
-        with its validation, which may not have come to its end.
+        """Train. A run that was killed after an epoch begins with its validation, which may not have finished.
 
         Raises:
-            ValueError: It has another number of images, images per batch or processes.
+            ConfigError: A resumed run has another number of images, images per batch or processes.
         """
-        before = self.runner.message_hub.runtime_info  # of the checkpoint, until mmengine's hook overwrites it
+        before = self.runner.message_hub.runtime_info  # from the checkpoint, until mmengine's hook overwrites it
         if self._iter and {'max_iters', 'max_epochs'} <= before.keys():
             length = before['max_iters'] // before['max_epochs']
             if length != len(self.dataloader):
@@ -90,14 +88,14 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         return self.runner.model
 
     def _validate(self) -> None:
-        """Validate after an epoch, where it is due."""
+        """Validate after an epoch if it is due."""
         self._decide_current_val_interval()
         due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
         if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
             self.runner.val_loop.run()
 
     def run_epoch(self) -> None:
-        """Iterate one epoch, or what is left of it."""
+        """Run one epoch, or the rest of it."""
         done = self._iter - self._epoch * len(self.dataloader)
         self.dataloader.sampler.start = done * self.dataloader.batch_size
         self.runner.call_hook('before_train_epoch')

@@ -27,10 +27,10 @@ from .wise_ft_results import DEFAULT_ALPHA, save_interpolated, write_results
 
 
 def parse_alphas(texts: Sequence[str | float]) -> list[float]:
-    """``['0:1:0.25']`` (first, last, step; both ends included) or ``['0', '0.5', '1']`` as sorted numbers in [0, 1].
+    """Read ``['0:1:0.25']`` (first, last, step; with both ends) or ``['0', '0.5', '1']`` as sorted numbers in [0, 1].
 
     Raises:
-        ValueError: Not numbers, outside [0, 1], or a step that does not lead from the first to the last.
+        ConfigError: Not numbers, outside [0, 1], or a step that does not lead from the first to the last.
     """
     alphas = []
     for text in texts:
@@ -62,44 +62,44 @@ def parse_alphas(texts: Sequence[str | float]) -> list[float]:
     return alphas
 
 
-def start_weights(model: dict) -> dict[str, Tensor]:
-    """θ0: the weights of a model config before any training, on the CPU.
+def pretrained_weights(model: dict) -> dict[str, Tensor]:
+    """Return θ0, the pre-trained weights of a model config, on the CPU.
 
     Raises:
-        ValueError: The config has no pre-trained head, so that its start is random.
+        ConfigError: The config has no pre-trained head.
     """
     head = model.get('head') or {}
     if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
         raise ConfigError(
-            'WiSE-FT needs the pre-trained start, but model.head.class_weights=None starts the head at random: give '
-            'it class embeddings'
+            'WiSE-FT needs pre-trained weights, but model.head.class_weights=None leaves the head random: give it '
+            'class embeddings'
         )
     return build_model(copy.deepcopy(model)).state_dict()
 
 
 @LOOPS.register_module()
 class WiSEFTLoop(MultiSetTestLoop):
-    """A :class:`MultiSetTestLoop` over the line (1 − α) θ0 + α θ1; every image is read once, for all α.
+    """A :class:`MultiSetTestLoop` over the weights (1 − α) θ0 + α θ1, which reads every image once for all α.
 
-    θ0 is :func:`start_weights` of the runner's config, θ1 what the runner's model holds when the loop runs; afterwards
-    it holds it again. Metrics are reported as ``alpha=<α>/<set>/<metric>``. Where a text tower makes the head
-    (:class:`mmcfmask.models.losses.flyp.FLYP`), the text towers are mixed, and the head of an α is made of the
-    mixture.
+    θ0 are the :func:`pretrained_weights` of the runner's config, θ1 the weights of the runner's model, which has them
+    again after the run. Metrics are named ``alpha=<α>/<set>/<metric>``. If a text tower makes the head
+    (:class:`mmcfmask.models.losses.flyp.FLYP`), the loop interpolates the text towers and makes the head of each α from
+    the result.
 
     Args:
-        *args, **kwargs: Those of :class:`MultiSetTestLoop`.
-        alphas (Sequence[float]): Where on the line.
+        *args, **kwargs: Arguments of :class:`MultiSetTestLoop`.
+        alphas (Sequence[float]): In [0, 1].
 
     Attributes:
-        start, end (dict[str, Tensor]): θ0, and after ``run`` θ1.
-        by_alpha (dict[float, dict]): After ``run``, for every α what ``results`` is for one model.
+        pretrained, finetuned (dict[str, Tensor]): θ0, and after ``run`` θ1.
+        by_alpha (dict[float, dict]): After ``run``, the ``results`` of every α.
     """
 
     def __init__(self, runner, *args, alphas: Sequence[float] = (DEFAULT_ALPHA,), **kwargs) -> None:
         self.alphas = parse_alphas(alphas)
         super().__init__(runner, *args, **kwargs)
-        self.start = start_weights(runner.cfg.model)
-        check_same_model(self.start, self._model_weights())
+        self.pretrained = pretrained_weights(runner.cfg.model)
+        check_same_model(self.pretrained, self._model_weights())
         self.by_alpha: dict[float, dict] = {alpha: {} for alpha in self.alphas}
 
     @property
@@ -107,7 +107,7 @@ class WiSEFTLoop(MultiSetTestLoop):
         return unwrapped(self.runner.model)
 
     def _model_weights(self) -> dict[str, Tensor]:
-        """The model's own tensors, without those of losses that only training has."""
+        """Return the model's tensors without those of loss terms."""
         return {name: value for name, value in self.model.state_dict().items() if not name.startswith('losses.')}
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
@@ -117,10 +117,10 @@ class WiSEFTLoop(MultiSetTestLoop):
         }
 
     def run(self) -> dict[str, float]:
-        """Evaluate every set at every α; returns all metrics."""
+        """Evaluate every set at every α and return all metrics."""
         self.weights = self._model_weights()  # written to in place
-        self.end = {name: value.clone() for name, value in self.weights.items()}
-        self.start = {name: value.to(self.end[name].device) for name, value in self.start.items()}
+        self.finetuned = {name: value.clone() for name, value in self.weights.items()}
+        self.pretrained = {name: value.to(self.finetuned[name].device) for name, value in self.pretrained.items()}
         self.maker = next((module for module in getattr(self.model, 'losses', ()) if isinstance(module, FLYP)), None)
         if self.maker is not None:
             self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}
@@ -134,11 +134,11 @@ class WiSEFTLoop(MultiSetTestLoop):
     def _move_to(self, alpha: float) -> None:
         made = self._head(alpha)
         for name, weight in self.weights.items():
-            weight.copy_(made[name] if name in made else lerp(self.start[name], self.end[name], alpha))
+            weight.copy_(made[name] if name in made else lerp(self.pretrained[name], self.finetuned[name], alpha))
 
     def _head(self, alpha: float) -> dict[str, Tensor]:
-        """What a text tower makes of the head at one α; nothing where there is none, and at the ends, where it is made
-        already."""
+        """Return the head that the text tower makes at one α; nothing without a text tower, and at both ends, which
+        have their heads."""
         if self.maker is None or alpha in (0, 1):
             return {}
         if alpha not in self.heads:
@@ -147,15 +147,15 @@ class WiSEFTLoop(MultiSetTestLoop):
         return self.heads[alpha]
 
     def weights_at(self, alpha: float) -> dict[str, Tensor]:
-        """θ at one α, after ``run``."""
-        return {**interpolate(self.start, self.end, alpha), **self._head(alpha)}
+        """Return the weights at one α, after ``run``."""
+        return {**interpolate(self.pretrained, self.finetuned, alpha), **self._head(alpha)}
 
     @torch.inference_mode()
     def _run_batch(self, name: str, batch, clock: Clock) -> list:
         batch = self.model.data_preprocessor(batch, False)
         for alpha in self.alphas:
             self._move_to(alpha)
-            # Autocast keeps its copies of the weights as long as its context is open: one context for one α.
+            # Autocast keeps its copies of the weights while its context is open, so each α needs its own.
             with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=self.amp):
                 outputs = self.model(**batch, mode='predict')
             clock.lap('forward')
@@ -185,7 +185,8 @@ class WiSEFTLoop(MultiSetTestLoop):
         return metrics
 
     def _logged(self, metrics: dict[str, float]) -> dict[str, float]:
-        return {name: value for name, value in metrics.items() if name.endswith('/top1')}  # all of them fill screens
+        # All metrics of all α would fill screens.
+        return {name: value for name, value in metrics.items() if name.endswith('/top1')}
 
     def _averages(self, metrics: dict[str, float]) -> dict[str, float]:
         if not self.averaged:
@@ -197,23 +198,23 @@ class WiSEFTLoop(MultiSetTestLoop):
 
 @HOOKS.register_module()
 class WiSEFTHook(Hook):
-    """Evaluate the line between pre-trained and fine-tuned weights on the config's test sets when training has ended.
+    """After the training, test interpolations of the pre-trained and the fine-tuned weights on the config's test sets.
 
-    Writes ``wise_ft.json``, ``wise_ft.md``, the curve and, if asked, a checkpoint into ``<work dir>/wise_ft``. That the
-    test sets can be read is found out before training starts.
+    This writes ``wise_ft.json``, ``wise_ft.md``, the curve and, if asked, a checkpoint to ``<work dir>/wise_ft``. The
+    hook checks before the training that the test sets can be read.
 
     Args:
-        alphas (Sequence[float]): Where on the line. Defaults to (0.5, ), the default to report.
-        checkpoint (str): θ1: 'best' (by the validation set; the last where none was chosen) or 'last'. Defaults to
+        alphas (Sequence[float]): In [0, 1]. Defaults to (0.5, ).
+        checkpoint (str): θ1: 'best' (by the validation set, or the last without a validation) or 'last'. Defaults to
             'best'.
         save (float, optional): Write the checkpoint at this α. Defaults to None.
         amp (bool): bfloat16 autocast. Defaults to False.
 
     Raises:
-        ValueError: Bad arguments; no test sets in the config; a model without a pre-trained start.
+        ConfigError: Bad arguments; no test sets in the config; a model without pre-trained weights.
     """
 
-    priority = 'LOWEST'  # after the last checkpoint was saved
+    priority = 'LOWEST'  # after the last checkpoint is saved
 
     def __init__(
         self,
@@ -272,7 +273,7 @@ class WiSEFTHook(Hook):
 
 @contextmanager
 def _test_loop(runner, loop) -> Iterator[None]:
-    """Inside the context ``loop`` is the runner's test loop, whose progress mmengine's hooks log."""
+    """Inside the context ``loop`` is the runner's test loop, so mmengine's hooks log its progress."""
     before, runner._test_loop = runner._test_loop, loop
     try:
         yield

@@ -102,7 +102,7 @@ class Plan:
         id_set = cfg.test_cfg.id_set
         runs: Runs = {}
         for seed, sources in depends_on.items():
-            folder = self.out / dataset / slug(method.name) / ('' if seed is None else f'seed{seed}')
+            folder = self.out / dataset / slug(method.name) / ('run' if seed is None else f'seed{seed}')
             settings = RunSettings(method, seed, cfg, config, self.spec.amp, self.spec.keep)
             runs[seed] = Job(
                 label=' '.join(filter(None, [dataset, method.name, '' if seed is None else f'(seed {seed})'])),

@@ -13,13 +13,13 @@ from mmengine.device import get_device
 from rich.console import Console
 
 from .. import __version__
-from ..compat import multiplies_bfloat16
 from ..engine.checks.model import SLOW_BFLOAT16
 from ..engine.checks.outputs import check_work_dir
 from ..engine.options import parse_options
 from ..errors import ConfigError, UserError
 from ..files import locked, remove_leftovers
 from ..messages import near_names
+from ..precision import multiplies_bfloat16
 from ..reporting.runs import Run, read_run
 from .fingerprint import read_version
 from .jobs import Job

@@ -1,9 +1,9 @@
-"""One training step of the method."""
+"""The classifier, with one training step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
 from .class_embeddings.build import build_class_weights
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
-from .losses import Step, add_losses
+from .losses import Step, add_losses, check_teacher
 from .preprocessor import CAMRefillDataPreprocessor
 
 
@@ -28,10 +28,10 @@ class CounterfactualClassifier(ImageClassifier):
         loss = CE(logits(x), y) + the terms of ``losses``
 
     With ``losses=[dict(type='CounterfactualDistillation')]`` it is the method of CVPR 2023, whose term is
-    λ · mean (f(x̃) − f₀(x̃))². Inference (``tensor``, ``predict``) is that of ``ImageClassifier``.
+    λ · mean (f(x̃) − f₀(x̃))². Inference (``tensor``, ``predict``) works as in ``ImageClassifier``.
 
-    All pre-trained weights (tower, class embeddings, teacher) are in place after construction, so testing zero-shot CLIP
-    needs no training step, and errors come early.
+    All pre-trained weights (tower, class embeddings, teacher) are in place after construction. So testing zero-shot
+    CLIP needs no training step, and errors come early.
 
     Args:
         backbone (dict): :class:`OpenCLIPBackbone`, or mmpretrain's ``VisionTransformer`` with a ``CLIPProjection``
@@ -64,7 +64,7 @@ class CounterfactualClassifier(ImageClassifier):
         losses: list[dict] | None = None,
         knn_gate: dict | None = None,
         crop_scale: OpenShare | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         refuse_old_names('model', type(self), kwargs)
         for key in {'pretrained', 'init_cfg'} & kwargs.keys():
@@ -73,13 +73,13 @@ class CounterfactualClassifier(ImageClassifier):
                     f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher '
                     'was copied from the student: use model.backbone.pretrained or model.backbone.init_cfg'
                 )
-        backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
+        tower = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
         neck = MODELS.build(neck) if isinstance(neck, dict) else neck
-        width = backbone.embed_dims if neck is None else neck.out_channels
+        width = tower.embed_dims if neck is None else neck.out_channels
         if isinstance(head, dict):
             head = {'in_channels': width, **head}
         data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **(data_preprocessor or {})}
-        super().__init__(backbone, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
+        super().__init__(tower, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
         if not isinstance(self.data_preprocessor, CAMRefillDataPreprocessor):
             raise ConfigError(
                 'CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
@@ -97,9 +97,9 @@ class CounterfactualClassifier(ImageClassifier):
             self._set_frozen(teacher=MODELS.build(teacher) if isinstance(teacher, dict) else teacher)
             self.teacher.setup(self.backbone, self.neck, self.head)
         if knn_gate is not None:
-            knn_gate = MODELS.build({'type': 'KNNGate', **knn_gate})
-            knn_gate.setup(self)
-            self._set_frozen(knn_gate=knn_gate)
+            gate = MODELS.build({'type': 'KNNGate', **knn_gate})
+            gate.setup(self)
+            self._set_frozen(knn_gate=gate)
         self._set_up_losses(losses or [])
 
     def _load_pretrained(self) -> None:
@@ -115,25 +115,20 @@ class CounterfactualClassifier(ImageClassifier):
                 self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
 
     def _set_up_losses(self, losses: list[dict]) -> None:
-        for term in map(MODELS.build, losses):
+        terms = [MODELS.build(term) for term in losses]
+        check_teacher(map(type, terms), self.teacher is not None)
+        for term in terms:
             term.setup(self)
             self.losses.append(term)
-        if self.teacher is None:
-            return
-        if not any(term.needs_teacher for term in self.losses):
-            raise ConfigError(
-                'no term of model.losses uses model.teacher: for distillation on counterfactual images set '
-                "model.losses=[dict(type='CounterfactualDistillation')], for distillation on clean images "
-                "model.losses=[dict(type='Distillation')]; for plain fine-tuning leave model.teacher out"
-            )
-        self.teacher.exact = any(term.reads_teacher_weights for term in self.losses)
+        if self.teacher is not None:
+            self.teacher.exact = any(term.reads_teacher_weights for term in self.losses)
 
     def _set_frozen(self, **modules: nn.Module | None) -> None:
         # Not registered as sub-modules, so not in parameters(), state_dict(), EMA or DDP.
         for name, module in modules.items():
             object.__setattr__(self, name, module)
 
-    def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> nn.Module:
         for module in (self.teacher, self.knn_gate):
             if module is not None:
                 module._apply(fn, *args, **kwargs)  # follows .to(), .cuda(), .half()
@@ -145,7 +140,7 @@ class CounterfactualClassifier(ImageClassifier):
             self._finish()
         return self
 
-    def state_dict(self, *args, **kwargs) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self._finish()
         return super().state_dict(*args, **kwargs)
 
@@ -153,7 +148,7 @@ class CounterfactualClassifier(ImageClassifier):
         for term in self.losses:
             term.finish(self)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any) -> None:
         renamed = rename_weights(state_dict, prefix)
         if not len(self.losses):  # a test ignores the weights of loss terms, without a warning
             renamed = {name: value for name, value in renamed.items() if not name.startswith(f'{prefix}losses.')}
@@ -169,8 +164,9 @@ class CounterfactualClassifier(ImageClassifier):
             inputs (Tensor): (B, 3, H, W), normalised.
             data_samples (list[DataSample]): With ``gt_label``.
         """
-        recorded = any(term.needs_relevance(self) for term in self.losses)
-        with record_attention(self.backbone) if recorded else nullcontext([]) as attention:
+        record = any(term.needs_relevance(self) for term in self.losses)
+        recording: AbstractContextManager = record_attention(self.backbone) if record else nullcontext([])
+        with recording as attention:
             feats = self.extract_feat(inputs)
             logits = self.head(feats)
         losses = self.head.loss_by_logits(logits, data_samples)
@@ -180,7 +176,7 @@ class CounterfactualClassifier(ImageClassifier):
             add_losses(losses, term(step))
         return losses
 
-    def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs) -> list:
+    def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs: Any) -> list:
         """As ``ImageClassifier.predict``, with a relevance crop if ``crop_scale`` is set. With a k-NN gate, the chosen
         scores make the predictions, and ``answered_by_zero_shot`` (bool) says whose they are."""
         if self.knn_gate is None and self.crop_scale is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -121,11 +121,11 @@ class CLIPDistillHead(ClsHead):
             sample.pred_logits = logits
         return data_samples
 
-    def loss(self, feats: tuple[Tensor, ...], data_samples: list, **kwargs) -> dict[str, Tensor]:
+    def loss(self, feats: tuple[Tensor, ...], data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
         """Cross-entropy alone, as ``dict(loss_cls=…)``: what mmpretrain's own classifiers ask a head for."""
         return self.loss_by_logits(self(feats), data_samples, **kwargs)
 
-    def loss_by_logits(self, logits: Tensor, data_samples: list, **kwargs) -> dict[str, Tensor]:
+    def loss_by_logits(self, logits: Tensor, data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
         """Cross-entropy of logits (B, C) / ``cls_temperature``, as ``dict(loss_cls=…)``; empty if ``cls_weight=0``."""
         if self.cls_weight == 0:
             return {}

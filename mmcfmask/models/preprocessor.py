@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmpretrain.models import ClsDataPreprocessor
@@ -76,7 +77,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         value: Share | None = None,
         views: dict | None = None,
         color_mixing: Share = 0.0,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         refuse_old_names('model.data_preprocessor', type(self), dict(kwargs, mask=mask))
         if kwargs.get('batch_augments'):
@@ -143,6 +144,9 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
 
         Returns:
             Counterfactual: The images and what was done.
+
+        Raises:
+            ValueError: An object or context mask without relevance.
         """
         shape = (len(images), *grid)
         if self.mask == 'random' and self.fill == 'none':
@@ -150,6 +154,8 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             return Counterfactual(images, exact_random_mask(shape, self.value, images.device, generator), True, kept)
         if self.mask == 'random':
             relevance = images.new_empty(shape)
+        if relevance is None:
+            raise ValueError(f'mask={self.mask!r} needs relevance')
         mask = patch_mask(relevance, self.mask, self.value, generator)
         if self.fill == 'none':
             return Counterfactual(images, mask, True)

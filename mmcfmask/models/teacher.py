@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..compat import autocast_dtype
 from ..errors import ConfigError
+from ..precision import autocast_dtype
 from .towers.loading import load_text_tower
 
 PRECISIONS = {None: None, 'bf16': torch.bfloat16}
@@ -46,6 +46,9 @@ class OpenCLIPTeacher(nn.Module):
     """
 
     exact = False
+    head: Any  # None, or a head
+    text: Any  # None, or a text tower
+    tokenizer: Any
     _rounded: torch.dtype | None = None
 
     def __init__(
@@ -113,7 +116,7 @@ class OpenCLIPTeacher(nn.Module):
     def __deepcopy__(self, memo: dict) -> OpenCLIPTeacher:
         return self
 
-    def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> nn.Module:
         super()._apply(fn, *args, **kwargs)
         if self._rounded not in {parameter.dtype for parameter in self.backbone.parameters()}:  # .double() and the like
             self._rounded = None

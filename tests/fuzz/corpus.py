@@ -105,8 +105,8 @@ def sections() -> Iterator[Case]:
         'log_processor',
         'train_dataloader.dataset.pipeline',
         'val_cfg',
-        'model.auxiliary',
-        'model.gate',
+        'model.losses',
+        'model.knn_gate',
     ):
         for wrong in (5, 'text', ['text']):
             yield value(key, wrong, says=key.partition('.')[0])
@@ -135,7 +135,7 @@ def numbers() -> Iterator[Case]:
         ('model.head.cls_weight', True, False, False, False),
         ('model.head.cls_temperature', False, False, False, False),
         ('model.data_preprocessor.value', True, False, False, True),
-        ('model.data_preprocessor.colors', True, False, False, False),
+        ('model.data_preprocessor.color_mixing', True, False, False, False),
         ('train_dataloader.dataset.size', False, False, True, True),
         ('param_scheduler.pct_start', True, False, False, False),
         ('param_scheduler.div_factor', False, False, False, False),
@@ -252,7 +252,7 @@ def names() -> Iterator[Case]:
     for key, part in {
         'custom_hooks': [dict(type='IterationSedHook')],
         'train_dataloader.dataset.pipeline': [dict(type='PackInput')],
-        'model.auxiliary': [dict(type='L2PS')],
+        'model.losses': [dict(type='L2PS')],
         'val_evaluator': [dict(type='Acuracy')],
         'param_scheduler': [dict(type='OneCycel')],
     }.items():
@@ -318,8 +318,8 @@ def combinations() -> Iterator[Case]:
     yield Case('other id set', 'test', options={'test_cfg.id_set': 'photo'}, says='photo')
     yield Case('empty probe', options={'model.head.class_weights': dict(type='linear_probe')}, says='dataset')
     yield Case('lists for numbers of a list', options={'optim_wrapper.optimizer.betas': [[0.9], 0.9]}, says='betas')
-    yield Case('half a gate', 'test', options={'model.gate.level': 0.1}, says='dataset')
-    yield Case('gate with a level', 'test', [TRAIN, '--knn-gate'], options={'model.gate.level': 0.1}, may_run=True)
+    yield Case('half a gate', 'test', options={'model.knn_gate.level': 0.1}, says='dataset')
+    yield Case('gate with a level', 'test', [TRAIN, '--knn-gate'], options={'model.knn_gate.level': 0.1}, may_run=True)
     yield Case('half a test', options={'test_cfg': None}, says='test_cfg')
 
 

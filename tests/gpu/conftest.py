@@ -45,6 +45,7 @@ def build():
                 backbone=dict(type='OpenCLIPBackbone', model_name='gpu-vit', **backbone),
                 head=dict(type='CLIPDistillHead', num_classes=5),
                 teacher=dict(type='OpenCLIPTeacher', **(teacher or {})),
+                losses=[dict(type='CounterfactualDistillation')],
                 data_preprocessor=dict(mask=mask, fill=fill, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True),
             )
         ).train()
@@ -53,7 +54,7 @@ def build():
                 if parameter.ndim > 1:
                     parameter.mul_(2)
             model.head.fc.weight.normal_()
-            model.teacher.start_from(model.backbone, model.neck, model.head)
+            model.teacher.setup(model.backbone, model.neck, model.head)
             for parameter in model.backbone.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
         return model

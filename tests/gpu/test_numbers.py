@@ -9,11 +9,11 @@ from distance import relative
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmcfmask import kernels
-from mmcfmask.compat import use_tf32
 from mmcfmask.counterfactual import patch_mask, relevance, relevance_map
 from mmcfmask.counterfactual.attention import AttentionCall
 from mmcfmask.counterfactual.reference import explicit_relevance
 from mmcfmask.models.towers.fast_path import LeanLayerNorm, LeanQuickGELU
+from mmcfmask.precision import use_tf32
 
 
 def step(model, data, device, amp):

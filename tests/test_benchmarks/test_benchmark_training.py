@@ -11,8 +11,8 @@ from open_clip.transformer import VisionTransformer
 from rich.console import Console
 
 from mmcfmask.benchmarks import counting, evaluation, steps, training
-from mmcfmask.compat import multiplies_bfloat16
 from mmcfmask.errors import ConfigError
+from mmcfmask.precision import multiplies_bfloat16
 
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
@@ -30,6 +30,7 @@ def test_naive_step_has_the_losses_and_gradients_of_the_fast_one(tiny_pretrained
                 backbone=dict(type='OpenCLIPBackbone', model_name=name, pretrained=tiny_pretrained),
                 head=dict(type='CLIPDistillHead', num_classes=5),
                 teacher=dict(type='OpenCLIPTeacher'),
+                losses=[dict(type='CounterfactualDistillation')],
                 data_preprocessor=dict(mask=mask, fill=fill),
             )
         )

@@ -74,5 +74,5 @@ def test_bad_input():
     with pytest.raises(ValueError, match='does not fit'):
         refill(images, torch.ones(6, 5, 4, dtype=torch.bool), 'multi')
     for wrong in (images[0], mask[0, 0]), (images, mask.flatten(1)):
-        with pytest.raises(ValueError, match=r'\(B, h, w\) and \(B, C, H, W\) are wanted'):
+        with pytest.raises(ValueError, match=r'it must be \(B, h, w\) for images \(B, C, H, W\)'):
             refill(*wrong, 'single')

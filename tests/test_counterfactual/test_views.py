@@ -137,7 +137,7 @@ def test_zoom_of_nothing_is_the_identity_and_dtypes_are_kept():
     assert closer.dtype == torch.bfloat16
     torch.testing.assert_close(closer, images)
     for side in (0.0, 1.1, -1.0):
-        with pytest.raises(ValueError, match=r'the side of the part to zoom in to must lie in \(0, 1\]'):
+        with pytest.raises(ValueError, match=r'the side of the crop must lie in \(0, 1\]'):
             zoom_in(images, torch.zeros(2, 2), side)
 
 

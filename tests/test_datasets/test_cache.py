@@ -177,22 +177,23 @@ def test_a_full_disk_ends_the_storing_only(root, monkeypatch, caplog):
 def test_folder_that_cannot_be_written(root):
     (root.parent / 'file').touch()
     with pytest.raises(
-        OSError, match="CachedDataset: cannot write to cache_dir '.*file/cache' .*: choose another, or none"
+        OSError,
+        match="CachedDataset: cannot write to cache_dir '.*file/cache' .*: choose another folder, or do without the cache",
     ):
         cached(root, 'file/cache')
 
 
 def test_too_little_room_is_an_error_at_once(root, monkeypatch):
     monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(OSError, match=r'6 images take .* has room for 10 bytes: choose another cache_dir'):
+    with pytest.raises(OSError, match=r'6 images take .* has only 10 bytes left: choose another cache_dir'):
         cached(root)
 
 
 def test_pipelines_that_cannot_be_kept(root):
-    with pytest.raises(ValueError, match='must begin with transforms among .* begins with PackInputs'):
+    with pytest.raises(ValueError, match='must begin with one of .* begins with PackInputs'):
         cached(root, pipeline=PIPELINE[-1:])
     dataset = cached(root, pipeline=[*PIPELINE[:2], dict(type='PackInputs')])
-    with pytest.raises(ValueError, match=r'keeps images of one size, but .* has \(\d+, \d+\)'):
+    with pytest.raises(ValueError, match=r'needs images of one size, but .* is \(\d+, \d+\)'):
         list(dataset)
 
 

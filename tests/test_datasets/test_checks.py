@@ -84,7 +84,7 @@ def test_wrong_folders(tmp_path, published):
     assert report.status == 'wrong' and report.images == 18 and report.classes == 18
     assert report.words() == [
         f'1 of 20 class folders are missing: {WNIDS[3]}',
-        f'1 folders are no known classes: {WNIDS[3]}x (near {WNIDS[3]})',
+        f'1 folders are not known classes: {WNIDS[3]}x (near {WNIDS[3]})',
         f'1 classes have no images: {WNIDS[4]}',
         '2 images fewer than published (18 of 20)',
     ]
@@ -110,7 +110,7 @@ def test_ids_of_other_classes_are_no_misspellings(tmp_path, published):
     published('imagenet-a', 20)
     make(tmp_path / 'imagenet-a', IMAGENET_WNIDS[:22])
     assert check_set('imagenet-a', tmp_path).problems == [
-        f'2 folders are no known classes: {IMAGENET_WNIDS[20]}, {IMAGENET_WNIDS[21]}'
+        f'2 folders are not known classes: {IMAGENET_WNIDS[20]}, {IMAGENET_WNIDS[21]}'
     ]
 
 
@@ -145,7 +145,7 @@ def test_class_folder_under_two_names(tmp_path, published):
     shutil.copytree(root / '11', root / '12')
     report = check_set('imagenet-v2', tmp_path, sample=0)
     assert report.status == 'wrong' and report.problems == [
-        '1 folders are no known classes: cock',
+        '1 folders are not known classes: cock',
         '2 class folders hold the same files as another: 11 = 12, 7 = cock',
     ]
 
@@ -209,7 +209,7 @@ def test_objectnet(tmp_path, published):
     del overlap['Alarm clock']
     labels.write_text(json.dumps(overlap))
     assert check_set('objectnet', tmp_path).problems == [
-        'the mapping files let 112 classes overlap with ImageNet, but it should be 113'
+        'by the mapping files 112 classes overlap with ImageNet, but it should be 113'
     ]
     (tmp_path / 'objectnet-1.0/mappings/imagenet_to_label_2012_v2').unlink()
     assert 'lacks imagenet_to_label_2012_v2' in check_set('objectnet', tmp_path).words()[0]
@@ -243,7 +243,7 @@ def test_corruptions(tmp_path, published, monkeypatch):
 def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match='unknown set imagenet-q: choose from imagenet, imagenet-train, '):
         check_sets(tmp_path, ['imagenet-q'])
-    with pytest.raises(FileNotFoundError, match='there is no folder .*nowhere'):
+    with pytest.raises(FileNotFoundError, match='the folder .*nowhere does not exist'):
         check_sets(tmp_path / 'nowhere')
 
 

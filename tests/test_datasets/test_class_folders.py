@@ -10,7 +10,7 @@ from mmcfmask.errors import ConfigError
 
 
 def test_missing_root(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no folder .*nowhere.*set data_root'):
+    with pytest.raises(FileNotFoundError, match='The folder .*nowhere does not exist: set data_root'):
         FolderDataset(str(tmp_path / 'nowhere'))
     (tmp_path / 'image.png').touch()
     with pytest.raises(FileNotFoundError, match='no class folders, but 1 files'):
@@ -29,7 +29,7 @@ def test_unknown_and_missing_folders(root):
         FolderDataset(str(root), folders=['cat', 'dog', 'emu', 'fox'])
     assert class_counts(FolderDataset(str(root), folders=['cat', 'emu'], other_folders=['dog', 'fox'])) == [10, 14]
     with pytest.raises(
-        ValueError, match=r'1 of 3 class folders are missing: dogs; 1 folders are no known classes: dog \(near dogs\)'
+        ValueError, match=r'1 of 3 class folders are missing: dogs; 1 folders are not known classes: dog \(near dogs\)'
     ):
         FolderDataset(str(root), folders=['cat', 'dogs', 'emu'])
 
@@ -79,8 +79,8 @@ def test_classes_that_lie_deeper(tmp_path, log):
     FolderDataset(str(tmp_path))
     assert (
         len(log) == 1
-        and 'photo, sketch are taken for the classes, but hold no images' in log[0]
-        and 'the folders cat, dog.' in log[0]
+        and 'takes the folders photo, sketch as classes, but they hold no images' in log[0]
+        and 'the sub-folders cat, dog.' in log[0]
     )
     log.clear()
     save_small_image(tmp_path / 'sketch' / '0.png')
@@ -120,7 +120,7 @@ def test_class_folder_that_is_a_link_to_another(tmp_path):
         (tmp_path / 'set' / 'bee').symlink_to(target)
         with pytest.raises(
             ConfigError,
-            match=f'the folder bee is a link to {target} in the same data set, whose images would be of two',
+            match=f'the folder bee is a link to {target} in the same data set, so its images would have two',
         ):
             FolderDataset(str(tmp_path / 'set'), pipeline=[])
         (tmp_path / 'set' / 'bee').unlink()

@@ -96,7 +96,7 @@ def test_skip_unreadable(root, log):
 def test_class_without_a_readable_image(root):
     for path in (root / 'cat').iterdir():
         path.write_bytes(b'')
-    with pytest.raises(ValueError, match='no readable image is left in the class folders cat'):
+    with pytest.raises(ValueError, match='no readable image in the class folders cat'):
         FolderDataset(str(root), skip_unreadable=True)
 
 
@@ -132,7 +132,7 @@ def test_imagenet_with_missing_and_unknown_folders(tmp_path, imagenet):
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / 'n15075140').mkdir()
     with pytest.raises(
-        ValueError, match=r'3 of 1000 class folders are missing: n\d+, .*; 1 folders are no known classes: n15075140'
+        ValueError, match=r'3 of 1000 class folders are missing: n\d+, .*; 1 folders are not known classes: n15075140'
     ):
         ImageNetDataset(str(tmp_path))
 
@@ -156,11 +156,11 @@ def test_pacs(tmp_path, monkeypatch):
     assert 'notes' not in part.metainfo and (part.num_listed, len(part)) == (28, 15)
     monkeypatch.setitem(PACSDataset.IMAGES, 'photo', 20)
     part = PACSDataset(str(tmp_path), domain='photo', holdout=dict(fraction=0.5, part='held_out'))
-    assert describe_set(part)['notes'] == ['held out of what is not the published set: 28 images instead of 20']
+    assert describe_set(part)['notes'] == ['held out of a set that is not the published one: 28 images instead of 20']
     with pytest.raises(ValueError, match="unknown domain 'art', choose one of photo, art_painting"):
         PACSDataset(str(tmp_path), domain='art')
     (tmp_path / 'sketch' / 'cow').mkdir()
-    with pytest.raises(ValueError, match='1 folders are no known classes: cow'):
+    with pytest.raises(ValueError, match='1 folders are not known classes: cow'):
         PACSDataset(str(tmp_path), domain='sketch')
 
 

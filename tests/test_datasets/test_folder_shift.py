@@ -134,7 +134,7 @@ def test_folders_that_are_indices(tmp_path):
     dataset = build(tmp_path, '10', '2', '999', head_classes='imagenet', folder_map='index')
     assert labels(dataset) == {'10': (10,), '2': (2,), '999': (999,)}
     (tmp_path / 'set/1000').mkdir()
-    with pytest.raises(ValueError, match='1 folders are no indices below 1000: 1000'):
+    with pytest.raises(ValueError, match='1 folders are not indices below 1000: 1000'):
         FolderShiftDataset(str(tmp_path / 'set'), 'imagenet', folder_map='index')
 
 
@@ -144,22 +144,22 @@ def test_folders_that_are_indices(tmp_path):
         (
             ['sport car', 'x'],
             {},
-            r'set: 2 folders match no class of the head: sport car \(near Sports car\), x; rename them, or say in '
-            r'folder',
+            r'set: 2 folders match no class of the head: sport car \(near Sports car\), x; rename them, or '
+            r'give their classes in folder_map',
         ),
         (['n01440764'], {}, '1 folders match no class of the head: n01440764'),
         (['n0144076'], dict(head_classes='imagenet'), r'n0144076 \(near n01440764\)'),
         (
             ['x'],
             dict(folder_map=dict(x='teddy bar')),
-            r"folder_map: 'x' is teddy bar \(near teddy bear\), which is no class of the head",
+            r"folder_map: 'x' is teddy bar \(near teddy bear\), which is not a class of the head",
         ),
         (['x'], dict(folder_map=dict(x=5)), "folder_map: 'x' is class 5, but the head has 5"),
-        (['x'], dict(folder_map=dict(x=None)), 'leaves out all of its 1 folders'),
+        (['x'], dict(folder_map=dict(x=None)), 'folder_map ignores all 1 folders'),
         (
             ['x', 'y'],
             dict(folder_map=dict(x=[0, 1], y=[1, 2])),
-            'lets the class teddy bear mean several different classes',
+            'folder_map gives teddy bear to several classes',
         ),
         (['x'], dict(head_classes=[]), 'head_classes is empty'),
         (['x'], dict(folder_map=dict(x=[])), '1 folders match no class of the head: x'),
@@ -172,18 +172,18 @@ def test_bad_folders_and_maps(tmp_path, folders, kwargs, message):
 
 def test_bad_files(tmp_path):
     for name, text, message in (
-        ('a.json', '{', 'a.json is no valid JSON'),
-        ('b.json', '[]', 'must hold an object'),
-        ('c.txt', '\nplush\n', "c.txt, line 2: 'plush' is not a folder and its class"),
+        ('a.json', '{', 'a.json is not valid JSON'),
+        ('b.json', '[]', 'must hold a JSON object'),
+        ('c.txt', '\nplush\n', "c.txt, line 2: 'plush' is not of the form <folder> <class>"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=message):
             FolderShiftDataset(str(tmp_path), HEAD, folder_map=str(tmp_path / name))
-    with pytest.raises(FileNotFoundError, match="folder_map='nowhere.json' is neither a dict, 'index' nor a file"):
+    with pytest.raises(FileNotFoundError, match="folder_map='nowhere.json' is not a dict, 'index' or an existing file"):
         FolderShiftDataset(str(tmp_path), HEAD, folder_map='nowhere.json')
-    with pytest.raises(FileNotFoundError, match="head_classes='imagnet' is neither 'imagenet', a list nor a file"):
+    with pytest.raises(FileNotFoundError, match="head_classes='imagnet' is not 'imagenet', a list or an existing file"):
         FolderShiftDataset(str(tmp_path), 'imagnet')
-    with pytest.raises(MissingSetError, match='no folder .*nowhere'):
+    with pytest.raises(MissingSetError, match='The folder .*nowhere does not exist'):
         FolderShiftDataset(str(tmp_path / 'nowhere'), HEAD)
 
 
@@ -191,9 +191,10 @@ def test_from_a_config(tmp_path):
     trees.make_tree(tmp_path / 'toys', ['teddy', 'acorn'])
     (tmp_path / 'config.py').write_text(f"""
 _base_ = 'mmcfmask::cfmask_vitb16.py'
-toys = dict(type='FolderShiftDataset', data_root='{tmp_path}/toys', head_classes='imagenet', folder_map=dict(teddy='teddy bear'),
-            pipeline={{{{_base_.pipeline}}}})
-test_dataloader = dict(toys=dict(batch_size=64, num_workers=4, dataset=toys, sampler=dict(type='DefaultSampler', shuffle=False)))
+toys = dict(type='FolderShiftDataset', data_root='{tmp_path}/toys', head_classes='imagenet',
+            folder_map=dict(teddy='teddy bear'), pipeline={{{{_base_.pipeline}}}})
+sampler = dict(type='DefaultSampler', shuffle=False)
+test_dataloader = dict(toys=dict(batch_size=64, num_workers=4, dataset=toys, sampler=sampler))
 test_cfg = dict(shifts=['toys'])
 """)
     cfg = Config.fromfile(tmp_path / 'config.py')

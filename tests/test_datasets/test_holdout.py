@@ -47,7 +47,7 @@ def test_large_holdout_is_lowered_with_a_warning(tmp_path, log):
         save_small_image(tmp_path / f'class{index}' / 'only.png')
     parts = [FolderDataset(str(tmp_path), holdout=dict(size=10240, part=part)) for part in ('train', 'held_out')]
     assert [len(part) for part in parts] == [10, 10]
-    assert any('holdout.size=10240 is more than half of the 20 images: 10 are held out' in message for message in log)
+    assert any('holdout.size=10240 is more than half of the 20 images: holds out 10' in message for message in log)
     assert any('no image to train on in 10 of 20 classes' in message for message in log)
 
 
@@ -61,7 +61,7 @@ def test_large_holdout_is_lowered_with_a_warning(tmp_path, log):
         (dict(size=3), "part=None must be 'train' or 'held_out'"),
         (dict(size=3, part='val'), "part='val'"),
         (dict(siez=3, part='train'), 'no setting siez'),
-        (dict(size=3, part='test'), "part='test' needs a share"),
+        (dict(size=3, part='test'), "part='test' needs holdout="),
         (dict(size=3, test=0.1, part='test'), 'test=0.1 must be a positive number of images'),
         (dict(fraction=0.1, test=3, part='test'), 'test=3 must lie between 0 and 1'),
         (dict(fraction=0.5, test=0.5, part='test'), 'leave nothing to train on'),
@@ -117,7 +117,8 @@ def test_seed_of_the_run(root):
         )
     )
     with pytest.raises(
-        ConfigError, match="holdout.seed='run' stands for the seed of the run, which has none: set randomness.seed"
+        ConfigError,
+        match="holdout.seed='run' stands for the seed of the run, but the run has none: set randomness.seed",
     ):
         follow_run(cfg, None)
     assert follow_run(cfg, 7) and not follow_run(cfg, 8)
@@ -125,7 +126,9 @@ def test_seed_of_the_run(root):
         cfg.train_dataloader.dataset.datasets[0].holdout.seed == 7
         and cfg.model.head.class_weights.dataset.holdout.seed == 5
     )
-    with pytest.raises(ConfigError, match="'run' stands for the seed of a run, but this is none: give a number"):
+    with pytest.raises(
+        ConfigError, match="'run' stands for the seed of a run, but there is no run here: give a number"
+    ):
         FolderDataset(str(root), holdout=follows)
 
 

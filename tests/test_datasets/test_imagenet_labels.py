@@ -86,13 +86,13 @@ def test_objectnet_mapping_files_that_do_not_fit(tmp_path):
         with pytest.raises(ValueError, match=message):
             read_objectnet_mapping(folder)
 
-    broken(MAPPINGS[0], '{', '', 'is no valid JSON')
+    broken(MAPPINGS[0], '{', '', 'is not valid JSON')
     broken(
-        MAPPINGS[1], '"Alarm clock"', '"Alarm clocks"', 'Alarm clocks are no labels in folder_to_objectnet_label.json'
+        MAPPINGS[1], '"Alarm clock"', '"Alarm clocks"', 'Alarm clocks are not labels of folder_to_objectnet_label.json'
     )
-    broken(MAPPINGS[1], '; ', '; axe; ', "axe of '.*' are not each one line of imagenet_to_label_2012_v2")
+    broken(MAPPINGS[1], '; ', '; axe; ', "axe of '.*' must match exactly one line of imagenet_to_label_2012_v2")
     broken(
-        MAPPINGS[1], 'Alarm clock": "', 'Alarm clock": "crane; ', "crane of 'Alarm clock' are not each one line"
+        MAPPINGS[1], 'Alarm clock": "', 'Alarm clock": "crane; ', "crane of 'Alarm clock' must match exactly one line"
     )  # it is two
     broken(MAPPINGS[2], '"0": ', '"0": 1', 'pytorch_to_imagenet_2012_id.json does not number the 1000 lines')
 
@@ -123,7 +123,7 @@ def test_flat_val_with_the_devkit(tmp_path):
     with pytest.raises(ValueError, match="label '0' of ILSVRC2012_val_00000002 is not one of ImageNet's 1000 classes"):
         build('ImageNetDataset', tmp_path, split_dir='val', ground_truth=str(truth))
     (moved / 'meta.mat').unlink()
-    with pytest.raises(FileNotFoundError, match='meta.mat, which says what the numbers .* mean'):
+    with pytest.raises(FileNotFoundError, match='meta.mat does not exist; it maps the numbers'):
         build('ImageNetDataset', tmp_path, split_dir='val', ground_truth=str(truth))
 
 
@@ -132,7 +132,7 @@ def test_flat_val_with_a_list_of_synsets(tmp_path):
     (tmp_path / 'imagenet_2012_validation_synset_labels.txt').write_text('\n'.join(wnids))
     check_flat(build('ImageNetDataset', tmp_path, split_dir='val'), wnids)
     (tmp_path / 'val/ILSVRC2012_val_00001001.JPEG').symlink_to(tmp_path / '.val.png')
-    with pytest.raises(ValueError, match='does not know 1 of 1001 images: ILSVRC2012_val_00001001.JPEG'):
+    with pytest.raises(ValueError, match='lacks 1 of 1001 images: ILSVRC2012_val_00001001.JPEG'):
         build('ImageNetDataset', tmp_path, split_dir='val')
 
 
@@ -164,7 +164,7 @@ def test_flat_val_of_kaggle(tmp_path):
 def test_kaggles_table_without_its_columns(tmp_path):
     trees.make_flat_val(tmp_path / 'val', count=2)
     (tmp_path / 'LOC_val_solution.csv').write_text('image,label\nILSVRC2012_val_00000001,0\n')
-    with pytest.raises(ConfigError, match='has no columns ImageId and PredictionString, .*, but image, label'):
+    with pytest.raises(ConfigError, match='lacks the columns ImageId and PredictionString .*; it has image, label'):
         build('ImageNetDataset', tmp_path, split_dir='val')
 
 

@@ -73,7 +73,7 @@ def test_v2_folders_are_numbers(root):
 def test_another_variant_of_v2_is_noted(tmp_path):
     trees.make_tree(tmp_path / 'imagenetv2-top-images-format-val', map(str, range(1000)))
     described = describe_set(build('ImageNetV2Dataset', tmp_path, variant='top-images'))
-    assert described['notes'][0] == 'the variant top-images, not matched-frequency, which is the one reported'
+    assert described['notes'][0] == 'the variant top-images, not matched-frequency, which is usually reported'
 
 
 @pytest.mark.parametrize('name, num', [('ImageNetRDataset', 200), ('ImageNetADataset', 200)])
@@ -142,7 +142,7 @@ def test_objectnet_needs_only_the_folders_that_count(tmp_path):
     with pytest.raises(
         ValueError,
         match=rf'1 of 113 class folders are missing: {needed}; '
-        r'1 folders are no known classes: things_7_closed \(near thing_7_closed\)',
+        r'1 folders are not known classes: things_7_closed \(near thing_7_closed\)',
     ):
         build('ObjectNetDataset', tmp_path)
 
@@ -166,7 +166,7 @@ def test_objectnet_mappings_elsewhere(tmp_path):
 def test_objectnet_without_a_mapping_file(tmp_path, name):
     trees.make_objectnet(tmp_path / 'objectnet')
     (tmp_path / 'objectnet/mappings' / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f'lacks {name}, which says.*objectnet.dev') as error:
+    with pytest.raises(FileNotFoundError, match=f'lacks {name}; the mapping files.*objectnet.dev') as error:
         build('ObjectNetDataset', tmp_path)
     assert not isinstance(error.value, MissingSetError)  # the set is there: it must not be skipped
 
@@ -215,7 +215,7 @@ def test_corruptions_without_the_folders_of_the_archives(tmp_path):
     trees.make_corruptions(tmp_path / 'imagenet-c', ['fog'], [3])
     assert len(build('ImageNetCDataset', tmp_path, corruptions=['fog'], severities=[3])) == 1000
     with pytest.raises(
-        FileNotFoundError, match=r'74 of 75 folders are missing: gaussian_noise/1, .*zenodo.*name those that are there'
+        FileNotFoundError, match=r'74 of 75 folders are missing: gaussian_noise/1, .*zenodo.*select existing ones'
     ):
         build('ImageNetCDataset', tmp_path)
 
@@ -241,7 +241,7 @@ def test_a_part_of_the_corruptions_is_the_same_images(tmp_path):
     [
         (dict(corruptions=['fogg']), r'fogg \(near fog\); choose from gaussian_noise, '),
         (dict(corruptions=[]), 'none; choose from'),
-        (dict(severities=[0]), r'severities=\[0\] must be some of 1, 2, 3, 4, 5'),
+        (dict(severities=[0]), r'severities=\[0\] must be a selection of 1, 2, 3, 4, 5'),
     ],
 )
 def test_bad_corruptions(root, setting, message):
@@ -307,7 +307,7 @@ def test_wrong_folders(root, tmp_path):
     """One set under the name of another."""
     shutil.copytree(root / 'imagenet-a', tmp_path / 'imagenet-r', symlinks=True)
     with pytest.raises(
-        ValueError, match=r'of 200 class folders are missing: n01443537.*folders are no known classes: n'
+        ValueError, match=r'of 200 class folders are missing: n01443537.*folders are not known classes: n'
     ):
         build('ImageNetRDataset', tmp_path)
     (tmp_path / 'imagenetv2-matched-frequency').mkdir()

@@ -143,7 +143,7 @@ def test_grey_tiffs_of_twelve_bits_and_where_white_is_zero(tmp_path):
             if bits == 16 or photometric:  # Pillow knows no 12 bits where white is zero
                 check(tmp_path / f'{bits}.tif', expected)
             else:
-                assert 'no image format that is read' in why_unreadable(tmp_path / f'{bits}.tif')
+                assert 'not in a supported image format' in why_unreadable(tmp_path / f'{bits}.tif')
 
 
 def test_turned_by_exif_only_where_it_is_asked_for(tmp_path):
@@ -178,13 +178,18 @@ def save_broken(folder):
     os.mkfifo(folder / 'pipe.jpg')
     (folder / 'folder.jpg').mkdir()
     return {
-        'floats.tif': 'floating-point numbers, and nothing says which of them are black and '
-                      'white', 'integers.tif': '32-bit integers',
-        'floats.pfm.tif': 'floating-point', 'empty.jpg': 'the file is empty', 'text.jpg': 'no image format that is '
-                                                                                          'read',
-        'program.jpg': 'no image format that is read', 'bomb.png': '400000000 pixels|20000 x 20000 '
-                                                                   'pixels', 'pipe.jpg': 'no regular file',
-        'folder.jpg': 'no regular file', 'missing.jpg': 'No such file', **dict.fromkeys(TRUNCATED, '')}  # yapf: disable
+        'floats.tif': 'floating-point numbers, and nothing says which values are black and white',
+        'integers.tif': '32-bit integers',
+        'floats.pfm.tif': 'floating-point',
+        'empty.jpg': 'the file is empty',
+        'text.jpg': 'not in a supported image format',
+        'program.jpg': 'not in a supported image format',
+        'bomb.png': '400000000 pixels|20000 x 20000 pixels',
+        'pipe.jpg': 'not a regular file',
+        'folder.jpg': 'not a regular file',
+        'missing.jpg': 'No such file',
+        **dict.fromkeys(TRUNCATED, ''),
+    }
 
 
 def test_what_cannot_be_read_is_refused_by_path(tmp_path):
@@ -245,7 +250,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     left_out = Counter()
     assert find_images(tmp_path, left_out=left_out) == ['a.png', 'd.png']
     assert left_out == {'.heic': 2, '.txt': 1, 'none': 1, '': 4}
-    words = '4 no regular file, 2 .heic, 1 without an ending, 1 .txt'
+    words = '4 not a regular file, 2 .heic, 1 without extension, 1 .txt'
     assert left_out_words(left_out) == f'8 files ({words})'
     left_out.update(f'.{number}' for number in range(100))
     assert left_out_words(left_out) == f'108 files ({words}, 1 .0, 1 .1, 1 .2, 1 .3, 96 others)'
@@ -286,10 +291,10 @@ def test_dataset_says_what_it_leaves_out(tmp_path, monkeypatch):
     monkeypatch.setattr(MMLogger.get_current_instance(), 'log', lambda level, message, *args: messages.append(message))
     dataset = FolderDataset(str(tmp_path))
     assert dataset.left_out == {'.heic': 2, '.txt': 1}
-    assert messages[0].startswith(f'{tmp_path}: 3 files (2 .heic, 1 .txt) are left out')
+    assert messages[0].startswith(f'{tmp_path}: ignores 3 files (2 .heic, 1 .txt) that are not images')
     touch(tmp_path, 'emu/5.heic')
     with pytest.raises(
-        ValueError, match=r'no images in the 1 class folders emu; 4 files \(3 .heic, 1 .txt\) are no images'
+        ValueError, match=r'no images in the 1 class folders emu; 4 files \(3 .heic, 1 .txt\) are not images'
     ):
         FolderDataset(str(tmp_path))
 

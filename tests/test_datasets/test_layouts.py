@@ -114,7 +114,7 @@ def test_missing_set(tmp_path, name):
     message = str(error.value)
     assert SETS[name].source in message and SETS[name].folders[0] in message
     assert f'{tmp_path}/imagenet and {tmp_path}.' in message
-    with pytest.raises(MissingSetError, match='there is no folder .*nowhere'):
+    with pytest.raises(MissingSetError, match='the folder .*nowhere does not exist'):
         find_set(name, tmp_path / 'nowhere')
 
 
@@ -137,7 +137,7 @@ def test_imagenet(tmp_path, folder):
     assert find_imagenet(tmp_path, 'val') == find_imagenet(tmp_path / folder, 'val') == tmp_path / folder
     with pytest.raises(
         MissingSetError,
-        match=r'ImageNet \(train\) is not there: looked for train or ILSVRC2012_img_train in .*image-net',
+        match=r'ImageNet \(train\) was not found: looked for train or ILSVRC2012_img_train in .*image-net',
     ):
         find_imagenet(tmp_path, 'train')
 

@@ -32,14 +32,14 @@ def test_class_lists(tmp_path, raw):
 @pytest.mark.parametrize(
     'raw, message',
     [
-        (b'', 'is empty: it must hold one class name per line'),
+        (b'', 'is empty: write one class name per line'),
         (b'\n \n', 'is empty'),
         (b'cat,dog,emu\n', "line 1: 'cat,dog,emu' is more than a class name: write one name per line"),
         (b'cat,\ndog,\n', "line 1: 'cat,' is more than a class name"),
         (b'cat\n\ndog;\n', "line 3: 'dog;'"),
         (b'0,cat\n1,dog\n', "line 1: '0,cat' begins with the number of the class"),
         (b'1\tcat\n2\tdog\n3\temu\n', 'begins with the number'),
-        ('Käfer'.encode('latin-1'), 'no UTF-8 text .*: save it as UTF-8'),
+        ('Käfer'.encode('latin-1'), 'not UTF-8 text .*: save it as UTF-8'),
     ],
 )
 def test_what_is_no_class_list(tmp_path, raw, message):
@@ -51,7 +51,7 @@ def test_what_is_no_class_list(tmp_path, raw, message):
 def test_names_with_commas_and_numbers(tmp_path):
     (tmp_path / 'classes.txt').write_text('tench, Tinca tinca\n707\n1, 2 or many\n')
     assert read_names(tmp_path / 'classes.txt') == ['tench, Tinca tinca', '707', '1, 2 or many']
-    with pytest.raises(MissingFileError, match="no file .*gone.txt'"):
+    with pytest.raises(MissingFileError, match="the file .*gone.txt' does not exist"):
         read_text(tmp_path / 'gone.txt')
 
 
@@ -60,7 +60,7 @@ def test_names_that_stand_twice(tmp_path, monkeypatch):
     monkeypatch.setattr('mmcfmask.datasets.names.print_log', lambda text, *args, **kwargs: said.append(text))
     (tmp_path / 'classes.txt').write_text(f'café\ndog\n{MAC}\n')
     assert read_names(tmp_path / 'classes.txt') == ['café', 'dog', 'café']
-    assert len(said) == 1 and '1 class names stand twice (café)' in said[0]
+    assert len(said) == 1 and '1 class names are duplicates (café)' in said[0]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from test_training import config, train
+from short_runs import config, train
 
 import mmcfmask.compat as compat
 from mmcfmask.engine import checkpoints
+from mmcfmask.engine.checkpoint_hook import CheckpointHook
 from mmcfmask.engine.checkpoints import (
-    CheckpointHook,
     best_checkpoint,
     check_checkpoint,
     check_same_tower,
@@ -127,12 +127,11 @@ def test_newest_whole_checkpoint_is_resumed(work_dir, said):
     (work_dir / 'epoch_2.pth').unlink()
     (work_dir / 'epoch_9.pth').unlink()
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_2.pth'))
-    assert find_resumable(work_dir) == str(work_dir / 'epoch_1.pth') and 'is gone: resuming from' in said[-1][1]
+    assert find_resumable(work_dir) == str(work_dir / 'epoch_1.pth') and 'is missing: resuming from' in said[-1][1]
     for text in ('', None):  # version 0.1 could be killed between emptying and writing it
         (work_dir / 'last_checkpoint').write_text(text) if text is not None else (work_dir / 'last_checkpoint').unlink()
         assert (
-            find_resumable(work_dir) == str(work_dir / 'epoch_1.pth')
-            and 'is empty or not there: resuming' in said[-1][1]
+            find_resumable(work_dir) == str(work_dir / 'epoch_1.pth') and 'is empty or missing: resuming' in said[-1][1]
         )
     flip(work_dir / 'epoch_1.pth')
     with pytest.raises(
@@ -220,7 +219,7 @@ def test_best_checkpoint_of_version_0_1(work_dir, tiny_pretrained):
         (torch.ones(2, device='meta'), 'weight has a shape but no numbers'),
         (torch.ones(2).to_sparse(), 'weight is a sparse tensor'),
         (torch.ones(2, dtype=torch.complex64), 'weight is a complex tensor'),
-        (3, 'not made of named tensors'),
+        (3, 'must hold named tensors'),
         (torch.ones(3), r'1 of another shape: weight \(3,\) instead of \(2,\)'),
         (torch.ones(2, dtype=torch.int64), '1 of another kind: weight int64 instead of float32'),
     ],
@@ -290,7 +289,7 @@ def test_names_of_a_wrapped_model_and_old_formats(tmp_path):
     [
         (dict(meta=dict(epoch=1, iter=-5)), r"meta\['iter'\] = -5"),
         (dict(meta=dict(epoch='1', iter=5)), r"meta\['epoch'\] = '1'"),
-        (dict(meta=dict(epoch=1, iter=5)), 'does not say what it was trained with'),
+        (dict(meta=dict(epoch=1, iter=5)), 'has no config'),
         (dict(meta=3), 'its "meta" is a int, not a dict'),
         (dict(optimizer=[]), 'its training state is not'),
         (dict(optimizer={}), 'lacks the state of the optimizer'),
@@ -361,5 +360,27 @@ def test_other_towers_and_activations(before, now, same):
 
 def test_weights_of_something_else_are_named(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / 'release.pt'))
-    with pytest.raises(ConfigError, match='TorchScript archive, no checkpoint: name it as model.backbone.pretrained'):
+    with pytest.raises(ConfigError, match='TorchScript archive, not a checkpoint: set it as model.backbone.pretrained'):
         check_checkpoint(str(tmp_path / 'release.pt'))
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no checkpoint .*gone.pth'):
+        check_checkpoint(str(tmp_path / 'gone.pth'))
+    (tmp_path / 'text.pth').write_text('not a checkpoint')
+    with pytest.raises(OSError, match='text.pth.* is not a checkpoint that torch can load'):
+        check_checkpoint(str(tmp_path / 'text.pth'))
+    torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='no "state_dict"'):
+        check_checkpoint(str(tmp_path / 'other.pth'))
+    torch.save({'state_dict': {}}, tmp_path / 'empty.pth')
+    with pytest.raises(ValueError, match='must hold named tensors'):
+        check_checkpoint(str(tmp_path / 'empty.pth'))
+    torch.save({'state_dict': {'weight': torch.ones(2)}}, tmp_path / 'weights.pth')
+    assert check_checkpoint(str(tmp_path / 'weights.pth'))['state_dict']['weight'].tolist() == [1, 1]
+    with pytest.raises(ValueError, match='holds weights but no training state'):
+        check_checkpoint(str(tmp_path / 'weights.pth'), resume=True)
+    whole = (tmp_path / 'weights.pth').read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError, match='cut.pth.* is cut off'):
+        check_checkpoint(str(tmp_path / 'cut.pth'))

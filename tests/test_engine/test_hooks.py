@@ -1,188 +1,145 @@
-"""Labels mean the same classes in the head, in the training set and in every test set, or nothing runs."""
-
-from types import SimpleNamespace
+"""Moving averages, the weight of the distillation, and the stop at an invalid loss."""
 
 import pytest
-from mmengine.hooks import Hook
-from mmpretrain.registry import DATASETS
-from trees import make_tree
+import torch
+from short_runs import config, train
 
-from mmcfmask.engine.hooks import CheckClassesHook
-from mmcfmask.errors import ConfigError
-
-
-def folders(root, *names, kind='FolderDataset', **settings):
-    """A loader of class folders, which are made."""
-    make_tree(root, [name for name in names if not (root / name).exists()], ('{folder}.jpg',))
-    return SimpleNamespace(dataset=DATASETS.build(dict(type=kind, data_root=str(root), **settings)))
-
-
-def runner(train=None, tests=None, prompts=None, images=None, resumed=False, auxiliary=()):
-    start = dict(classnames=prompts) if prompts else dict(dataset=images) if images else None
-    sets = [loader for loader in (train, *(tests or {}).values()) if loader]
-    head = SimpleNamespace(num_classes=len(sets[0].dataset.metainfo['classes']), class_weights=start)
-    return SimpleNamespace(
-        model=SimpleNamespace(head=head, auxiliary=auxiliary),
-        iter=int(resumed),
-        train_dataloader=train,
-        val_loop=None,
-        test_loop=SimpleNamespace(loaders=tests),
-    )
-
-
-def check(runner, trained=None):
-    """As a test does, of a checkpoint that records the metainfo ``trained``."""
-    hook = CheckClassesHook()
-    assert isinstance(hook, Hook)
-    if trained:
-        hook.after_load_checkpoint(
-            runner, dict(meta=dict(dataset_meta={key: list(value) for key, value in trained.items() if value}))
-        )
-    hook.before_test(runner)
-
-
-def test_folders_of_a_test_are_those_that_were_trained(tmp_path):
-    trained = folders(tmp_path / 'train', 'cat', 'dog', 'emu').dataset.metainfo
-    same = folders(tmp_path / 'same', 'cat', 'dog', 'emu')
-    other = folders(tmp_path / 'other', 'ape', 'cat', 'dog')
-    check(runner(tests=dict(mine=same)), trained)
-    with pytest.raises(
-        ConfigError,
-        match=r"class 0 is the folder 'ape' in the dataset of test_dataloader\['mine'\], but 'cat' in the "
-        r"training set of the checkpoint.*FolderShiftDataset', head_classes=\['cat', 'dog', 'emu'\]",
-    ):
-        check(runner(tests=dict(mine=other)), trained)
-    check(runner(tests=dict(mine=other)))  # without a checkpoint, nothing is known
-    # What the message proposes works.
-    matched = folders(
-        tmp_path / 'other', kind='FolderShiftDataset', head_classes=['cat', 'dog', 'emu'], folder_map=dict(ape='emu')
-    )
-    assert (
-        matched.dataset.metainfo['classes'] == ('cat', 'dog', 'emu')
-        and matched.dataset.get_data_info(2)['gt_label'] == 2
-    )
-    check(runner(tests=dict(mine=matched)), trained)
-    listed = folders(tmp_path / 'other', folders=['cat', 'dog', 'ape'], classes=['cat', 'dog', 'emu'])
-    check(runner(tests=dict(mine=listed)), trained)
-
-
-def test_order_and_case_of_the_folders(tmp_path):
-    trained = folders(tmp_path / 'train', 'Bird', 'cat', 'Dog').dataset.metainfo
-    assert trained['folders'] == ('Bird', 'Dog', 'cat')  # as text is sorted
-    with pytest.raises(ConfigError, match="class 1 is the folder 'cat' .*, but 'Dog' in"):
-        check(runner(tests=dict(mine=folders(tmp_path / 'lower', 'bird', 'cat', 'dog'))), trained)
-    check(
-        runner(
-            tests=dict(
-                mine=folders(
-                    tmp_path / 'same_order',
-                    'bird',
-                    'dog',
-                    'eel',
-                    folders=['bird', 'dog', 'eel'],
-                    classes=['bird', 'dog', 'cat'],
-                )
-            )
-        ),
-        trained,
-    )
-
-
-def test_checkpoint_whose_numbers_were_sorted_as_text(tmp_path):
-    """That of version 0.1.0."""
-    names = [str(number) for number in range(12)]
-    with pytest.raises(
-        ConfigError, match="class 2 is the folder '2' .*, but '10' in the training set of the checkpoint"
-    ):
-        check(
-            runner(tests=dict(mine=folders(tmp_path / 'set', *names))),
-            dict(folders=sorted(names), classes=sorted(names)),
-        )
-    listed = folders(tmp_path / 'set', folders=sorted(names))
-    check(runner(tests=dict(mine=listed)), dict(folders=sorted(names), classes=sorted(names)))
-
-
-def test_imagenet_by_its_ids_and_names(tmp_path):
-    """Sets with the names of the classes, and those with the WordNet ids, in one test."""
-    from mmcfmask.datasets.imagenet_shifts import IMAGENET_WNIDS, ImageNetDataset, ImageNetV2Dataset
-
-    trained = ImageNetDataset.METAINFO
-    own = folders(tmp_path / 'sketch', *IMAGENET_WNIDS)
-    v2 = SimpleNamespace(dataset=SimpleNamespace(metainfo=ImageNetV2Dataset.METAINFO))
-    check(runner(tests=dict(own=own, v2=v2)), trained)
-    shuffled = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=sorted(trained['classes']))))
-    with pytest.raises(ConfigError, match="class 0 is .*, but 'tench' in"):
-        check(runner(tests=dict(own=shuffled)), trained)
+from mmcfmask.engine.checkpoints import check_checkpoint
+from mmcfmask.engine.hooks import DistillWeightHook, RelativeEMAHook
 
 
 @pytest.mark.parametrize(
-    'prompts, message',
+    'hook', [dict(type='EMAHook', momentum=0.25), dict(type='RelativeEMAHook', horizon=0.8)]
+)  # 1 / (0.8 · 5 steps)
+def test_moving_average_is_validated_and_saved(hook, tmp_path, tiny_pretrained, monkeypatch):
+    """What the hooks average by hand; the teacher has no part in it."""
+    import mmcfmask.engine.train_loop as loops
+    from mmcfmask.models import CounterfactualClassifier
+
+    trajectory, validated = [], []
+    original, predict = loops.ResumableEpochLoop.run_iter, CounterfactualClassifier.predict
+
+    def run_iter(self, idx, data_batch):
+        original(self, idx, data_batch)
+        trajectory.append(self.runner.model.backbone.visual.proj.detach().clone())
+
+    def look(self, *args, **kwargs):
+        validated.append(self.backbone.visual.proj.detach().clone())
+        return predict(self, *args, **kwargs)
+
+    monkeypatch.setattr(loops.ResumableEpochLoop, 'run_iter', run_iter)
+    monkeypatch.setattr(CounterfactualClassifier, 'predict', look)
+    cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 1})
+    cfg.custom_hooks.append(hook)
+    train(cfg)
+
+    average = trajectory[0]
+    for weight in trajectory[1:]:
+        average = 0.75 * average + 0.25 * weight
+    if hook['type'] == 'RelativeEMAHook':  # the first weights weigh no more than those after them
+        shares = torch.tensor([0.75**age for age in range(4, -1, -1)])
+        average = sum(share / shares.sum() * weight for share, weight in zip(shares, trajectory))
+    assert len(trajectory) == 5 and (average - trajectory[-1]).abs().max() > 1e-5
+    for seen in validated:
+        torch.testing.assert_close(seen, average)
+    for path in (tmp_path / 'best.pth', tmp_path / 'epoch_1.pth'):
+        checkpoint = check_checkpoint(str(path))
+        torch.testing.assert_close(checkpoint['state_dict']['backbone.visual.proj'], average)
+        torch.testing.assert_close(checkpoint['ema_state_dict']['module.backbone.visual.proj'], trajectory[-1])
+        assert not any('teacher' in name for part in ('state_dict', 'ema_state_dict') for name in checkpoint[part])
+
+
+def test_moving_average_counts_optimizer_steps(tmp_path, tiny_pretrained):
+    """10 steps of 8 images, at once or in batches of 4: one average."""
+    averages = []
+    for batch in 8, 4:
+        cfg = config(tmp_path / str(batch), tiny_pretrained, 'ft', **{'train_dataloader.batch_size': batch})
+        cfg.custom_hooks.append(dict(type='RelativeEMAHook', horizon=0.8))
+        train(cfg)
+        averages.append(torch.load(tmp_path / str(batch) / 'epoch_2.pth', weights_only=True))
+    assert [int(average['ema_state_dict']['steps']) for average in averages] == [10, 10]
+    for name in 'head.fc.weight', 'backbone.visual.proj':
+        torch.testing.assert_close(*(average['state_dict'][name] for average in averages), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'wrong, message',
     [
-        (
-            ['dog', 'cat', 'emu'],
-            "model.head.class_weights.classnames has 'cat' in place 1, but it is the label 0 of the dataset of test_",
-        ),
-        (['a dog', 'Sea_Lion', 'CAT'], "has 'cat' in place 2, but it is the label 0"),
-        (['Katze', 'Hund', 'Emu'], None),
-        (['cat', 'hound', 'sea lion'], None),
+        (dict(horizon=0.0), 'above 0 and at most 1'),
+        (dict(horizon=2.0), 'above 0 and at most 1'),
+        (dict(momentum=0.1), 'leave momentum out'),
     ],
 )
-def test_prompts_in_another_order(tmp_path, prompts, message):
-    tests = dict(mine=folders(tmp_path / 'set', 'cat', 'dog', 'sea-lion'))
-    path = tmp_path / 'prompts.txt'
-    path.write_text('\n'.join(prompts))
-    for given in (prompts, str(path)):
-        if message:
-            with pytest.raises(ConfigError, match=message):
-                check(runner(tests=tests, prompts=given))
-        else:
-            check(runner(tests=tests, prompts=given))
+def test_relative_moving_average_says_what_is_wrong(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        RelativeEMAHook(**wrong)
 
 
-def test_prompts_of_auxiliary_losses(tmp_path):
-    train = folders(tmp_path / 'set', 'cat', 'dog')
-    for names in (['cat', 'dog'], None):
-        CheckClassesHook().before_train(runner(train, auxiliary=[SimpleNamespace(classnames=names)]))
-    with pytest.raises(ConfigError, match="model.auxiliary .*classnames has 'cat' in place 1"):
-        CheckClassesHook().before_train(runner(train, auxiliary=[SimpleNamespace(classnames=['dog', 'cat'])]))
+@pytest.mark.parametrize('counts', [1, 2])
+def test_distillation_weight_goes_from_start_to_end(counts, tmp_path, tiny_pretrained, monkeypatch):
+    """Equal factors from step to step of the optimizer, and the loss is weighted by them."""
+    from mmcfmask.models import CLIPDistillHead
+
+    original, seen = CLIPDistillHead.distill_loss, []
+
+    def look(self, student, teacher_features, teacher):
+        loss = original(self, student, teacher_features, teacher)
+        distance = (student - teacher_features).square().mean().clamp(min=1e-12)
+        seen.append((self.distill_weight, (loss['loss_distill'] / distance).item()))
+        return loss
+
+    monkeypatch.setattr(CLIPDistillHead, 'distill_loss', look)
+    cfg = config(tmp_path, tiny_pretrained, **{'train_cfg.max_epochs': 2, 'train_dataloader.batch_size': 8 // counts})
+    cfg.custom_hooks.append(dict(type='DistillWeightHook', start=8.0, end=2.0))
+    train(cfg)
+    assert len(seen) == 10 * counts
+    for batch, (weight, measured) in enumerate(seen):
+        step = batch // counts
+        assert weight == pytest.approx(8 * 0.25 ** (step / 10))
+        assert step == 0 or measured == pytest.approx(weight, rel=1e-3)  # at the first step student and teacher are one
 
 
-def test_images_that_the_model_is_made_of(tmp_path):
-    train = folders(tmp_path / 'train', 'cat', 'dog')
-    images = dict(type='FolderDataset', data_root=str(tmp_path / 'others'), pipeline=[dict(type='PackInputs')])
-    folders(tmp_path / 'others', 'ape', 'cat')
-    own = dict(images, data_root=str(tmp_path / 'train'))
-    message = r"class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the images that the model is made of \({}\)"
-    with pytest.raises(ConfigError, match=message.format('model.head.class_weights.dataset')):
-        CheckClassesHook().before_train(runner(train, images=images))
-    CheckClassesHook().before_train(runner(train, images=own))
-    for key in ('dataset', 'held_out'):
-        case = runner(train, images=own)
-        case.model.gate = SimpleNamespace(**{'dataset': own, 'held_out': own, key: images})
-        with pytest.raises(ConfigError, match=message.format(f'model.gate.{key}')):
-            CheckClassesHook().before_train(case)
-    case = runner(train, images=own)
-    case.model.head.class_weights['held_out'] = images
-    with pytest.raises(ConfigError, match=message.format('model.head.class_weights.held_out')):
-        CheckClassesHook().before_train(case)
+def test_distillation_weight_says_what_is_wrong(tmp_path, tiny_pretrained):
+    with pytest.raises(ValueError, match='start=0.0, end=1.0.*above 0'):
+        DistillWeightHook(start=0.0, end=1.0)
+    cfg = config(tmp_path, tiny_pretrained, 'ft')
+    cfg.custom_hooks.append(dict(type='DistillWeightHook', start=8.0, end=2.0))
+    with pytest.raises(ValueError, match='leave the hook out of custom_hooks'):
+        train(cfg)
 
 
-def test_training_labels_are_rows_of_the_head(tmp_path):
-    some = folders(tmp_path / 'some', 'cat', 'dog', kind='FolderShiftDataset', head_classes=['ape', 'cat', 'dog'])
-    case = runner(some)
-    case.model.head.num_classes = 3
-    with pytest.raises(ConfigError, match='the training set has only some of the classes of the head'):
-        CheckClassesHook().before_train(case)
+def test_nan_loss_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
+    from mmcfmask.models import CLIPDistillHead
+
+    original, calls = CLIPDistillHead.distill_loss, []
+
+    def nan_at_seventh(self, *args):
+        calls.append(1)
+        loss = original(self, *args)
+        return {name: value * float('nan') for name, value in loss.items()} if len(calls) == 7 else loss
+
+    monkeypatch.setattr(CLIPDistillHead, 'distill_loss', nan_at_seventh)
+    with pytest.raises(FloatingPointError) as error:
+        train(config(tmp_path, tiny_pretrained))
+    message = str(error.value)
+    assert 'iteration 7 (epoch 2)' in message and 'loss_distill = nan' in message and 'loss_cls = ' in message
+    assert str(tmp_path / 'epoch_1.pth') in message
+    assert not (tmp_path / 'epoch_2.pth').exists()
 
 
-def test_resumed_runs_keep_their_classes(tmp_path):
-    train, hook = folders(tmp_path / 'train', 'cat', 'dog'), CheckClassesHook()
-    before = dict(meta=dict(dataset_meta=dict(folders=['ape', 'cat'], classes=['ape', 'cat'])))
-    hook.after_load_checkpoint(None, before)
-    hook.before_train(runner(train))  # weights to start from may be of other classes
-    hook.after_load_checkpoint(None, before)
+def test_gradient_that_is_not_finite_stops_the_run(tmp_path, tiny_pretrained, monkeypatch):
+    """The loss is finite, but the weights are not any more: they must not become a checkpoint."""
+    original, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def nan_at_fifth(parameters, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:
+            parameters[0].grad.fill_(float('nan'))
+        return original(parameters, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.utils, 'clip_grad_norm_', nan_at_fifth)
     with pytest.raises(
-        ConfigError,
-        match="class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the training set",
+        FloatingPointError, match=r'iteration 5 \(epoch 1\): loss.* = .*grad_norm = nan; no checkpoint was saved before'
     ):
-        hook.before_train(runner(train, resumed=True))
+        train(config(tmp_path, tiny_pretrained))
+    assert not list(tmp_path.glob('*.pth'))

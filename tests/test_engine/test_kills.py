@@ -168,7 +168,8 @@ else:
     top1 = int(hashlib.sha256(''.join(tested).encode()).hexdigest(), 16) % 1000 / 10
     sets = {name: dict(metrics=dict(top1=top1 - i), notes=[], images=10) for i, name in enumerate(('test', 'v2'))}
     Path(option('--out')).write_text(json.dumps(dict(
-        format=1, config='ft.py', method='ft', seed=None, checkpoint=None, id_set='test', sets=sets, missing={}, versions={}, metrics={})))
+        format=1, config='ft.py', method='ft', seed=None, checkpoint=None, id_set='test', sets=sets, missing={},
+        versions={}, metrics={})))
 """
 
 

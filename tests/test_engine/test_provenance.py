@@ -55,7 +55,7 @@ def test_seeds_of_one_method_are_the_same():
         ('train_dataloader__sampler__shuffle', False, 'train_dataloader.sampler.shuffle'),
         ('train_dataloader__collate_fn__type', 'pseudo_collate', 'train_dataloader.collate_fn.type'),
         ('load_from', 'other.pth', 'load_from'),
-        ('model__teacher', None, 'model.teacher.type'),
+        ('model__losses', [dict(type='Distillation')], 'model.losses'),
         ('param_scheduler__pct_start', 0.1, 'param_scheduler.pct_start'),
         ('train_dataloader__dataset__holdout__fraction', 0.2, 'train_dataloader.dataset.holdout.fraction'),
         ('optim_wrapper__type', 'AutocastOptimWrapper', 'optim_wrapper.type'),

@@ -10,7 +10,7 @@ from mmcfmask.models.towers.loading import load_text_tower
 
 def states(*values):
     return [
-        {'weight': torch.tensor([float(value), 1.0]), 'count': torch.tensor(7), 'auxiliary.0.text': torch.ones(3)}
+        {'weight': torch.tensor([float(value), 1.0]), 'count': torch.tensor(7), 'losses.0.text': torch.ones(3)}
         for value in values
     ]
 
@@ -95,7 +95,7 @@ def test_flyp_soup_has_the_head_of_the_mean_text_tower(tiny_pretrained):
         type='CounterfactualClassifier',
         backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained),
         head=dict(type='CLIPDistillHead', num_classes=3, cls_weight=0.0),
-        auxiliary=[dict(type='FLYP', **prompts)],
+        losses=[dict(type='FLYP', **prompts)],
     )
     model, states = MODELS.build(cfg), []
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_flyp_soup_has_the_head_of_the_mean_text_tower(tiny_pretrained):
         states.append({name: value.clone() for name, value in model.state_dict().items()})
     soup = uniform_soup(states, head_maker(cfg))
     text, tokenizer = load_text_tower('tiny-vit', tiny_pretrained)
-    prefix = 'auxiliary.0.text.'
+    prefix = 'losses.0.text.'
     text.load_state_dict(
         {
             name[len(prefix) :]: (value + states[1][name]) / 2 if value.is_floating_point() else value
@@ -126,12 +126,12 @@ def test_flyp_soup_has_the_head_of_the_mean_text_tower(tiny_pretrained):
     assert (
         soup['head.fc.weight'] - (states[0]['head.fc.weight'] + states[1]['head.fc.weight']) / 2
     ).norm() > 1e-2 * expected.norm()
-    assert soup.keys() == {name for name in states[0] if not name.startswith('auxiliary.')}
+    assert soup.keys() == {name for name in states[0] if not name.startswith('losses.')}
     proj = 'backbone.visual.proj'
     torch.testing.assert_close(soup[proj], (states[0][proj] + states[1][proj]) / 2)
     with pytest.raises(ValueError, match='the ingredients of the soup have no text tower'):
         uniform_soup([soup, soup], head_maker(cfg))
-    assert head_maker(dict(cfg, auxiliary=[dict(type='L2SP')])) is None
+    assert head_maker(dict(cfg, losses=[dict(type='L2SP')])) is None
 
 
 def test_ingredients_must_be_of_one_model():

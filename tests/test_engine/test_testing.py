@@ -1,4 +1,4 @@
-"""From a config and a checkpoint to a model that is tested."""
+"""Models for tests and for inference, from a config and a checkpoint."""
 
 import mmcv
 import pytest
@@ -9,7 +9,14 @@ from mmpretrain.registry import DATASETS
 
 from mmcfmask.engine import build
 from mmcfmask.engine.config import load_config
-from mmcfmask.engine.testing import add_gate, add_second_look, inference_config, method_name, skip_pretrained_weights
+from mmcfmask.engine.testing import (
+    add_knn_gate,
+    add_relevance_crop,
+    inference_config,
+    name_method,
+    skip_pretrained_weights,
+)
+from mmcfmask.errors import ConfigError
 
 
 def test_config_for_the_inference_of_mmpretrain(tmp_path):
@@ -35,52 +42,50 @@ def test_config_for_the_inference_of_mmpretrain(tmp_path):
     assert [result['pred_class'] for result in rolled] == [classes[result['pred_label']] for result in rolled]
 
 
-def test_gate_of_the_training_and_validation_images(monkeypatch):
+def test_knn_gate_of_the_training_and_validation_images(monkeypatch):
     monkeypatch.setattr(build.os, 'cpu_count', lambda: 2)
     path = 'configs/shapes/cfmask.py'
     cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
-    add_gate(cfg)
-    assert cfg.model.gate == dict(
+    add_knn_gate(cfg)
+    assert cfg.model.knn_gate == dict(
         dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2
     )
-    cfg = load_config(
-        path,
-        {'model.gate.level': 0.1, 'model.gate.held_out.size': 60, 'model.gate.dataset': dict(type='ShapesDataset')},
-    )
-    add_gate(cfg)
-    assert cfg.model.gate == dict(
+    own = dict(level=0.1, dataset=dict(type='ShapesDataset'))
+    cfg = load_config(path, {'model.knn_gate': own, 'model.knn_gate.held_out.size': 60})
+    add_knn_gate(cfg)
+    assert cfg.model.knn_gate == dict(
         level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0
     )
     skip_pretrained_weights(cfg.model)
-    assert cfg.model.gate is None
-    with pytest.raises(ValueError, match='a gate is made of .* but the config has no train_dataloader.dataset'):
-        add_gate(load_config('configs/shapes/zeroshot.py', {}))
-    with pytest.raises(ValueError, match="a gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
-        add_gate(Config(dict(model=dict(type='ImageClassifier'))))
+    assert 'knn_gate' not in cfg.model
+    with pytest.raises(ValueError, match='the k-NN gate needs .* but the config has no train_dataloader.dataset'):
+        add_knn_gate(load_config('configs/shapes/zeroshot.py', {}))
+    with pytest.raises(ConfigError, match="gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
+        add_knn_gate(Config(dict(model=dict(type='ImageClassifier'))))
 
 
-def test_second_look():
+def test_relevance_crop():
     cfg = load_config('configs/shapes/cfmask.py', {})
-    add_second_look(cfg, 0.8)
+    add_relevance_crop(cfg, 0.8)
     assert cfg.model.crop_scale == 0.8
     with pytest.raises(
-        ValueError, match="a second look needs a CounterfactualClassifier, but model.type='ImageClassifier'"
+        ValueError, match="the relevance crop needs a CounterfactualClassifier, but model.type='ImageClassifier'"
     ):
-        add_second_look(Config(dict(model=dict(type='ImageClassifier'))), 0.8)
+        add_relevance_crop(Config(dict(model=dict(type='ImageClassifier'))), 0.8)
 
 
 def test_name_says_what_was_tested():
     probe = dict(head=dict(class_weights=dict(type='linear_probe')))
     for model, meta, name in (
         (dict(), {}, 'ft'),
-        (dict(gate=dict(level=0.1)), {}, 'ft + gate'),
-        (dict(gate=None, crop_scale=0.9), {}, 'ft + second look'),
-        (dict(gate=dict(level=0.1), crop_scale=0.9), {}, 'ft + gate and second look'),
+        (dict(knn_gate=dict(level=0.1)), {}, 'ft + k-NN gate'),
+        (dict(knn_gate=None, crop_scale=0.9), {}, 'ft + relevance crop'),
+        (dict(knn_gate=dict(level=0.1), crop_scale=0.9), {}, 'ft + k-NN gate and relevance crop'),
         (probe, {}, 'ft'),
         (dict(), dict(wise_ft_alpha=0.0), 'ft + WiSE-FT'),
-        (dict(gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
+        (dict(knn_gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),
         (dict(), None, 'zero-shot'),
-        (dict(crop_scale=0.9), None, 'zero-shot + second look'),
+        (dict(crop_scale=0.9), None, 'zero-shot + relevance crop'),
         (probe, None, 'LP'),
     ):
-        assert method_name('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name
+        assert name_method('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name

@@ -11,7 +11,8 @@ from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.testing import prepare_test, skip_pretrained_weights
-from mmcfmask.engine.wise_ft import parse_alphas, save_interpolated, start_weights, write_results
+from mmcfmask.engine.wise_ft import parse_alphas, pretrained_weights
+from mmcfmask.engine.wise_ft_results import save_interpolated, write_results
 from mmcfmask.models.towers.loading import load_text_tower
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ def test_alphas():
 
 
 def test_every_alpha_equals_a_test_of_weights_that_were_interpolated_apart(config, checkpoint, tmp_path):
-    start = start_weights(config().model)
+    start = pretrained_weights(config().model)
     end = check_checkpoint(checkpoint)['state_dict']
     assert set(start) == set(end) and not torch.equal(start['head.fc.weight'], end['head.fc.weight'])
     expected = {0.0: evaluated(config('zeroshot')), 1.0: evaluated(config(), checkpoint)}
@@ -164,7 +165,7 @@ def test_start_without_a_head_is_refused(config, checkpoint):
     cfg = config(load_from=checkpoint)
     cfg.model.head.class_weights = None
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=[0, 1])
-    with pytest.raises(ValueError, match='class_weights=None starts the head at random'):
+    with pytest.raises(ValueError, match='class_weights=None leaves the head random'):
         build_runner(cfg).test()
 
 
@@ -221,8 +222,8 @@ def test_hook_after_flyp(config, tmp_path):
     best = tmp_path / 'run' / 'best.pth'
     best = check_checkpoint(str(best))['state_dict']
     end = check_checkpoint(str(tmp_path / 'run' / 'wise_ft' / 'wise_ft_1.pth'))['state_dict']
-    assert any(name.startswith('auxiliary.') for name in best)
-    assert end.keys() == {name for name in best if not name.startswith('auxiliary.')}
+    assert any(name.startswith('losses.') for name in best)
+    assert end.keys() == {name for name in best if not name.startswith('losses.')}
     assert all(torch.equal(value, best[name]) for name, value in end.items())
 
 
@@ -239,7 +240,7 @@ def test_flyp_mixes_text_towers(config, tmp_path, tiny_pretrained):
 
     cfg = config('flyp')
     cfg.model.head.class_weights = PROMPTS
-    prepare_test(cfg, path, keep_start=True)
+    prepare_test(cfg, path, keep_pretrained=True)
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=[0, 0.25, 0.5, 1])
     runner = build_runner(cfg)
     metrics = runner.test()
@@ -252,7 +253,7 @@ def test_flyp_mixes_text_towers(config, tmp_path, tiny_pretrained):
     start, tokenizer = load_text_tower('tiny-vit', tiny_pretrained)
     for name, value in start.state_dict().items():  # by hand
         if value.is_floating_point():
-            value.copy_(0.75 * value + 0.25 * best[f'auxiliary.0.text.{name}'])
+            value.copy_(0.75 * value + 0.25 * best[f'losses.0.text.{name}'])
     with torch.no_grad():
         texts = torch.nn.functional.normalize(
             start.encode_text(tokenizer([f'a {name}' for name in PROMPTS['classnames']])), dim=1
@@ -263,12 +264,12 @@ def test_flyp_mixes_text_towers(config, tmp_path, tiny_pretrained):
         torch.testing.assert_close(
             check_checkpoint(str(saved))['state_dict']['head.fc.weight'], expected, rtol=1e-4, atol=1e-4
         )
-    mixed_heads = torch.lerp(runner.test_loop.start['head.fc.weight'], best['head.fc.weight'], 0.25)
+    mixed_heads = torch.lerp(runner.test_loop.pretrained['head.fc.weight'], best['head.fc.weight'], 0.25)
     assert (mixed_heads - expected).norm() > 1e-3 * expected.norm()
 
     cfg = config('flyp')
-    with pytest.raises(ValueError, match='quarter.pth has no text tower, of which the head is made'):
-        prepare_test(cfg, str(tmp_path / 'quarter.pth'), keep_start=True)
+    with pytest.raises(ValueError, match='quarter.pth has no text tower, which makes the head'):
+        prepare_test(cfg, str(tmp_path / 'quarter.pth'), keep_pretrained=True)
 
 
 def test_hook_says_what_is_wrong_before_training(config):

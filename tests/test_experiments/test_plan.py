@@ -38,8 +38,8 @@ def test_runs_seeds_and_folders(study, labels, tmp_path):
     ]
     runs = {job.label: job for job in planned.jobs}
     assert runs['shapes FT (seed 1)'].product == tmp_path / 'shapes' / 'ft' / 'seed1' / 'metrics.json'
-    assert runs['shapes Zero-shot'].product == tmp_path / 'shapes' / 'zero-shot' / 'metrics.json'
-    assert runs['shapes Soup'].product == tmp_path / 'shapes' / 'soup' / 'metrics.json'
+    assert runs['shapes Zero-shot'].product == tmp_path / 'shapes' / 'zero-shot' / 'run' / 'metrics.json'
+    assert runs['shapes Soup'].product == tmp_path / 'shapes' / 'soup' / 'run' / 'metrics.json'
     assert runs['shapes FT + WiSE-FT (seed 1)'].depends_on == [runs['shapes FT (seed 1)']]
     assert runs['shapes FT + k-NN gate (seed 1)'].depends_on == [runs['shapes FT (seed 1)']]
     assert runs['shapes Soup'].depends_on == [runs['shapes FT (seed 0)'], runs['shapes FT (seed 1)']]

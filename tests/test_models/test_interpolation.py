@@ -43,7 +43,7 @@ def test_counters_are_those_of_the_end():
 def test_bad_input():
     with pytest.raises(ValueError, match=r'alpha=1.5 must lie in \[0, 1\]'):
         interpolate(weights(0), weights(1), 1.5)
-    with pytest.raises(ValueError, match='1 tensors are in one of them only, such as extra'):
+    with pytest.raises(ValueError, match='1 tensors are in only one of them, such as extra'):
         interpolate(weights(0), weights(1, extra=torch.zeros(1)), 0.5)
     with pytest.raises(ValueError, match=r'bias has the shapes \(4,\) and \(5,\)'):
         interpolate(weights(0), dict(weights(1), bias=torch.zeros(5)), 0.5)

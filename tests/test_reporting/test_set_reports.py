@@ -49,7 +49,7 @@ def test_complete(root, capsys):
     assert f'imagenet-a: in {root}/imagenet-a' in out.splitlines()
     assert '20 of 20' in rows['imagenet-a'] and rows['imagenet-a'].rstrip().endswith(' complete')
     assert all(row.rstrip().endswith(' missing') for name, row in rows.items() if name != 'imagenet-a')
-    assert 'imagenet-r: ImageNet-R is not there: looked for imagenet-r in' in out and SETS['imagenet-r'].source in out
+    assert 'imagenet-r: ImageNet-R was not found: looked for imagenet-r in' in out and SETS['imagenet-r'].source in out
 
 
 @pytest.mark.parametrize('columns', [80, 50])
@@ -79,8 +79,8 @@ def test_a_folder_that_may_be_any_set_is_spoken_of_once(root, capsys):
     out = capsys.readouterr().out
     said = [line for line in out.splitlines() if 'class folders' in line or 'classes' in line.partition(':')[2]]
     assert said == [
-        f'imagenet-r, imagenet-a, imagenet-sketch: {root}/photos holds 30 class folders of ImageNet, but is none of '
-        'these sets as published: to see what it lacks of one, name that with --sets'
+        f'imagenet-r, imagenet-a, imagenet-sketch: {root}/photos holds 30 class folders of ImageNet, but matches none of '
+        'these sets as published: name the set with --sets to see what is missing'
     ]
 
 
@@ -102,7 +102,7 @@ def test_command(tmp_path):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['nowhere'], 'there is no folder nowhere\n'),
+        (['nowhere'], 'the folder nowhere does not exist\n'),
         (['.', '--sets', 'imagenet-q'], 'unknown set imagenet-q: choose from'),
     ],
 )

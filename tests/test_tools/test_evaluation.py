@@ -79,7 +79,7 @@ def comparable(path):
 
 
 def test_processes_and_batch_sizes_do_not_matter(write, tmp_path):
-    """60, 18 and 12 images on 1 and 2 processes, in batches of 1, 7 and 64: every number of metrics.json is the same."""
+    """60, 18 and 12 images on 1 and 2 processes, in batches of 1, 7 and 64 give the same metrics.json."""
     for size in (1, 7, 64):
         evaluate(write(f'b{size}', size), out=tmp_path / f'one{size}.json', predictions=tmp_path / f'one{size}')
     run_apart(
@@ -193,7 +193,7 @@ def test_broken_images(write, tmp_path, capfd):
     broken.write_bytes(broken.read_bytes()[:-25])
     with pytest.raises(
         StorageError,
-        match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unreadable',
+        match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unr',
     ):
         evaluate(path, shifts=['right'])
     evaluate(path, shifts=['right'], skip_broken=True, out=tmp_path / 'metrics.json')
@@ -231,7 +231,7 @@ def test_checkpoint_of_another_tower(tmp_path, capfd):
         for command in (evaluate, wise_ft):
             with pytest.raises(ConfigError, match=f'other.pth does not fit the model of the config: .*{message}'):
                 command('configs/shapes/ft.py', tmp_path / 'other.pth', SMALL, work_dir=tmp_path)
-    torch.save(dict(state_dict={**weights, 'auxiliary.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
+    torch.save(dict(state_dict={**weights, 'losses.0.text': torch.zeros(1)}), tmp_path / 'flyp.pth')
     evaluate('configs/shapes/ft.py', tmp_path / 'flyp.pth', SMALL, work_dir=tmp_path)
     lines = capfd.readouterr().out.splitlines()
     assert (
@@ -250,10 +250,10 @@ def test_relevance_crop_of_small_objects(tmp_path, capfd):
     options = [*SMALL, 'test_dataloader.a.dataset.size=100']
     for out, scale in ((one, None), (two, 0.9), (closer, 0.8)):
         evaluate('configs/shapes/zeroshot.py', None, options, work_dir=tmp_path, out=out, crop_scale=scale)
-    assert ' zero-shot + second look ' in ' '.join(capfd.readouterr().out.split())
+    assert ' zero-shot + relevance crop ' in ' '.join(capfd.readouterr().out.split())
     assert {name: len(runs) for name, runs in group_runs(find_runs([one, two])).items()} == {
         'zero-shot': 1,
-        'zero-shot + second look': 1,
+        'zero-shot + relevance crop': 1,
     }
     one, two, closer = (json.loads(out.read_text()) for out in (one, two, closer))
     assert one['metrics']['a/top1'] < two['metrics']['a/top1'] < closer['metrics']['a/top1']

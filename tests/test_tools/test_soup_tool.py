@@ -77,7 +77,7 @@ def test_classes_stand_in_one_order(checkpoints, tmp_path):
 def test_clear_errors(checkpoints, tmp_path):
     torch.save(dict(state_dict={'other': torch.ones(1)}), tmp_path / 'other.pth')
     good, other, out = checkpoints['good'], str(tmp_path / 'other.pth'), tmp_path / 'soup.pth'
-    with pytest.raises(ConfigError, match='ingredients 1 and 2 of the soup are not of one model'):
+    with pytest.raises(ConfigError, match='ingredients 1 and 2 of the soup are not of the same model'):
         run_soup(CONFIG, [good, other], out)
     with pytest.raises(ConfigError, match='an ingredient of the soup does not fit the model.* unexpected: other'):
         run_soup(CONFIG, [other], out, OPTIONS, greedy=True)

@@ -19,21 +19,21 @@ from .tables import IMAGE_SIZE, SHAPES_CLASSES, SPLIT_SIZES, SPLITS
 class ShapesDataset(BaseDataset):
     """One split of the built-in benchmark, rendered when the dataset is built.
 
-    Every item is a dict with ``img`` ((64, 64, 3) RGB uint8), ``gt_label`` (int), ``gt_mask`` ((64, 64) bool, the
-    object), ``img_shape``, ``ori_shape`` and ``sample_idx``, before it goes through the pipeline (usually just
-    ``PackInputs``). Because images are RGB, the data preprocessor needs ``to_rgb=False``.
+    Before the pipeline (usually just ``PackInputs``), every item is a dict with ``img`` ((64, 64, 3) RGB uint8),
+    ``gt_label`` (int), ``gt_mask`` ((64, 64) bool, the object), ``img_shape``, ``ori_shape`` and ``sample_idx``. Because
+    images are RGB, the data preprocessor needs ``to_rgb=False``.
 
     Args:
         split: 'pretrain' (everything independent, all styles), 'train', 'val', 'test' (photo-like, the background tied
             to the class), or a shift: 'v2', 'r', 'sketch', 'a'.
-        size: Number of images, by default ``SPLIT_SIZES[split]``. Classes take turns, so any multiple of 10 is
-            balanced, and a smaller set is the beginning of a larger one.
-        seed: Seed of the world; another seed gives an independent draw of the split.
+        size: Number of images, by default ``SPLIT_SIZES[split]``. Classes alternate, so any multiple of 10 is balanced,
+            and a smaller set is the beginning of a larger one.
+        seed: Another seed gives an independent draw of the split.
         pipeline: Transforms of an item.
         test_mode: As in :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
-        ValueError: Unknown split, or a size below 1.
+        ConfigError: Unknown split, or a size below 1.
     """
 
     METAINFO = dict(classes=SHAPES_CLASSES)
@@ -56,7 +56,7 @@ class ShapesDataset(BaseDataset):
         super().__init__(ann_file='', pipeline=pipeline, test_mode=test_mode, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Render the split. Pixels stay in two arrays, so that the list of items is small to copy and to serialise."""
+        """Render the split. Pixels stay in two arrays, so that the list of items is small to copy and serialise."""
         self.images = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self.masks = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE), bool)
         data_list = []
@@ -75,7 +75,7 @@ class ShapesDataset(BaseDataset):
         )
 
     def image_keys(self) -> list[str]:
-        """What tells its images from those of other splits and seeds, without rendering them."""
+        """A key for every image that differs between splits and seeds, without rendering."""
         return [f'shapes/{self.split}/{self.seed}/{index}' for index in range(self.size)]
 
     def extra_repr(self) -> list[str]:

@@ -9,7 +9,7 @@ from .tables import IMAGE_SIZE, SHAPES_CLASSES, TEXTURES
 
 Y, X = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
 
-# Signed distance functions: negative inside, the object fits about the unit circle
+# Signed distance functions: negative inside; the object roughly fills the unit circle
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -77,7 +77,7 @@ def signed_distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return np.abs(np.hypot(u, v) - 0.75) - 0.24
     if name == 'crescent':
         return np.maximum(np.hypot(u, v) - 1, 0.78 - np.hypot(u - 0.45, v))
-    if name == 'heart':  # two discs and the tip that both lobes' tangents make
+    if name == 'heart':  # two discs, and the tip between their tangents
         side = np.abs(u)
         lobe = np.hypot(side - 0.47, v + 0.35) - 0.53
         tip = np.maximum((side - 0.47) * 0.737 + (v + 0.35) * 0.676 - 0.53, -(v + 0.3))
@@ -90,7 +90,7 @@ def signed_distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def coverage(distance: np.ndarray) -> np.ndarray:
-    """Share of a pixel that lies inside, from the signed distance of its centre in pixels."""
+    """Fraction of a pixel that lies inside, from the signed distance of its centre in pixels."""
     return np.clip(0.5 - distance, 0, 1)
 
 
@@ -116,7 +116,7 @@ def triangle_wave(x: np.ndarray, period: float) -> np.ndarray:
 
 
 def texture_field(name: str, rng: np.random.Generator) -> np.ndarray:
-    """(64, 64) float32 in [0, 1]: how far each background pixel is from the first towards the second tone."""
+    """(64, 64) float32 in [0, 1]: the mix of each background pixel between the first (0) and the second tone (1)."""
     period = rng.uniform(9, 14)
     tilt = np.deg2rad(rng.uniform(-15, 15))
     dx, dy = rng.uniform(0, IMAGE_SIZE, 2)

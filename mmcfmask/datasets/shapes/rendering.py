@@ -114,7 +114,7 @@ def _render_sketch(scene, rng, distance, bars):
     return image + 0.02 * rng.standard_normal((IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)
 
 
-# Style: renderer and how far (in pixels) its hand-drawn outline strays.
+# Style: its renderer, and by how many pixels its hand-drawn outline strays.
 _RENDERERS = dict(
     photo=(_render_photo, 0.0),
     flat=(_render_flat, 0.0),
@@ -139,7 +139,7 @@ def render_scene(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 
 def render(split: str, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, Scene]:
-    """Image ``index`` of a split: its pixels, object mask and scene. Classes take turns: the label is index mod 10."""
+    """Render image ``index`` of a split: its pixels, object mask and scene. The label is index mod 10."""
     rng = image_rng(split, seed, index)
     scene = sample_scene(split, index % len(SHAPES_CLASSES), rng)
     return (*render_scene(scene, rng), scene)

@@ -1,4 +1,4 @@
-"""What an image shows: drawn at random from the ranges of its split, and said in words by a caption."""
+"""Scenes: what an image shows, drawn at random from the ranges of its split, and its caption."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def image_rng(split: str, seed: int, index: int, stream: int = 0) -> np.random.G
 
 
 def sample_scene(split: str, label: int, rng: np.random.Generator) -> Scene:
-    """Draw what an image of class ``label`` shows in ``split``."""
+    """Draw a scene of class ``label`` in ``split``."""
     nuisance = NUISANCES[split]
     texture, background = choice(rng, TEXTURES), choice(rng, tuple(COLORS))
     if split in ('train', 'val', 'test', 'v2') and rng.random() < SPURIOUS_RATE:
@@ -70,13 +70,13 @@ def sample_scene(split: str, label: int, rng: np.random.Generator) -> Scene:
         style = 'sketch' if split == 'sketch' else 'photo'
 
     radius = float(rng.uniform(*nuisance.radius))
-    # The object stays inside, but for those which are cut: these stick out of one side by up to half their radius.
+    # The object stays inside, unless it is cut: then it sticks out of one side by up to half its radius.
     reach = min(nuisance.max_shift, max(IMAGE_SIZE / 2 - radius, 0))
     center = IMAGE_SIZE / 2 + rng.uniform(-reach, reach, 2)
     if rng.random() < nuisance.cut_rate:
         border = radius * rng.uniform(0.5, 0.9)
         center[int(rng.integers(2))] = border if rng.random() < 0.5 else IMAGE_SIZE - border
-    # The object stands out: its colour is any that differs from the background's in brightness.
+    # The object stands out: its colour differs from the background in brightness.
     distinct = tuple(c for c in COLORS if abs(luminance(c) - luminance(background)) > 0.2)
     return Scene(
         label=label,
@@ -100,11 +100,11 @@ def _article(words: str) -> str:
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """Describe a scene in one English sentence of at most 20 words.
 
-    As in captions of the web, the object is always named, its surroundings seldom. (Were everything always said,
-    colours alone would tell the pairs of a batch apart, and a contrastive loss would have no use for shape.)
+    As in captions on the web, the object is always named, its surroundings rarely. (If captions said everything, colours
+    alone would tell the pairs of a batch apart, and a contrastive loss would not need the shape.)
     """
     word = choice(rng, STYLE_WORDS[scene.style])
-    # A negative shows other colours than the scene has, a line drawing none.
+    # A negative shows other colours than the scene, a line drawing shows none.
     colored = scene.style not in ('inverted', 'sketch')
     thing = SHAPES_CLASSES[scene.label]
     if colored and rng.random() < 0.4:

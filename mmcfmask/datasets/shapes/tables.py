@@ -25,7 +25,7 @@ COLORS = {
 
 TEXTURES = ('brick', 'striped', 'dotted', 'checkered', 'wavy', 'grassy', 'cloudy', 'grid', 'zigzag', 'sandy')
 
-# What the ID splits tie to each class, in the order of SHAPES_CLASSES: texture and colour of the background.
+# Background texture and colour that the ID splits tie to each class, in the order of SHAPES_CLASSES.
 CLASS_BACKGROUNDS = (
     ('grassy', 'green'),
     ('brick', 'red'),
@@ -54,7 +54,7 @@ STYLE_WORDS = dict(
     sketch=('sketch', 'line drawing', 'doodle'),
 )
 
-#: Prompts of the zero-shot head, ``str.format`` style.
+#: Prompts of the zero-shot head, for ``str.format``.
 SHAPES_TEMPLATES = (
     'a photo of a {}.',
     'a picture of a {}.',
@@ -68,7 +68,7 @@ SHAPES_TEMPLATES = (
     'a line drawing of a {}.',
 )
 
-#: Number of images of a split where none is asked for.
+#: Default number of images of each split.
 SPLIT_SIZES = dict(pretrain=60_000, train=4000, val=500, test=1000, v2=1000, r=1000, sketch=1000, a=1000)
 
 SPLITS = tuple(SPLIT_SIZES)
@@ -76,7 +76,7 @@ SPLITS = tuple(SPLIT_SIZES)
 
 @dataclass(frozen=True)
 class Nuisance:
-    """Ranges of everything that is not the class; lengths in pixels, angles in degrees."""
+    """Ranges of everything but the class; lengths in pixels, angles in degrees."""
 
     radius: tuple[float, float]
     max_angle: float

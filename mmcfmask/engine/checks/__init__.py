@@ -16,6 +16,7 @@ from .model import (
     check_classes_of_checkpoint,
     check_device,
     check_fill,
+    check_losses,
     check_text_tower,
 )
 from .outputs import check_out, check_work_dir
@@ -64,6 +65,7 @@ def check_training(cfg: Config, keep_seed: bool = True) -> dict | None:
         check_work_dir(out_dir, 'folder', 'default_hooks.checkpoint.out_dir')
     check_backbone(cfg.model)
     check_class_names(cfg.model)
+    check_losses(cfg.model)
     check_fill(cfg)
     check_validation(cfg)
     check_training_data(cfg)

@@ -73,22 +73,22 @@ class CheckClassesHook(Hook):
     def _check_all(self, runner, loaders: dict[str, DataLoader]) -> None:
         model = unwrapped(runner.model)
         head = getattr(model, 'head', None)
-        start = getattr(head, 'class_weights', None) or {}
+        class_weights = getattr(head, 'class_weights', None) or {}
         parts = {
-            'model.head.class_weights.dataset': start.get('dataset'),
-            'model.head.class_weights.held_out': start.get('held_out'),
+            'model.head.class_weights.dataset': class_weights.get('dataset'),
+            'model.head.class_weights.held_out': class_weights.get('held_out'),
         }
         gate = getattr(model, 'knn_gate', None)
         if gate is not None:
             parts.update({f'model.knn_gate.{key}': getattr(gate, key, None) for key in ('dataset', 'held_out')})
-        starts = {key: read_folder_metainfo(part) for key, part in parts.items()}
+        sources = {key: read_folder_metainfo(part) for key, part in parts.items()}
         first = None  # the first set labelled by the order of its folders
         for name, loader in loaders.items():
             metainfo = read_metainfo(loader)
             check_number_of_classes(name, metainfo, getattr(head, 'num_classes', None))
             if metainfo.get('label_groups') is not None:
                 continue
-            check_prompts(name, metainfo, start.get('classnames'), 'model.head.class_weights')
+            check_prompts(name, metainfo, class_weights.get('classnames'), 'model.head.class_weights')
             for term in getattr(model, 'losses', None) or ():
                 check_prompts(
                     name,
@@ -96,7 +96,7 @@ class CheckClassesHook(Hook):
                     getattr(term, 'classnames', None),
                     f'model.losses ({type(term).__name__})',
                 )
-            for key, images in starts.items():
+            for key, images in sources.items():
                 check_labels(name, metainfo, f'the images that the model is made of ({key})', images)
             check_labels(name, metainfo, 'the training set of the checkpoint', self.trained)
             if metainfo.get('folders'):

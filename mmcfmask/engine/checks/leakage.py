@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ...datasets.holdout import follow_run
-from ...datasets.overlap import identify_images, known_apart
+from ...datasets.overlap import are_known_disjoint, identify_images
 from ...errors import ConfigError, MissingFileError
 from ..values import value_of
 
@@ -115,7 +115,7 @@ class _Overlaps:
 
     def add_whole(self, train: dict | None, val: dict | None) -> str | None:
         """Add the folder of which the training and the validation set are parts, so that it is listed once; its key."""
-        if not (train and val and known_apart(train, val)):
+        if not (train and val and are_known_disjoint(train, val)):
             return None
         key = f'{TRAIN} (without holdout)'
         parts = ('holdout', 'per_class', 'indices')
@@ -124,7 +124,7 @@ class _Overlaps:
 
     def describe(self, one: str, other: str) -> str:
         """Say how many images of the data set ``other`` are in ``one`` too; empty if there are none."""
-        if not self.sets.get(one) or not self.sets.get(other) or known_apart(self.sets[one], self.sets[other]):
+        if not self.sets.get(one) or not self.sets.get(other) or are_known_disjoint(self.sets[one], self.sets[other]):
             return ''
         for key in (one, other):
             if key not in self.images:

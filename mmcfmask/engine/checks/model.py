@@ -10,13 +10,19 @@ from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ...compat import multiplies_bfloat16
 from ...errors import ConfigError, blame
 from ...messages import near_names
-from ...models import CounterfactualDistillation, OpenCLIPBackbone
+from ...models import (
+    CounterfactualClassifier,
+    CounterfactualDistillation,
+    Distillation,
+    LossTerm,
+    OpenCLIPBackbone,
+)
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
-from ...models.losses.flyp import FLYP
+from ...models.losses import FLYP, check_teacher
 from ...models.towers.loading import check_pretrained
+from ...precision import multiplies_bfloat16
 from ..values import is_a, value_of
 
 SLOW_BFLOAT16 = (
@@ -59,6 +65,32 @@ def check_backbone(model: dict) -> None:
             check_pretrained(tower.get('model_name'), tower.get('pretrained'))
 
 
+def check_losses(model: dict) -> None:
+    """Raise a ConfigError for a loss term without the teacher that it needs, or a teacher that no term uses."""
+    terms = [MODELS.get(term['type']) for term in model.get('losses') or ()]
+    if is_a(CounterfactualClassifier, model.get('type'), MODELS) and all(
+        is_a(LossTerm, term, MODELS) for term in terms
+    ):
+        check_teacher(terms, bool(model.get('teacher')))
+
+
+def warn_of_unused_settings(model: dict) -> None:
+    """Log a warning for settings of a distillation that no loss term uses."""
+    terms = [term.get('type') for term in model.get('losses') or ()]
+    for kind, part, keys in (
+        (Distillation, 'head', ('distill', 'distill_weight', 'temperature')),
+        (CounterfactualDistillation, 'data_preprocessor', ('mask', 'fill', 'value', 'views', 'color_mixing')),
+    ):
+        unused = [f'model.{part}.{key}' for key in keys if key in (model.get(part) or {})]
+        if unused and not any(is_a(kind, term, MODELS) for term in terms):
+            print_log(
+                f'{", ".join(unused)} ha{"s" if len(unused) == 1 else "ve"} no effect, because model.losses has no '
+                f"dict(type='{kind.__name__}')",
+                'current',
+                level=logging.WARNING,
+            )
+
+
 def check_class_names(model: dict) -> None:
     """Raise a UserError for class names or templates that a prompt cannot be made of."""
     parts = {'model.head.class_weights': (model.get('head') or {}).get('class_weights')}
@@ -76,7 +108,7 @@ def check_text_tower(model: dict, checkpoint: dict, name: str) -> None:
     """Raise a ConfigError for a checkpoint without the text tower that makes the head (FLYP)."""
     if makes_head(model) and not any(key.startswith('losses.') for key in checkpoint['state_dict']):
         raise ConfigError(
-            f'{name} has no text tower, of which the head is made (model.losses): give a checkpoint of the training'
+            f'{name} has no text tower, which makes the head (model.losses): give a checkpoint of the training'
         )
 
 

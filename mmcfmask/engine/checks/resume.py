@@ -46,7 +46,7 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str, free: Sequence[str]
         name (str): Its path, for errors.
         free (Sequence[str]): Keys that may differ.
     """
-    before, now = (config_values(text) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
+    before, now = (config_values(text, FREE_IN_A_RESUMED_RUN) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
     before['model'] = update_model(before.get('model') or {})
     for values in (before, now):  # keep only the hooks that change the weights
         values['custom_hooks'] = [

@@ -9,7 +9,7 @@ from mmpretrain.registry import METRICS
 
 from ...errors import ConfigError
 from ...evaluation import ShiftAccuracy
-from ..test_loop import metrics_of, refuse_choice_by_shift
+from ..test_loop import list_metrics, refuse_choice_by_shift
 from ..values import is_a, value_of
 from .parts import named_loaders
 
@@ -88,7 +88,7 @@ def _known_metrics(cfg: Config) -> list[str] | None:
     known = []
     for name in sets:
         metrics = (
-            metrics_of(name, evaluator, 'val') if name else evaluator if isinstance(evaluator, list) else [evaluator]
+            list_metrics(name, evaluator, 'val') if name else evaluator if isinstance(evaluator, list) else [evaluator]
         )
         for metric in metrics:
             if not metric or not is_a(ShiftAccuracy, metric.get('type'), METRICS):

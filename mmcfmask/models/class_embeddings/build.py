@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,20 +34,18 @@ def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
         cfg: One of
 
             - ``dict(type='text', classnames=..., templates='openai', model_name=None, pretrained=None,
-            cache_dir=None)``:
-              the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a list, or a text file
-              with one name per line; ``templates`` is ``'openai'`` (the 80 ImageNet templates), ``'shapes'`` (those of
-              the built-in benchmark) or a list of strings with a ``{}``. The text tower is the backbone's partner if no other is named.
+              cache_dir=None)``: the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a
+              list, or a text file with one name per line; ``templates`` is ``'openai'`` (the 80 ImageNet templates),
+              ``'shapes'`` (those of the built-in benchmark) or a list of strings with a ``{}``. The text tower is the
+              backbone's partner if no other is named.
             - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
             - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0,
-            cache_dir=None)``:
-              the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
+              cache_dir=None)``: the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
             - ``dict(type='linear_probe', dataset=dict(...), held_out=None, strengths=None, batch_size=64,
-            num_workers=0,
-              cache_dir=None)``: logistic regression on the frozen features of all images of ``dataset``, its strength
-              of regularisation chosen on ``held_out`` (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT.
-              ``held_out`` is another dataset; None stands for the part that ``dataset`` holds out itself, by its
-              ``holdout``.
+              num_workers=0, cache_dir=None)``: logistic regression on the frozen features of all images of
+              ``dataset``, its strength of regularisation chosen on ``held_out``
+              (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT. ``held_out`` is another dataset; None
+              stands for the part that ``dataset`` holds out itself, by its ``holdout``.
         classifier: Has ``backbone``, ``neck``, ``extract_feat(inputs)[-1]`` -> (B, D) and ``data_preprocessor``.
 
     Returns:
@@ -79,6 +78,7 @@ def load_class_weights(path: str | Path) -> Tensor:
     if not path.is_file():
         raise MissingFileError(f'class_weights.path={str(path)!r}: there is no such file.')
     try:
+        weight: Any
         if path.suffix == '.npy':
             weight = torch.from_numpy(np.load(path, allow_pickle=False))
         elif path.suffix == '.safetensors':
@@ -141,16 +141,16 @@ def _build_prototype(
     num_workers: Whole = 0,
     cache_dir: str | None = None,
 ) -> Tensor:
-    cfg, dataset = dataset, DATASETS.build(dataset)
-    indices = draw_per_class(dataset, per_class, seed)
+    images = DATASETS.build(dataset)
+    indices = draw_per_class(images, per_class, seed)
 
     def compute() -> Tensor:
         with evaluating(classifier):
             return prototype_class_weights(
-                classifier.extract_feat, classifier.data_preprocessor, dataset, indices, batch_size, num_workers
+                classifier.extract_feat, classifier.data_preprocessor, images, indices, batch_size, num_workers
             )
 
-    return cached(images_key('prototype', classifier, cfg, dataset, indices), compute, cache_dir)
+    return cached(images_key('prototype', classifier, dataset, images, indices), compute, cache_dir)
 
 
 def _build_linear_probe(
@@ -196,4 +196,6 @@ def _build_linear_probe(
 
 
 # Where class embeddings come from: the type of a config to what makes them.
-CLASS_WEIGHTS = dict(text=_build_text, file=_build_file, prototype=_build_prototype, linear_probe=_build_linear_probe)
+CLASS_WEIGHTS: dict[str, Callable[..., Tensor]] = dict(
+    text=_build_text, file=_build_file, prototype=_build_prototype, linear_probe=_build_linear_probe
+)

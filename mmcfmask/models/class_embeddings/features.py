@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import BaseDataset, pseudo_collate
 from rich.progress import track
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 from ...errors import ConfigError
 from .cache import cached, evaluating, hash_state, update_digest
@@ -20,7 +20,7 @@ from .cache import cached, evaluating, hash_state, update_digest
 def image_features(
     extract_feat: Callable[[Tensor], tuple],
     data_preprocessor: nn.Module,
-    dataset: Dataset,
+    dataset: BaseDataset,
     indices: Sequence[int],
     batch_size: int = 64,
     num_workers: int = 0,
@@ -37,7 +37,7 @@ def image_features(
 
 
 def load_batches(
-    dataset: Dataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str
+    dataset: BaseDataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str
 ) -> Iterator[Tensor]:
     """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``;
     shows progress."""
@@ -46,7 +46,7 @@ def load_batches(
         yield data_preprocessor(batch)['inputs']
 
 
-def read_labels(dataset: Dataset, indices: Iterable[int]) -> Tensor:
+def read_labels(dataset: BaseDataset, indices: Iterable[int]) -> Tensor:
     """Labels (N,), int64, without reading the images."""
     return torch.tensor([int(dataset.get_data_info(index)['gt_label']) for index in indices])
 
@@ -54,7 +54,7 @@ def read_labels(dataset: Dataset, indices: Iterable[int]) -> Tensor:
 def prototype_class_weights(
     extract_feat: Callable[[Tensor], tuple],
     data_preprocessor: nn.Module,
-    dataset: Dataset,
+    dataset: BaseDataset,
     indices: Iterable[int] | None = None,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -84,7 +84,7 @@ def prototype_class_weights(
     return F.normalize(members.T @ features, dim=-1)
 
 
-def draw_per_class(dataset: Dataset, per_class: int, seed: int = 0) -> list[int]:
+def draw_per_class(dataset: BaseDataset, per_class: int, seed: int = 0) -> list[int]:
     """Indices of ``per_class`` images of each class, drawn with a seed, ordered by class.
 
     Raises:
@@ -93,7 +93,7 @@ def draw_per_class(dataset: Dataset, per_class: int, seed: int = 0) -> list[int]
     labels = np.array([dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))])
     rng = np.random.RandomState(seed)
     drawn, short = [], []
-    for label in range(num_classes(dataset, labels)):
+    for label in range(num_classes(dataset, labels.tolist())):
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < per_class:
             short.append(f'{class_name(dataset, label)} ({len(members)})')
@@ -106,13 +106,13 @@ def draw_per_class(dataset: Dataset, per_class: int, seed: int = 0) -> list[int]
     return drawn
 
 
-def num_classes(dataset: Dataset, labels: Sequence[int]) -> int:
+def num_classes(dataset: BaseDataset, labels: Sequence[int]) -> int:
     """Number of classes by the dataset's names, or by its labels where it has none."""
     names = dataset.metainfo.get('classes')
     return len(names) if names else int(max(labels)) + 1
 
 
-def class_name(dataset: Dataset, label: int) -> str:
+def class_name(dataset: BaseDataset, label: int) -> str:
     names = dataset.metainfo.get('classes')
     return names[label] if names else f'label {label}'
 
@@ -120,7 +120,7 @@ def class_name(dataset: Dataset, label: int) -> str:
 def cached_features(
     classifier: nn.Module,
     cfg: dict,
-    dataset: Dataset,
+    dataset: BaseDataset,
     batch_size: int = 64,
     num_workers: int = 0,
     cache_dir: str | None = None,
@@ -138,7 +138,7 @@ def cached_features(
     return cached(images_key('features', classifier, cfg, dataset, indices), compute, cache_dir)
 
 
-def images_key(kind: str, classifier: nn.Module, cfg: dict, dataset: Dataset, indices: Iterable[int]) -> dict:
+def images_key(kind: str, classifier: nn.Module, cfg: dict, dataset: BaseDataset, indices: Iterable[int]) -> dict:
     """Everything that determines the features of some images."""
     preprocessor = classifier.data_preprocessor
     digest = hashlib.sha256()

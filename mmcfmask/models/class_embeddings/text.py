@@ -65,7 +65,14 @@ def text_context_weights(
     )
 
 
-def _mean_text_embeddings(model, tokenizer, rows, columns, device, description) -> Tensor:
+def _mean_text_embeddings(
+    model: nn.Module,
+    tokenizer: Callable,
+    rows: Sequence,
+    columns: Sequence,
+    device: str | torch.device,
+    description: str,
+) -> Tensor:
     size = max(1, PROMPTS_PER_BATCH // len(columns))
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     embeddings = [
@@ -197,5 +204,6 @@ def text_embeddings(
     elif open_clip.is_pretrained_cfg(model_name, pretrained):
         key['weights'] = pretrained
     else:
-        key['weights'] = hash_file(resolve_pretrained(model_name, pretrained))
+        path = resolve_pretrained(model_name, pretrained)
+        key['weights'] = None if path is None else hash_file(path)
     return cached(key, compute, cache_dir)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ...compat import autocast_dtype, no_autocast
 from ...errors import ConfigError
+from ...precision import autocast_dtype, no_autocast
 from ...ranges import Count, OpenShare, Whole
 from ..class_embeddings.features import cached_features, class_name, load_batches, num_classes, read_labels
 from ..interpolation import fingerprint
@@ -78,20 +79,20 @@ def number_below(images: int, level: float) -> int:
 class KNNGate(nn.Module):
     """Chooses between the fine-tuned and the zero-shot model for every image::
 
-        scores(x) = fine-tuned logits   if x is similar to the training images of the class the fine-tuned model predicts
+        scores(x) = fine-tuned logits   if x is similar to the training images of the predicted class
                     zero-shot logits    otherwise
 
     Fine-tuning helps on images like the training images and costs robustness on others. The features of the pre-trained
     tower measure similarity, because they were not fitted to the training images: :func:`class_similarity` is compared
-    with the :func:`conformal_threshold` of held-out images. For held-out images, too, the fine-tuned model predicts the
-    class. With their true class instead, the errors of the model would be measured in two ways, and many more images
-    than ``level`` of the training distribution would be rejected. No distribution shift is used.
+    with the :func:`conformal_threshold` of held-out images. The fine-tuned model predicts the class of held-out images
+    too. With their true class instead, the two similarities would be measured in different ways, and many more images
+    of the training distribution than ``level`` would be rejected. No distribution shift is used.
 
     It costs a second forward pass, in float32 under autocast too, and one pass over the held-out images for every model
     (weights, precision, crop scale).
 
-    Ours, not published. Zhu et al., "Robust Fine-tuning of Zero-shot Models via Variance Reduction" (NeurIPS 2024) weigh
-    the two models in a similar way, by the distance to images that the zero-shot model gets wrong.
+    Ours, not published. Zhu et al., "Robust Fine-tuning of Zero-shot Models via Variance Reduction" (NeurIPS 2024)
+    weigh the two models in a similar way, by the distance to images that the zero-shot model gets wrong.
 
     Its owner keeps it out of ``named_modules()``, like the teacher. Checkpoints do not contain it, so a test with the
     gate needs the pre-trained weights.
@@ -130,7 +131,7 @@ class KNNGate(nn.Module):
         self.held_out = held_out
         self.k = k
         self.level = level
-        self.reading = dict(batch_size=batch_size, num_workers=num_workers, cache_dir=cache_dir)
+        self.reading: dict[str, Any] = dict(batch_size=batch_size, num_workers=num_workers, cache_dir=cache_dir)
 
     def setup(self, classifier: nn.Module) -> None:
         """Copy the classifier, which holds its pre-trained weights, and compute its features of the training and the

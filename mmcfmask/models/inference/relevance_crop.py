@@ -11,7 +11,7 @@ from ...counterfactual import logits_and_relevance, relevance_center, zoom_in
 from ...errors import ConfigError
 
 CROP_SCALE = 0.9
-"""Side of the crop relative to the image, chosen on the held-out images of the built-in benchmark (docs/results.md)."""
+"""Side of the crop relative to the image: the best on `val` of the built-in benchmark (docs/results/ablations.md)."""
 
 IMAGES_AT_ONCE = 32
 """Images whose activations are kept for the backward pass, so that larger test batches take no more memory."""

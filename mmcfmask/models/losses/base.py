@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -109,10 +110,6 @@ class LossTerm(nn.Module):
         Raises:
             ConfigError: The classifier lacks something.
         """
-        if self.needs_teacher and classifier.teacher is None:
-            raise ConfigError(
-                f"{type(self).__name__} compares with a frozen teacher: set model.teacher=dict(type='OpenCLIPTeacher')"
-            )
         if self.needs_teacher and not self.any_teacher and not classifier.teacher.is_pretrained_student:
             raise ConfigError(
                 f'{type(self).__name__} compares with the pre-trained student, but the teacher is another model: '
@@ -130,6 +127,25 @@ class LossTerm(nn.Module):
     def finish(self, classifier: nn.Module) -> None:
         """Bring the classifier up to date before it is evaluated or saved, where the term trains something in place of
         a part of it."""
+
+
+def check_teacher(terms: Iterable[type[LossTerm]], teacher: bool) -> None:
+    """Raise a ConfigError if a term needs a teacher and there is none, or there is one that no term uses.
+
+    Args:
+        terms (Iterable[type[LossTerm]]): The classes of the terms of ``model.losses``.
+        teacher (bool): Whether ``model.teacher`` is set.
+    """
+    users = [term.__name__ for term in terms if term.needs_teacher]
+    if users and not teacher:
+        raise ConfigError(f"{users[0]} compares with a frozen teacher: set model.teacher=dict(type='OpenCLIPTeacher')")
+    if teacher and not users:
+        raise ConfigError(
+            'no term of model.losses uses model.teacher: for distillation on counterfactual images set '
+            "model.losses=[dict(type='CounterfactualDistillation')], on clean images "
+            "model.losses=[dict(type='Distillation')]; for plain fine-tuning inherit from a config without a teacher, "
+            'such as mmcfmask::baselines/ft_vitb16.py'
+        )
 
 
 def add_losses(losses: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -81,8 +81,8 @@ class FLYP(PromptLoss):
         head.init_class_weights(embeddings, text.logit_scale.detach().exp().item())
 
     def mixed_head(self, head: nn.Module, end: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-        """The state of the ``head`` for WiSE-FT: made with the text tower (1 − α) · pre-trained + α · ``end``. Image and
-        text tower are interpolated alike, as in the paper."""
+        """The state of the ``head`` for WiSE-FT, made with the text tower (1 − α) · pre-trained + α · ``end``. Image
+        and text tower are interpolated alike, as in the paper."""
         text, _ = load_text_tower(*self.source)
         device = next(head.parameters()).device
         text.load_state_dict(interpolate(text.state_dict(), end, alpha))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
@@ -67,7 +69,10 @@ class LipsumFT(TextLoss):
     def setup_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:
         classifier.teacher.load_text(model_name, pretrained)
         tokenizer = classifier.teacher.tokenizer
-        self.special = getattr(tokenizer, 'sot_token_id', None), getattr(tokenizer, 'eot_token_id', None)
+        self.special: tuple[Any, Any] = (
+            getattr(tokenizer, 'sot_token_id', None),
+            getattr(tokenizer, 'eot_token_id', None),
+        )
         if None in self.special:
             raise ConfigError(
                 f"LipsumFT draws tokens of CLIP's own vocabulary, but {model_name!r} has a {type(tokenizer).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,8 +82,8 @@ class PromptLoss(TextLoss):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(weight, model_name, pretrained)
-        self.classnames = classnames
-        self.templates = templates
+        self.classnames: Any = classnames  # after setup lists, as of the templates
+        self.templates: Any = templates
         self.cache_dir = cache_dir
 
     def setup(self, classifier: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ... import kernels
-from ...compat import autocast_dtype, bfloat16_products, is_compiling, keep_buffers_of_compiled_code, no_autocast
+from ...compat import is_compiling, keep_buffers_of_compiled_code
 from ...counterfactual.relevance import needs_weight_gradients
 from ...errors import ConfigError
+from ...precision import autocast_dtype, bfloat16_products, no_autocast
 
 # The original: a recorder of attention may stand in its place later.
 _fused_attention = F.scaled_dot_product_attention
@@ -61,12 +63,12 @@ def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool | None 
     for module in visual.modules():
         if type(module) is QuickGELU:
             module.__class__ = LeanQuickGELU
-            module.compiled = compiled
+            module.compiled = compiled  # type: ignore[assignment]
         elif type(module) is LayerNorm:
             module.__class__ = LeanLayerNorm
         elif type(module) is nn.MultiheadAttention and _is_plain_attention(module):
             module.__class__ = LeanAttention
-            module.scaled_dot_product_attention = attention
+            module.scaled_dot_product_attention = attention  # type: ignore[assignment]
     stock = (
         type(visual) is VisionTransformer and type(visual.transformer) is Transformer and visual.transformer.batch_first
     )
@@ -227,7 +229,7 @@ def _add_and_normalize(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[T
 
 
 @cache
-def _compiled(function: Callable, **kwargs) -> Callable:
+def _compiled(function: Callable, **kwargs: Any) -> Callable:
     keep_buffers_of_compiled_code()
     return torch.compile(function, **kwargs)
 
@@ -257,16 +259,17 @@ class LeanAttention(nn.MultiheadAttention):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        *args,
+        *args: Any,
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
-        **kwargs,
-    ) -> tuple[Tensor, None]:
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
         if need_weights or attn_mask is not None or args or kwargs or key is not value or query.dim() != 3:
-            return super().forward(query, key, value, *args, need_weights=need_weights, attn_mask=attn_mask, **kwargs)
+            kwargs.update(need_weights=need_weights, attn_mask=attn_mask)
+            return super().forward(query, key, value, *args, **kwargs)
         return self.merge(self.scaled_dot_product_attention(*self.project(query, key))), None
 
-    def project(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         """q, k, v: (B, heads, T or L, d) of a query (B, T, C) to tokens (B, L, C)."""
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.embed_dim
         if query is tokens:
@@ -311,20 +314,22 @@ class _QuickGELU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return torch.ops.aten.softplus_backward(x, x, 1.702, 40.0)  # from 40 on the sigmoid is 1
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         if kernels.fits_quick_gelu(x.device, x.dtype):
             return kernels.quick_gelu_backward(grad, x)
         return torch.ops.aten.silu_backward(grad, x * 1.702)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
     """``scaled_dot_product_attention`` with a faster backward pass in bfloat16 on a CPU."""
     if on_cpu(query.device) and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not args and not kwargs:
         return _LowPrecisionCPUAttention.apply(query, key, value, attn_mask)
@@ -333,7 +338,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
 
 class _LowPrecisionCPUAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.mask = mask
         return _fused_attention(query, key, value, mask)
@@ -341,7 +346,7 @@ class _LowPrecisionCPUAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @no_autocast()
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         shape, scale = grad.shape, grad.shape[-1] ** -0.5
         # (B · heads, L, d), so that products need no copies of their own.
         query, key, value, grad = (x.flatten(0, 1).contiguous() for x in (*ctx.saved_tensors, grad))

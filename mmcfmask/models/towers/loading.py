@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import open_clip
@@ -152,7 +152,7 @@ def load_text_tower(model_name: str, pretrained: str | None = None) -> tuple[nn.
     """:func:`load_text_model` without the image tower: what is left embeds texts, and its ``logit_scale`` is the
     model's."""
     model, tokenizer = load_text_model(model_name, pretrained)
-    model.visual = None
+    model.visual = None  # type: ignore[assignment]
     return model, tokenizer
 
 
@@ -218,7 +218,7 @@ def check_model_name(model_name: str) -> None:
         )
 
 
-def _create_model(model_name: str, pretrained: str | None, **kwargs) -> nn.Module:
+def _create_model(model_name: str, pretrained: str | None, **kwargs: Any) -> nn.Module:
     """An open_clip model with random weights and the activation that the tag's weights were trained with."""
     tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
     level = logging.getLogger().level
@@ -266,7 +266,9 @@ def _resize_pos_embed(state_dict: dict[str, torch.Tensor], model: nn.Module, pat
         print_log(f'{path}: {key} resized from {tuple(before.shape)} to {tuple(state_dict[key].shape)}', 'current')
 
 
-def _or_explain_download(load: Callable, model_name: str, pretrained: str | None = None, cfg: dict | None = None):
+def _or_explain_download(
+    load: Callable, model_name: str, pretrained: str | None = None, cfg: dict | None = None
+) -> Any:
     """Call ``load``; where a download fails, say which file to get and where to put it."""
     try:
         return load()

@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 
@@ -51,7 +52,7 @@ def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError: It is none, is damaged, or asks for anything
-        else.
+            else.
     """
     with zipfile.ZipFile(path) as archive:
         root = next(name for name in archive.namelist() if name.endswith('/constants.pkl')).rpartition('/')[0]
@@ -72,7 +73,7 @@ class _Module:
 
     kind = ''
 
-    def __setstate__(self, state) -> None:
+    def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict):
             raise pickle.UnpicklingError(f'{self.kind} does not hold attributes')
         self.attributes = state
@@ -81,12 +82,12 @@ class _Module:
 class _Unpickler(pickle.Unpickler):
     """Makes tensors, lists and :class:`_Module` objects; anything else is an error."""
 
-    def __init__(self, file, archive: zipfile.ZipFile, root: str) -> None:
+    def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(file)
         self.archive, self.root = archive, root
         self.storages: dict[str, torch.UntypedStorage] = {}
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if module == '__torch__' or module.startswith('__torch__.'):
             return type('Module', (_Module,), dict(kind=f'{module}.{name}', attributes={}))
         if module == 'torch' and name in DTYPES:
@@ -100,7 +101,7 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is no part of a module of tensors')
         return known[module, name]
 
-    def persistent_load(self, about):
+    def persistent_load(self, about: Any) -> tuple[torch.dtype, torch.UntypedStorage]:
         _, dtype, key, _, number = about
         if key not in self.storages:
             data = bytearray(self.archive.read(f'{self.root}/data/{key}'))  # its checksum is compared
@@ -110,7 +111,9 @@ class _Unpickler(pickle.Unpickler):
         return dtype, self.storages[key]
 
 
-def _tensor(storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> torch.Tensor:
+def _tensor(
+    storage: tuple[torch.dtype, torch.UntypedStorage], offset: int, size: tuple, stride: tuple, *_: object
+) -> torch.Tensor:
     dtype, data = storage
     return torch.empty(0, dtype=dtype).set_(data, offset, size, stride)
 
@@ -134,7 +137,9 @@ def _named_tensors(package: str, code: str) -> dict[str, set[str]]:
     return named
 
 
-def _state(module: _Module, named: dict[str, set[str]], prefix: str = '', places: Iterator[int] | None = None):
+def _state(
+    module: _Module, named: dict[str, set[str]], prefix: str = '', places: Iterator[int] | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
     """All parameters and buffers with their names. A module may stand in several places; one whose parts multiply
     without end, level by level, is refused."""
     places = places or itertools.count()

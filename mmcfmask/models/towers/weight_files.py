@@ -73,7 +73,8 @@ def explain_unreadable(error: Exception) -> str:
     text = str(error) or type(error).__name__
     asked = re.search(r'GLOBAL ([\w.]+)', text)
     if asked or 'allow_pickle' in text:
-        return f'it holds more than tensors and plain values{f", such as {asked[1]}" if asked else ""}, which could run code'
+        example = f', such as {asked[1]}' if asked else ''
+        return f'it holds more than tensors and plain values{example}, which could run code'
     if 'weights_only' in text:
         return 'what it holds is not understood'
     return text.splitlines()[0]

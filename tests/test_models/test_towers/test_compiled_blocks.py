@@ -37,6 +37,7 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once(tiny_pretrained, mo
                 ),
                 head=dict(type='CLIPDistillHead', num_classes=5),
                 teacher=dict(type='OpenCLIPTeacher'),
+                losses=[dict(type='CounterfactualDistillation')],
             )
         ).train()
         counts = []
@@ -94,6 +95,7 @@ def test_variants_of_compiled_code_stay_below_the_limit_of_dynamo(tiny_pretraine
             ),
             head=dict(type='CLIPDistillHead', num_classes=5),
             teacher=dict(type='OpenCLIPTeacher'),
+            losses=[dict(type='CounterfactualDistillation')],
         )
     ).train()
     with torch.autocast('cpu', dtype=torch.bfloat16, enabled=amp), torch._dynamo.config.patch(cache_size_limit=1000):

@@ -1,0 +1,158 @@
+"""The model, its weights and the device."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmcfmask.engine.checks.model import (
+    check_backbone,
+    check_class_names,
+    check_device,
+    check_fill,
+    check_losses,
+    slow_bfloat16,
+    unmatched_keys,
+    warn_of_random_weights,
+    warn_of_unused_settings,
+)
+from mmcfmask.engine.config import load_config
+from mmcfmask.errors import ConfigError, UserError
+
+
+def test_tower_is_looked_for_before_the_model():
+    for change, message in (
+        (dict(model_name='ViT-B-17'), 'Unknown open_clip model .*ViT-B-16'),
+        (dict(pretrained='shape'), "Unknown pretrained tag 'shape' .*Did you mean 'shapes'"),
+        (dict(pretrained='gone.pt'), 'there is no such file'),
+    ):
+        cfg = load_config('configs/shapes/cfmask.py', {f'model.backbone.{key}': value for key, value in change.items()})
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            check_backbone(cfg.model)
+
+
+def test_fill_needs_two_images_in_every_batch():
+    losses = [dict(type='CounterfactualDistillation')]
+    model = dict(teacher=dict(type='OpenCLIPTeacher'), losses=losses, data_preprocessor=dict(fill='multi'))
+    cfg = Config(dict(model=model, train_dataloader=dict(batch_size=4, drop_last=True)))
+    check_fill(cfg)
+    cfg.train_dataloader.drop_last = False
+    with pytest.raises(ValueError, match='set train_dataloader.drop_last=True'):
+        check_fill(cfg)
+    cfg.train_dataloader.batch_size = 1
+    with pytest.raises(
+        ValueError, match="fill='multi' takes patches from other images .*batch_size=1: raise it to at least 2"
+    ):
+        check_fill(cfg)
+    cfg.model.data_preprocessor.fill = 'none'
+    check_fill(cfg)
+    for other in ([], [dict(type='Distillation')]):  # no counterfactuals
+        cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), 'losses': other}
+        check_fill(cfg)
+    cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), 'head': dict(distill='logits')}
+    with pytest.raises(ValueError, match='raise it to at least 2'):
+        check_fill(cfg)
+
+
+def test_teacher_and_terms_belong_together():
+    ours, teacher = dict(type='CounterfactualClassifier'), dict(teacher=dict(type='OpenCLIPTeacher'))
+    for losses in ([dict(type='FLYP')], []):
+        check_losses(dict(ours, losses=losses))
+        with pytest.raises(ConfigError, match='no term of model.losses uses model.teacher'):
+            check_losses(dict(ours, **teacher, losses=losses))
+    for name in ('CounterfactualDistillation', 'Distillation', 'L2SP', 'CARFT', 'LipsumFT'):
+        check_losses(dict(ours, **teacher, losses=[dict(type='FLYP'), dict(type=name)]))
+        with pytest.raises(ConfigError, match=f'{name} compares with a frozen teacher: set model.teacher='):
+            check_losses(dict(ours, losses=[dict(type=name)]))
+    check_losses(dict(type='ImageClassifier', **teacher))
+
+
+def test_settings_without_a_distillation_are_named(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmcfmask.engine.checks.model.print_log', lambda text, *args, **kwargs: said.append(text))
+    settings = dict(head=dict(distill='feature', distill_weight=3.0), data_preprocessor=dict(mask='object', mean=[1.0]))
+    warn_of_unused_settings(dict(settings, losses=[dict(type='CounterfactualDistillation')]))
+    warn_of_unused_settings(dict(head=dict(cls_weight=1.0), data_preprocessor=dict(mean=[1.0])))
+    assert not said
+    warn_of_unused_settings(dict(settings, losses=[dict(type='Distillation')]))
+    (mask,) = said
+    assert mask.startswith('model.data_preprocessor.mask has no effect, because model.losses has no dict(type=')
+    warn_of_unused_settings(dict(settings))
+    assert said[1:] == [
+        'model.head.distill, model.head.distill_weight have no effect, because model.losses has no '
+        "dict(type='Distillation')",
+        mask,
+    ]
+
+
+def test_random_start_is_named(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmcfmask.engine.checks.model.print_log', lambda text, *args, **kwargs: said.append(text))
+    for tower in (
+        dict(model_name='ViT-B-16', pretrained='openai'),
+        dict(model_name='hf-hub:org/clip'),
+        dict(type='VisionTransformer'),
+        dict(model_name='ViT-B-16', init_cfg=dict(type='Pretrained', checkpoint='x')),
+    ):
+        warn_of_random_weights(Config(dict(model=dict(backbone=tower))))
+    assert not said
+    warn_of_random_weights(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
+    assert len(said) == 1 and 'ViT-B-16 starts from random weights' in said[0]
+
+
+@pytest.mark.parametrize(
+    'key, part, message',
+    [
+        (
+            'head',
+            dict(class_weights=dict(type='text', classnames='gone.txt')),
+            "model.head.class_weights: .*'gone.txt'",
+        ),
+        ('head', dict(class_weights=dict(type='text', templates=['a photo'])), 'model.head.class_weights: .*templates'),
+        ('losses', [dict(type='L2SP'), dict(type='FLYP', templates='clip')], r"model.losses\[1\]: .*templates='clip'"),
+    ],
+)
+def test_prompts_are_checked_before_the_model(key, part, message):
+    cfg = load_config('configs/shapes/ft.py')
+    check_class_names(cfg.model)
+    cfg.model[key] = part
+    with pytest.raises(UserError, match=message):
+        check_class_names(cfg.model)
+
+
+def test_slow_bfloat16_is_named(monkeypatch):
+    float32 = dict(model=dict(), optim_wrapper=dict(type='OptimWrapper'), test_cfg=dict(amp=False))
+    asked = {
+        '--amp: ': [dict(optim_wrapper=dict(type='AutocastOptimWrapper')), dict(test_cfg=dict(amp=True))],
+        "model.teacher.precision='bf16': ": [dict(model=dict(teacher=dict(type='OpenCLIPTeacher', precision='bf16')))],
+    }
+    for fast in (True, False):
+        monkeypatch.setattr('mmcfmask.engine.checks.model.multiplies_bfloat16', lambda device, fast=fast: fast)
+        assert slow_bfloat16(Config(float32), 'cpu') is None
+        for begin, changes in asked.items():
+            for change in changes:
+                said = slow_bfloat16(Config({**float32, **change}), 'cpu')
+                assert said is None if fast else said.startswith(begin)
+
+
+def test_settings_for_parameters_that_are_not_there():
+    model = torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(1, 1)))
+    cfg = Config(
+        dict(
+            optim_wrapper=dict(paramwise_cfg=dict(custom_keys={'bakcbone': dict(lr_mult=0.1), 'backbone.bias': dict()}))
+        )
+    )
+    assert (
+        "no parameter of the model has 'bakcbone' in its name, so it does nothing. Did you mean 'backbone'"
+        in unmatched_keys(cfg, model)
+    )
+    assert unmatched_keys(Config(dict(optim_wrapper=None)), model) is None
+
+
+def test_float16_autocast_needs_a_gpu(monkeypatch):
+    cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper')))
+    monkeypatch.setattr('mmcfmask.engine.checks.model.get_device', lambda: 'cpu')
+    with pytest.raises(ConfigError, match='AmpOptimWrapper.* needs a GPU: use --amp'):
+        check_device(cfg)
+    check_device(Config(dict(optim_wrapper=dict(type='AutocastOptimWrapper'))))
+    monkeypatch.setattr('mmcfmask.engine.checks.model.get_device', lambda: 'cuda')
+    check_device(cfg)

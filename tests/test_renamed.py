@@ -1,0 +1,174 @@
+"""Names of version 0.1.0: refused in one line with the new name, and understood where a checkpoint records them."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner.checkpoint import load_state_dict
+from mmpretrain.registry import MODELS
+from terms import NAMES, TEMPLATES, build
+
+from mmcfmask.engine.checkpoints import check_checkpoint
+from mmcfmask.engine.checks.resume import check_same_run
+from mmcfmask.engine.config import load_config
+from mmcfmask.renamed import rename_weights, update_model
+
+SHAPES = 'configs/shapes'
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        ({'model.auxiliary': [dict(type='L2SP')]}, 'model.auxiliary is now model.losses, which also holds the'),
+        ({'model.gate': dict(level=0.1)}, 'model.gate is now model.knn_gate'),
+        ({'model.second_look': 0.9}, 'model.second_look is now model.crop_scale'),
+        ({'model.teacher': None}, 'model.teacher=None is no longer needed: leave it out'),
+        ({'model.losses': None}, r'model.losses=None must be a list: .* model.losses=\[\]'),
+        ({'model.head.distill': None}, 'model.head.distill=None is no longer needed'),
+        (
+            {'model.data_preprocessor.mask': None},
+            r"mask=None is no longer needed: .*losses=\[dict\(type='Distillation'",
+        ),
+        ({'model.data_preprocessor.colors': 0.7}, 'model.data_preprocessor.colors is now color_mixing'),
+        ({'model.data_preprocessor.relevance': 'attention'}, 'model.data_preprocessor.relevance was removed'),
+        ({'model.losses': [dict(type='L2SP', head='start')]}, r"losses\[0\].head='start' is now head='pretrained'"),
+        (
+            {'model.losses': [dict(type='Distillation', weight=3.0)]},
+            'weight takes no weight|set model.head.distill_weight',
+        ),
+        ({'model.losses.0.weight': 3.0}, r'model.losses\[0\].weight .*set model.head.distill_weight'),
+        ({'model.knn_gate': dict(neighbours=3)}, 'model.knn_gate.neighbours is now k'),
+        ({'model.knn_gate': dict(type='ConformalGate')}, "model.knn_gate.type='ConformalGate' is now 'KNNGate'"),
+    ],
+)
+def test_an_old_key_names_the_new_one(option, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(f'{SHAPES}/cfmask.py', option)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(auxiliary=[dict(type='L2SP')]), 'model.auxiliary is now model.losses'),
+        (dict(gate=dict()), 'model.gate is now model.knn_gate'),
+        (dict(second_look=0.9), 'model.second_look is now model.crop_scale'),
+    ],
+)
+def test_a_model_that_no_schema_checked_says_it_too(change, message):
+    """As with mmpretrain's tools."""
+    model = dict(
+        type='CounterfactualClassifier',
+        backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit'),
+        head=dict(type='CLIPDistillHead', num_classes=5),
+    )
+    with pytest.raises(ValueError, match=message):
+        MODELS.build({**model, **change})
+
+
+def test_a_teacher_without_a_term_is_refused():
+    """It distilled in 0.1.0, and would silently do nothing."""
+    model = dict(
+        type='CounterfactualClassifier',
+        backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit'),
+        head=dict(type='CLIPDistillHead', num_classes=5),
+        teacher=dict(type='OpenCLIPTeacher'),
+    )
+    with pytest.raises(ValueError, match='no term of model.losses uses model.teacher: .*CounterfactualDistillation'):
+        MODELS.build(model)
+
+
+TOWER = dict(type='OpenCLIPBackbone', model_name='ViT-B-16')
+NORM = dict(type='CAMRefillDataPreprocessor', mean=[1.0], std=[1.0])
+OLD_HEAD = dict(type='CLIPDistillHead', num_classes=3, distill='feature', distill_weight=30.0)
+HEAD = dict(type='CLIPDistillHead', num_classes=3)
+
+
+def model(**parts):
+    return dict(type='CounterfactualClassifier', backbone=TOWER, **parts)
+
+
+# What configs of 0.1.0 said, and what they say now.
+PAIRS = {
+    'ft': (
+        model(head=OLD_HEAD, teacher=None, data_preprocessor=dict(NORM, mask='object', fill='single')),
+        model(head=HEAD, data_preprocessor=NORM),
+    ),
+    'cfmask': (
+        model(
+            head=OLD_HEAD,
+            teacher=dict(type='OpenCLIPTeacher'),
+            data_preprocessor=dict(NORM, mask='object', fill='single', colors=0.7, relevance='attention'),
+        ),
+        model(
+            head=OLD_HEAD,
+            teacher=dict(type='OpenCLIPTeacher'),
+            losses=[dict(type='CounterfactualDistillation')],
+            data_preprocessor=dict(NORM, mask='object', fill='single', color_mixing=0.7),
+        ),
+    ),
+    'kd': (
+        model(
+            head=dict(OLD_HEAD, distill='logits', temperature=10.0),
+            teacher=dict(type='OpenCLIPTeacher'),
+            data_preprocessor=dict(NORM, mask=None, fill='single'),
+        ),
+        model(
+            head=dict(OLD_HEAD, distill='logits', temperature=10.0),
+            teacher=dict(type='OpenCLIPTeacher'),
+            losses=[dict(type='Distillation')],
+            data_preprocessor=NORM,
+        ),
+    ),
+    'l2sp': (
+        model(
+            head=dict(OLD_HEAD, distill=None),
+            teacher=dict(type='OpenCLIPTeacher'),
+            auxiliary=[dict(type='L2SP', alpha=0.1, head='start')],
+            data_preprocessor=dict(NORM, mask='object', fill='single'),
+        ),
+        model(
+            head=HEAD,
+            teacher=dict(type='OpenCLIPTeacher'),
+            losses=[dict(type='L2SP', alpha=0.1, head='pretrained')],
+            data_preprocessor=NORM,
+        ),
+    ),
+    'gate': (
+        model(head=OLD_HEAD, teacher=None, gate=dict(type='ConformalGate', neighbours=3), second_look=0.9),
+        model(head=HEAD, knn_gate=dict(type='KNNGate', k=3), crop_scale=0.9),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', PAIRS)
+def test_configs_in_checkpoints_are_understood(name):
+    old, new = PAIRS[name]
+    text = Config(dict(model=old)).pretty_text
+    assert {k: v for k, v in update_model(old).items() if v != {}} == {k: v for k, v in new.items() if v != {}}
+    assert update_model(new) == new
+    check_same_run(Config(dict(model=new)), dict(meta=dict(cfg=text)), 'run.pth')  # resumes
+    other = {**new, 'losses': [*new.get('losses', []), dict(type='LipsumFT')]}
+    with pytest.raises(ValueError, match='run.pth was trained with model.losses = '):
+        check_same_run(Config(dict(model=other)), dict(meta=dict(cfg=text)), 'run.pth')
+
+
+def test_weights_of_loss_terms_load(tiny_pretrained, tmp_path):
+    term = dict(type='FLYP', classnames=NAMES, templates=TEMPLATES)
+    model = build(tiny_pretrained, term, teacher=False, cls_weight=0.0)
+    state = model.state_dict()
+    old = {name.replace('losses.', 'auxiliary.'): value + 1 for name, value in state.items()}
+    assert any(name.startswith('auxiliary.0.text.') for name in old) and rename_weights(old).keys() == state.keys()
+    again = build(tiny_pretrained, term, teacher=False, cls_weight=0.0)
+    again.load_state_dict(old)  # torch's, strict
+    assert torch.equal(again.losses[0].text.logit_scale, state['losses.0.text.logit_scale'] + 1)
+    again = build(tiny_pretrained, term, teacher=False, cls_weight=0.0)
+    load_state_dict(again, old, strict=True)  # mmengine's
+    assert torch.equal(again.losses[0].text.logit_scale, state['losses.0.text.logit_scale'] + 1)
+    torch.save(dict(meta={}, state_dict=old), tmp_path / 'old.pth')
+    assert check_checkpoint(str(tmp_path / 'old.pth'))['state_dict'].keys() == state.keys()
+    build(None, teacher=False).load_state_dict(old)  # a test needs no text tower
