@@ -133,7 +133,7 @@ def test_baselines_differ_from_the_recipe_in_their_method_alone():
         cfg = Config.fromfile(path)
         if name == 'zeroshot':
             continue
-        for key in set(recipe) - {'model', 'optim_wrapper'} - free.get(name, set()):
+        for key in set(recipe) - {'model', 'optim_wrapper', 'shared'} - free.get(name, set()):
             assert cfg[key] == recipe[key], f'{name}: {key}'
         changed = {
             key for key, value in recipe.optim_wrapper.optimizer.items() if cfg.optim_wrapper.optimizer[key] != value
