@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,13 +26,15 @@ from mmengine.logging import print_log
 
 from .values import get_value
 
+RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')  # of this process, before there is a process group
+
 
 def find_shared(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The shared values of a config, by name; only dicts under dotted names."""
     names = cfg.get('shared') or ()
     if not isinstance(names, (list, tuple)):
         return {}
-    values = {name: get_value(cfg, name) for name in names}
+    values = {name: get_value(cfg, name) for name in names if isinstance(name, str)}
     return {name: value for name, value in values.items() if isinstance(value, dict) or name in cfg}
 
 
@@ -71,7 +74,8 @@ def _set_copies(node: Any, where: str, name: str | None, old: Any, new: Any) -> 
 
 @functools.cache  # a study reads the same config for every run
 def _log_once(line: str) -> None:
-    print_log(line, 'current')
+    if all(os.environ.get(rank, '0') == '0' for rank in RANKS):
+        print_log(line, 'current')
 
 
 def share_between_files() -> None:

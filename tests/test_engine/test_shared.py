@@ -70,6 +70,19 @@ def test_override_by_an_option(write, lines, options):
     check_moved(load_config(write('own.py', "_base_ = 'base.py'\ndata_root = '/theirs'"), options))
 
 
+def test_only_the_first_process_logs(write, lines, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    check_moved(load_config(write('child.py', "_base_ = 'base.py'"), {'data_root': '/mine'}))
+    assert not lines
+
+
+def test_a_variable_of_this_name_in_other_configs(write):
+    for value in ("dict(data_root='b')", "'data_root'", '[1, None]', 'None'):
+        write('other.py', f"shared = {value}\ndata_root = 'a'\nimages = dict(data_root='a')")
+        cfg = Config.fromfile(write('child.py', "_base_ = 'other.py'\ndata_root = 'b'"))
+        assert cfg.images.data_root == 'a'
+
+
 def test_every_level_may_override(write):
     write(
         'middle.py', "_base_ = './base.py'\ndata_root = '/middle'\npipeline = [dict(type='Mine', data_root='/middle')]"
