@@ -18,11 +18,11 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from .values import get_value
 
@@ -75,7 +75,7 @@ def _set_copies(node: Any, where: str, name: str | None, old: Any, new: Any) -> 
 @functools.cache  # a study reads the same config for every run
 def _log_once(line: str) -> None:
     if all(os.environ.get(rank, '0') == '0' for rank in RANKS):
-        print_log(line, 'current')
+        print(line, file=sys.stderr)  # there is no log file yet, and stdout may be the config itself (print_config)
 
 
 def share_between_files() -> None:
