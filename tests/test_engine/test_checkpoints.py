@@ -135,7 +135,8 @@ def test_newest_whole_checkpoint_is_resumed(work_dir, said):
         )
     flip(work_dir / 'epoch_1.pth')
     with pytest.raises(
-        StorageError, match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete the files'
+        StorageError,
+        match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete the files',
     ):
         find_resumable(work_dir)
     (work_dir / 'epoch_1.pth').unlink()
