@@ -485,7 +485,7 @@ def commands() -> Iterator[Case]:
     ):
         yield Case(f'train {" ".join(arguments)}', arguments=[TRAIN, *arguments], files={'file': 'x'})
     for launcher in ('pytorch', 'slurm', 'mpi'):
-        yield Case(f'launcher {launcher}', arguments=[TRAIN, '--launcher', launcher], says=f'--launcher {launcher}')
+        yield Case(f'launcher {launcher}', arguments=[TRAIN, '--launcher', launcher], says=f'launcher {launcher}')
     yield Case(
         'launcher of words',
         arguments=[TRAIN, '--launcher', 'pytorch'],

@@ -117,6 +117,44 @@ test_dataloader = dict(_delete_=True, a=dict(dataset={{_base_.test_dataloader.a.
     assert cfg.test_dataloader == dict(a=dict(dataset=dict(data_root='/mine', pipeline=pipeline)))
 
 
+PROBE = """
+_base_ = 'base.py'
+shared = (*_base_.shared, 'train_dataloader.dataset', 'val_dataloader.dataset')
+val_dataloader = dict(dataset=dict(type='ShapesDataset', split='val'))
+model = dict(head=dict(class_weights=dict(
+    type='linear_probe', dataset={{_base_.train_dataloader.dataset}}, held_out=val_dataloader['dataset'])))
+"""
+
+
+def test_a_part_of_the_config_may_be_shared(write, lines):
+    """A linear probe follows the training images, whoever changes them."""
+    path = write('probe.py', PROBE)
+    options = {'train_dataloader.dataset.part': 2, 'val_dataloader.dataset.size': 9, 'data_root': '/mine'}
+    cfg = load_config(path, options)
+    probe = cfg.model.head.class_weights
+    assert probe.dataset == cfg.train_dataloader.dataset and probe.held_out == cfg.val_dataloader.dataset
+    assert (probe.dataset.part, probe.dataset.data_root, probe.held_out.size) == (2, '/mine', 9)
+    assert lines[0] == (
+        'train_dataloader.dataset is shared: its override by --cfg-options also sets model.head.class_weights.dataset'
+    )
+    assert cfg.images.part == 1 and cfg.test_dataloader.b.dataset.pipeline == []
+    child = "_base_ = 'probe.py'\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='ShapesDataset'))"
+    cfg = Config.fromfile(write('child.py', child))
+    assert cfg.model.head.class_weights.dataset == cfg.train_dataloader.dataset == dict(type='ShapesDataset')
+    cfg = load_config(path, {'train_dataloader.dataset.part': 2, 'model.head.class_weights.dataset.part': 3})
+    assert cfg.model.head.class_weights.dataset.part == 3  # its own
+    cfg = load_config(path, {'train_dataloader': None})
+    assert cfg.model.head.class_weights.dataset.part == 1
+
+
+@pytest.mark.parametrize('name', ['shapes/lpft', 'shapes/cfmask_plus_lp', 'pacs/lpft_vitb16', 'baselines/lpft_vitb16'])
+def test_shipped_probes_follow_the_training_images(name):
+    key = 'size' if 'shapes' in name else 'per_class'
+    cfg = load_config(f'configs/{name}.py', {f'train_dataloader.dataset.{key}': 60})
+    assert cfg.model.head.class_weights.dataset == cfg.train_dataloader.dataset
+    assert cfg.model.head.class_weights.dataset[key] == 60
+
+
 def test_bases_may_be_several_and_yaml(write):
     write('loop.yaml', 'test_cfg:\n  data_root: data/x/\n')
     cfg = Config.fromfile(write('child.yml', '_base_: [base.py, loop.yaml]\ndata_root: /mine\n'))
