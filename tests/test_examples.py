@@ -45,7 +45,10 @@ def as_script(notebook, **smaller):
 def test_tutorial(tmp_path):
     code = as_script(
         EXAMPLES / 'tutorial.ipynb',
-        **{'TRAIN_IMAGES, TEST_IMAGES = 1000, 300': 'TRAIN_IMAGES, TEST_IMAGES = 160, 20', 'max_epochs=5': 'max_epochs=1'},
+        **{
+            'TRAIN_IMAGES, TEST_IMAGES = 1000, 300': 'TRAIN_IMAGES, TEST_IMAGES = 160, 20',
+            'max_epochs=5': 'max_epochs=1',
+        },
     )
     (tmp_path / 'tutorial.py').write_text(code, encoding='utf-8')
     text = run(['tutorial.py'], tmp_path)
