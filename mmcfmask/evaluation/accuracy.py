@@ -23,7 +23,7 @@ Groups = Optional[tuple[tuple[int, ...], ...]]
 
 
 def check_groups(groups: Groups, num_logits: int) -> None:
-    """Raise a ValueError, naming the class, for a group that is empty or names an output that the head lacks."""
+    """Raise a ConfigError that names the class if a group is empty or names an output that the head lacks."""
     for label, group in enumerate(groups or ()):
         if not group:
             raise ConfigError(f'label_groups: class {label} has no output of the head')
