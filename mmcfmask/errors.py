@@ -59,11 +59,11 @@ def one_line(where: str | None = None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        text = message_of(error)
+        text = error_message(error)
         raise SystemExit(f'{where}: {text}' if where and where not in text else text) from None
 
 
-def message_of(error: UserError) -> str:
+def error_message(error: UserError) -> str:
     """The message of an error, without the traceback that torch adds to one from a data worker."""
     text = str(error)
     return (

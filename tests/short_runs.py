@@ -12,7 +12,7 @@ from oracle import RUNS
 from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 from mmcfmask.engine.checkpoints import check_checkpoint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 SMALL = {

@@ -26,7 +26,7 @@ def build(pretrained, *losses, teacher=True, **head):
             type='CounterfactualClassifier',
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained),
             head=head,
-            teacher=dict(type='OpenCLIPTeacher') if teacher and losses else None,
+            teacher=dict(type='OpenCLIPTeacher') if teacher and {term['type'] for term in losses} - {'FLYP'} else None,
             losses=list(losses),
         )
     ).train()

@@ -16,9 +16,14 @@ from mmcfmask import kernels
 torch.manual_seed(0)
 # Products in float16, since the interpreter knows no bfloat16; tokens that fit at once and that do not, one query,
 # masked tails.
-for batch, heads, queries, tokens, width, dtype in ((2, 3, 17, 17, 16, torch.float16), (2, 2, 70, 70, 64, torch.float16),
-                                                    (1, 2, 1, 197, 64, torch.float16), (1, 1, 270, 270, 32, torch.float32)):
-    query, key, value = (part.transpose(1, 2) for part in torch.randn(batch, tokens, 3, heads, width).to(dtype).unbind(2))
+for batch, heads, queries, tokens, width, dtype in (
+    (2, 3, 17, 17, 16, torch.float16),
+    (2, 2, 70, 70, 64, torch.float16),
+    (1, 2, 1, 197, 64, torch.float16),
+    (1, 1, 270, 270, 32, torch.float32),
+):
+    qkv = torch.randn(batch, tokens, 3, heads, width).to(dtype)
+    query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
     query, row = query[:, :, :queries], torch.rand(batch, queries)
     grad = torch.randn(batch, queries, heads, width).to(dtype).transpose(1, 2)
     found = kernels.relevance_through_layer(row, query, key, value, grad, width**-0.5)

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 ROOT = Path(__file__).parents[1]
 TOOLS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
-# mmengine evaluates this line before it looks for the file; the import lets it find `mmcfmask::…`.
+# The line of docs/training.md: mmengine evaluates it before it looks for the file.
 CONFIG = """
 _base_ = __import__('mmcfmask') and 'mmcfmask::shapes/ft.py'
 train_cfg = dict(max_epochs=1)

@@ -1,6 +1,7 @@
 # CFMask+ whose head is initialised from a linear probe, as in LP-FT, not from prompts. No temperature of the
 # cross-entropy, and a tenth of the weight (docs/methods.md).
 _base_ = '../_base_/shapes.py'
+shared = (*_base_.shared, 'train_dataloader.dataset', 'val_dataloader.dataset')  # the probe follows them
 custom_hooks = [*_base_.custom_hooks, dict(type='RelativeEMAHook', horizon=0.2)]
 model = dict(
     teacher=dict(type='OpenCLIPTeacher'),

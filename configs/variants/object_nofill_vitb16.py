@@ -1,3 +1,4 @@
+# CFMask with object mask and no fill, at the published threshold.
 _base_ = '../_base_/imagenet.py'
 model = dict(
     teacher=dict(type='OpenCLIPTeacher'),

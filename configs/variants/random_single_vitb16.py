@@ -1,3 +1,4 @@
+# CFMask with random mask and single fill, at the published probability.
 _base_ = '../_base_/imagenet.py'
 model = dict(
     teacher=dict(type='OpenCLIPTeacher'),

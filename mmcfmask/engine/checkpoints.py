@@ -20,7 +20,7 @@ from ..files import check_whole
 from ..models.towers.torchscript import is_torchscript
 from ..models.towers.weight_files import check_parameters, check_tensors, explain_unreadable
 from ..renamed import rename_weights
-from .values import config_values
+from .values import parse_config_text
 
 BEST = 'best.pth'
 LAST = 'last_checkpoint'
@@ -261,11 +261,11 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
         name (str): Its path, for the error.
     """
     try:
-        trained = config_values(checkpoint['meta']['cfg'], free=())['model']
+        trained = parse_config_text(checkpoint['meta']['cfg'], free=())['model']
         before = trained['backbone']
     except (KeyError, TypeError, SyntaxError):
         return
-    ours = config_values(Config(dict(model=model)).pretty_text, free=())['model']
+    ours = parse_config_text(Config(dict(model=model)).pretty_text, free=())['model']
     now = ours.get('backbone') or {}
     for key in ('model_name', 'arch', 'layer_cfgs', 'act_cfg', 'norm_cfg', 'pre_norm', 'out_type'):
         old, new = (

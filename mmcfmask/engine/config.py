@@ -24,7 +24,7 @@ from .checks import check_config
 from .checks.schema import check_top_level
 from .options import parse_options
 from .shared import find_shared, update_shared
-from .values import value_of
+from .values import get_value
 
 # Top-level names that the Runner or this package reads. All others are variables, which parts of the config copy.
 READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
@@ -92,7 +92,9 @@ def _check_shared(cfg: Config, path: str) -> None:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{path}: shared={names!r} must be a tuple of names of variables, such as ('data_root',)")
     for name in names:
-        if name not in cfg or name in READ_KEYS:
+        if '.' in name and not isinstance(get_value(cfg, name), (dict, type(None))):
+            raise ConfigError(f'{path}: shared names {name!r}, but a dotted key can be shared only if it holds a dict')
+        if '.' not in name and (name not in cfg or name in READ_KEYS):
             known = [key for key in cfg if key not in READ_KEYS]
             raise ConfigError(f'{path}: shared names {name!r}, which is no variable of it.{near_names(name, known)}')
 
@@ -137,19 +139,20 @@ def _check_training_images(cfg: Config, before: Config, options: Mapping[str, An
     A config copies the training set into them, as ``dataset={{_base_.train_dataloader.dataset}}``. Setting their own
     key gives them other images on purpose.
     """
-    is_probe = value_of(cfg, 'model.head.class_weights.type') == 'linear_probe'
+    is_probe = get_value(cfg, 'model.head.class_weights.type') == 'linear_probe'
     parts = ['model.head.class_weights'] if is_probe else []
     for part in [*parts, 'model.knn_gate']:
         for images, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
             place, source = f'{part}.{images}', f'{loader}.dataset'
-            old = value_of(before, place)
-            if not old or old != value_of(before, source) or value_of(cfg, source) in (None, value_of(cfg, place)):
+            old = get_value(before, place)
+            if not old or old != get_value(before, source) or get_value(cfg, source) in (None, get_value(cfg, place)):
                 continue
             if any(f'{key}.'.startswith(f'{place}.') or place.startswith(f'{key}.') for key in options):
                 continue
             more = ' '.join(key.replace(source, place, 1) for key in options if f'{key}.'.startswith(f'{source}.'))
             raise ConfigError(
-                f'{place} held the images of {source}, which --cfg-options changes: set {more or place} as well'
+                f'{place} held the images of {source}, which --cfg-options changes: set {more or place} as well, or '
+                f'let the config share them: shared=(…, {source!r})'
             )
 
 

@@ -34,7 +34,7 @@ from ..models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
 from ..reporting import Variant, counterfactual_panel, grey_out_patches, variants_panel
 from .checkpoints import check_checkpoint
 from .checks.model import makes_counterfactuals
-from .testing import build_model, class_names, file_pipeline
+from .testing import build_model, find_class_names, make_file_pipeline
 
 RANDOM_CHANGES = dict(views='random views', color_mixing='random color mixing')  # settings of the data preprocessor
 
@@ -216,7 +216,7 @@ def read_images(
     gt_masks, sets = None, name_sets(cfg)
     if files:
         items = images_from_files(cfg, files)
-        names = class_names([sets[name] for name in ('test', 'val', 'train') if name in sets], loaded)
+        names = find_class_names([sets[name] for name in ('test', 'val', 'train') if name in sets], loaded)
     else:
         items, gt_masks, names = images_from_set(find_set(cfg, split), num, seed)
     data = dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
@@ -317,7 +317,7 @@ def images_from_files(cfg: Config, files: Sequence[Path]) -> list[dict]:
     dataset = next((sets[name] for name in ('test', 'val', 'train') if name in sets), None)
     if dataset is None:
         raise ConfigError('the config has no data set, so there is no pipeline to load images with')
-    pipeline = Compose([TRANSFORMS.build(step) for step in file_pipeline(dataset, cfg.model)])
+    pipeline = Compose([TRANSFORMS.build(step) for step in make_file_pipeline(dataset, cfg.model)])
     return [pipeline(dict(img_path=str(path))) for path in files]
 
 

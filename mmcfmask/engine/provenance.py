@@ -11,7 +11,7 @@ from mmpretrain.registry import HOOKS
 from ..renamed import update_model
 from .checks.classes import CheckClassesHook
 from .hooks import IterationSeedHook, StopOnInvalidLossHook
-from .values import config_values, is_a, value_of
+from .values import get_value, is_a, parse_config_text
 
 PARTS = (
     'model',
@@ -54,7 +54,7 @@ OLD_HOOK = 'PlainCheckpointHook'  # version 0.1.0 added it to every config
 LONGEST = 200
 
 
-def training_of(meta: dict) -> dict[str, str] | None:
+def read_training_settings(meta: dict) -> dict[str, str] | None:
     """Read the settings of the training that wrote a checkpoint.
 
     Left out are the seed (also the one of the hold-out), the folders of files, and what changes no weight. Whether the
@@ -69,7 +69,7 @@ def training_of(meta: dict) -> dict[str, str] | None:
     if not isinstance(meta.get('cfg'), str):
         return None
     try:
-        values = config_values(meta['cfg'], free=FREE)
+        values = parse_config_text(meta['cfg'], free=FREE)
     except (SyntaxError, ValueError, AttributeError):  # another program wrote it
         return None
     values['model'] = update_model(values.get('model') or {})
@@ -81,7 +81,7 @@ def training_of(meta: dict) -> dict[str, str] | None:
     parts = PARTS if values.get('total_batch_size') else (*PARTS, 'train_dataloader.batch_size')
     settings: dict[str, str] = {}
     for key in parts:
-        _flatten(key, value_of(values, key), settings)
+        _flatten(key, get_value(values, key), settings)
     if 'epoch' in meta:
         settings['checkpoint'] = 'the best' if meta.get('best') else f'epoch {meta["epoch"]}'
     return settings

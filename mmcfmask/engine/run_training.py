@@ -20,7 +20,7 @@ from .checks.model import warn_of_random_weights, warn_of_unused_settings
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments, is_first_process, world_size
-from .values import value_of
+from .values import get_value
 
 
 def run_training(
@@ -89,7 +89,7 @@ def apply_training_arguments(
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     if not validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        if value_of(cfg, 'default_hooks.checkpoint'):
+        if get_value(cfg, 'default_hooks.checkpoint'):
             cfg.default_hooks.checkpoint.save_best = None
     if resume == '':
         raise ConfigError('--resume: the name of the checkpoint is empty')

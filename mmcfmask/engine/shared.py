@@ -7,61 +7,75 @@ alone, and every data set keeps the old folder. So a config names the variables 
 
 An override of such a variable, by a child config or by ``--cfg-options``, also sets every key of the same name that
 still holds the old value. Nothing else changes, and one log line names the keys.
+
+A dotted name shares a part of the config that others copied with ``{{_base_.…}}``: with ``'train_dataloader.dataset'``
+a linear probe of the training images follows an override of ``train_dataloader.dataset.per_class``. It reaches the keys
+of any name that hold the same dict.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
+
+from .values import get_value
+
+RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')  # of this process, before there is a process group
 
 
 def find_shared(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The shared variables of a config: name to value."""
+    """The shared values of a config, by name; only dicts under dotted names."""
     names = cfg.get('shared') or ()
-    return {name: cfg[name] for name in names if name in cfg} if isinstance(names, (list, tuple)) else {}
+    if not isinstance(names, (list, tuple)):
+        return {}
+    values = {name: get_value(cfg, name) for name in names if isinstance(name, str)}
+    return {name: value for name, value in values.items() if isinstance(value, dict) or name in cfg}
 
 
 def update_shared(cfg: Mapping[str, Any], before: Mapping[str, Any], by: str) -> dict[str, list[str]]:
-    """Set the copies of shared variables to their new values, in place, and log which keys that are.
+    """Set the copies of shared values to their new values, in place, and log which keys that are.
 
     Args:
         cfg (Mapping): The config, with new values of some variables.
-        before (Mapping): The shared variables before the override, see :func:`find_shared`.
+        before (Mapping): The shared values before the override, see :func:`find_shared`.
         by (str): What overrides them, for the log.
 
     Returns:
-        dict[str, list[str]]: For every variable with a new value, the dotted keys that were set.
+        dict[str, list[str]]: For every shared name with a new value, the dotted keys that were set.
     """
-    changed = [name for name, old in before.items() if name in cfg and cfg[name] != old]
-    reached = {}
+    now = {name: get_value(cfg, name) for name in before}
+    changed = [name for name, old in before.items() if now[name] != old and (now[name] is not None or name in cfg)]
+    reached: dict[str, list[str]] = {name: [] for name in changed}
     for name in sorted(changed, key=lambda name: -len(repr(before[name]))):  # a value before those that it contains
-        parts = [(key, value) for key, value in cfg.items() if isinstance(value, (dict, list, tuple))]
-        reached[name] = [
-            key for part, value in parts for key in _set_copies(value, part, name, before[name], cfg[name])
-        ]
+        for part, value in cfg.items():
+            reached[name] += _set_copies(value, part, None if '.' in name else name, before[name], now[name])
         if reached[name]:
             _log_once(f'{name} is shared: its override by {by} also sets {", ".join(reached[name])}')
     return reached
 
 
-def _set_copies(node: Any, where: str, name: str, old: Any, new: Any) -> Iterator[str]:
-    """Set keys ``name`` below ``node`` that hold ``old`` to a copy of ``new``; yields their dotted names."""
+def _set_copies(node: Any, where: str, name: str | None, old: Any, new: Any) -> Iterator[str]:
+    """Set the keys below ``node`` that hold ``old``, of one name or any, to copies of ``new``; yields dotted keys."""
+    if not isinstance(node, (dict, list, tuple)):
+        return
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
-        if key == name and value == old:
+        if isinstance(node, dict) and name in (None, key) and value == old:
             node[key] = copy.deepcopy(new)
             yield f'{where}.{key}'
-        elif isinstance(value, (dict, list, tuple)):
+        else:
             yield from _set_copies(value, f'{where}.{key}', name, old, new)
 
 
 @functools.cache  # a study reads the same config for every run
 def _log_once(line: str) -> None:
-    print_log(line, 'current')
+    if all(os.environ.get(rank, '0') == '0' for rank in RANKS):
+        print(line, file=sys.stderr)  # there is no log file yet, and stdout may be the config itself (print_config)
 
 
 def share_between_files() -> None:

@@ -110,8 +110,8 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
     while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):  # a wrapper
         dataset = dataset.get('dataset') or dataset.datasets[0]
     cfg.test_dataloader.dataset = dataset
-    cfg.classes = class_names([dataset], loaded)
-    dataset.pipeline = file_pipeline(dataset, cfg.model)
+    cfg.classes = find_class_names([dataset], loaded)
+    dataset.pipeline = make_file_pipeline(dataset, cfg.model)
     cfg.model = dict(type='ModelWithWeights', model=cfg.model, checkpoint=checkpoint)
     return cfg
 
@@ -138,7 +138,7 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
     return built
 
 
-def class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Sequence[str] | None:
+def find_class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Sequence[str] | None:
     """Find the class names of a model.
 
     Args:
@@ -158,7 +158,7 @@ def class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -> Seq
     return names
 
 
-def file_pipeline(dataset: dict, model: dict) -> list[dict]:
+def make_file_pipeline(dataset: dict, model: dict) -> list[dict]:
     """Make a pipeline that begins with an image file, also for a data set that renders its images.
 
     Args:

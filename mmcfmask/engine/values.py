@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 
-def config_values(text: str, free: Sequence[str]) -> dict[str, Any]:
+def parse_config_text(text: str, free: Sequence[str]) -> dict[str, Any]:
     """Read the text of a config, which a checkpoint keeps, without executing it.
 
     Args:
@@ -34,7 +34,7 @@ def config_values(text: str, free: Sequence[str]) -> dict[str, Any]:
     return {line.targets[0].id: value(line.value) for line in ast.parse(text).body if isinstance(line, ast.Assign)}
 
 
-def value_of(values: dict | Config, key: str) -> Any:
+def get_value(values: dict | Config, key: str) -> Any:
     """Look up a dotted key; None if a part of it is missing."""
     for part in key.split('.'):
         values = values.get(part) if isinstance(values, (dict, Config)) else None

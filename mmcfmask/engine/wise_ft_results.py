@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..evaluation import describe_checkpoint, describe_run, list_notes
 from ..files import write_json, write_tensors, write_text
 from ..reporting import save_figure, to_markdown, wise_ft_curve
-from .provenance import training_of
+from .provenance import read_training_settings
 
 if TYPE_CHECKING:
     from .wise_ft import WiSEFTLoop
@@ -47,7 +47,7 @@ def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None
         loop.model.data_preprocessor,
         loop.by_alpha[alpha],
         f'{Path(config).stem}_wise_ft',
-        training_of(meta),
+        read_training_settings(meta),
     )
     return dict(run, wise_ft_alpha=alpha)
 

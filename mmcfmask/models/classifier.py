@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -164,9 +164,8 @@ class CounterfactualClassifier(ImageClassifier):
             inputs (Tensor): (B, 3, H, W), normalised.
             data_samples (list[DataSample]): With ``gt_label``.
         """
-        record = any(term.needs_relevance(self) for term in self.losses)
-        recording: AbstractContextManager = record_attention(self.backbone) if record else nullcontext([])
-        with recording as attention:
+        recorded = any(term.needs_relevance(self) for term in self.losses)
+        with record_attention(self.backbone) if recorded else nullcontext([]) as attention:
             feats = self.extract_feat(inputs)
             logits = self.head(feats)
         losses = self.head.loss_by_logits(logits, data_samples)

@@ -16,13 +16,12 @@ from .runs import Run, list_sets
 from .style import OKABE_ITO, STYLE, new_figure
 
 BLUE, VERMILLION = OKABE_ITO[:2]
-_ALL = 20  # up to so many classes are all shown
+_ALL = 20  # up to this number, all classes are named
 _LOST, _GAINED = 10, 5
 
 
 class ClassChange(NamedTuple):
-    """Accuracy of one class of a set in percent, before and after; ``count`` is its number of images, None if not
-    known."""
+    """Accuracy of one class in percent, before and after; ``count`` is its number of images, None if unknown."""
 
     name: str
     count: int | None
@@ -37,7 +36,7 @@ class ClassChange(NamedTuple):
 def class_changes(
     before: Mapping[str, float], after: Mapping[str, float], counts: Mapping[str, int] | None = None
 ) -> list[ClassChange]:
-    """The classes that both have, the greatest loss first.
+    """The classes in both, with the greatest loss first.
 
     Args:
         before, after: ``{class: accuracy in percent}``.
@@ -55,7 +54,7 @@ def class_change_figure(
     xlabel: str = 'Accuracy (%)',
     width: float = 3.3,
 ) -> matplotlib.figure.Figure:
-    """The changes of all classes in order, and the classes that lost and gained most by name.
+    """Draw the changes of all classes in order, and name the classes that lost and gained most.
 
     Args:
         changes: Of :func:`class_changes`.
@@ -123,7 +122,7 @@ def class_change_figure(
                 parse_math=False,
             )
             length = len(c.name)
-            while label.get_window_extent(renderer).x0 < 2 and length > 3:  # as much of the name as there is room for
+            while label.get_window_extent(renderer).x0 < 2 and length > 3:  # shorten the name until it fits
                 length -= 1
                 label.set_text(_ellipsis(c.name, length) + labels[y][len(c.name) :])
         axes.set(xlim=(0, 100), ylim=(len(named) - 0.5, -0.5), xlabel=xlabel, xticks=range(0, 101, 25))

@@ -18,11 +18,11 @@ def wise_ft_curve(
     ylabel: str = 'OOD average accuracy (%)',
     size: tuple[float, float] = (3.4, 2.9),
 ) -> matplotlib.figure.Figure:
-    """ID accuracy against OOD average over α (Wortsman et al., CVPR 2022, figure 1), one marker for every α.
+    """Draw ID accuracy against OOD average over α (Wortsman et al., CVPR 2022, figure 1), one marker per α.
 
     Args:
         points: ``{α: (ID accuracy, OOD average)}`` in percent.
-        default: The α that is reported; it gets a star, whatever the others reach.
+        default: The α to report, drawn as a star.
         xlabel, ylabel: Labels of the axes.
         size: Width and height in inches.
 
@@ -41,7 +41,7 @@ def wise_ft_curve(
     color, accent = OKABE_ITO[0], OKABE_ITO[1]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(size)
-        figure.set_layout_engine('constrained')  # tick labels are as wide as the accuracies lie close
+        figure.set_layout_engine('constrained')  # close accuracies have wide tick labels
         axes = figure.add_subplot()
         axes.plot(*pairs.T, '-o', color=color, lw=1.1, ms=3.5, mec='white', mew=0.4, zorder=2)
         if default in alphas:
@@ -57,15 +57,14 @@ def wise_ft_curve(
         for side in ('top', 'right'):
             axes.spines[side].set_visible(False)
         figure.draw_without_rendering()
-        figure.set_layout_engine('none')  # the labels of α are placed in pixels: the axes stay where they are
+        figure.set_layout_engine('none')  # the labels of α are placed in pixels, so the axes must not move
         for alpha in dict.fromkeys([*([default] if default in alphas else []), alphas[0], alphas[-1]]):
             _label(axes, f'α = {alpha:g}', points[alpha], pairs, accent if alpha == default else color)
         return figure
 
 
 def _label(axes, text, point, curve, color):
-    """Write ``text`` beside ``point``, inside the axes, where it covers least of the curve and of the texts that are
-    there."""
+    """Write ``text`` beside ``point``, inside the axes, where it covers the least of the curve and of other texts."""
     renderer = axes.figure.canvas.get_renderer()
     scale = axes.figure.dpi / 72  # pixels per point
     steps = np.linspace(0, 1, 50)[:, None]

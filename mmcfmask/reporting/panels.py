@@ -75,7 +75,7 @@ def counterfactual_panel(
     stages: Sequence[str] = STAGES,
     width: float | None = None,
 ) -> matplotlib.figure.Figure:
-    """Draw how each counterfactual image comes about: image, relevance map, patch mask, refilled image.
+    """Draw how each counterfactual image is made: image, relevance map, patch mask, refilled image.
 
     The relevance map is divided by its maximum over the image, as for the threshold of the mask, and laid over the grey
     image.
@@ -204,7 +204,7 @@ def variants_panel(
 
 
 class _Sheet:
-    """A grid of image cells placed to the inch, with room for labels left and top and a colour bar."""
+    """A grid of image cells placed in inches, with room for labels on the left and top, and for a colour bar."""
 
     def __init__(self, rows, columns, image_shape, width, left, top, bottom, right, wide_gaps=()):
         self.wide_gaps = [sum(3 * _GAP for g in wide_gaps if g <= c) for c in range(columns)]
@@ -274,7 +274,7 @@ def _show(axes, image):
 
 
 def _show_grey(axes, image):
-    """A pale grey image, for colours to be laid over."""
+    """A pale grey image, as a background for colours."""
     grey = np.tensordot((0.299, 0.587, 0.114), image, axes=1).clip(0, 1)
     axes.imshow(
         0.25 + 0.63 * grey, cmap='gray', vmin=0, vmax=1, interpolation='lanczos', extent=(0, 1, 1, 0), aspect='auto'
@@ -288,7 +288,7 @@ def _show_relevance(axes, image, relevance, outline=None):
         cmap=COLORMAP,
         vmin=0,
         vmax=1,
-        alpha=0.4 + 0.45 * relevance.clip(0, 1),  # leaves the image visible where little is going on
+        alpha=0.4 + 0.45 * relevance.clip(0, 1),  # keeps the image visible where relevance is low
         interpolation='bilinear',
         extent=(0, 1, 1, 0),
         aspect='auto',
@@ -327,7 +327,7 @@ def _show_outline(axes, outline):
 
 
 def _text_width(texts):
-    """Inches that labels take: the longest line and a margin."""
+    """The width of labels in inches: the longest line and a margin."""
     renderer = new_figure((1, 1)).canvas.get_renderer()
     font = FontProperties(size=FONT_SIZE)
     lines = [line for text in texts for line in text.split('\n') if line]

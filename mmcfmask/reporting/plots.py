@@ -21,7 +21,7 @@ _CLIP = 0.05  # percent; the logit of 0 and 100 is infinite
 def id_ood_points(
     results: Results, id_set: str = 'test', shifts: Sequence[str] | None = None
 ) -> dict[str, list[tuple[float, float]]]:
-    """(ID accuracy, OOD average) of every run of every method that has both; see :func:`.tables.summarize`."""
+    """(ID accuracy, OOD average) of every run of the methods that have both; see :func:`.summary.summarize`."""
     summary = summarize(results, id_set, shifts)
     return {
         method: [(run[id_set], mean(run[n] for n in summary.shifts)) for run in runs]
@@ -45,27 +45,25 @@ def id_ood_scatter(
 
     Args:
         points: ``{method: (id, ood)}`` or ``{method: [(id, ood), ...]}``, one pair per seed, in percent: what
-            :func:`id_ood_points` gives. Several seeds give their mean with the standard deviation as error bars, and
-            faint single runs.
+            :func:`id_ood_points` returns. Several seeds are drawn as their mean, with the standard deviation as error
+            bars, and as faint single runs.
         logit: Scale both axes by the logit, on which models trained alike lie on a line (Taori et al., "Measuring
             Robustness to Natural Distribution Shifts in Image Classification", 2020).
-        diagonal: Draw y = x, where a shift would cost nothing, as far as it lies within the axes, whose limits the
-            points set.
+        diagonal: Draw the part of y = x, where a shift costs nothing, that lies within the axes.
         xlabel, ylabel: Labels of the axes.
-        line: Function from ID to OOD accuracies, both (N,) in percent, drawn as a line: what the ID accuracy predicts,
-            e.g. :meth:`mmcfmask.evaluation.effective_robustness.Line.predict`. The axes are extended until it shows.
-        line_label: What to call the line.
-        reference: Pairs of the models that the line was fitted on, drawn as small grey dots where the axes show them.
+        line: Function from ID to OOD accuracies, both (N,) in percent, drawn as a line, such as
+            :meth:`mmcfmask.evaluation.effective_robustness.Line.predict`. The axes are extended to show it.
+        line_label: The label of the line.
+        reference: Pairs of the models that the line was fitted on, drawn as small grey dots within the axes.
         size: Width and height in inches.
 
-    Names that do not fit beside their points without touching go into a legend below the axes, for which the figure
-    grows.
+    If names do not fit beside their points, a legend below the axes has all names, and the figure is higher.
 
     Returns:
         matplotlib.figure.Figure: Independent of the pyplot state.
 
     Raises:
-        ValueError: If there are no points, or values are not in 0..100.
+        ValueError: There are no points, or values are not in 0..100.
     """
     if not points:
         raise ValueError('points is empty: no method to show')
@@ -106,7 +104,7 @@ def id_ood_scatter(
             axes.plot(x[shown], y[shown], color='0.4', lw=0.9, zorder=1.2, label=line_label)
         if reference is not None:
             axes.scatter(*np.asarray(reference, dtype=float).T, s=4, color='0.72', lw=0, zorder=1.1)
-        # A second round of colours comes with other markers.
+        # Colours that are used again get other markers.
         colors = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(runs))]
         markers = [MARKERS[(i + i // len(OKABE_ITO)) % len(MARKERS)] for i in range(len(runs))]
         for (method, pairs), color, marker in zip(runs.items(), colors, markers):
@@ -148,7 +146,7 @@ def _percent(logit):
 
 
 def _logit_ticks(low, high):
-    """Round percentages, as coarse as leaves four ticks on the axis."""
+    """Round percentages, the coarsest that give at least four ticks on the axis."""
     coarse = [0.1, 1, 5, *range(10, 100, 10), 95, 99, 99.9]
     fine = (np.round(np.arange(step, 100, step), 1) for step in (5, 2, 1, 0.5, 0.2, 0.1))
     for ticks in (coarse, *fine):
@@ -230,7 +228,7 @@ def _label_line(axes, line, runs, reference=None):
 
 
 def _legend_below(axes, runs):
-    """Names in a legend under the axes, whose size stays; the figure grows."""
+    """Put the names into a legend below the axes. The axes keep their size, so the figure gets higher."""
     figure = axes.figure
     width, height = figure.get_size_inches()
     left, bottom, axes_width, axes_height = axes.get_position().bounds
@@ -257,11 +255,10 @@ def _legend_below(axes, runs):
 
 
 def _label_points(axes, runs, colors, reference=None) -> bool:
-    """Write each method's name beside its point where it covers least: other names, points, error bars, lines, the
-    frame.
+    """Write each method's name beside its point, where it covers the least of names, points, bars, lines and frame.
 
-    If two names, or a name and a point, cannot but touch, or a name leaves the figure, none is written. A thin line
-    leads to a name that is far from its point, or nearer to another.
+    No name is written if two names, or a name and a point, must touch, or if a name leaves the figure. A thin line
+    connects a point with a name that is far away or nearer to another point.
 
     Returns:
         bool: Whether the names were written.
@@ -278,7 +275,7 @@ def _label_points(axes, runs, colors, reference=None) -> bool:
         centres.append((cx, cy))
         r = 2.8 * scale  # of a marker; error bars with their caps are as thick
         bars += [(x0 - r, cy - r, x1 + r, cy + r), (cx - r, y0 - r, cx + r, y1 + r)]
-        if len(pairs) > 1:  # single runs, smaller; 0.7 points more for what the white behind a name covers around it
+        if len(pairs) > 1:  # single runs are smaller; 0.7 points more for the white around a name
             bars += [(x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale) for x, y in to_pixels(pairs)]
         texts.append(
             axes.annotate(
@@ -313,14 +310,14 @@ def _label_points(axes, runs, colors, reference=None) -> bool:
 
     def cost(i, distance, box, placed):
         covered = sum(_overlap(box, other) for other in [*bars, *placed])
-        covered += 2.5 * scale * max(astray(i, box) + 3 * scale, 0)  # not to be taken for the name of another
+        covered += 2.5 * scale * max(astray(i, box) + 3 * scale, 0)  # keeps it from looking like the name of another
         outside = sizes[i].prod() - _overlap(box, frame)
         crossing, dotted = (((xy > box[:2]) & (xy < box[2:])).all(axis=1).sum() for xy in (lines, dots))
-        # Rounded, so that of equal places the first, to the right, is taken.
+        # Rounded, so the first of equal places wins, which is to the right.
         return round(8 * (covered + outside + scale * (crossing + dotted)) + scale**2 * (distance - 6) ** 2 / 2)
 
     boxes = {}
-    for _ in range(3):  # once placed, names are moved again with all others in view
+    for _ in range(3):  # then move each name again, now that all others have a place
         for i in range(len(texts)):
             placed = [(box[0] - scale, box[1], box[2] + scale, box[3]) for j, (_, box) in boxes.items() if j != i]
             boxes[i] = min(candidates(i), key=lambda candidate: cost(i, *candidate, placed))  # noqa: B023

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .style import BACKING, FONT_SIZE, OKABE_ITO, STYLE, new_figure
 
 BLUE, VERMILLION = OKABE_ITO[:2]
-FEW = 10  # predictions in a bin: what they say is little, and drawn pale
+FEW = 10  # bins with fewer predictions are drawn pale
 _COLUMNS = 3
 
 
@@ -21,8 +21,8 @@ def merge_bins(runs: Sequence[Sequence[Mapping]]) -> list[dict]:
     """Bins over all predictions of several runs.
 
     Args:
-        runs: For each run its bins, dicts of mean ``confidence`` and ``accuracy`` (fractions; anything where empty) and
-            ``count``.
+        runs: The bins of each run, dicts of mean ``confidence`` and ``accuracy`` (fractions; ignored in an empty bin)
+            and ``count``.
 
     Raises:
         ConfigError: The runs have different numbers of bins.
@@ -46,14 +46,13 @@ def merge_bins(runs: Sequence[Sequence[Mapping]]) -> list[dict]:
 def reliability_diagram(
     sets: Mapping[str, Sequence[Mapping]], notes: Mapping[str, str] | None = None, width: float = 3.3
 ) -> matplotlib.figure.Figure:
-    """One panel for each set: accuracy against confidence in bars, the gap to the diagonal, and below how confidences
-    are spread.
+    """Draw one panel per set: accuracy at each confidence, the gap to the diagonal, and a histogram of confidences.
 
     Bins with fewer than ten predictions are pale.
 
     Args:
         sets: ``{name: bins}``, equal-width bins over 0..1 in order, each a dict of mean ``confidence``, ``accuracy``
-            (fractions) and ``count``. What an empty bin says besides its count is ignored.
+            (fractions) and ``count``. Of an empty bin only the count is read.
         notes: ``{name: text}`` written into the corner of a panel, e.g. its calibration error.
         width: Width in inches.
 
@@ -61,15 +60,15 @@ def reliability_diagram(
         matplotlib.figure.Figure: Independent of the pyplot state.
 
     Raises:
-        ValueError: If there are no sets, a set has no predictions, or a confidence or accuracy is not in 0..1.
+        ConfigError: There are no sets, a set has no predictions, or a confidence or accuracy is not in 0..1.
     """
     if not sets:
-        raise ValueError('no set to show')
+        raise ConfigError('no set to show')
     columns = min(_COLUMNS, len(sets))
     rows = -(-len(sets) // columns)
     left, right, gap, bottom, title, strip, between, apart = 0.44, 0.06, 0.1, 0.47, 0.19, 0.18, 0.04, 0.04  # inches
     side = min((width - left - right - (columns - 1) * gap) / columns, 1.6)
-    # Fewer panels than columns do not get larger than they can be read at: they are centred.
+    # Few panels keep their size and are centred.
     left += (width - left - right - columns * side - (columns - 1) * gap) / 2
     cell = title + side + between + strip
     height = rows * cell + (rows - 1) * apart + bottom
@@ -130,7 +129,7 @@ def reliability_diagram(
             below.set(ylim=(0, 1.08 * count.max() / count.sum()), yticks=[], xticks=[0, 0.5, 1])
             below.set_xticklabels(['0', '0.5', '1'])
             for label, align in zip(below.get_xticklabels(), ('left', 'center', 'right')):
-                label.set_ha(align)  # numbers of neighbouring panels stay apart
+                label.set_ha(align)  # keeps the numbers of neighbouring panels apart
             axes.tick_params(axis='x', labelbottom=False, length=0)
             below.tick_params(axis='x', length=2, pad=1.5)
             axes.tick_params(axis='y', length=2, pad=1.5, labelleft=column == 0)
@@ -174,8 +173,8 @@ def _arrays(name, bins):
     """Confidence, accuracy (0 where empty) and number of predictions, each (bins,)."""
     count = np.array([b['count'] for b in bins], dtype=float)
     if not count.sum() > 0:
-        raise ValueError(f'{name!r}: no predictions in any bin')
+        raise ConfigError(f'{name!r}: there are no predictions in any bin')
     values = np.array([[b[key] if b['count'] else 0 for b in bins] for key in ('confidence', 'accuracy')], dtype=float)
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f'{name!r}: confidence and accuracy of a bin must be fractions in 0..1')
+        raise ConfigError(f'{name!r}: confidence and accuracy of a bin must be fractions in 0..1')
     return (*values, count)

@@ -1,4 +1,4 @@
-"""What the figures have in common. No pyplot: the user's backend and open figures stay as they are."""
+"""Style and output of all figures, without pyplot, so the user's backend and open figures stay unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLE = {key: value for key, value in STYLE.items() if key not in ('backend', 'b
 OKABE_ITO = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 
 BACKING = dict(boxstyle='square,pad=0.1', fc='white', ec='none', alpha=0.75)  # keeps words readable on lines
-# How publications write the names of the sets.
+# Names of the sets in publications.
 SET_NAMES = {
     'imagenet': 'ImageNet',
     'imagenet-v2': 'ImageNet-V2',
@@ -43,19 +43,19 @@ SET_NAMES = {
 
 
 def new_figure(size: tuple) -> Figure:
-    """A figure of ``size`` inches that pyplot does not know."""
+    """A figure of ``size`` inches, unknown to pyplot."""
     figure = Figure(figsize=size, facecolor='white')
     FigureCanvasAgg(figure)
     return figure
 
 
 def save_figure(fig: Figure, path, pdf: bool = False, dpi: int = 300) -> list[Path]:
-    """Write a figure as PNG, and as PDF beside it if asked.
+    """Write a figure as PNG, and optionally as PDF.
 
     Args:
         fig: The figure.
-        path (str | Path): Where to; its name ends in ``.png``. Missing folders are made.
-        pdf: Whether to write ``<path without .png>.pdf`` too.
+        path (str | Path): The file; its name ends in ``.png``. Missing folders are created.
+        pdf: Whether to also write ``<path without .png>.pdf``.
         dpi: Resolution of the PNG.
 
     Returns:
@@ -73,7 +73,7 @@ def save_figure(fig: Figure, path, pdf: bool = False, dpi: int = 300) -> list[Pa
             fig.savefig(file, dpi=dpi, format='png', facecolor='white')
         if not pdf:
             return [path]
-        # Without the date equal figures give equal files.
+        # Without a date, equal figures give equal files.
         with atomic_write(path.with_suffix('.pdf')) as file:
             fig.savefig(file, dpi=dpi, format='pdf', metadata={'CreationDate': None})
         return [path, path.with_suffix('.pdf')]

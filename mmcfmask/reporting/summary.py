@@ -74,12 +74,12 @@ class Summary(NamedTuple):
     Attributes:
         id_set: Name of the in-distribution test set; None for a table without one.
         shifts: Names of the distribution shifts, in order.
-        rows: ``{method: {column: Stat}}`` with the columns ``id_set``, each shift, and ``'OOD avg'``. What was not
-            measured has no entry.
-        notes: What the reader must know: of what the OOD average is the mean, who lacks it, what the marks mean.
-        marked: ``{(method, column): why}`` of the cells shown with a mark; a note explains each. A set that no method
-            was tested on may be there too: it marks the average.
-        metric: What is shown.
+        rows: ``{method: {column: Stat}}`` with the columns ``id_set``, each shift, and ``'OOD avg'``; without an entry
+            for a set that the method was not tested on.
+        notes: Notes below the table: the sets in the OOD average, methods without one, and the meaning of the marks.
+        marked: ``{(method, column): why}`` of the marked cells; a note explains each. A set without a column can be
+            marked too, and then marks the average.
+        metric: The metric that the table shows.
         extra: Names of further columns at the end, differences in percentage points.
         average: Whether there is a column of the average over shifts.
     """
@@ -104,7 +104,7 @@ class Summary(NamedTuple):
         return {method: max(stat.num for stat in row.values()) for method, row in self.rows.items()}
 
     def is_best(self, method: str, column: str, digits: int | None = None) -> bool:
-        """Whether the method has the best mean of the column, to the precision shown; a method alone in it has not."""
+        """Whether the method has the best mean of a column that several methods have, to the precision shown."""
         digits = self.metric.digits if digits is None else digits
         shown = {m: round(row[column].mean, digits) for m, row in self.rows.items() if column in row}
         best = max if self.metric.higher_is_better else min
@@ -120,11 +120,11 @@ class Summary(NamedTuple):
 
 
 def check_results(results: Results, metric: Metric = ACCURACY) -> dict[str, list[dict[str, float]]]:
-    """``results`` with a list of runs for every method, checked.
+    """Check results and return them with a list of runs for every method.
 
     Raises:
-        ConfigError: If there is no method or run, a value is not a number that the metric can have (0..100 for
-            accuracies), or a method has a set for some of its seeds only.
+        ConfigError: There is no method or run; the metric cannot have a value (accuracies are in 0..100); or the seeds
+            of a method were tested on different sets.
     """
     if not results:
         raise ConfigError('results is empty: no method to show')
@@ -161,19 +161,19 @@ def summarize(
     marks: Mapping[str, Mapping[str, str]] | None = None,
     average: bool = True,
 ) -> Summary:
-    """Means and standard deviations over seeds, and the OOD average.
+    """Compute means and standard deviations over seeds, and the OOD average.
 
-    The OOD average is the unweighted mean over the shifts, taken for each seed and then over seeds. A method that lacks
-    a shift gets none, and a note says so.
+    The OOD average is the unweighted mean over the shifts of one seed, averaged over seeds. A method that was not
+    tested on a shift has no OOD average, and a note says so.
 
     Args:
         results: ``{method: {dataset: accuracy in percent}}``, or a list of such dicts per method, one per seed.
         id_set: Name of the in-distribution test set; None if there is none.
-        shifts: Names of the distribution shifts. Defaults to all other sets, in the order they appear.
-        metric: What the values are, if not accuracies.
-        marks: ``{method: {set: what is wrong with it}}``, for sets that are incomplete or missing: the cell of the set
-            is marked, and so is the OOD average unless it is the in-distribution set. Notes give the reasons.
-        average: Whether to take the OOD average.
+        shifts: Names of the distribution shifts. Defaults to all other sets, in order of appearance.
+        metric: The metric of the values.
+        marks: ``{method: {set: what is wrong}}``, for sets that are incomplete or missing. The cell of the set is
+            marked, and for a shift the OOD average too. Notes give the reasons.
+        average: Whether to compute the OOD average.
 
     Raises:
         ConfigError: The results are not valid (:func:`check_results`), or no method was tested on one of the sets.
@@ -184,7 +184,7 @@ def summarize(
     sets = (*([] if id_set is None else [id_set]), *shifts)
     missing = [name for name in sets if name not in known]
     if missing:
-        raise ConfigError(f'no method was tested on {", ".join(missing)}; the results hold {", ".join(known)}')
+        raise ConfigError(f'no method was tested on {", ".join(missing)}; the results have {", ".join(known)}')
 
     rows, notes = {}, []
     average = average and bool(shifts)
@@ -208,7 +208,7 @@ def summarize(
 
 
 def _marks(marks, rows, id_set):
-    """``{(method, column): why}`` to mark, and a note for each set and reason."""
+    """The marked cells, ``{(method, column): why}``, and a note for each set and reason."""
     marked, methods = {}, {}
     for method, row in rows.items():
         for name, reason in marks.get(method, {}).items():
@@ -224,7 +224,7 @@ def _marks(marks, rows, id_set):
 def with_column(
     summary: Summary, name: str, values: Mapping[str, Sequence[float]], note: str, sets: Sequence[str]
 ) -> Summary:
-    """The summary with one more column, of differences in percentage points.
+    """Return the summary with one more column, of differences in percentage points.
 
     Args:
         summary: A summary.

@@ -26,11 +26,11 @@ def results_table(
     first_column: str = 'Method',
     marks: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Table:
-    """The results for the terminal; arguments and errors as in :func:`summarize`.
+    """The results as a table for the terminal; arguments and errors as in :func:`summarize`.
 
-    The best mean of each column is bold, ties included, if several methods have the column; or the row ``highlight``
-    is, where the best of a column must not be looked for. ``–`` stands for what was not measured. ``notes`` are put
-    under the table, after its own. ``first_column`` heads the rows.
+    The best mean of each column is bold, ties included, if several methods have the column. With ``highlight``, the row
+    of this name is bold instead. ``–`` means not measured. ``notes`` follow the notes of the table. ``first_column`` is
+    the heading of the first column.
 
     Returns:
         rich.table.Table: To be printed with ``rich.print`` or a ``rich.console.Console``.
@@ -47,7 +47,7 @@ def summary_table(
     highlight: str | None = None,
     first_column: str = 'Method',
 ) -> Table:
-    """A summary for the terminal, as in :func:`results_table`."""
+    """A summary as a table for the terminal, see :func:`results_table`."""
     header, body = _cells(summary, digits, highlight, first_column)
     table = Table(
         title=title,
@@ -59,11 +59,11 @@ def summary_table(
     longest = max(len(row[0][0]) for row in body)
     table.add_column(Text(header[0]), overflow='fold', no_wrap=longest <= 24)  # a path folds, a name does not
     for name in header[1:]:
-        # Terminals are narrow: beside "ID (imagenet)" stand "r", "a", "sketch"; the notes have the whole names.
+        # Terminals are narrow: the columns are "ID (imagenet)", "r", "a", "sketch"; the notes have the full names.
         name = name.removeprefix(f'{summary.id_set}-') if summary.id_set else name
         table.add_column(Text(name), justify='right', overflow='fold')
     for row in body:
-        # In a narrow terminal the line breaks before the ±, not after it.
+        # A narrow terminal breaks the line before the ±, not after it.
         table.add_row(*(Text(text.replace('± ', '±'), style='bold' if best else '') for text, best in row))
     return table
 
@@ -87,14 +87,14 @@ def to_markdown(
 def summary_markdown(
     summary: Summary, digits: int | None = None, highlight: str | None = None, first_column: str = 'Method'
 ) -> str:
-    """A summary as a Markdown table with its notes, as in :func:`results_table`."""
+    """A summary as a Markdown table with its notes, see :func:`results_table`."""
     header, body = _cells(summary, digits, highlight, first_column)
     rows = [[f'**{text}**' if best else text for text, best in row] for row in body]
     return markdown_table(header, rows) + ''.join(f'\n{note}\n' for note in summary.notes)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table in Markdown; the ``left`` first columns are aligned to the left, the others to the right."""
+    """A Markdown table; the first ``left`` columns are aligned to the left, the others to the right."""
 
     def line(cells):
         return '| ' + ' | '.join(cell.replace('|', r'\|').replace('\n', ' ') for cell in cells) + ' |'
@@ -104,10 +104,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
 
 
 def summaries_csv(summaries: Sequence[Summary]) -> str:
-    """Summaries as one CSV table, full precision: metric, method, seeds, mean and sd of every column, notes.
+    """Summaries as one CSV table: metric, method, seeds, mean and standard deviation (sd) of every column, notes.
 
-    Cells of what was not measured, and of the sd of one seed, are empty. The notes of a row say which of its sets are
-    not whole.
+    A cell is empty if nothing was measured, and for the sd of one seed. The notes of a row name its incomplete sets.
     """
     columns = list(dict.fromkeys(column for summary in summaries for column in summary.columns))
     file = io.StringIO()
@@ -135,8 +134,8 @@ def summaries_csv(summaries: Sequence[Summary]) -> str:
 def to_json(results: Results, id_set: str | None = 'test', shifts: Sequence[str] | None = None) -> str:
     """The results as JSON; arguments and errors as in :func:`summarize`.
 
-    It holds ``id_set``, ``shifts``, ``notes`` and under ``methods`` for every method its ``runs`` as given and, at full
-    precision, ``mean`` and ``std`` per column; ``null`` stands for what was not measured or has one seed only.
+    Its keys are ``id_set``, ``shifts``, ``notes`` and ``methods``. Every method has its ``runs`` as given, and ``mean``
+    and ``std`` per column at full precision; ``null`` means not measured, or the ``std`` of one seed.
     """
     summary = summary_dict(summarize(results, id_set, shifts))
     for method, runs in check_results(results).items():

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from short_runs import config, train
 
 import mmcfmask.compat as compat
-from mmcfmask.engine import checkpoints
+from mmcfmask.engine import checkpoint_hook, checkpoints
 from mmcfmask.engine.checkpoint_hook import CheckpointHook
 from mmcfmask.engine.checkpoints import (
     best_checkpoint,
@@ -63,7 +63,7 @@ def flip(path):
 def test_the_order_of_writing(tmp_path, tiny_pretrained, monkeypatch):
     """A checkpoint, then its name, then the older one goes; the best one is written once."""
     order = []
-    write_tensors, write_text, remove = compat.write_tensors, checkpoints.write_text, CheckpointHook._remove
+    write_tensors, write_text, remove = compat.write_tensors, checkpoint_hook.write_text, CheckpointHook._remove
 
     def record(name, function):
 
@@ -74,7 +74,7 @@ def test_the_order_of_writing(tmp_path, tiny_pretrained, monkeypatch):
         return wrapped
 
     monkeypatch.setattr(compat, 'write_tensors', record('write', write_tensors))
-    monkeypatch.setattr(checkpoints, 'write_text', record('write', write_text))
+    monkeypatch.setattr(checkpoint_hook, 'write_text', record('write', write_text))
     monkeypatch.setattr(CheckpointHook, '_remove', record('remove', remove))
     train(config(tmp_path, tiny_pretrained, **{'default_hooks.checkpoint.max_keep_ckpts': 1}))
     best = load(tmp_path / 'best.pth')['meta']
@@ -135,7 +135,8 @@ def test_newest_whole_checkpoint_is_resumed(work_dir, said):
         )
     flip(work_dir / 'epoch_1.pth')
     with pytest.raises(
-        StorageError, match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete what'
+        StorageError,
+        match='epoch_1.pth. is damaged.*: there is no other checkpoint in .* To start again, delete the files',
     ):
         find_resumable(work_dir)
     (work_dir / 'epoch_1.pth').unlink()

@@ -128,6 +128,7 @@ def test_option_that_nothing_reads(tmp_path):
         ('[1]', r'shared=\[1\] must be a tuple'),
         ("('data_rot',)", "shared names 'data_rot', which is no variable of it. Did you mean 'data_root'"),
         ("('train_dataloader',)", "shared names 'train_dataloader', which is no variable of it"),
+        ("('images.part',)", "shared names 'images.part', but a dotted key can be shared only if it holds a dict"),
     ],
 )
 def test_what_cannot_be_shared(tmp_path, shared, message):
@@ -163,7 +164,7 @@ def test_copies_of_the_training_images_are_not_left_behind(tmp_path, text, part)
     with pytest.raises(
         ConfigError,
         match=f'^{part}.dataset held the images of train_dataloader.dataset, which --cfg-options changes: set '
-        f'{part}.dataset.per_class {part}.dataset.part as well$',
+        f'{part}.dataset.per_class {part}.dataset.part as well, or let the config share them: shared=',
     ):
         read(train_dataloader__dataset__per_class=60, train_dataloader__dataset__part=2)
     with pytest.raises(

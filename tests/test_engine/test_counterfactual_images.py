@@ -215,7 +215,7 @@ test_dataloader = dict(dataset=dict(type='FolderDataset', data_root={str(tmp_pat
         (['my photos'], dict(checkpoint='text.pth'), 'text.pth. is not a checkpoint'),
         (['my photos'], dict(labels=['unicorn']), "'unicorn' is neither a class name nor an index below 10"),
         (['my photos'], dict(labels=['star', 'ring']), '2 labels for 4 images'),
-        ([], dict(split='a', crop_scale=2.0), r'--relevance-crop: .* in \(0, 1\), but is 2.0'),
+        ([], dict(split='a', crop_scale=2.0), r'--relevance-crop: .* in \(0, 1\), but it is 2.0'),
     ],
 )
 def test_clear_errors(show, photos, images, settings, message):

@@ -5,14 +5,14 @@ from mmengine.config import Config
 
 from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.engine.config import load_config
-from mmcfmask.engine.provenance import training_of
+from mmcfmask.engine.provenance import read_training_settings
 
 
 def training(config, seed=0, **options):
     cfg = load_config(f'configs/{config}.py', {key.replace('__', '.'): value for key, value in options.items()})
     cfg.randomness.seed = seed
     follow_run(cfg, seed)
-    return training_of(dict(cfg=cfg.pretty_text))
+    return read_training_settings(dict(cfg=cfg.pretty_text))
 
 
 def test_seeds_of_one_method_are_the_same():
@@ -71,7 +71,7 @@ def test_what_tells_methods_apart(option, value, key):
 def test_checkpoints_of_one_training_are_told_apart():
     text = load_config('configs/shapes/ft.py', {}).pretty_text
     found = [
-        training_of(dict(cfg=text, epoch=epoch, **best))
+        read_training_settings(dict(cfg=text, epoch=epoch, **best))
         for epoch, best in ((3, dict(best=dict(value=90.0))), (7, dict(best=dict(value=91.0))), (3, {}), (7, {}))
     ]
     assert found[0] == found[1] and [settings['checkpoint'] for settings in found] == [
@@ -83,7 +83,8 @@ def test_checkpoints_of_one_training_are_told_apart():
 
 
 def test_what_no_training_wrote():
-    assert training_of({}) is None and training_of(dict(cfg=None)) is None and training_of(dict(cfg='def f(:')) is None
+    for meta in ({}, dict(cfg=None), dict(cfg='def f(:')):
+        assert read_training_settings(meta) is None
     names = [f'class {index}' for index in range(1000)]
     text = Config(dict(model=dict(head=dict(class_weights=dict(classnames=names))))).pretty_text
-    assert len(training_of(dict(cfg=text))['model.head.class_weights.classnames']) < 230
+    assert len(read_training_settings(dict(cfg=text))['model.head.class_weights.classnames']) < 230

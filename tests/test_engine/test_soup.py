@@ -140,7 +140,7 @@ def test_ingredients_must_be_of_one_model():
     with pytest.raises(ValueError, match='at least one'):
         greedy_soup([], None, None)
     with pytest.raises(
-        ValueError, match='ingredients 1 and 2 of the soup .* 1 tensors are in one of them only, such as bias'
+        ValueError, match='ingredients 1 and 2 of the soup .* 1 tensors are in only one of them, such as bias'
     ):
         uniform_soup([{'weight': torch.ones(2)}, {'weight': torch.ones(2), 'bias': torch.ones(1)}])
     with pytest.raises(ValueError, match=r'weight has the shapes \(2,\) and \(3,\)'):

@@ -120,7 +120,7 @@ def test_a_list_of_the_runs(path, tmp_path, capsys):
         (dict(only=['LP']), "my.yaml: no method is named 'LP'. There are FT, FT soup"),
         (dict(datasets=['pets']), "my.yaml: no data set is named 'pets'. There are one, two"),
         (dict(cfg_options=['model.head.num_classes.x=3']), r"my.yaml: methods\['FT'\]: .*configs/shapes/ft.py with"),
-        (dict(cfg_options=['lr']), "my.yaml: 'lr' is not key=value"),
+        (dict(cfg_options=['lr']), "my.yaml: --cfg-options: 'lr' is not key=value"),
         (dict(out='/proc/nowhere'), "cannot write to the folder '/proc/nowhere'"),
     ],
 )

@@ -79,8 +79,8 @@ def test_a_folder_that_may_be_any_set_is_spoken_of_once(root, capsys):
     out = capsys.readouterr().out
     said = [line for line in out.splitlines() if 'class folders' in line or 'classes' in line.partition(':')[2]]
     assert said == [
-        f'imagenet-r, imagenet-a, imagenet-sketch: {root}/photos holds 30 class folders of ImageNet, but matches none of '
-        'these sets as published: name the set with --sets to see what is missing'
+        f'imagenet-r, imagenet-a, imagenet-sketch: {root}/photos holds 30 class folders of ImageNet, but matches none '
+        'of these sets as published: name the set with --sets to see what is missing'
     ]
 
 

@@ -163,7 +163,7 @@ def test_bad_results(results, message):
 
 
 def test_unknown_shift():
-    with pytest.raises(ValueError, match='no method was tested on imagenet-r; the results hold test, v2, sketch'):
+    with pytest.raises(ValueError, match='no method was tested on imagenet-r; the results have test, v2, sketch'):
         to_markdown(ONE_SEED, shifts=['v2', 'imagenet-r'])
 
 

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from ...errors import ConfigError
 from ..checkpoints import check_checkpoint, check_same_tower, check_schedules
 from ..test_loop import find_sets
-from ..values import value_of
+from ..values import get_value
 from .data import check_test_data, check_training_data
 from .leakage import check_leakage
 from .model import (
@@ -60,7 +60,7 @@ def check_training(cfg: Config, keep_seed: bool = True) -> dict | None:
     for mode in ('val', 'test'):
         find_sets(cfg, mode)  # all names are known
     check_device(cfg)
-    out_dir = value_of(cfg, 'default_hooks.checkpoint.out_dir')
+    out_dir = get_value(cfg, 'default_hooks.checkpoint.out_dir')
     if out_dir:
         check_work_dir(out_dir, 'folder', 'default_hooks.checkpoint.out_dir')
     check_backbone(cfg.model)

@@ -11,7 +11,7 @@ from ...datasets import FolderDataset, MissingSetError
 from ...datasets.class_folders import check_folders, sub_folders
 from ...errors import ConfigError, blame
 from ..test_loop import find_sets, may_be_missing
-from ..values import is_a, value_of
+from ..values import get_value, is_a
 from .parts import named_loaders
 
 
@@ -23,7 +23,7 @@ def check_training_data(cfg: Config) -> None:
     """
     loaders = {
         'train_dataloader': cfg.get('train_dataloader'),
-        'model.head.class_weights': value_of(cfg, 'model.head.class_weights'),
+        'model.head.class_weights': get_value(cfg, 'model.head.class_weights'),
         **named_loaders(cfg, 'val'),
     }
     for key, loader in loaders.items():

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from ...datasets.holdout import follow_run
 from ...datasets.overlap import are_known_disjoint, identify_images
 from ...errors import ConfigError, MissingFileError
-from ..values import value_of
+from ..values import get_value
 
 TRAIN, VAL = 'train_dataloader.dataset', 'val_dataloader'
 
@@ -34,7 +34,7 @@ def check_leakage(cfg: Config, training: bool = True, seed: int | None = None) -
     learned, choosing = _find_sets(cfg, training)
     tested = {name: f'test_dataloader.{name}.dataset' for name in cfg.get('test_dataloader') or ()}
     sets = {**learned, **choosing, **{key: cfg.test_dataloader[name].get('dataset') for name, key in tested.items()}}
-    overlaps = _Overlaps(sets, value_of(cfg, 'randomness.seed') if seed is None else seed)
+    overlaps = _Overlaps(sets, get_value(cfg, 'randomness.seed') if seed is None else seed)
     for one in learned:
         for other in choosing:
             if both := overlaps.describe(one, other):
@@ -63,10 +63,10 @@ def _find_sets(cfg: Config, training: bool) -> tuple[dict[str, dict | None], dic
     learned, choosing = {}, {}
     if training:
         loader, loop = cfg.get('val_dataloader') or {}, cfg.get('val_cfg') or {}
-        learned[TRAIN] = value_of(cfg, TRAIN)
+        learned[TRAIN] = get_value(cfg, TRAIN)
         choosing[VAL] = (loader.get(loop['id_set'], {}) if loop.get('id_set') else loader).get('dataset')
     for part in ('model.head.class_weights', 'model.knn_gate'):
-        made_of, held_out = (value_of(cfg, f'{part}.{key}') for key in ('dataset', 'held_out'))
+        made_of, held_out = (get_value(cfg, f'{part}.{key}') for key in ('dataset', 'held_out'))
         if made_of and made_of not in learned.values():
             learned[f'{part}.dataset'] = made_of
         if held_out and held_out not in choosing.values():

@@ -23,7 +23,7 @@ from ...models.class_embeddings.text import resolve_classnames, resolve_template
 from ...models.losses import FLYP, check_teacher
 from ...models.towers.loading import check_pretrained
 from ...precision import multiplies_bfloat16
-from ..values import is_a, value_of
+from ..values import get_value, is_a
 
 SLOW_BFLOAT16 = (
     'this CPU has no instructions for bfloat16, so a step takes at least ten times as long as in float32. Leave it out'
@@ -34,7 +34,7 @@ def check_fill(cfg: Config) -> None:
     """A fill needs at least two images in every batch of a process, the last one of an epoch included.
 
     Raises:
-        ValueError: Names the keys to change.
+        ConfigError: Names the keys to change.
     """
     preprocessor = cfg.model.get('data_preprocessor') or {}
     if not makes_counterfactuals(cfg.model) or preprocessor.get('fill', 'single') == 'none':
@@ -158,7 +158,7 @@ def check_has_weights(cfg: Config) -> None:
 
 def unmatched_keys(cfg: Config, model: nn.Module) -> str | None:
     """Return a warning of settings for parameters that the model does not have, or None."""
-    keys = value_of(cfg, 'optim_wrapper.paramwise_cfg.custom_keys') or {}
+    keys = get_value(cfg, 'optim_wrapper.paramwise_cfg.custom_keys') or {}
     names = [name for name, _ in model.named_parameters()] if keys else []
     unmatched = [key for key in keys if not any(key in name for name in names)]
     if not unmatched:
@@ -171,7 +171,7 @@ def unmatched_keys(cfg: Config, model: nn.Module) -> str | None:
 
 def check_device(cfg: Config) -> None:
     """Raise a ConfigError for a training that needs a GPU, on a machine without one."""
-    if value_of(cfg, 'optim_wrapper.type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if get_value(cfg, 'optim_wrapper.type') == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise ConfigError(
             "optim_wrapper.type='AmpOptimWrapper' needs a GPU: use --amp, which is bfloat16 on any device"
         )
@@ -181,12 +181,12 @@ def slow_bfloat16(cfg: Config, device: str) -> str | None:
     """Return a warning of bfloat16 on a CPU that has no instructions for it, or None."""
     asked = []
     if (
-        value_of(cfg, 'optim_wrapper.type') == 'AutocastOptimWrapper'
-        or value_of(cfg, 'val_cfg.amp')
-        or value_of(cfg, 'test_cfg.amp')
+        get_value(cfg, 'optim_wrapper.type') == 'AutocastOptimWrapper'
+        or get_value(cfg, 'val_cfg.amp')
+        or get_value(cfg, 'test_cfg.amp')
     ):
         asked.append('--amp')
-    if value_of(cfg, 'model.teacher.precision') == 'bf16':
+    if get_value(cfg, 'model.teacher.precision') == 'bf16':
         asked.append("model.teacher.precision='bf16'")
     if not asked or multiplies_bfloat16(device):
         return None

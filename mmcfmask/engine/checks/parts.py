@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ...errors import ConfigError, blame
 from ...models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier
-from ..values import is_a, value_of
+from ..values import get_value, is_a
 
 
 def check_parts(cfg: Config) -> None:
@@ -52,10 +52,10 @@ def named_loaders(cfg: Config | dict, mode: str) -> dict[str, dict]:
 
 def _check_model_parts(cfg: Config) -> None:
     """Build the head and the data preprocessor of a CounterfactualClassifier."""
-    if not is_a(CounterfactualClassifier, value_of(cfg, 'model.type'), MODELS):
+    if not is_a(CounterfactualClassifier, get_value(cfg, 'model.type'), MODELS):
         return
     for name, default in dict(head=None, data_preprocessor='CAMRefillDataPreprocessor').items():
-        part = value_of(cfg, f'model.{name}') or {}
+        part = get_value(cfg, f'model.{name}') or {}
         kind = part.get('type', default)
         kind = MODELS.get(kind) if isinstance(kind, str) else kind
         if is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS):
@@ -127,7 +127,7 @@ def _check_schedules(values: dict, optimizer: torch.optim.Optimizer | None) -> N
         with _trial(f'param_scheduler[{index}]' if isinstance(schedules, list) else 'param_scheduler'):
             kind = PARAM_SCHEDULERS.get(schedule['type']) if isinstance(schedule['type'], str) else schedule['type']
             if schedule.pop('convert_to_iter_based', False):
-                arguments = {**schedule, 'end': schedule.get('end') or value_of(values, 'train_cfg.max_epochs') or 1}
+                arguments = {**schedule, 'end': schedule.get('end') or get_value(values, 'train_cfg.max_epochs') or 1}
                 del arguments['type']
                 kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=100, **arguments)
             else:

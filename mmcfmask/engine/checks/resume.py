@@ -11,7 +11,7 @@ from mmpretrain.registry import HOOKS
 from ...errors import ConfigError
 from ...renamed import update_model
 from ..hooks import DistillWeightHook
-from ..values import config_values, is_a, value_of
+from ..values import get_value, is_a, parse_config_text
 
 # Settings that a resumed run cannot change: it continues with the optimizer, schedule and weights of the checkpoint.
 SAME_IN_A_RESUMED_RUN = (
@@ -46,7 +46,9 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str, free: Sequence[str]
         name (str): Its path, for errors.
         free (Sequence[str]): Keys that may differ.
     """
-    before, now = (config_values(text, FREE_IN_A_RESUMED_RUN) for text in (checkpoint['meta']['cfg'], cfg.pretty_text))
+    before, now = (
+        parse_config_text(text, FREE_IN_A_RESUMED_RUN) for text in (checkpoint['meta']['cfg'], cfg.pretty_text)
+    )
     before['model'] = update_model(before.get('model') or {})
     for values in (before, now):  # keep only the hooks that change the weights
         values['custom_hooks'] = [
@@ -57,7 +59,7 @@ def check_same_run(cfg: Config, checkpoint: dict, name: str, free: Sequence[str]
     for key in SAME_IN_A_RESUMED_RUN:
         if key in free:
             continue
-        old, new = value_of(before, key), value_of(now, key)
+        old, new = get_value(before, key), get_value(now, key)
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):  # name the part that differs
                 part = next(part for part in [*old, *new] if old.get(part) != new.get(part))

@@ -10,7 +10,7 @@ from mmpretrain.registry import METRICS
 from ...errors import ConfigError
 from ...evaluation import ShiftAccuracy
 from ..test_loop import list_metrics, refuse_choice_by_shift
-from ..values import is_a, value_of
+from ..values import get_value, is_a
 from .parts import named_loaders
 
 
@@ -63,7 +63,7 @@ def _check_choice(cfg: Config, known: list[str] | None) -> None:
     if loop.get('id_set'):
         parts = [cfg.get('default_hooks'), cfg.get('custom_hooks'), cfg.get('param_scheduler')]
         refuse_choice_by_shift(parts, loop.id_set, list(cfg.val_dataloader))
-    chosen = value_of(cfg, 'default_hooks.checkpoint.save_best')
+    chosen = get_value(cfg, 'default_hooks.checkpoint.save_best')
     for name in [chosen] if isinstance(chosen, str) else chosen or []:
         if known is not None and name != 'auto' and name not in known:
             raise ConfigError(

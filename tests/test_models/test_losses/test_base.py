@@ -11,6 +11,9 @@ from mmengine.model import ExponentialMovingAverage
 from mmpretrain.registry import MODELS
 from terms import NAMES, TEMPLATES, build, dot, move_away, train_a_little, unit
 
+from mmcfmask.models import Step, classifier
+from mmcfmask.models.losses import base
+
 
 def test_teacher_looks_once_at_an_image(tiny_pretrained, batch, monkeypatch):
     """However many terms ask for its features of the clean images."""
@@ -22,6 +25,41 @@ def test_teacher_looks_once_at_an_image(tiny_pretrained, batch, monkeypatch):
     )
     losses = model(*batch, mode='loss')
     assert set(losses) == {'loss_cls', 'loss_distill', 'loss_carft', 'loss_lipsum', 'loss_l2sp'} and len(looks) == 1
+
+
+def test_counterfactual_images_are_made_once(tiny_pretrained, batch, monkeypatch):
+    """Two terms that ask for them get the same ones, and the relevance map is computed once."""
+    model = move_away(build(tiny_pretrained, *[dict(type='CounterfactualDistillation')] * 2))
+    made = []
+    for name in ('attention_relevance', 'patch_grid'):
+        original = getattr(base, name)
+        monkeypatch.setattr(
+            base, name, lambda *args, name=name, original=original, **kw: made.append(name) or original(*args, **kw)
+        )
+    losses = model(*batch, mode='loss')
+    assert made == ['patch_grid', 'attention_relevance']
+    assert set(losses) == {'loss_cls', 'loss_distill', 'loss_distill_2'}
+    assert losses['loss_distill'] == losses['loss_distill_2'] > 0
+
+
+@pytest.mark.parametrize(
+    'terms, mask, recorded',
+    [
+        ([], 'object', False),
+        ([dict(type='Distillation')], 'object', False),
+        ([dict(type='L2SP')], 'context', False),
+        ([dict(type='CounterfactualDistillation')], 'random', False),
+        ([dict(type='CounterfactualDistillation')], 'context', True),
+        ([dict(type='L2SP'), dict(type='CounterfactualDistillation')], 'object', True),
+    ],
+)
+def test_attention_is_recorded_if_a_term_asks_for_relevance(tiny_pretrained, batch, monkeypatch, terms, mask, recorded):
+    model = build(tiny_pretrained, *terms)
+    model.data_preprocessor.mask = mask
+    steps = []
+    monkeypatch.setattr(classifier, 'Step', lambda *args: steps.append(Step(*args)) or steps[-1])
+    model(*batch, mode='loss')
+    assert [len(step.attention) for step in steps] == [3 if recorded else 0]  # one call per layer
 
 
 def test_with_counterfactuals_beside(tiny_pretrained, batch):

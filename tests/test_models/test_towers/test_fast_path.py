@@ -169,7 +169,7 @@ def test_quick_gelu_keeps_one_tensor():
 @pytest.mark.parametrize('autocast', [False, True])
 @pytest.mark.parametrize('name', ['tiny-vit', 'tiny-vit-quickgelu'])
 def test_of_the_mlp_one_wide_tensor_is_kept(name, autocast):
-    """2 images of 17 tokens, 128 wide: all blocks but the last keep the input of the activation, and nothing else."""
+    """2 images of 17 tokens, 128 wide: in all blocks but the last, only what comes before the activation."""
     _, lean = towers(name, torch.float32)
     images = torch.randn(2, 3, 32, 32)
     wide = {}
