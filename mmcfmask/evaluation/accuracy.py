@@ -1,8 +1,8 @@
 """Accuracy and likelihood on a set of classes, from the logits of a head that may have more classes than the set.
 
 ``groups`` maps every class of the set to outputs of the head: one tuple of output indices per class. ``None``: the set
-has the head's classes, in the same order. ImageNet-R and -A have 200 groups of one output, ObjectNet 113 groups of one or
-several. Outputs in no group take no part in the decision or in the softmax.
+has the head's classes, in the same order. ImageNet-R and -A have 200 groups of one output, ObjectNet 113 groups of one
+or several. Outputs in no group take no part in the decision or in the softmax.
 
 ``labels`` are class indices (B,) int64, or (B, K) bool if an image has several correct classes.
 """

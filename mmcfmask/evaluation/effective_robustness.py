@@ -68,7 +68,9 @@ def fit_line(acc_id: Sequence[float], acc_ood: Sequence[float]) -> Line:
     """
     id_, ood = np.asarray(acc_id, dtype=float), np.asarray(acc_ood, dtype=float)
     if id_.shape != ood.shape or id_.ndim != 1:
-        raise ConfigError(f'acc_id and acc_ood must be lists of the same length, got shapes {id_.shape} and {ood.shape}')
+        raise ConfigError(
+            f'acc_id and acc_ood must be lists of the same length, got shapes {id_.shape} and {ood.shape}'
+        )
     if len(id_) < MIN_MODELS:
         raise ConfigError(f'a line needs at least {MIN_MODELS} models, got {len(id_)}')
     for values in (id_, ood):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from torch import nn
 
+from ..files import hash_file
 from ..version import __version__
 
 FORMAT = 1
@@ -89,11 +89,7 @@ def describe_checkpoint(path: str | None) -> dict | None:
     """``path`` and ``sha256`` of a file, None without one."""
     if path is None:
         return None
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return dict(path=str(path), sha256=digest.hexdigest())
+    return dict(path=str(path), sha256=hash_file(path))
 
 
 def versions() -> dict[str, str]:
