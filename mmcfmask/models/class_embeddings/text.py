@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ...datasets.names import class_names, read_names
 from ...datasets.shapes import SHAPES_TEMPLATES
 from ...errors import ConfigError, MissingFileError
+from ...files import hash_file
 from ..towers.loading import load_text_model, resolve_pretrained
-from .cache import cached, fastest_device, hash_file
+from .cache import cached, fastest_device
 
 PROMPTS_PER_BATCH = 800
 
