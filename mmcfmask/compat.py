@@ -63,6 +63,7 @@ from mmpretrain import ImageClassificationInferencer
 from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import nn
 
+from .errors import MissingFileError
 from .files import write_tensors, write_text
 from .safe_yaml import SafeYAMLLoader
 
@@ -155,7 +156,7 @@ def allow_config_inheritance() -> None:
         path = Path(__file__).parent / '.mim' / 'configs' / name
         if not path.is_file():
             known = sorted(str(file.relative_to(path.parents[0])) for file in path.parent.glob('*.py'))
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'{filename} inherits from {cfg_path!r}, which does not exist; there are: {", ".join(known)}'
             )
         return str(path), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -193,6 +194,15 @@ def _check_whole(path: str, size: int, modified: int) -> None:
                 )
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise StorageError(f'{path!r} is damaged ({error}). Copy it again, or use another') from None
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """SHA-256 of the content of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

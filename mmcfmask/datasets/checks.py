@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, MissingFileError
+from ..files import hash_file
 from ..messages import short_list
 from .class_folders import MissingSetError, find_folder_problems, list_images, sub_folders
 from .imagenet_labels import (
@@ -238,7 +238,7 @@ def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[t
     )
     for key in (
         lambda folder: tuple(path.stat().st_size for path in probe(folder)),
-        lambda folder: tuple(map(_digest, probe(folder))),
+        lambda folder: tuple(map(hash_file, probe(folder))),
     ):
         found = [group for groups in found for group in fingerprints(groups, key)]
     return sorted(map(tuple, found))
@@ -246,10 +246,6 @@ def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[t
 
 def _equal(groups: Sequence[Sequence[str]]) -> str:
     return short_list([' = '.join(group[:5]) + (' = ...' if len(group) > 5 else '') for group in groups])
-
-
-def _digest(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _check_folders(
@@ -335,7 +331,7 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
         report.images += part.images
         classes.add(part.classes)
         if found:
-            digests[tuple(map(_digest, found[:3]))].append(f'{name}/{severity}')
+            digests[tuple(map(hash_file, found[:3]))].append(f'{name}/{severity}')
         paths += found
     same = [group for group in digests.values() if len(group) > 1]
     if same:

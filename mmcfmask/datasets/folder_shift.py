@@ -74,8 +74,8 @@ class FolderShiftDataset(FolderDataset):
         shared = {index for index in indices if indices.count(index) > 1}
         if shared:
             raise ConfigError(
-                f'{root}: folder_map gives {short_list(self.head_classes[index] for index in sorted(shared))} to several '
-                'classes of the set: all its folders need the same list of classes.'
+                f'{root}: folder_map gives {short_list(self.head_classes[index] for index in sorted(shared))} to '
+                'several classes of the set: all its folders need the same list of classes.'
             )
         self._metainfo['classes'] = tuple(' / '.join(self.head_classes[index] for index in group) for group in order)
         whole = order == [(index,) for index in range(len(self.head_classes))]

@@ -178,8 +178,8 @@ def read_objectnet_mapping(folder: Path) -> ObjectNetMapping:
     missing = [name for name in MAPPINGS if not (folder / name).is_file()]
     if missing:
         raise MissingFileError(
-            f'{folder} lacks {short_list(missing)}; the mapping files say which classes of ObjectNet are in ImageNet and '
-            f'come with the set ({SETS["objectnet"].source}, mappings/ in objectnet-1.0.zip).'
+            f'{folder} lacks {short_list(missing)}; the mapping files say which classes of ObjectNet are in ImageNet '
+            f'and come with the set ({SETS["objectnet"].source}, mappings/ in objectnet-1.0.zip).'
         )
     tables = {}
     for name in MAPPINGS[:3]:
@@ -204,7 +204,8 @@ def read_objectnet_mapping(folder: Path) -> ObjectNetMapping:
         wrong = [part for part in names if part not in index or part in twice]
         if wrong:
             raise ConfigError(
-                f'{folder / MAPPINGS[1]}: {short_list(wrong)} of {label!r} must match exactly one line of {MAPPINGS[3]}.'
+                f'{folder / MAPPINGS[1]}: {short_list(wrong)} of {label!r} must match exactly one line of '
+                f'{MAPPINGS[3]}.'
             )
         groups[name] = tuple(sorted(index[part] for part in names))
     return ObjectNetMapping(labels, groups)

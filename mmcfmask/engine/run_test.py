@@ -18,7 +18,7 @@ from ..files import as_path, atomic_write, write_json
 from ..reporting import results_table
 from .build import build_runner
 from .checkpoints import check_state_dict
-from .checks import check_out, check_work_dir
+from .checks import check_config, check_out, check_work_dir
 from .checks.model import warn_of_random_weights
 from .config import load_config
 from .hooks import unwrapped
@@ -71,9 +71,10 @@ def run_test(
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
     config, checkpoint, out, predictions, work_dir = map(as_path, (config, checkpoint, out, predictions, work_dir))
-    cfg = load_config(config, options, complete=True)
-    if knn_gate:
+    cfg = load_config(config, options, complete=not knn_gate)
+    if knn_gate:  # options may hold a part of its settings
         add_knn_gate(cfg)
+        check_config(cfg, complete=True)
     if crop_scale is not None:
         add_relevance_crop(cfg, crop_scale)
     apply_run_arguments(cfg, config, work_dir, launcher, local_rank)

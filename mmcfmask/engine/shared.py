@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from .values import get_value
+
+RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')  # of this process, before there is a process group
 
 
 def find_shared(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def find_shared(cfg: Mapping[str, Any]) -> dict[str, Any]:
     names = cfg.get('shared') or ()
     if not isinstance(names, (list, tuple)):
         return {}
-    values = {name: get_value(cfg, name) for name in names}
+    values = {name: get_value(cfg, name) for name in names if isinstance(name, str)}
     return {name: value for name, value in values.items() if isinstance(value, dict) or name in cfg}
 
 
@@ -71,7 +74,8 @@ def _set_copies(node: Any, where: str, name: str | None, old: Any, new: Any) -> 
 
 @functools.cache  # a study reads the same config for every run
 def _log_once(line: str) -> None:
-    print_log(line, 'current')
+    if all(os.environ.get(rank, '0') == '0' for rank in RANKS):
+        print(line, file=sys.stderr)  # there is no log file yet, and stdout may be the config itself (print_config)
 
 
 def share_between_files() -> None:

@@ -1,11 +1,10 @@
-"""Accuracy and likelihood on a set of classes, from the logits of a head that may know more classes than the set.
+"""Accuracy and likelihood on a set of classes, from the logits of a head that may have more classes than the set.
 
-``groups`` says which outputs of the head mean which class of the set: a tuple with, for every class of the set, a tuple
-of indices of the head's C outputs. ``None``: the set's classes are the head's, in order. ImageNet-R and -A: 200 groups
-of one. ObjectNet: 113 groups of one or several. Outputs in no group do not take part, neither in the decision nor in
-the softmax.
+``groups`` maps every class of the set to outputs of the head: one tuple of output indices per class. ``None``: the set
+has the head's classes, in the same order. ImageNet-R and -A have 200 groups of one output, ObjectNet 113 groups of one
+or several. Outputs in no group take no part in the decision or in the softmax.
 
-``labels`` are class indices (B,) int64, or (B, K) bool where an image has several right classes.
+``labels`` are class indices (B,) int64, or (B, K) bool if an image has several correct classes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Groups = Optional[tuple[tuple[int, ...], ...]]
 
 
 def check_groups(groups: Groups, num_logits: int) -> None:
-    """Raise a ValueError, naming the class, for a group that is empty or names an output that the head lacks."""
+    """Raise a ConfigError that names the class if a group is empty or names an output that the head lacks."""
     for label, group in enumerate(groups or ()):
         if not group:
             raise ConfigError(f'label_groups: class {label} has no output of the head')
@@ -43,7 +42,7 @@ def _membership(
     bool."""
     check_groups(groups, num_logits)
     longest = max(map(len, groups))
-    with torch.inference_mode(False):  # they are kept, and may be needed where gradients are
+    with torch.inference_mode(False):  # cached, and later perhaps used where gradients are needed
         index = torch.tensor([[*group, *[group[0]] * (longest - len(group))] for group in groups], device=device)
         member = torch.zeros(len(groups), num_logits, device=device).scatter_(1, index, 1.0)
         return index, member, member.amax(dim=0) > 0
@@ -71,10 +70,10 @@ def class_scores(logits: Tensor, groups: Groups) -> Tensor:
 
 
 def label_rank(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many classes are placed before the label, (B,) int64: 0 means that top-1 is right, below 5 that top-5 is.
+    """How many classes rank before the label, (B,) int64: 0 means a correct top-1, below 5 a correct top-5.
 
-    Of several labels the best placed counts. Equal scores are placed in the order of their classes, so that a model
-    which says the same of all classes is not right on all of them.
+    Of several labels the best one counts. Equal scores rank in the order of their classes, so that a model with
+    constant scores is not correct on every image.
     """
     mask = label_mask(labels, scores.shape[1])
     best = scores.masked_fill(~mask, -torch.inf).argmax(dim=1, keepdim=True)
@@ -90,14 +89,14 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor, groups: Groups = Non
 
 
 def confidence(logits: Tensor, labels: Tensor, groups: Groups = None) -> tuple[Tensor, Tensor]:
-    """Highest softmax probability among the outputs that take part, (B,) float64, and whether its output means the
-    label, (B,) bool."""
+    """Highest softmax probability among the outputs that take part, (B,) float64, and whether that output belongs to
+    the label, (B,) bool."""
     probability, output = restrict_logits(logits.double(), groups).softmax(dim=1).max(dim=1)
     return probability, _right_outputs(logits, labels, groups).gather(1, output[:, None])[:, 0]
 
 
 def _right_outputs(logits: Tensor, labels: Tensor, groups: Groups) -> Tensor:
-    """Outputs of the head that mean a label of the image, (B, C) bool."""
+    """Outputs of the head that belong to a label of the image, (B, C) bool."""
     if groups is None:
         return label_mask(labels, logits.shape[1])
     member = _membership(groups, logits.shape[1], logits.device)[1]
@@ -109,7 +108,7 @@ def per_class_accuracy(correct: np.ndarray, labels: np.ndarray) -> dict[int, tup
 
     Args:
         correct (np.ndarray): (N,) bool.
-        labels (np.ndarray): (N, L) int; −1 fills up where an image has fewer than L labels. An image counts for each of
+        labels (np.ndarray): (N, L) int, padded with −1 if an image has fewer than L labels. An image counts for each of
             its labels.
     """
     image, place = np.nonzero(labels >= 0)

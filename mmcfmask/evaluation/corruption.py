@@ -25,7 +25,7 @@ def mean_error(errors: Mapping[int, float]) -> float:
 def corruption_error(corruption: str, errors: Mapping[int, float]) -> float | None:
     """CE of one corruption in percent: Σ_s error_s / Σ_s error_s of AlexNet, of {severity: error in percent}.
 
-    None where there is no published denominator: another corruption, or not all five severities.
+    None if there is no published denominator: another corruption, or not all five severities.
     """
     if corruption not in ALEXNET_ERROR or set(errors) != set(SEVERITIES):
         return None
@@ -35,7 +35,7 @@ def corruption_error(corruption: str, errors: Mapping[int, float]) -> float | No
 def mean_corruption_error(errors: Mapping[str, Mapping[int, float]]) -> float | None:
     """mCE in percent: mean of CE over the fifteen corruptions, of {corruption: {severity: error in percent}}.
 
-    None unless all fifteen are there with all five severities: the mean over fewer is another number.
+    None unless all fifteen are given with all five severities: the mean over fewer is a different number.
     """
     ces = [corruption_error(corruption, errors.get(corruption, {})) for corruption in ALEXNET_ERROR]
     known = [error for error in ces if error is not None]

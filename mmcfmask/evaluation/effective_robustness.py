@@ -29,9 +29,9 @@ class Line(NamedTuple):
 
     Attributes:
         slope, intercept: Of the least-squares fit.
-        r2: Share of the variance of logit(ood) that the line explains, 0..1.
-        models: Number of models it was fitted on.
-        id_range: Their lowest and highest ID accuracy in percent; outside, the line is extrapolated.
+        r2: Fraction of the variance of logit(ood) that the line explains, 0..1.
+        models: Number of models of the fit.
+        id_range: Their lowest and highest ID accuracy in percent; outside this range the line is extrapolated.
     """
 
     slope: float
@@ -64,21 +64,22 @@ def fit_line(acc_id: Sequence[float], acc_ood: Sequence[float]) -> Line:
         acc_id, acc_ood: Accuracies in percent of the reference models, (N,), above 0 and below 100.
 
     Raises:
-        ValueError: If there are fewer than three models, an accuracy is 0, 100 or outside, or all ID accuracies are the
-            same.
+        ConfigError: Fewer than three models, an accuracy outside (0, 100), or equal ID accuracies.
     """
     id_, ood = np.asarray(acc_id, dtype=float), np.asarray(acc_ood, dtype=float)
     if id_.shape != ood.shape or id_.ndim != 1:
-        raise ValueError(f'acc_id and acc_ood must be lists of the same length, got shapes {id_.shape} and {ood.shape}')
+        raise ConfigError(
+            f'acc_id and acc_ood must be lists of the same length, got shapes {id_.shape} and {ood.shape}'
+        )
     if len(id_) < MIN_MODELS:
-        raise ValueError(f'a line needs at least {MIN_MODELS} models, got {len(id_)}')
+        raise ConfigError(f'a line needs at least {MIN_MODELS} models, got {len(id_)}')
     for values in (id_, ood):
         if not ((values > 0) & (values < 100)).all():
-            raise ValueError(
+            raise ConfigError(
                 f'accuracies must be above 0 and below 100 percent, got {values[~((values > 0) & (values < 100))][0]:g}'
             )
     if np.ptp(id_) == 0:
-        raise ValueError(f'all models have the same ID accuracy, {id_[0]:g}: no line')
+        raise ConfigError(f'all models have the same ID accuracy, {id_[0]:g}: no line')
     x, y = logit(id_), logit(ood)
     slope, intercept = np.polyfit(x, y, 1)
     spread = np.square(y - y.mean()).sum()
@@ -108,8 +109,7 @@ def read_reference_models(path: str | Path = REFERENCE_MODELS) -> dict[str, dict
     below 100, left empty where not measured. Lines that start with ``#`` are comments.
 
     Args:
-        path: The file; by default the one that comes with the package, which says in its first lines where its numbers
-            are from.
+        path: The file. Defaults to the one of the package, whose first lines name the sources.
 
     Returns:
         dict[str, dict[str, float]]: ``{model: {set: accuracy}}``; what was not measured has no entry.
@@ -192,11 +192,11 @@ def reference_line(models: ReferenceModels, id_set: str, shifts: Sequence[str]) 
     """The line of the mean accuracy over the shifts; None if the models were not measured on one of the sets.
 
     Raises:
-        ValueError: If fewer than three models have all the sets, or no line fits.
+        ConfigError: Fewer than three models have all the sets, or no line fits.
     """
     if not {id_set, *shifts} <= set(measured_sets(models)):
         return None
     try:
         return fit_line(*reference_points(models, id_set, shifts).T)
     except ValueError as error:
-        raise ValueError(f'reference models with accuracies on {", ".join((id_set, *shifts))}: {error}') from None
+        raise ConfigError(f'reference models with accuracies on {", ".join((id_set, *shifts))}: {error}') from None

@@ -1,4 +1,4 @@
-"""How well a relevance map finds the object, where the object is known."""
+"""How well a relevance map finds the object, if the object is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def mask_iou(mask: Tensor, objects: Tensor) -> Tensor:
-    """Intersection over union, in pixels, of masked patches with the object.
+    """Intersection over union of the masked patches with the object, in pixels.
 
     Args:
         mask (Tensor): (B, h, w) bool, e.g. an object mask of :func:`mmcfmask.counterfactual.patch_mask`.
@@ -22,9 +22,9 @@ def mask_iou(mask: Tensor, objects: Tensor) -> Tensor:
 
 
 def best_iou(grid: tuple[int, int], objects: Tensor) -> Tensor:
-    """The highest IoU that any choice of patches can reach, (B,) float32: patches are coarse, so it is below 1.
+    """The highest IoU that any selection of patches can reach, (B,) float32; below 1, because patches are coarse.
 
-    The best mask takes patches in the order of how much of them the object covers, so trying every prefix finds it.
+    The best mask takes patches in the order of how much of each the object covers, so trying every prefix finds it.
     """
     size = (objects.shape[1] // grid[0]) * (objects.shape[2] // grid[1])
     covered = F.adaptive_avg_pool2d(objects[:, None].float(), grid).flatten(1) * size
@@ -35,7 +35,7 @@ def best_iou(grid: tuple[int, int], objects: Tensor) -> Tensor:
 
 
 def pointing_hits(relevance: Tensor, objects: Tensor) -> Tensor:
-    """Pointing game (Zhang et al. 2016) on patches: whether the most relevant patch holds a pixel of the object.
+    """Pointing game (Zhang et al. 2016) on patches: whether the most relevant patch contains a pixel of the object.
 
     Args:
         relevance (Tensor): (B, h, w).

@@ -1,4 +1,4 @@
-"""Metrics of a test set whose classes may be some of the head's, or sums of them."""
+"""Metrics of a test set whose classes may be a subset of the head's classes, or groups of them."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, 
 
 
 def nll_key(key: str) -> str:
-    """The metric that decides where two models are equal by ``key``: ``'accuracy/nll'`` for ``'accuracy/top1'``."""
+    """The metric that breaks ties of ``key``: ``'accuracy/nll'`` for ``'accuracy/top1'``."""
     return f'{key.rpartition("/")[0]}/nll'.lstrip('/')
 
 
 def preference(metrics: Mapping[str, float], key: str, rule: str | None = 'greater') -> tuple[float, float]:
-    """By what one model is preferred to another on held-out images: the larger, the better.
+    """Sort key to compare models on held-out images: the larger, the better.
 
-    Accuracy on a few hundred images is often equal, and the first of the equal ones an accident. The likelihood of the
-    labels tells them apart.
+    Accuracies on a few hundred images are often equal. The likelihood of the labels breaks such ties.
 
     Args:
-        metrics (Mapping[str, float]): Of a validation.
-        key (str): The metric to choose by.
-        rule (str, optional): Whether the better is the 'greater' one or the 'less'.
+        metrics (Mapping[str, float]): Metrics of a validation.
+        key (str): The metric to compare.
+        rule (str, optional): 'greater' or 'less': which is better.
 
     Returns:
-        tuple[float, float]: The metric, or its negative, and the negative cross-entropy; 0 where that was not measured.
+        tuple[float, float]: The metric or its negative, and the negative cross-entropy, 0 if not measured.
     """
     return (-metrics[key] if rule == 'less' else metrics[key]), -metrics.get(nll_key(key), 0.0)
 
@@ -48,8 +47,8 @@ def preference(metrics: Mapping[str, float], key: str, rule: str | None = 'great
 class ShiftAccuracy(BaseMetric):
     """Accuracy, likelihood and calibration on the classes of the set.
 
-    The set says in ``metainfo['label_groups']`` which outputs of the head mean which of its classes
-    (:mod:`mmcfmask.evaluation.accuracy`); without it, its classes are the head's. Only a few numbers are kept of every
+    ``metainfo['label_groups']`` of the set maps its classes to outputs of the head
+    (:mod:`mmcfmask.evaluation.accuracy`); without it, the set has the head's classes. Only a few numbers are kept per
     image.
 
     ======================  =========================================================================================
@@ -60,9 +59,9 @@ class ShiftAccuracy(BaseMetric):
     ``zero_shot_percent``   Percent of images that the zero-shot model answered, for a model with a k-NN gate.
     ======================  =========================================================================================
 
-    Of every data sample it takes ``gt_label`` (the class within the set; several: any of them is right) and
-    ``pred_logits`` (float, (C,)). Where a head gives no logits, the logarithm of ``pred_score`` stands in; scores that
-    have underflowed to 0 count as the smallest float32 number.
+    Data samples hold ``gt_label`` (the class within the set; of several, any is correct) and ``pred_logits`` (float,
+    (C,)). If a head gives no logits, the logarithm of ``pred_score`` replaces them; scores that underflowed to 0 count
+    as the smallest float32 number.
 
     Args:
         keep_predictions (bool): Keep path, label, prediction and confidence of every image in ``details``. Defaults to
@@ -73,11 +72,11 @@ class ShiftAccuracy(BaseMetric):
         details (dict): After ``evaluate``, on the main process: ``per_class`` {class name: percent},
             ``per_class_count``, ``reliability`` (:func:`mmcfmask.evaluation.reliability_bins`), ``predictions`` (None,
             or a list of dicts with ``img_path``, ``gt``, ``pred``, ``correct``, ``confidence``), ``notes`` (list of
-            str). A name that two classes share has the class index behind it.
+            str). A name that two classes share gets the class index appended.
 
     Raises:
-        ValueError: No logits or label; an image counted twice or left out; label_groups that do not fit the head.
-        NumericalError: Logits that are not finite, with the image.
+        ConfigError: No logits or label; an image counted twice or left out; label_groups that do not fit the head.
+        NumericalError: Logits that are not finite; the message names the image.
     """
 
     default_prefix = 'accuracy'
@@ -191,8 +190,8 @@ class ShiftAccuracy(BaseMetric):
     def evaluate(self, size: int) -> dict[str, float]:
         """Metrics of the whole set of ``size`` images, the same on every process, with the prefix.
 
-        mmengine's own way to collect a list with an item per image takes gigabytes for the 3.75 million of ImageNet-C,
-        and files in the working directory. The order and what is cut off are the same (:func:`interleave`).
+        mmengine collects a list with an item per image, which takes gigabytes for the 3.75 million images of ImageNet-C
+        and files in the working directory. Order and cut-off here are the same (:func:`interleave`).
         """
         parts = all_gather_object(merge(self.results))
         metrics: list[dict[str, float]] = [{}]
@@ -310,7 +309,7 @@ class CorruptionError(ShiftAccuracy):
 
 
 def merge(batches: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Columns of several batches, one after the other. ``labels`` are filled up with −1 to the same width."""
+    """Concatenate the columns of several batches. ``labels`` are padded with −1 to the same width."""
     width = max((batch['labels'].shape[1] for batch in batches), default=1)
 
     def column(batch: dict, name: str) -> np.ndarray:
@@ -327,8 +326,8 @@ def merge(batches: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def interleave(parts: Sequence[dict[str, np.ndarray]], size: int) -> dict[str, np.ndarray]:
     """Columns of all processes in the order of the set.
 
-    mmengine's ``DefaultSampler`` deals items out in turn, and starts again from the first where the last round is not
-    full; item j of process r of R is number j·R + r. What is behind the first ``size`` is such padding.
+    mmengine's ``DefaultSampler`` deals items out in turn and fills the last round from the start of the set: item j of
+    process r of R is number j·R + r. Items beyond the first ``size`` are this padding.
     """
     full = [part for part in parts if part]
     place = np.concatenate(
@@ -340,8 +339,7 @@ def interleave(parts: Sequence[dict[str, np.ndarray]], size: int) -> dict[str, n
 
 
 def unique_names(classes: Sequence[str] | None, num_classes: int) -> list[str]:
-    """Class names to use as keys: those that occur twice (ImageNet's "missile", "sunglasses") with the class index
-    behind them."""
+    """Class names as unique keys: duplicates (ImageNet's "missile", "sunglasses") get the class index appended."""
     if classes is None:
         return [str(index) for index in range(num_classes)]
     count = Counter(classes)

@@ -1,8 +1,7 @@
-"""What was evaluated, in words and numbers: the part of ``metrics.json`` that lets a reader check the protocol."""
+"""What was evaluated: the part of ``metrics.json`` that lets a reader check the protocol."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from torch import nn
 
+from ..files import hash_file
 from ..version import __version__
 
 FORMAT = 1
@@ -25,7 +25,7 @@ def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) ->
 
     Args:
         dataset (mmengine.dataset.BaseDataset): The set. ``metainfo['protocol']``, where there is one, holds the
-            published number of ``images`` and ``num_classes``; ``metainfo['notes']`` what else a reader must know.
+            published number of ``images`` and ``num_classes``; ``metainfo['notes']`` more remarks for the reader.
         preprocessor (ClsDataPreprocessor, optional): Its normalisation ends the transform.
 
     Returns:
@@ -75,7 +75,7 @@ def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) ->
 
 
 def describe_subset(dataset: BaseDataset) -> str:
-    """The settings that make ``dataset`` a part of its set on purpose, as text; empty if there are none."""
+    """The settings that select a part of the set, as text; empty if there are none."""
     settings = []
     if getattr(dataset, 'per_class', None) is not None:
         settings.append(f'per_class={dataset.per_class}')
@@ -89,15 +89,11 @@ def describe_checkpoint(path: str | None) -> dict | None:
     """``path`` and ``sha256`` of a file, None without one."""
     if path is None:
         return None
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return dict(path=str(path), sha256=digest.hexdigest())
+    return dict(path=str(path), sha256=hash_file(path))
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
+    """Versions of the libraries that compute the numbers."""
     return dict(
         mmcfmask=__version__,
         torch=str(torch.__version__),
@@ -162,7 +158,7 @@ def describe_run(
 
 
 def list_notes(run: dict) -> list[str]:
-    """What a reader of the table must know: which sets are missing, incomplete, or have images left out."""
+    """Notes for a reader of the table: which sets are missing or incomplete, or have skipped images."""
     notes = [f'{name}: {note}.' for name, part in run['sets'].items() for note in part['notes']]
     return notes + [f'{name}: missing, not tested. {" ".join(why.split())}' for name, why in run['missing'].items()]
 

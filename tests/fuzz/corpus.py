@@ -26,6 +26,7 @@ class Case:
         environment (dict): Variables.
         says (str): Part of the error.
         may_run (bool): May be accepted.
+        must_run (bool): Must be accepted: near to a bad input, but good.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     environment: dict[str, str] = field(default_factory=dict)
     says: str = ''
     may_run: bool = False
+    must_run: bool = False
 
 
 def cases() -> list[Case]:
@@ -319,7 +321,7 @@ def combinations() -> Iterator[Case]:
     yield Case('empty probe', options={'model.head.class_weights': dict(type='linear_probe')}, says='dataset')
     yield Case('lists for numbers of a list', options={'optim_wrapper.optimizer.betas': [[0.9], 0.9]}, says='betas')
     yield Case('half a gate', 'test', options={'model.knn_gate.level': 0.1}, says='dataset')
-    yield Case('gate with a level', 'test', [TRAIN, '--knn-gate'], options={'model.knn_gate.level': 0.1}, may_run=True)
+    yield Case('gate with a level', 'test', [TRAIN, '--knn-gate'], options={'model.knn_gate.level': 0.1}, must_run=True)
     yield Case('half a test', options={'test_cfg': None}, says='test_cfg')
 
 

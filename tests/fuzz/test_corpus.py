@@ -74,7 +74,7 @@ def test_bad_input(case, tmp_path, monkeypatch, capsys):
             assert stop.code == 2 or isinstance(stop.code, str), stop.code
             assert text and '\n' not in text and 'Traceback' not in text, text
             assert case.says in text, text
-    assert not accepted or case.may_run
+    assert accepted if case.must_run else not accepted or case.may_run
     assert not list(tmp_path.glob('**/ran'))
 
 

@@ -178,7 +178,8 @@ def test_folder_that_cannot_be_written(root):
     (root.parent / 'file').touch()
     with pytest.raises(
         OSError,
-        match="CachedDataset: cannot write to cache_dir '.*file/cache' .*: choose another folder, or do without the cache",
+        match="CachedDataset: cannot write to cache_dir '.*file/cache' .*: choose another folder, or do without the "
+        'cache',
     ):
         cached(root, 'file/cache')
 

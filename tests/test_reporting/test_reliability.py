@@ -77,7 +77,7 @@ def test_bins_of_seeds_are_those_of_all_predictions():
     'sets, message',
     [
         ({}, 'no set'),
-        ({'test': [EMPTY] * 15}, "'test': no predictions"),
+        ({'test': [EMPTY] * 15}, "'test': there are no predictions"),
         ({'test': [dict(confidence=40, accuracy=30, count=1)]}, 'fractions in 0..1'),
     ],
 )

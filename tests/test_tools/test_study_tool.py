@@ -90,7 +90,7 @@ def test_a_killed_study_resumes_and_a_failure_does_not_stop_the_rest(tmp_path, s
     # The finished run was kept, the killed one resumed, the broken one and its dependent failed, the others finished.
     assert f'FT (seed 0): kept from {seed0}' in shown and (seed0 / 'metrics.json').read_text() == metrics
     assert 'resumed epoch: 1' in (seed1 / 'train.log').read_text()
-    assert 'shapes Broken (seed 0): failed: fine-tuning failed, see' in shown and 'there is no such file' in shown
+    assert 'shapes Broken (seed 0): failed: fine-tuning failed, see' in shown and 'the file does not exist' in shown
     assert 'shapes Broken soup: it depends on shapes Broken (seed 0), which failed' in shown and '2 failed:' in shown
     results = json.loads((tmp_path / 'out' / 'shapes' / 'results.json').read_text())
     assert {name: method['seeds'] for name, method in results['methods'].items()} == {

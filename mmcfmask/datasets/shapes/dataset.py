@@ -20,8 +20,8 @@ class ShapesDataset(BaseDataset):
     """One split of the built-in benchmark, rendered when the dataset is built.
 
     Before the pipeline (usually just ``PackInputs``), every item is a dict with ``img`` ((64, 64, 3) RGB uint8),
-    ``gt_label`` (int), ``gt_mask`` ((64, 64) bool, the object), ``img_shape``, ``ori_shape`` and ``sample_idx``. Because
-    images are RGB, the data preprocessor needs ``to_rgb=False``.
+    ``gt_label`` (int), ``gt_mask`` ((64, 64) bool, the object), ``img_shape``, ``ori_shape`` and ``sample_idx``. Images
+    are RGB, so the data preprocessor needs ``to_rgb=False``.
 
     Args:
         split: 'pretrain' (everything independent, all styles), 'train', 'val', 'test' (photo-like, the background tied

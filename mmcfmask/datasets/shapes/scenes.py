@@ -100,8 +100,8 @@ def _article(words: str) -> str:
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """Describe a scene in one English sentence of at most 20 words.
 
-    As in captions on the web, the object is always named, its surroundings rarely. (If captions said everything, colours
-    alone would tell the pairs of a batch apart, and a contrastive loss would not need the shape.)
+    As in captions on the web, the object is always named, its surroundings rarely. (If captions said everything,
+    colours alone would tell the pairs of a batch apart, and a contrastive loss would not need the shape.)
     """
     word = choice(rng, STYLE_WORDS[scene.style])
     # A negative shows other colours than the scene, a line drawing shows none.

@@ -1,4 +1,4 @@
-"""What a head starts from."""
+"""Build the class embeddings that a head is initialised with, by the config ``class_weights``."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
             - ``dict(type='text', classnames=..., templates='openai', model_name=None, pretrained=None,
               cache_dir=None)``: the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a
               list, or a text file with one name per line; ``templates`` is ``'openai'`` (the 80 ImageNet templates),
-              ``'shapes'`` (those of the built-in benchmark) or a list of strings with a ``{}``. The text tower is the
-              backbone's partner if no other is named.
+              ``'shapes'`` (those of the built-in benchmark) or a list of strings with a ``{}``. The text tower
+              defaults to the backbone's own.
             - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
             - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0,
               cache_dir=None)``: the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
             - ``dict(type='linear_probe', dataset=dict(...), held_out=None, strengths=None, batch_size=64,
               num_workers=0, cache_dir=None)``: logistic regression on the frozen features of all images of
-              ``dataset``, its strength of regularisation chosen on ``held_out``
-              (:func:`.linear_probe.fit_linear_probe`): the start of LP-FT. ``held_out`` is another dataset; None
-              stands for the part that ``dataset`` holds out itself, by its ``holdout``.
+              ``dataset``, as in LP-FT. The regularisation strength is chosen on ``held_out``
+              (:func:`.linear_probe.fit_linear_probe`), another dataset; None stands for the part that ``dataset``
+              holds out by its ``holdout``.
         classifier: Has ``backbone``, ``neck``, ``extract_feat(inputs)[-1]`` -> (B, D) and ``data_preprocessor``.
 
     Returns:
-        (C, D) float32 on the CPU, rows L2-normalised; of ``linear_probe`` (C, D + 1), weights and in the last column
-        biases.
+        (C, D) float32 on the CPU, rows L2-normalised; for ``linear_probe`` (C, D + 1), weights with the biases in the
+        last column.
 
     Raises:
-        ValueError: Unknown type, names or templates; weights without a text tower; too few images in a class.
-        FileNotFoundError: A file that does not exist.
+        ConfigError: Unknown type, names or templates; weights without a text tower; too few images in a class.
+        MissingFileError: A file that does not exist.
     """
     cfg = dict(cfg)
     kind = cfg.pop('type', None)
@@ -62,7 +62,7 @@ def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
         raise ConfigError(f'class_weights.type={kind!r} is unknown: choose from {", ".join(map(repr, CLASS_WEIGHTS))}.')
     try:
         inspect.signature(CLASS_WEIGHTS[kind]).bind(classifier, **cfg)
-    except TypeError as error:  # a key too many or too few
+    except TypeError as error:  # an unknown or missing key
         raise ConfigError(f'class_weights=dict(type={kind!r}, ...): {error}') from error
     return CLASS_WEIGHTS[kind](classifier, **cfg)
 
@@ -71,12 +71,12 @@ def load_class_weights(path: str | Path) -> Tensor:
     """Read class embeddings (C, D) from a .pt, .pth, .safetensors or .npy file, and normalise their rows.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not a finite (C, D) tensor, or a row of zeros.
+        MissingFileError: The file does not exist.
+        ConfigError: Not a finite (C, D) tensor, or a row of zeros.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise MissingFileError(f'class_weights.path={str(path)!r}: there is no such file.')
+        raise MissingFileError(f'class_weights.path={str(path)!r}: the file does not exist.')
     try:
         weight: Any
         if path.suffix == '.npy':
@@ -167,7 +167,7 @@ def _build_linear_probe(
     if held_out is None:
         if (dataset.get('holdout') or {}).get('part') != 'train':
             raise ConfigError(
-                "class_weights=dict(type='linear_probe', ...) chooses its strength on held-out images: give held_out, "
+                "class_weights=dict(type='linear_probe', ...) chooses its strength on held-out images: set held_out to "
                 "a dataset, or dataset.holdout=dict(fraction=0.2, part='train')"
             )
         held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
@@ -195,7 +195,7 @@ def _build_linear_probe(
     return cached(key, compute, cache_dir)
 
 
-# Where class embeddings come from: the type of a config to what makes them.
+# class_weights.type to the function that builds the class embeddings.
 CLASS_WEIGHTS: dict[str, Callable[..., Tensor]] = dict(
     text=_build_text, file=_build_file, prototype=_build_prototype, linear_probe=_build_linear_probe
 )

@@ -1,4 +1,4 @@
-"""Embeddings and features on disk."""
+"""Disk cache of embeddings and features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ...files import atomic_write, remove_leftovers
 
 @contextmanager
 def evaluating(classifier: nn.Module) -> Iterator[None]:
-    """Inside the context the classifier is on the fastest device and in eval mode."""
+    """Inside the context, the classifier is on the fastest device and in eval mode."""
     home, training = next(classifier.parameters()).device, classifier.training
     classifier.to(fastest_device()).eval()
     try:
@@ -35,12 +35,12 @@ def evaluating(classifier: nn.Module) -> Iterator[None]:
 
 
 def cached(key: dict, compute: Callable[[], Tensor], cache_dir: str | None = None) -> Tensor:
-    """``compute()``, or its result of an earlier time under an equal ``key``.
+    """The result of ``compute()``, read from disk if it was computed before under an equal ``key``.
 
-    Files are written atomically, and by one process only while others wait; one that cannot be read is made again.
+    Files are written atomically. One process computes while others wait; a damaged file is computed again.
 
     Raises:
-        OSError: The cache folder cannot be written.
+        StorageError: The cache folder cannot be written.
     """
     text = json.dumps(key, sort_keys=True, default=repr)
     folder = Path(cache_dir or os.environ.get('MMCFMASK_CACHE') or '~/.cache/mmcfmask').expanduser()
@@ -64,9 +64,9 @@ def cached(key: dict, compute: Callable[[], Tensor], cache_dir: str | None = Non
                 remove_leftovers(folder)
                 with atomic_write(path) as file:
                     file.write(save({'weight': weights}, metadata={'key': text, 'sha256': _hash_tensor(weights)}))
-            except StorageError as error:  # what is computed is not lost
+            except StorageError as error:  # the result is not lost
                 print_log(
-                    f'{error}; this run goes on, the next one computes it again.', 'current', level=logging.WARNING
+                    f'{error}; this run continues, the next one computes it again.', 'current', level=logging.WARNING
                 )
     return weights
 
@@ -83,20 +83,12 @@ def _read(path: Path) -> Tensor | None:
         if checksum in (None, _hash_tensor(weight)) and weight.isfinite().all():  # version 0.1 wrote no checksum
             return weight
         wrong = 'its checksum is wrong, or it holds numbers that are not finite'
-    print_log(f'{path} is damaged ({wrong}) and is made again.', 'current', level=logging.WARNING)
+    print_log(f'{path} is damaged ({wrong}) and is computed again.', 'current', level=logging.WARNING)
     return None
 
 
 def fastest_device() -> torch.device:
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-
-
-def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _hash_tensor(tensor: Tensor) -> str:
@@ -110,7 +102,7 @@ def hash_state(module: nn.Module) -> str:
 
 
 def update_digest(digest: Any, info: dict) -> None:
-    """Feed a flat dict of arrays and plain values, and the state of the file it names, to a hash."""
+    """Feed a flat dict of arrays and plain values, and size and time of the file it names, to a hash."""
     for name, value in sorted(info.items()):
         if isinstance(value, np.ndarray):
             digest.update(f'{name} {value.dtype} {value.shape}'.encode())

@@ -1,4 +1,4 @@
-"""Class embeddings from image features: class means."""
+"""Image features, and class embeddings as their class means."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def image_features(
 def load_batches(
     dataset: BaseDataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str
 ) -> Iterator[Tensor]:
-    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``;
-    shows progress."""
+    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``.
+    Shows progress."""
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
     for batch in track(loader, description=description):
         yield data_preprocessor(batch)['inputs']
@@ -64,15 +64,15 @@ def prototype_class_weights(
     Args:
         extract_feat: Normalised images (B, 3, H, W) to a tuple whose last entry is features (B, D).
         data_preprocessor: Maps a collated batch to a dict with ``inputs``.
-        dataset: An mmpretrain dataset whose items are those of ``PackInputs``.
-        indices: The images to use, e.g. of :func:`draw_per_class`. None: all.
+        dataset: An mmpretrain dataset whose pipeline ends in ``PackInputs``.
+        indices: The images to use, e.g. from :func:`draw_per_class`. None: all.
 
     Returns:
         (C, D) float32 on the CPU, rows L2-normalised; C is the number of classes in ``dataset.metainfo``, or the
         highest label + 1.
 
     Raises:
-        ValueError: A class without an image.
+        ConfigError: A class without an image.
     """
     indices = list(range(len(dataset)) if indices is None else indices)
     labels = read_labels(dataset, indices)
@@ -88,7 +88,7 @@ def draw_per_class(dataset: BaseDataset, per_class: int, seed: int = 0) -> list[
     """Indices of ``per_class`` images of each class, drawn with a seed, ordered by class.
 
     Raises:
-        ValueError: A class with fewer images (its name and the counts are given).
+        ConfigError: A class with fewer images; the message gives its name and count.
     """
     labels = np.array([dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))])
     rng = np.random.RandomState(seed)
@@ -101,13 +101,13 @@ def draw_per_class(dataset: BaseDataset, per_class: int, seed: int = 0) -> list[
     if short:
         raise ConfigError(
             f'per_class={per_class}, but these {len(short)} classes have fewer images: {", ".join(short[:10])}. '
-            'Lower per_class of class_weights, or give its dataset more images (no holdout).'
+            'Lower per_class of class_weights, or use a dataset with more images (no holdout).'
         )
     return drawn
 
 
 def num_classes(dataset: BaseDataset, labels: Sequence[int]) -> int:
-    """Number of classes by the dataset's names, or by its labels where it has none."""
+    """Number of classes by the dataset's class names, or by its labels if it has no names."""
     names = dataset.metainfo.get('classes')
     return len(names) if names else int(max(labels)) + 1
 
@@ -125,8 +125,8 @@ def cached_features(
     num_workers: int = 0,
     cache_dir: str | None = None,
 ) -> Tensor:
-    """L2-normalised features (N, D), float32 on the CPU, of all images of ``dataset``, built from ``cfg``; read once
-    for given weights."""
+    """L2-normalised features (N, D), float32 on the CPU, of all images of ``dataset``, which was built from ``cfg``;
+    cached on disk per weights."""
     indices = range(len(dataset))
 
     def compute() -> Tensor:

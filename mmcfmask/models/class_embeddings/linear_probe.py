@@ -57,7 +57,7 @@ def logistic_regression(
         num_classes (int): Number of classes.
         strength (float): C > 0; small values regularise strongly.
         start (tuple[Tensor, Tensor], optional): W and b to start from. Defaults to zeros.
-        max_iter (int): Iterations at most.
+        max_iter (int): Maximum number of iterations.
 
     Returns:
         tuple[Tensor, Tensor]: W (num_classes, D) and b (num_classes,).
@@ -71,7 +71,7 @@ def logistic_regression(
 
     @torch.enable_grad()
     def closure() -> Tensor:
-        """The objective over C · N, and its gradient; in chunks, because the logits of all images may not fit."""
+        """The objective divided by C · N, and its gradient; in chunks, because the logits of all images may not fit."""
         optimizer.zero_grad()
         total = weight.square().sum() / (2 * strength * len(features))
         total.backward()
@@ -94,14 +94,14 @@ def fit_linear_probe(
     num_classes: int,
     strengths: Sequence[float] = STRENGTHS,
 ) -> LinearProbe:
-    """Logistic regression with the strength that is best on held-out images, as Kumar et al., "Fine-Tuning can Distort
-    Pretrained Features and Underperform Out-of-Distribution" (ICLR 2022), fit the linear probe of LP-FT.
+    """Logistic regression with the strength that is best on held-out images: the linear probe of LP-FT (Kumar et al.,
+    "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022).
 
-    Features are brought to mean 0 and standard deviation 1 by one number each, so that a strength means the same for
-    any tower; the strengths are tried from the strongest penalty to the weakest, each starting from the one before. Of
-    those as accurate as the best one, up to one standard error of its accuracy, the lowest cross-entropy is taken:
-    accuracy does not see how sure a probe is, and the strongest penalties rank the classes right with weights of almost
-    0. The result is for the features as they are given. That it lies at an end of ``strengths`` is logged as a warning.
+    Features are shifted and scaled, by one number each, to mean 0 and standard deviation 1, so that a strength means
+    the same for any tower. Strengths are tried from the strongest penalty to the weakest, each fit initialised with the
+    previous one. Among the probes within one standard error of the best accuracy, the one with the lowest cross-entropy
+    wins: accuracy ignores confidence, and the strongest penalties rank the classes correctly with weights of almost 0.
+    The result applies to the original features. A best strength at an end of ``strengths`` logs a warning.
 
     Args:
         features, held_out_features (Tensor): (N, D) and (M, D) float32.
@@ -110,19 +110,18 @@ def fit_linear_probe(
         strengths (Sequence[float]): Values of C.
 
     Raises:
-        ValueError: No image, or no strength; features that are not finite, or all equal.
+        ConfigError: No image or no strength; features that are not finite, or all equal.
     """
     if not len(features) or not len(held_out_features) or not len(strengths):
         raise ConfigError(
-            f'a linear probe needs images and strengths, but got {len(features)} images to fit, '
-            f'{len(held_out_features)} '
-            f'held-out ones and {len(strengths)} strengths'
+            f'a linear probe needs images and strengths, but got {len(features)} training images, '
+            f'{len(held_out_features)} held-out images and {len(strengths)} strengths'
         )
     for name, values in {'training images': features, 'held-out images': held_out_features}.items():
         if not values.isfinite().all():
             raise ConfigError(f'the features of the {name} of a linear probe are not finite: the image tower is broken')
     if features.min() == features.max():
-        raise ConfigError('all features that a linear probe is fitted with are equal: the image tower is broken')
+        raise ConfigError('all features of a linear probe are equal: the image tower is broken')
     mean, std = features.mean(), features.std()
     x, held_out_x = (features - mean) / std, (held_out_features - mean) / std
     probes, fitted, strengths = [], None, sorted(strengths)
@@ -139,7 +138,7 @@ def fit_linear_probe(
     if len(strengths) > 1 and best.strength in (strengths[0], strengths[-1]):
         side = 'smallest' if best.strength == strengths[0] else 'largest'
         print_log(
-            f'the linear probe is best at the {side} C that was tried, {best.strength:g}: a better one may lie beyond',
+            f'the linear probe is best at the {side} C of the list, {best.strength:g}: a better one may lie beyond it',
             'current',
             level=logging.WARNING,
         )

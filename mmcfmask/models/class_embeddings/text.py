@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ...datasets.names import class_names, read_names
 from ...datasets.shapes import SHAPES_TEMPLATES
 from ...errors import ConfigError, MissingFileError
+from ...files import hash_file
 from ..towers.loading import load_text_model, resolve_pretrained
-from .cache import cached, fastest_device, hash_file
+from .cache import cached, fastest_device
 
 PROMPTS_PER_BATCH = 800
 
@@ -52,13 +53,13 @@ def text_context_weights(
     templates: Sequence[str],
     device: str | torch.device = 'cpu',
 ) -> Tensor:
-    """What :func:`text_class_weights` is to classes, to contexts: each prompt's text embedding L2-normalised, their
-    mean over the classes per template, normalised again (CAR-FT, Mao et al. 2024, section 3).
+    """Like :func:`text_class_weights`, but one row per context (template): each prompt's text embedding L2-normalised,
+    their mean over the classes, normalised again (CAR-FT, Mao et al. 2024, section 3).
 
     Returns:
         (K, D) float32 on the CPU for K templates, rows L2-normalised.
     """
-    # The mean is over the second factor of the prompts: here the names, each a function of the template.
+    # The mean is over the second argument: here the names, each as a function of the template.
     names = [lambda template, name=name: template.format(name) for name in classnames]
     return _mean_text_embeddings(
         model, tokenizer, templates, names, device, f'Text embeddings of {len(templates)} contexts'
@@ -129,7 +130,7 @@ def resolve_templates(templates: str | Sequence[str]) -> list[str]:
 
 
 def _takes_a_name(template: str) -> bool:
-    """Whether a template has a place for one name, and nothing else that ``str.format`` would fill."""
+    """Whether ``str.format`` fills exactly one name into a template, and nothing else."""
     try:
         return all(
             field in ('', None) and not spec and not how for _, field, spec, how in string.Formatter().parse(template)
@@ -141,16 +142,16 @@ def _takes_a_name(template: str) -> bool:
 def text_source(
     classifier: nn.Module, model_name: str | None = None, pretrained: str | None = None
 ) -> tuple[str, str | None]:
-    """Name and weights of a text tower: the partner of the classifier's image tower, if no other is named.
+    """Name and weights of a text tower; defaults to the one that belongs to the classifier's image tower.
 
     Raises:
-        ValueError: The tower has no name, so no partner.
+        ConfigError: No name is given, and the image tower has none.
     """
     own_name = getattr(classifier.backbone, 'model_name', None)
     model_name = model_name or own_name
     if model_name is None:
         raise ConfigError(
-            f'{type(classifier.backbone).__name__} has no text tower of its own: name one with '
+            f'{type(classifier.backbone).__name__} has no text tower: name one with '
             "model_name='ViT-B-16-quickgelu', pretrained='openai', for a head in class_weights=dict(type='text', ...)."
         )
     if pretrained is None and model_name == own_name:
@@ -167,7 +168,7 @@ def text_embeddings(
     pretrained: str | None = None,
     cache_dir: str | None = None,
 ) -> Tensor:
-    """Mean text embeddings per class or per context of a classifier's prompts, from the cache where they are there.
+    """Mean text embeddings of a classifier's prompts per class or per context, cached on disk.
 
     Args:
         classifier: Has ``backbone``.
@@ -176,8 +177,8 @@ def text_embeddings(
         classnames, templates, model_name, pretrained, cache_dir: As in :func:`build_class_weights`.
 
     Raises:
-        NoTextTowerError: The weights hold an image tower alone.
-        ValueError, FileNotFoundError: As :func:`build_class_weights`.
+        NoTextTowerError: The weights hold an image tower only.
+        ConfigError, MissingFileError: As :func:`build_class_weights`.
     """
     embed = dict(text=text_class_weights, context=text_context_weights)[kind]
     classnames, templates = resolve_classnames(classnames), resolve_templates(templates)
@@ -196,11 +197,11 @@ def text_embeddings(
         key['weights'] = {file.name: hash_file(file) for file in files if file.is_file()}
     elif pretrained is None:
         print_log(
-            f'The text tower of {model_name!r} has random weights (pretrained=None), and so has what is made of it.',
+            f'The text tower of {model_name!r} has random weights (pretrained=None), so its embeddings are random too.',
             'current',
             level=logging.WARNING,
         )
-        return compute()  # differs every time
+        return compute()  # random, so not cached
     elif open_clip.is_pretrained_cfg(model_name, pretrained):
         key['weights'] = pretrained
     else:

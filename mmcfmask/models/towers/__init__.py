@@ -1,0 +1,1 @@
+"""Image and text towers: loading, the backbone, its fast path, and conversion."""

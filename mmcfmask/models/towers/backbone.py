@@ -15,26 +15,24 @@ from .loading import load_image_tower
 class OpenCLIPBackbone(BaseBackbone):
     """The image tower of an open_clip model, with its projection.
 
-    ``forward`` takes normalised images (B, 3, H, W) of the tower's own size and returns a tuple with one (B, D) tensor:
-    the image embedding before L2 normalisation, as ``open_clip_model.encode_image(images)``. The weights are loaded at
-    construction, so that a model which is only tested has them; ``init_weights`` leaves them alone.
+    ``forward`` takes normalised images (B, 3, H, W) of the tower's image size and returns a tuple with one (B, D)
+    tensor: the image embedding before L2 normalisation, as ``open_clip_model.encode_image(images)``. The weights are
+    loaded at construction, so a model that is only tested has them too; ``init_weights`` leaves them alone.
 
     Args:
         model_name (str): Name of an open_clip model, e.g. ``'ViT-B-16-quickgelu'``.
         pretrained (str, optional): Tag, path or ``'shapes'``, see
             :func:`mmcfmask.models.towers.loading.load_image_tower`. Defaults to None: random weights.
-        load (bool): Whether the weights named by ``pretrained`` are loaded. False leaves them random, for a checkpoint
-            to replace; the tag still decides the activation. Defaults to True.
-        frozen (bool): Whether the tower is kept as it is (linear probing): no gradients, and eval mode whatever
-            ``train()`` is told. Defaults to False.
-        grad_checkpointing (bool): Whether activations are computed again in the backward pass to save memory.
+        load (bool): Load the weights that ``pretrained`` names. False leaves them random, for a checkpoint to replace;
+            the tag still decides the activation. Defaults to True.
+        frozen (bool): Freeze the tower (linear probing): no gradients, always in eval mode. Defaults to False.
+        grad_checkpointing (bool): Recompute activations in the backward pass to save memory. Defaults to False.
+        compile (bool): Run the operations between the matrix products of a block through ``torch.compile``. For GPUs;
+            on a CPU it is no faster. All blocks share the code, which is compiled in the first step. Needs torch ≥ 2.5.
             Defaults to False.
-        compile (bool): Whether what lies between the matrix products of a block runs through ``torch.compile``. For
-            GPUs; on a CPU it is no faster. All blocks share the code, which is compiled in the first step. Needs torch
-            ≥ 2.5. Defaults to False.
-        recompute (bool, optional): Whether cheap activations (QuickGELU, layer norms) are computed again in the
-            backward pass, which saves up to a third of the memory for a few percent of the time, on a GPU for a tenth.
-            Defaults to None: where a GPU has less than 40 GB, and on CPUs.
+        recompute (bool, optional): Recompute cheap activations (QuickGELU, layer norms) in the backward pass. Saves up
+            to a third of the memory and costs a few percent of the time, a tenth on a GPU. Defaults to None: True on
+            CPUs and on GPUs with less than 40 GB.
         init_cfg (dict, optional): Initialisation config, applied on top of the loaded weights. Defaults to None.
 
     Attributes:
@@ -44,11 +42,11 @@ class OpenCLIPBackbone(BaseBackbone):
         patch_size (tuple[int, int] | None): None for convolutional towers.
         logit_scale (float): Factor of the cosine similarities of the pre-trained model (about 100).
         mean, std (tuple[float, float, float] | None): Normalisation of RGB images in 0-1 that the weights were trained
-            with. None where ``pretrained`` does not tell: a path, or no weights.
+            with. None if ``pretrained`` is a path or None.
 
     Raises:
-        ValueError: Unknown name or tag, weights that do not fit, or ``compile`` for a tower that is no plain ViT.
-        FileNotFoundError: Weights that are neither here nor can be downloaded.
+        ConfigError: Unknown name or tag, weights that do not fit, or ``compile`` for a tower that is not a plain ViT.
+        MissingFileError: The weights are not on this machine and cannot be downloaded.
 
     Examples:
         >>> backbone = OpenCLIPBackbone('ViT-B-16-quickgelu')
@@ -88,7 +86,7 @@ class OpenCLIPBackbone(BaseBackbone):
             self.eval()
 
     def init_weights(self) -> None:
-        """Apply ``init_cfg``, if there is one; the pre-trained weights are in place since construction."""
+        """Apply ``init_cfg``, if there is one. The pre-trained weights are already loaded."""
         if self.init_cfg is not None:
             super().init_weights()
 

@@ -11,6 +11,7 @@ from open_clip import CLIPVisionCfg
 from open_clip.utils import to_2tuple
 
 from ...errors import ConfigError
+from ...messages import short_list
 from .loading import check_model_name
 
 # open_clip's names (without 'visual.') on the left, mmpretrain's on the right; norms and linears by module, rest by
@@ -35,14 +36,13 @@ def open_clip_to_mmpretrain(state_dict: dict[str, torch.Tensor]) -> dict[str, to
     ``neck.proj``).
 
     Args:
-        state_dict: Weights of the tower, with keys ``visual.*`` (then all others are left out) or without that prefix.
+        state_dict: Weights of the tower, with keys ``visual.*`` (all other keys are then ignored) or without prefix.
 
     Returns:
         The same tensors under mmpretrain's names; the class token and the position embedding get a batch dimension.
 
     Raises:
-        ValueError: Keys that mmpretrain's VisionTransformer has no place for (attention pooling, layer scale, timm
-            towers).
+        ConfigError: Keys that mmpretrain's VisionTransformer lacks (attention pooling, layer scale, timm towers).
     """
     visual = {
         key[len('visual.') :]: value for key, value in state_dict.items() if key.startswith('visual.')
@@ -62,8 +62,7 @@ def open_clip_to_mmpretrain(state_dict: dict[str, torch.Tensor]) -> dict[str, to
             unknown.append(key)
     if unknown:
         raise ConfigError(
-            f'No plain ViT tower of open_clip: mmpretrain has no place for {", ".join(unknown[:5])} '
-            f'({len(unknown)} keys in all).'
+            f"Not a plain ViT tower of open_clip: mmpretrain's VisionTransformer lacks {short_list(unknown, 5)}."
         )
     return converted
 
@@ -73,10 +72,10 @@ def mmpretrain_config(model_name: str, pretrained: str | None = None) -> dict:
 
     Args:
         model_name: Name of an open_clip model.
-        pretrained: The tag whose weights it will get, if any: some, like ``'openai'``, need QuickGELU with every name.
+        pretrained: The tag of the weights, if any: some, like ``'openai'``, need QuickGELU with every model name.
 
     Raises:
-        ValueError: Unknown name, or a tower that mmpretrain's VisionTransformer cannot be.
+        ConfigError: Unknown name, or a tower that mmpretrain's VisionTransformer cannot represent.
     """
     check_model_name(model_name)
     cfg = open_clip.get_model_config(model_name)
@@ -99,7 +98,7 @@ def mmpretrain_config(model_name: str, pretrained: str | None = None) -> dict:
             "use dict(type='OpenCLIPBackbone', ...)."
         )
     quick_gelu = cfg.get('quick_gelu') or open_clip.get_pretrained_cfg(model_name, pretrained or '').get('quick_gelu')
-    # Both libraries' defaults differ: open_clip's LayerNorm has torch's 1e-5, mmpretrain's VisionTransformer 1e-6.
+    # The defaults differ: open_clip's LayerNorm has torch's 1e-5, mmpretrain's VisionTransformer 1e-6.
     norm_cfg = {'type': 'LN', 'eps': 1e-5, **(vision.norm_kwargs or {})}
     return dict(
         backbone=dict(

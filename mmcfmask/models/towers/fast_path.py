@@ -1,4 +1,4 @@
-"""open_clip's vision transformer with its own weights and the same results, without the work that nobody uses."""
+"""A faster forward and backward pass for open_clip's vision transformers, with the same weights and results."""
 
 from __future__ import annotations
 
@@ -19,46 +19,45 @@ from ...counterfactual.relevance import needs_weight_gradients
 from ...errors import ConfigError
 from ...precision import autocast_dtype, bfloat16_products, no_autocast
 
-# The original: a recorder of attention may stand in its place later.
+# The original function: a recorder of attention may replace the one in torch later.
 _fused_attention = F.scaled_dot_product_attention
-# Elements of attention matrices to work on at once on a CPU, about what its cache holds.
+# Elements of attention matrices computed at once on a CPU; they about fit its cache.
 _CPU_CHUNK = 2**20
-# A GPU with less memory, in bytes, computes cheap activations again.
+# GPUs with less memory, in bytes, recompute cheap activations.
 _LARGE_MEMORY = 40e9
 
 
 def on_cpu(device: torch.device) -> bool:
-    """Whether the ways of a CPU are taken on this device."""
+    """Whether the code paths for CPUs apply to this device."""
     return device.type == 'cpu'
 
 
 def make_lean(visual: nn.Module, compiled: bool = False, recompute: bool | None = None) -> None:
-    """Turn the parts of an open_clip tower that are stock into their lean equals, in place.
+    """Replace the standard parts of an open_clip tower by faster ones, in place.
 
-    Weights, their names, hooks and sub-modules stay as they are, and features and gradients are equal up to rounding:
+    Weights, their names, hooks and sub-modules stay; features and gradients are equal up to rounding:
 
-    - The last block computes only the class token, since nothing else of it is used (a twelfth of ViT-B's work, but for
-    keys and values). - Attention works on (B, L, C) as it comes; ``nn.MultiheadAttention`` transposes and copies. -
-    QuickGELU keeps one tensor for its backward pass instead of three; what it and the layer norms give is computed
-    again there
-      (with ``recompute``).
-    - Layer norms work in the precision of their input under autocast on a GPU too, which would make float32 copies
-    around them. - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16). -
-    Attention in bfloat16 on a CPU has a backward pass of matrix products: that of the fused kernel is several times
-    slower there.
+    - The last block computes the class token only, because nothing else of it is used (saves a twelfth of ViT-B's work,
+      except for keys and values).
+    - Attention works on (B, L, C) directly; ``nn.MultiheadAttention`` transposes and copies.
+    - QuickGELU keeps one tensor for its backward pass, not three. With ``recompute``, the outputs of QuickGELU and the
+      layer norms are recomputed there.
+    - Layer norms under autocast on a GPU work in the precision of their input; autocast would add float32 copies.
+    - The patch embedding is a matrix product (the backward pass of the convolution is slow in bfloat16).
+    - Attention in bfloat16 on a CPU has a backward pass of matrix products; the fused kernel is several times slower.
 
-    Towers of other types, or with options these do not know, are left alone as far as they differ.
+    Modules of other types, or with other options, are left alone.
 
     Args:
         visual (nn.Module): The image tower of an open_clip model.
-        compiled (bool): Run what lies between the matrix products of a block through ``torch.compile``. The products
-            stay outside: a compiled backward pass always computes the gradients of all its weights, which the relevance
-            map has no use for.
-        recompute (bool, optional): Whether a stock block computes what QuickGELU and the layer norms give again in the
-            backward pass. None: see :func:`recomputes_on`.
+        compiled (bool): Run the operations between the matrix products of a block through ``torch.compile``. The
+            products stay outside: a compiled backward pass always computes the gradients of all its weights, which the
+            relevance map does not need.
+        recompute (bool, optional): Recompute the outputs of QuickGELU and the layer norms in the backward pass. None:
+            see :func:`recomputes_on`.
 
     Raises:
-        ValueError: ``compiled``, but the blocks are not stock.
+        ConfigError: ``compiled``, but the blocks are not standard ones.
     """
     for module in visual.modules():
         if type(module) is QuickGELU:
@@ -110,7 +109,7 @@ def _is_plain_attention(module: nn.MultiheadAttention) -> bool:
 
 
 class LeanVisionTransformer(VisionTransformer):
-    """The patch embedding as a matrix product, but in float32 on a CPU, where the convolution is as fast."""
+    """The patch embedding as a matrix product, except in float32 on a CPU, where the convolution is as fast."""
 
     def _embeds(self, x: Tensor) -> Tensor:
         if on_cpu(x.device) and x.dtype == torch.float32 and not autocast_dtype('cpu'):
@@ -124,10 +123,10 @@ class LeanVisionTransformer(VisionTransformer):
 
 
 class LeanTransformer(Transformer):
-    """Gives the class token alone, (B, 1, C).
+    """Returns the class token only, (B, 1, C).
 
     Attributes:
-        recompute (bool, optional): Blocks compute cheap activations again in the backward pass, unless they are
+        recompute (bool, optional): Blocks recompute cheap activations in the backward pass, unless they are
             checkpointed. None: see :func:`recomputes_on`.
     """
 
@@ -144,13 +143,13 @@ class LeanTransformer(Transformer):
 
 @cache
 def recomputes_on(device: torch.device) -> bool:
-    """Whether cheap activations are computed again on this device, where nobody says: on all but GPUs of 40 GB or more,
-    which have room for them at the usual batch sizes (docs/performance.md has numbers)."""
+    """The default of ``recompute`` on this device: True except on GPUs with 40 GB or more, which have room for the
+    activations at the usual batch sizes (docs/performance.md has numbers)."""
     return device.type != 'cuda' or torch.cuda.get_device_properties(device).total_memory < _LARGE_MEMORY
 
 
 class LeanBlock(ResidualAttentionBlock):
-    """A block that can be asked for the class token alone.
+    """A block that can compute the class token only.
 
     Attributes:
         compiled (bool): Run the sum and normalisation between attention and MLP through ``torch.compile``.
@@ -174,7 +173,7 @@ class LeanBlock(ResidualAttentionBlock):
         keep = recomputed if recompute and not self.compiled else _kept
         with keep(normed, self.ln_1, q_x):
             update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
-        if self.compiled:  # as (B·T, C): code for one number of rows is code for all, also for the class token alone
+        if self.compiled:  # as (B·T, C): one compiled version serves every number of rows
             x, normed = (
                 part.view_as(update)
                 for part in _compiled(_add_and_normalize)(x.flatten(0, 1).contiguous(), update.flatten(0, 1), self.ln_2)
@@ -190,19 +189,19 @@ class LeanBlock(ResidualAttentionBlock):
 
 @contextmanager
 def recomputed(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Iterator[None]:
-    """Operations inside the context that would keep ``tensor`` for their backward pass keep ``source``, and compute
-    ``function(source)``.
+    """Operations inside the context that would save ``tensor`` for their backward pass save ``source`` in its place and
+    recompute ``function(source)``.
 
-    It pays where ``function`` is cheap and ``source`` is kept anyway. Not inside an activation checkpoint, which is to
-    keep neither, and not for second derivatives. ``tensor`` must be of use to gradients of weights alone, as the input
-    of a linear layer is: where none are asked for (:func:`mmcfmask.counterfactual.relevance.activations_only`), nothing
-    is computed and NaN stands in its place.
+    This pays if ``function`` is cheap and ``source`` is saved anyway. Do not use it inside an activation checkpoint,
+    which saves neither, or for second derivatives. Only gradients of weights may need ``tensor``, as for the input of a
+    linear layer: if none are asked for (:func:`mmcfmask.counterfactual.relevance.activations_only`), nothing is
+    recomputed and NaN stands in its place.
     """
-    here = tensor.data_ptr(), tensor.numel()  # autograd holds on to pack, which must not hold on to the tensor
+    here = tensor.data_ptr(), tensor.numel()  # autograd keeps pack alive, which must not keep the tensor alive
     source, dtype = source.detach(), tensor.dtype
 
     def pack(saved: Tensor) -> Tensor | torch.Size:
-        # Detached: an operation's own output would hold the operation that holds it, for ever.
+        # Detached: otherwise an output would keep alive the operation that keeps it alive.
         return saved.shape if (saved.data_ptr(), saved.numel()) == here else saved.detach()
 
     def unpack(packed: Tensor | torch.Size) -> Tensor:
@@ -210,8 +209,7 @@ def recomputed(tensor: Tensor, function: Callable[[Tensor], Tensor], source: Ten
             return packed
         if not needs_weight_gradients():
             return source.new_full((), float('nan'), dtype=dtype).expand(packed)
-        # In the dtype of before by a cast, not by autocast, whose end would clear the cache of cast weights for all
-        # threads.
+        # A cast restores the dtype. Autocast would clear the cache of cast weights for all threads when it ends.
         with torch.no_grad():
             return function(source).to(dtype).view(packed)
 
@@ -235,14 +233,14 @@ def _compiled(function: Callable, **kwargs: Any) -> Callable:
 
 
 class LeanLayerNorm(LayerNorm):
-    """Under autocast on a GPU in the dtype of its input, with statistics in float32 as ever.
+    """Under autocast on a GPU, works in the dtype of its input, with statistics in float32 as usual.
 
-    Autocast would turn the input into float32 and the output back, four times the bytes. (On a CPU it does not.)
+    Autocast on a GPU would cast the input to float32 and the output back, which moves four times the bytes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if on_cpu(x.device) or x.dtype == self.weight.dtype or self.weight.dtype != torch.float32 or is_compiling():
-            return super().forward(x)  # compiled, the copies are never written
+            return super().forward(x)  # when compiled, no copies are written
         with no_autocast():
             return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
@@ -251,7 +249,7 @@ class LeanAttention(nn.MultiheadAttention):
     """Attention of (B, T, C) queries to (B, L, C) tokens without transposing or copying them.
 
     Attributes:
-        scaled_dot_product_attention (Callable): What is called with q, k, v; a recorder replaces it.
+        scaled_dot_product_attention (Callable): Called with q, k, v; a recorder replaces it.
     """
 
     def forward(
@@ -307,16 +305,16 @@ def _quick_gelu(x: Tensor) -> Tensor:
 
 
 class _QuickGELU(torch.autograd.Function):
-    """x · sigmoid(a x) = silu(a x) / a, and its derivative is that of silu at a x.
+    """x · sigmoid(a x) = silu(a x) / a; its derivative is the derivative of silu at a x.
 
-    It is also what softplus, log(1 + exp(a x)) / a, gives in its backward pass for a gradient of x: one pass over
-    memory in place of three.
+    The backward pass of softplus, log(1 + exp(a x)) / a, gives the same for a gradient of x, in one pass over memory
+    in place of three.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.ops.aten.softplus_backward(x, x, 1.702, 40.0)  # from 40 on the sigmoid is 1
+        return torch.ops.aten.softplus_backward(x, x, 1.702, 40.0)  # above 40 the sigmoid is 1
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -348,7 +346,7 @@ class _LowPrecisionCPUAttention(torch.autograd.Function):
     @no_autocast()
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         shape, scale = grad.shape, grad.shape[-1] ** -0.5
-        # (B · heads, L, d), so that products need no copies of their own.
+        # (B · heads, L, d), so that the products make no copies.
         query, key, value, grad = (x.flatten(0, 1).contiguous() for x in (*ctx.saved_tensors, grad))
         grads = [torch.empty_like(x) for x in (query, key, value)]
         size = max(1, _CPU_CHUNK // (query.shape[1] * key.shape[1]))

@@ -1,7 +1,7 @@
-"""Load the image tower, or the text side, of any open_clip model: plain functions with errors that say what to do.
+"""Load the image tower or the text tower of any open_clip model.
 
-Model names and tags are those of open_clip (``open_clip.list_models()``, ``open_clip.list_pretrained()``). The built-in
-mini CLIP ``ShapesCLIP-ViT-8-64`` joins them when this module is imported; its weights are ``pretrained='shapes'``.
+Model names and tags are open_clip's (``open_clip.list_models()``, ``open_clip.list_pretrained()``). Importing this
+module adds the built-in mini CLIP ``ShapesCLIP-ViT-8-64``; its weights are ``pretrained='shapes'``.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if (ASSETS / f'{SHAPES_MODEL}.json').is_file() and open_clip.get_model_config(SH
 
 
 class NoTextTowerError(ConfigError):
-    """Weights that hold an image tower alone."""
+    """The weights hold an image tower only."""
 
 
 class ImageTower(NamedTuple):
-    """The image side of a CLIP model and what is needed to feed it.
+    """The image tower of a CLIP model and the input that it expects.
 
     ``visual(images)`` maps (B, 3, H, W) float images, scaled to 0-1 and normalised with ``mean`` and ``std``, to (B, D)
-    embeddings before L2 normalisation (CoCa towers return a tuple whose first entry that is).
+    embeddings before L2 normalisation (CoCa towers return a tuple with these first).
     """
 
     visual: nn.Module
@@ -53,41 +53,39 @@ class ImageTower(NamedTuple):
     patch_size: tuple[int, int] | None
     """None for towers without a patch embedding (convolutional ones)."""
     logit_scale: float
-    """Factor of the cosine similarities, exponent taken. 100 where the weights do not say."""
+    """Factor of the cosine similarities, after the exponential. 100 if the weights do not say."""
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
-    """None where ``pretrained`` does not tell: a path, or no weights."""
+    """None if ``pretrained`` is a path or None."""
 
 
 def load_image_tower(model_name: str, pretrained: str | None = None, load: bool = True) -> ImageTower:
     """Build the image tower of an open_clip model in float32 on the CPU and load its weights.
 
     Args:
-        model_name: A name of ``open_clip.list_models()``, or ``hf-hub:org/repo`` / ``local-dir:path``, which bring
-            their own weights.
+        model_name: A name of ``open_clip.list_models()``, or ``hf-hub:org/repo`` / ``local-dir:path``, which include
+            their weights.
         pretrained: None (random weights), a tag of ``open_clip.list_pretrained_tags_by_model(model_name)`` such as
             ``'openai'``, ``'shapes'`` (weights of the built-in mini CLIP), or the path of a checkpoint: a state dict of
-            the whole model or of the image tower alone (keys ``visual.*``), in float32 or half precision, possibly
-            under ``'state_dict'``, in any format that open_clip reads. OpenAI's weights need QuickGELU: their tags
-            switch it on by themselves; with a path, use one of the ``-quickgelu`` model names.
+            the whole model or of the image tower only (keys ``visual.*``), in float32 or half precision, possibly under
+            ``'state_dict'``, in any format that open_clip reads. OpenAI's weights need QuickGELU: their tags switch it
+            on; with a path, use one of the ``-quickgelu`` model names.
         load: False leaves the weights random; a tag still decides the activation.
 
     Raises:
-        ValueError: Unknown model name or tag (near names are listed), or weights that do not fit the tower (the keys
-            are named).
-        FileNotFoundError: ``pretrained`` is a path that does not exist, or its weights cannot be downloaded.
+        ConfigError: Unknown model name or tag, or weights that do not fit the tower; the message lists near names or
+            the keys.
+        MissingFileError: ``pretrained`` is a path that does not exist, or its weights cannot be downloaded.
     """
     schema, _ = parse_model_name(model_name)
     if schema is not None:
         if pretrained is not None:
-            raise ConfigError(
-                f'{model_name!r} brings its own weights: leave `pretrained` at None (got {pretrained!r}).'
-            )
+            raise ConfigError(f'{model_name!r} includes its weights: leave pretrained at None (got {pretrained!r}).')
         model = _create_from_schema(model_name)
         return _image_tower(model_name, model, model.visual.preprocess_cfg, float(model.logit_scale.detach().exp()))
 
     path = resolve_pretrained(model_name, pretrained) if load else None
-    # Only the image tower is kept, so the text tower is built as small as it gets.
+    # Only the image tower is kept, so the text tower is as small as possible.
     text_cfg = dict(context_length=8, vocab_size=8, width=64, heads=1, layers=1)
     model = _create_model(model_name, pretrained, text_cfg=text_cfg)
     tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
@@ -102,7 +100,7 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
     logit_scale = state_dict.get('logit_scale')
     state_dict = {key: value for key, value in state_dict.items() if key.startswith('visual.')}
     if not state_dict:
-        raise ConfigError(f'{path} holds no image tower: none of its keys starts with "visual.".')
+        raise ConfigError(f'{path} holds no image tower: no key starts with "visual.".')
     _resize_pos_embed(state_dict, model, path)
     weights = {key[len('visual.') :]: value for key, value in state_dict.items()}
     check_parameters(model.visual.state_dict(), weights, where=f'{path} does not fit the image tower of {model_name!r}')
@@ -122,9 +120,8 @@ def load_text_model(
         model_name, pretrained: As for :func:`load_image_tower`.
 
     Raises:
-        NoTextTowerError: The weights hold an image tower alone.
-        ValueError: As :func:`load_image_tower`.
-        FileNotFoundError: As :func:`load_image_tower`.
+        NoTextTowerError: The weights hold an image tower only.
+        ConfigError, MissingFileError: As :func:`load_image_tower`.
     """
     schema, _ = parse_model_name(model_name)
     if schema is not None:
@@ -138,9 +135,8 @@ def load_text_model(
             state_dict = read_state_dict(path, model_name)
             check_tensors(state_dict, path)
             try:
-                with mock.patch(
-                    'open_clip.factory.load_state_dict', return_value=state_dict
-                ):  # it would run TorchScript
+                # open_clip's own reader would run TorchScript.
+                with mock.patch('open_clip.factory.load_state_dict', return_value=state_dict):
                     open_clip.load_checkpoint(model, str(path))
             except RuntimeError as error:
                 raise ConfigError(f'{path} does not fit {model_name!r}: {error}') from error
@@ -149,19 +145,18 @@ def load_text_model(
 
 
 def load_text_tower(model_name: str, pretrained: str | None = None) -> tuple[nn.Module, Callable]:
-    """:func:`load_text_model` without the image tower: what is left embeds texts, and its ``logit_scale`` is the
-    model's."""
+    """:func:`load_text_model` without the image tower: embeds texts, and keeps the model's ``logit_scale``."""
     model, tokenizer = load_text_model(model_name, pretrained)
     model.visual = None  # type: ignore[assignment]
     return model, tokenizer
 
 
 def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:
-    """The local file with the weights named by ``pretrained``, downloaded if need be; None for random weights.
+    """The local file with the weights that ``pretrained`` names, downloaded if necessary; None for random weights.
 
     Raises:
-        ValueError: Unknown model name or tag.
-        FileNotFoundError: A path that does not exist, or weights that are not here and cannot be downloaded.
+        ConfigError: Unknown model name or tag.
+        MissingFileError: A path that does not exist, or weights that cannot be downloaded.
     """
     check_pretrained(model_name, pretrained)
     if pretrained is None:
@@ -175,20 +170,20 @@ def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:
 
 
 def check_pretrained(model_name: str, pretrained: str | None) -> None:
-    """What can be wrong with a name of weights before they are downloaded.
+    """Check a name of weights without downloading them.
 
     Raises:
-        ValueError: Unknown model name or tag.
-        FileNotFoundError: A path that does not exist.
+        ConfigError: Unknown model name or tag.
+        MissingFileError: A path that does not exist.
     """
     check_model_name(model_name)
     if pretrained == 'shapes':
         path = ASSETS / f'{SHAPES_MODEL}.safetensors'
         if model_name != SHAPES_MODEL:
-            raise ConfigError(f"pretrained='shapes' holds the weights of {SHAPES_MODEL!r}, not of {model_name!r}.")
+            raise ConfigError(f"pretrained='shapes' are the weights of {SHAPES_MODEL!r}, not of {model_name!r}.")
         if not path.is_file():
             raise MissingFileError(
-                f'{path} is missing: it comes with the package; tools/pretrain_shapes_clip.py makes it.'
+                f'{path} is missing: install the package again, or run tools/pretrain_shapes_clip.py.'
             )
         return
     if pretrained is None or open_clip.is_pretrained_cfg(model_name, pretrained):
@@ -199,7 +194,7 @@ def check_pretrained(model_name: str, pretrained: str | None) -> None:
     if path.is_dir():
         raise MissingFileError(f'pretrained={pretrained!r} is a folder: give the path of the checkpoint file in it.')
     if path.suffix in WEIGHT_SUFFIXES or len(path.parts) > 1:
-        raise MissingFileError(f'pretrained={pretrained!r}: there is no such file (looked for {path.absolute()}).')
+        raise MissingFileError(f'pretrained={pretrained!r}: the file does not exist (looked for {path.absolute()}).')
     tags = ['shapes'] if model_name == SHAPES_MODEL else open_clip.list_pretrained_tags_by_model(model_name)
     listed = ', '.join(map(repr, tags)) if tags else 'none, so give the path of a checkpoint'
     raise ConfigError(
@@ -209,7 +204,7 @@ def check_pretrained(model_name: str, pretrained: str | None) -> None:
 
 
 def check_model_name(model_name: str) -> None:
-    """Raise a ValueError with near names where open_clip has no such model."""
+    """Raise a ConfigError with near names if open_clip has no such model."""
     schema, _ = parse_model_name(model_name)
     if schema is None and open_clip.get_model_config(model_name) is None:
         names = open_clip.list_models()
@@ -219,10 +214,10 @@ def check_model_name(model_name: str) -> None:
 
 
 def _create_model(model_name: str, pretrained: str | None, **kwargs: Any) -> nn.Module:
-    """An open_clip model with random weights and the activation that the tag's weights were trained with."""
+    """An open_clip model with random weights and the activation function of the tag's weights."""
     tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
     level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # 'No pretrained weights loaded': they are loaded below
+    logging.getLogger().setLevel(logging.ERROR)  # hides 'No pretrained weights loaded': they are loaded later
     try:
         return open_clip.create_model(
             model_name, force_quick_gelu=tag.get('quick_gelu', False), pretrained_text=False, **kwargs
@@ -232,7 +227,7 @@ def _create_model(model_name: str, pretrained: str | None, **kwargs: Any) -> nn.
 
 
 def _create_from_schema(model_name: str) -> nn.Module:
-    """The model of a ``hf-hub:`` or ``local-dir:`` name, with the weights that lie beside its config."""
+    """The model of a ``hf-hub:`` or ``local-dir:`` name, with the weights beside its config."""
     if model_name.startswith('hf-hub:'):
         return _or_explain_download(lambda: open_clip.create_model(model_name, require_pretrained=True), model_name)
     return open_clip.create_model(model_name, require_pretrained=True)
@@ -260,7 +255,7 @@ def _resize_pos_embed(state_dict: dict[str, torch.Tensor], model: nn.Module, pat
     before = state_dict.get(key)
     try:
         resize_pos_embed(state_dict, model)
-    except RuntimeError:  # not a square grid: reported with the other keys that do not fit
+    except RuntimeError:  # not a square grid: reported later with the other keys that do not fit
         return
     if before is not None and before.shape != state_dict[key].shape:
         print_log(f'{path}: {key} resized from {tuple(before.shape)} to {tuple(state_dict[key].shape)}', 'current')
@@ -269,10 +264,10 @@ def _resize_pos_embed(state_dict: dict[str, torch.Tensor], model: nn.Module, pat
 def _or_explain_download(
     load: Callable, model_name: str, pretrained: str | None = None, cfg: dict | None = None
 ) -> Any:
-    """Call ``load``; where a download fails, say which file to get and where to put it."""
+    """Call ``load``; if a download fails, say which file to get and where to put it."""
     try:
         return load()
-    except (OSError, RuntimeError) as error:  # the hub's and urllib's errors are OSErrors, open_clip's RuntimeErrors
+    except (OSError, RuntimeError) as error:  # the hub and urllib raise OSErrors, open_clip RuntimeErrors
         sources = []
         if cfg and cfg.get('hf_hub'):
             repo, filename = os.path.split(cfg['hf_hub'])
@@ -283,10 +278,9 @@ def _or_explain_download(
         if cfg and cfg.get('url'):
             sources.append(f'{cfg["url"]} to {Path("~/.cache/clip").expanduser() / os.path.basename(cfg["url"])}')
         if not sources:
-            sources.append(f'what {model_name!r} names, with its tokenizer, to the hub cache {HF_HUB_CACHE}')
+            sources.append(f'{model_name!r} and its tokenizer to the hub cache {HF_HUB_CACHE}')
         what = f'The weights {pretrained!r} of {model_name!r}' if pretrained else f'Parts of {model_name!r}'
         raise MissingFileError(
-            f'{what} are not on this machine and cannot be loaded or downloaded ({error}). Where there is a network, '
-            'download '
-            f"{', or '.join(sources)}; or pass pretrained='/path/to/file' for a file elsewhere."
+            f'{what} are not on this machine and cannot be downloaded ({error}). On a machine with a network, download '
+            f"{', or '.join(sources)}; or set pretrained='/path/to/file'."
         ) from error

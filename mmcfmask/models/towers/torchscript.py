@@ -1,4 +1,4 @@
-"""The tensors of a TorchScript archive, the form of OpenAI's releases, read without running the code that it holds."""
+"""Read the tensors of a TorchScript archive (the format of OpenAI's releases) without running its code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MOST_MODULES = 100_000
 
 
 def is_torchscript(path: str | Path) -> bool:
-    """Whether a file is a TorchScript archive, which holds code beside tensors."""
+    """Whether a file is a TorchScript archive, which holds code besides tensors."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -69,7 +69,7 @@ def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 class _Module:
-    """What stands for a module of the archive: the name of its class and its attributes, and no code."""
+    """Stands for a module of the archive: the name of its class and its attributes, without code."""
 
     kind = ''
 
@@ -80,7 +80,7 @@ class _Module:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes tensors, lists and :class:`_Module` objects; anything else is an error."""
+    """Creates tensors, lists and :class:`_Module` objects; anything else is an error."""
 
     def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(file)
@@ -98,13 +98,13 @@ class _Unpickler(pickle.Unpickler):
             **{('torch.jit._pickle', f'build_{kind}list'): list for kind in ('int', 'double', 'bool', 'tensor')},
         }
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is no part of a module of tensors')
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}, which does not belong to a module of tensors')
         return known[module, name]
 
     def persistent_load(self, about: Any) -> tuple[torch.dtype, torch.UntypedStorage]:
         _, dtype, key, _, number = about
         if key not in self.storages:
-            data = bytearray(self.archive.read(f'{self.root}/data/{key}'))  # its checksum is compared
+            data = bytearray(self.archive.read(f'{self.root}/data/{key}'))  # zipfile compares its checksum
             self.storages[key] = (
                 torch.frombuffer(data, dtype=torch.uint8).untyped_storage() if data else torch.UntypedStorage(0)
             )
@@ -140,11 +140,11 @@ def _named_tensors(package: str, code: str) -> dict[str, set[str]]:
 def _state(
     module: _Module, named: dict[str, set[str]], prefix: str = '', places: Iterator[int] | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """All parameters and buffers with their names. A module may stand in several places; one whose parts multiply
-    without end, level by level, is refused."""
+    """All parameters and buffers with their names. A module may appear in several places, but endless nesting is
+    refused."""
     places = places or itertools.count()
     if next(places) > MOST_MODULES or prefix.count('.') > 100:
-        raise ConfigError('its modules are nested without end')
+        raise ConfigError('its modules are nested endlessly')
     for name, value in module.attributes.items():
         if isinstance(value, _Module):
             yield from _state(value, named, f'{prefix}{name}.', places)

@@ -1,4 +1,4 @@
-"""Files of weights: read as state dicts without running what they hold, and checked against a model."""
+"""Weight files: read as state dicts without running code, and checked against a model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from .torchscript import is_torchscript, read_torchscript
 TORCHSCRIPT_KEYS = ('input_resolution', 'context_length', 'vocab_size')
 
 
-# Keys of an open_clip checkpoint that belong to neither tower.
+# Keys of an open_clip checkpoint that belong to no tower.
 SHARED_KEYS = ('logit_scale', 'logit_bias')
 
 
 def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor]:
-    """Read a checkpoint file as a flat state dict; only tensors are unpickled.
+    """Read a checkpoint file as a flat state dict; unpickles tensors only.
 
     ``model_name`` is needed for big_vision's .npz files, whose layout open_clip derives from the model.
 
     Raises:
-        ValueError: The file is no checkpoint.
+        ConfigError: The file is not a checkpoint.
+        StorageError: The file is damaged.
     """
     path = Path(path)
     try:
@@ -50,7 +51,7 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
         raise ConfigError(f'{path} cannot be read as a checkpoint: {explain_unreadable(error)}') from error
     if not isinstance(state_dict, Mapping) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ConfigError(
-            f'{path} is no state dict: it holds '
+            f'{path} is not a state dict: it holds '
             + (
                 f'the keys {short_list(state_dict, 5)}.'
                 if isinstance(state_dict, Mapping)
@@ -59,39 +60,36 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
         )
     if any(key.startswith('vision_model.') for key in state_dict):
         raise ConfigError(
-            f"{path} holds weights in the form of Hugging Face's transformers (vision_model.…), which is not read "
-            'here: '
-            "take the same model in open_clip's form, by a tag such as pretrained='openai', as 'hf-hub:…' of a "
-            'repository for open_clip, or convert it.'
+            f"{path} holds weights in the format of Hugging Face's transformers (vision_model.…), which is not "
+            "supported: use the same model in open_clip's format, by a tag such as pretrained='openai' or by "
+            "'hf-hub:…' of a repository for open_clip, or convert it."
         )
     return state_dict
 
 
 def explain_unreadable(error: Exception) -> str:
-    """Why a file of weights cannot be read, in one line; without the advice of torch and numpy to read it by running
-    what it holds."""
+    """Why a weight file cannot be read, in one line, without torch's and numpy's advice to run its code."""
     text = str(error) or type(error).__name__
     asked = re.search(r'GLOBAL ([\w.]+)', text)
     if asked or 'allow_pickle' in text:
         example = f', such as {asked[1]}' if asked else ''
         return f'it holds more than tensors and plain values{example}, which could run code'
     if 'weights_only' in text:
-        return 'what it holds is not understood'
+        return 'unknown content'
     return text.splitlines()[0]
 
 
 def warn_of_activation(model_name: str, path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
-    """Log a warning where a file may hold OpenAI's weights, which need QuickGELU, and ``model_name`` has GELU.
+    """Log a warning if a file may hold OpenAI's weights, which need QuickGELU, but ``model_name`` has GELU.
 
-    Such a file is a TorchScript archive, or does not say: a state dict of the image tower alone, or one whose numbers
-        all fit in
-    float16, as OpenAI's do in every precision they are kept in.
+    Such a file is a TorchScript archive, a state dict of the image tower only, or one whose numbers all fit in float16,
+    as OpenAI's do in every precision.
     """
     quick = f'{model_name}-quickgelu'
     if quick not in open_clip.list_models():
         return
     if is_torchscript(path):
-        why = "has the form of OpenAI's weights, which were"
+        why = "has the format of OpenAI's weights, which were"
     else:
         if any(not key.startswith('visual.') and key not in SHARED_KEYS for key in state_dict) and any(
             value.is_floating_point() and not torch.equal(value.half().to(value.dtype), value)
@@ -102,7 +100,7 @@ def warn_of_activation(model_name: str, path: Path, state_dict: Mapping[str, tor
         why = "may hold OpenAI's weights, which were"
     print_log(
         f'{path} {why} trained with QuickGELU, but {model_name!r} has GELU and loses accuracy with them: use '
-        f'model_name={quick!r}' + ('.' if is_torchscript(path) else ", unless they are another's."),
+        f'model_name={quick!r}' + ('.' if is_torchscript(path) else ', unless these are other weights.'),
         'current',
         level=logging.WARNING,
     )
@@ -114,7 +112,7 @@ def has_text_tower(path: str | Path, model_name: str) -> bool:
 
 
 def check_tensors(state_dict: Mapping[str, torch.Tensor], where: str | Path) -> None:
-    """Raise a ValueError that names a tensor that no weight can be: sparse, quantised, complex, without numbers or not
+    """Raise a ConfigError that names a tensor that cannot be a weight: sparse, quantised, complex, empty (meta) or not
     finite."""
     for name, value in state_dict.items():
         if value.is_meta:
@@ -124,18 +122,19 @@ def check_tensors(state_dict: Mapping[str, torch.Tensor], where: str | Path) -> 
             )
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             kind = 'complex' if value.is_complex() else 'quantised' if value.is_quantized else 'sparse'
-            raise ConfigError(
-                f'{where}: {name} is a {kind} tensor: save it as an ordinary one of floating-point numbers'
-            )
+            raise ConfigError(f'{where}: {name} is a {kind} tensor: save it as an ordinary floating-point tensor')
         if value.is_floating_point() and not value.isfinite().all():
-            raise ConfigError(
-                f'{where}: {name} holds numbers that are not finite (NaN or infinity): the file is no use, take another'
-            )
+            raise ConfigError(f'{where}: {name} holds numbers that are not finite (NaN or infinity): use another file')
 
 
 def check_parameters(expected: dict[str, torch.Tensor], state_dict: dict[str, torch.Tensor], where: str) -> None:
-    """Raise a ValueError that names missing, unexpected and mis-shaped keys, and integers where floats belong;
-    ``where`` begins the message."""
+    """Raise a ConfigError that names missing, unexpected and mis-shaped keys, and integers in place of floats.
+
+    Args:
+        expected: State dict of the model.
+        state_dict: State dict of the file.
+        where: Begins the message.
+    """
     wrong = dict(
         missing=[key for key in expected if key not in state_dict],
         unexpected=[key for key in state_dict if key not in expected],

@@ -23,7 +23,7 @@ def test_tower_is_looked_for_before_the_model():
     for change, message in (
         (dict(model_name='ViT-B-17'), 'Unknown open_clip model .*ViT-B-16'),
         (dict(pretrained='shape'), "Unknown pretrained tag 'shape' .*Did you mean 'shapes'"),
-        (dict(pretrained='gone.pt'), 'there is no such file'),
+        (dict(pretrained='gone.pt'), 'the file does not exist'),
     ):
         cfg = load_config('configs/shapes/cfmask.py', {f'model.backbone.{key}': value for key, value in change.items()})
         with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -24,7 +24,7 @@ def test_file(tmp_path, classifier):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no such file'):
+    with pytest.raises(FileNotFoundError, match='the file does not exist'):
         load_class_weights(tmp_path / 'none.pt')
     torch.save({'w': torch.zeros(2, 2)}, tmp_path / 'keys.pt')
     with pytest.raises(ValueError, match="no key 'weight'; its keys: w"):
@@ -101,7 +101,7 @@ def test_held_out_part_of_the_dataset_itself(classifier, images):
     start = build_class_weights(cfg, classifier)
     held_out = dict(dataset, holdout=dict(dataset['holdout'], part='held_out'))
     torch.testing.assert_close(build_class_weights(dict(cfg, held_out=held_out), classifier), start)
-    with pytest.raises(ValueError, match='chooses its strength on held-out images: give held_out, a dataset'):
+    with pytest.raises(ValueError, match='chooses its strength on held-out images: set held_out to a dataset'):
         build_class_weights(dict(cfg, dataset=held_out), classifier)
 
 

@@ -123,7 +123,7 @@ def test_best_at_an_end_of_the_grid_is_a_warning(monkeypatch):
     )
     features, labels = clouds(num=30)
     held_out, held_out_labels = clouds(num=200, seed=1)
-    for strengths, end in ([1e-6, 1.0], 'largest C that was tried, 1:'), ([1.0, 1e3], 'smallest C that was tried, 1:'):
+    for strengths, end in ([1e-6, 1.0], 'largest C of the list, 1:'), ([1.0, 1e3], 'smallest C of the list, 1:'):
         fit_linear_probe(features, labels, held_out, held_out_labels, 3, strengths)
         assert end in said.pop()
     fit_linear_probe(features, labels, held_out, held_out_labels, 3, [1e-6, 1e-2, 1.0, 1e3])
@@ -133,7 +133,7 @@ def test_best_at_an_end_of_the_grid_is_a_warning(monkeypatch):
 
 def test_nothing_to_fit():
     features, labels = clouds()
-    with pytest.raises(ValueError, match='0 held-out ones'):
+    with pytest.raises(ValueError, match='0 held-out images'):
         fit_linear_probe(features, labels, features[:0], labels[:0], 3)
     with pytest.raises(ValueError, match='0 strengths'):
         fit_linear_probe(features, labels, features, labels, 3, [])
@@ -144,7 +144,7 @@ def test_nothing_to_fit():
     [
         (lambda x: x * float('nan'), False, 'features of the training images of a linear probe are not finite'),
         (lambda x: x * float('inf'), True, 'features of the held-out images of a linear probe are not finite'),
-        (torch.ones_like, False, 'all features that a linear probe is fitted with are equal'),
+        (torch.ones_like, False, 'all features of a linear probe are equal'),
     ],
 )
 def test_features_that_cannot_be_right(change, held_out, message):

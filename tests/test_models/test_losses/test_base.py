@@ -186,7 +186,7 @@ def test_texts_of_a_tower_without_a_name(tiny_pretrained, batch):
         head=dict(type='CLIPDistillHead', num_classes=3),
         teacher=dict(type='OpenCLIPTeacher'),
     )
-    with pytest.raises(ValueError, match='has no text tower of its own: name one with model_name='):
+    with pytest.raises(ValueError, match='has no text tower: name one with model_name='):
         MODELS.build(dict(cfg, losses=[dict(type='LipsumFT')]))
     model = MODELS.build(
         dict(cfg, losses=[dict(type='LipsumFT', num_texts=2, model_name='tiny-vit', pretrained=tiny_pretrained)])

@@ -78,7 +78,7 @@ def test_compiled_code_runs_backward_for_the_map_and_for_the_loss(tiny_pretraine
 
 @pytest.mark.parametrize('amp', [False, True])
 def test_variants_of_compiled_code_stay_below_the_limit_of_dynamo(tiny_pretrained, monkeypatch, amp):
-    """Beyond it the rest runs uncompiled: training, rests of epochs, evaluation, and maps and crops of what is tested."""
+    """Beyond it the rest runs uncompiled: training, rests of epochs, evaluation, and maps and crops in tests."""
     variants = Counter()
 
     def backend(graph, inputs):

@@ -162,5 +162,5 @@ def test_modules_that_multiply_are_refused(tmp_path):
         archive.writestr('bomb/data.pkl', pickled + b'.')
         archive.writestr('bomb/constants.pkl', b'\x80\x02).')
         archive.writestr('bomb/code/__torch__.py', 'class M(Module):\n  __parameters__ = []\n')
-    with pytest.raises(ValueError, match='nested without end'):
+    with pytest.raises(ValueError, match='nested endlessly'):
         read_torchscript(path)
