@@ -51,8 +51,8 @@ def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
     text of the code.
 
     Raises:
-        ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError: It is none, is damaged, or asks for anything
-            else.
+        ConfigError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError: The file is not such an archive, is damaged,
+            or holds anything else.
     """
     with zipfile.ZipFile(path) as archive:
         root = next(name for name in archive.namelist() if name.endswith('/constants.pkl')).rpartition('/')[0]
