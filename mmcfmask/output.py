@@ -26,7 +26,7 @@ class _Stream(io.FileIO):
             return len(data)
 
 
-def lasting(stream: TextIO | None) -> TextIO | None:
+def make_lasting(stream: TextIO | None) -> TextIO | None:
     """Wrap a stream so that writing to it cannot fail.
 
     Characters that its encoding lacks are written as escapes (``\\u03b1``).
@@ -52,7 +52,7 @@ def run_tool(main: Callable[[], object]) -> NoReturn:
         main (Callable): Returns the exit code as a whole number; anything else means 0. A :class:`UserError` ends in
             one line.
     """
-    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    sys.stdout, sys.stderr = make_lasting(sys.stdout), make_lasting(sys.stderr)
     with one_line():
         code = main()
     sys.exit(code if type(code) is int else 0)

@@ -11,6 +11,9 @@ from .errors import ConfigError
 TYPES = {'ConformalGate': 'KNNGate', 'AuxiliaryLoss': 'LossTerm'}
 """Old name of a registered class to its name today."""
 
+REMOVED = {'PlainCheckpointHook': 'is no longer needed, because every checkpoint is plain: leave it out'}
+"""Registered classes that were removed, each with the sentence that follows its name."""
+
 CLEAN = "for a distillation on clean images set model.losses=[dict(type='Distillation')]"
 WEIGHT = 'takes no weight: set model.head.distill_weight'
 

@@ -46,7 +46,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--loader', action='store_true', help="read the config's images instead of noise")
     parser.add_argument('--evaluation', action='store_true', help='time the test loop instead of the training step')
     parser.add_argument('--count', action='store_true', help='count work and traffic of one step, without a GPU')
-    parser.add_argument('--card', default='H100', help='GPU whose time --count estimates: A100, H100 or H200')
+    parser.add_argument(
+        '--card',
+        choices=['A100', 'H100', 'H200'],
+        default='H100',
+        help='GPU whose time --count estimates (default: H100)',
+    )
     parser.add_argument('--batch', type=count, help="images per step, instead of the config's")
     parser.add_argument(
         '--steps', type=count, default=5, help='timed steps of each candidate, or rounds of --evaluation (default: 5)'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -69,7 +70,7 @@ def source_of(uri: str) -> str:
 
 def is_prose(path: str) -> bool:
     """Whether a path is shown as Markdown, with links, and not as a listing of code."""
-    return path.endswith('.md') or (ROOT / path).is_dir()
+    return path.endswith(('.md', '.ipynb')) or (ROOT / path).is_dir()
 
 
 def render(path: str) -> str:
@@ -79,6 +80,14 @@ def render(path: str) -> str:
         children = sorted(child for child in file.iterdir() if not child.name.startswith(('.', '__pycache__')))
         return f'# {path}/\n\n' + '\n'.join(f'- [`{child.name}`]({child.name})' for child in children) + '\n'
     text = file.read_text(encoding='utf-8')
+    if path.endswith('.ipynb'):
+        return '\n\n'.join(map(cell, json.loads(text)['cells']))
     if is_prose(path):
         return text
     return f'---\nhide: [toc]\n---\n\n# {path}\n\n````{LANGUAGES.get(file.suffix, "text")}\n{text}\n````\n'
+
+
+def cell(content: dict) -> str:
+    """A cell of a notebook as Markdown, without its output."""
+    text = ''.join(content['source'])
+    return text if content['cell_type'] == 'markdown' else f'```python\n{text}\n```'

@@ -314,11 +314,7 @@ def may_be_missing(name: str, skip_missing: bool | Sequence[str]) -> bool:
 
 
 def find_sets(cfg: Config, mode: str = 'test') -> list[str] | None:
-    """Return the sets of a config that a validation or a test runs, the ID set first; None if they have no names.
-
-    Args:
-        cfg (Config): The config.
-        mode (str): 'val' or 'test'.
+    """Return the sets of a config that a validation ('val') or a test runs, the ID set first; None without names.
 
     Raises:
         ConfigError: As of :func:`choose_shifts`.

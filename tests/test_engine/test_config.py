@@ -193,6 +193,11 @@ def test_delete_inside_delete(tmp_path):
     assert cfg.test_dataloader == dict(b=dict(dataset=dict(y=[{}])))
 
 
+def test_removed_hook_of_old_configs():
+    with pytest.raises(ConfigError, match=r"custom_hooks\[0\].type='PlainCheckpointHook' is no longer needed"):
+        load_config(str(ROOT / 'configs' / 'shapes' / 'ft.py'), {'custom_hooks': [dict(type='PlainCheckpointHook')]})
+
+
 def test_settings_of_the_runner_are_no_unknown_names():
     options = {
         'find_unused_parameters': True,

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from ...errors import ConfigError
 from ...messages import near_names
-from ...renamed import TYPES
+from ...renamed import REMOVED, TYPES
 from .signatures import check_arguments, check_value, read_signature, shorten
 from .tables import (
     ALL_REGISTRIES,
@@ -208,6 +208,8 @@ def check_part(
     elif not foreign and part.get('_scope_') in (None, 'mmcfmask', 'mmpretrain', 'mmengine'):
         if kind in TYPES:
             raise ConfigError(f'{where}.type={kind!r} is now {TYPES[kind]!r}')
+        if kind in REMOVED:
+            raise ConfigError(f'{where}.type={kind!r} {REMOVED[kind]}')
         names = sorted({name for level in _levels(registry) for name in level.module_dict})
         raise ConfigError(
             f'{where}.type={kind!r}: nothing is registered under this name.'
