@@ -1,5 +1,4 @@
-"""GPU kernels of our own, in Triton, which comes with torch for NVIDIA and AMD GPUs. Where it does not, callers have a
-plain way."""
+"""Our own GPU kernels, in Triton, which torch includes for NVIDIA and AMD GPUs. Without it, callers use plain torch."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ try:
 except ImportError:  # torch for CPUs, macOS, Windows
     triton = None
 
-# A program's share of the queries, and of the keys where they do not fit at once.
+# Queries per program, and keys per step if they do not fit at once.
 _QUERIES, _KEYS, _MOST_KEYS = 64, 64, 256
 
 
@@ -30,7 +29,7 @@ def fits_quick_gelu(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fits_relevance(query: Tensor, key: Tensor, value: Tensor, grad: Tensor) -> bool:
-    """Whether :func:`relevance_through_layer` takes these; their products must not need more than their bits."""
+    """Whether :func:`relevance_through_layer` supports these tensors: half precision only."""
     dtypes = {x.dtype for x in (query, key, value, grad)}
     return (
         triton is not None
@@ -50,13 +49,12 @@ def _fits_relevance(device: torch.device, dtype: torch.dtype, keys: int, width: 
 
 
 def _runs(kernel: Callable) -> bool:
-    """Whether a kernel can be compiled and started here: Triton needs a C compiler, and tiles that the GPU has room
-    for."""
+    """Whether a kernel compiles and runs here: Triton needs a C compiler, and tiles that fit the GPU."""
     try:
         kernel()
         return True
     except Exception as error:  # of Triton, the driver or the compiler: no common class
-        warnings.warn(f'a GPU kernel cannot be used here, and a slower way is taken: {type(error).__name__}: {error}')
+        warnings.warn(f'a GPU kernel cannot run here, using a slower way: {type(error).__name__}: {error}')
         return False
 
 
@@ -152,8 +150,8 @@ def relevance_through_layer(
     """r Ā of one attention layer (:func:`mmcfmask.counterfactual.attention_relevance`), without writing an attention
     matrix.
 
-    A program holds one head's scores of some queries to all keys, and adds up its columns; the sum over programs has a
-    fixed order.
+    Each program computes one head's scores of some queries to all keys and sums over its queries; the sum over programs
+    has a fixed order, so the result is deterministic.
 
     Args:
         row (Tensor): (B, T) float32.

@@ -193,7 +193,7 @@ def test_broken_images(write, tmp_path, capfd):
     broken.write_bytes(broken.read_bytes()[:-25])
     with pytest.raises(
         StorageError,
-        match='class0003/1.png cannot be read as an image.*--skip-broken in tools/test.py.*skip_unr',
+        match='class0003/1.png cannot be read as an image.*--skip-broken of tools/test.py.*skip_unr',
     ):
         evaluate(path, shifts=['right'])
     evaluate(path, shifts=['right'], skip_broken=True, out=tmp_path / 'metrics.json')

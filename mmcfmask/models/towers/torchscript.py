@@ -46,13 +46,13 @@ def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
     """Parameters and buffers of the module in a TorchScript archive, by the names that
     ``torch.jit.load(path).state_dict()`` gives them.
 
-    ``torch.jit.load`` compiles and may run what the archive brings. Here its pickle is read with nothing but tensors,
-    numbers, texts and the nesting of modules allowed, and which attributes are parameters or buffers is taken from the
-    text of the code.
+    ``torch.jit.load`` compiles and may run the code of the archive. This function reads its pickle and allows nothing
+    but tensors, numbers, strings and nested modules; the source text of the code says which attributes are parameters
+    or buffers.
 
     Raises:
-        ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError: It is none, is damaged, or asks for anything
-            else.
+        ConfigError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError: The file is not such an archive, is damaged,
+            or holds anything else.
     """
     with zipfile.ZipFile(path) as archive:
         root = next(name for name in archive.namelist() if name.endswith('/constants.pkl')).rpartition('/')[0]
