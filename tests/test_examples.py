@@ -20,8 +20,10 @@ def run(arguments, folder):
 
 
 def test_minimal_loop(tmp_path):
-    text = run([EXAMPLES / 'minimal.py', '--steps', '2', '--test-size', '20'], tmp_path)
-    assert re.search(r'before: ID [\d.]+ %, OOD [\d.]+ %', text) and re.search(r'after:  ID [\d.]+ %', text)
+    call = f"import runpy; runpy.run_path({str(EXAMPLES / 'minimal.py')!r})['main'](steps=2, test_size=20)"
+    text = run(['-c', call], tmp_path)
+    assert re.search(r'zero-shot: ID [\d.]+ %, OOD [\d.]+ %\n', text)
+    assert re.search(r'fine-tuned: ID [\d.]+ %, OOD [\d.]+ %\n', text)
     assert re.search(r'step 2: cross-entropy \d+\.\d+, distillation \d+\.\d+', text)
 
 
