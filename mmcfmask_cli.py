@@ -136,6 +136,18 @@ def add_run_arguments(
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+def add_test_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--shifts`` and ``--skip-broken``, which every script that tests on several sets has."""
+    parser.add_argument(
+        '--shifts',
+        nargs='*',
+        metavar='NAME',
+        help='test on these shifts and the in-distribution set; missing data is an error (default: the shifts of the '
+        'config, without missing ones)',
+    )
+    parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read')
+
+
 def add_cfg_options(parser: argparse.ArgumentParser, of: str = '') -> None:
     """Add ``--cfg-options KEY=VALUE …``, a list of texts that ``parse_options`` of the engine reads.
 

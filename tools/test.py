@@ -10,20 +10,14 @@ Without a checkpoint this tests zero-shot CLIP.
 
 import argparse
 
-from mmcfmask_cli import add_relevance_crop, add_renamed, add_run_arguments, file_name, run
+from mmcfmask_cli import add_relevance_crop, add_renamed, add_run_arguments, add_test_arguments, file_name, run
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a model in and out of distribution')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file (default: test zero-shot CLIP)')
-    parser.add_argument(
-        '--shifts',
-        nargs='*',
-        metavar='NAME',
-        help='test on these shifts and the in-distribution set; missing data is an error (default: the shifts of the '
-        'config, without missing ones)',
-    )
+    add_test_arguments(parser)
     parser.add_argument(
         '--knn-gate',
         action='store_true',
@@ -36,7 +30,6 @@ def parse_args() -> argparse.Namespace:
         'predict from the mean logits of an image and of its part relevant for the predicted class, SCALE times '
         'as large (model.crop_scale)',
     )
-    parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read')
     parser.add_argument('--out', type=file_name, metavar='FILE.json', help='write metrics and protocol to this file')
     parser.add_argument(
         '--predictions', type=file_name, metavar='DIR', help='write the prediction for every image to DIR/<set>.csv'

@@ -11,7 +11,7 @@ It reads every image once for all α. Report α = 0.5: an α chosen by its accur
 
 import argparse
 
-from mmcfmask_cli import add_run_arguments, file_name, run
+from mmcfmask_cli import add_run_arguments, add_test_arguments, file_name, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,14 +32,7 @@ def parse_args() -> argparse.Namespace:
         metavar='DIR',
         help='folder for the table, the curve and the checkpoint (default: <work dir>/wise_ft)',
     )
-    parser.add_argument(
-        '--shifts',
-        nargs='*',
-        metavar='NAME',
-        help='test on these shifts and the in-distribution set; missing data is an error (default: the shifts of the '
-        'config, without missing ones)',
-    )
-    parser.add_argument('--skip-broken', action='store_true', help='leave out images that cannot be read')
+    add_test_arguments(parser)
     add_run_arguments(parser, amp='bfloat16 autocast; weights are still interpolated in float32')
     return parser.parse_args()
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..compat import no_fused_transformer_layers
+from ..errors import ConfigError
 
 
 @dataclass
@@ -138,7 +139,7 @@ def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
             query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
         ) -> Tensor:
             if attn_mask is not None:
-                raise NotImplementedError(
+                raise ConfigError(
                     'hiding patches from a tower with its own attention mask is not supported: use fill="single" or '
                     '"multi"'
                 )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
+from ..errors import ConfigError
 from ..precision import bfloat16_products, no_autocast
 from .attention import AttentionCall, record_attention
 
@@ -48,7 +49,7 @@ def patch_grid(tower: nn.Module, inputs: Tensor) -> tuple[int, int]:
     if patch is None and hasattr(tower, 'patch_embed'):  # mmpretrain's VisionTransformer
         patch = tower.patch_embed.projection.stride
     if patch is None:
-        raise ValueError(f'{type(tower).__name__} has no patches: counterfactual masks need a vision transformer')
+        raise ConfigError(f'{type(tower).__name__} has no patches: counterfactual masks need a vision transformer')
     height, width = (patch, patch) if isinstance(patch, int) else patch
     return inputs.shape[-2] // height, inputs.shape[-1] // width
 
@@ -116,13 +117,13 @@ def attention_relevance(
         Tensor: (B, h, w) float32, not normalised, detached.
 
     Raises:
-        ValueError: The tokens are not one CLS token and h·w patches, or no attention was recorded.
+        ConfigError: The tokens are not one CLS token and h·w patches, or no attention was recorded.
     """
     if not calls:
-        raise ValueError('no attention was recorded: the tower does not use scaled_dot_product_attention')
+        raise ConfigError('no attention was recorded: the tower does not use scaled_dot_product_attention')
     tokens = calls[-1].key.shape[-2]
     if tokens != 1 + grid[0] * grid[1]:
-        raise ValueError(
+        raise ConfigError(
             f'the tower has {tokens} tokens, but relevance needs one class token and {grid[0]} x {grid[1]} patches '
             '(other poolings and register tokens are not supported)'
         )

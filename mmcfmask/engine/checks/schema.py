@@ -16,16 +16,7 @@ from mmengine.registry import FUNCTIONS, Registry
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from mmpretrain import registry as registries
-from mmpretrain.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    HOOKS,
-    LOOPS,
-    METRICS,
-    MODELS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-)
+from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 from torch.utils.data import DataLoader
 
 from ...errors import ConfigError
