@@ -24,7 +24,7 @@ COMMANDS = {
     'study': ('study.py', 'run a study: methods x seeds x data sets'),
     'report': ('report.py', 'make tables and figures of tested models'),
     'show': ('show_counterfactuals.py', 'show the counterfactual images of a config'),
-    'wise-ft': ('wise_ft.py', 'interpolate between pre-trained and fine-tuned weights'),
+    'wise-ft': ('wise_ft.py', 'interpolate between pretrained and fine-tuned weights'),
     'soup': ('soup.py', 'average the weights of several fine-tuned models'),
     'check-data': ('check_data.py', 'check ImageNet and its shifts under a folder'),
     'export': ('convert_open_clip.py', "convert an image tower of open_clip for mmpretrain's VisionTransformer"),

@@ -23,7 +23,7 @@ def load_model(
 
     Args:
         config: A config file that tests on several sets.
-        checkpoint: The weights. None: the pre-trained ones (zero-shot CLIP).
+        checkpoint: The weights. None: the pretrained ones (zero-shot CLIP).
         device: Where to put the model (default: the CPU).
         options (dict, optional): Overrides, as of ``--cfg-options``, such as ``{'model.crop_scale': 0.9}``.
 

@@ -15,7 +15,7 @@ from mmcfmask_cli import add_cfg_options, count, run
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare the object mask with the object')
     parser.add_argument('config', help='config file whose data sets have gt_mask (configs/shapes)')
-    parser.add_argument('checkpoint', nargs='?', help='checkpoint file (default: the pre-trained model)')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file (default: the pretrained model)')
     parser.add_argument('--value', type=float, default=0.3, help='threshold of the object mask (default: 0.3)')
     parser.add_argument('--batch-size', type=count, default=100, help='images per batch (default: 100)')
     add_cfg_options(parser)

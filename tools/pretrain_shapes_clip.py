@@ -4,7 +4,7 @@
     python tools/pretrain_shapes_clip.py
     python tools/pretrain_shapes_clip.py --eval-only     # zero-shot accuracies of the weights in --out
 
-The pre-training split is rendered once into the work dir. The same command resumes an interrupted run.
+The pretraining split is rendered once into the work dir. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations

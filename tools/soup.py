@@ -5,7 +5,7 @@
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy   # those that help on the held-out images
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy --ties paper  # ties as in the publication
 
-The models share a config and pre-trained weights, and differ in seed, epoch or hyper-parameters. The greedy soup uses
+The models share a config and pretrained weights, and differ in seed, epoch or hyper-parameters. The greedy soup uses
 the images of ``val_dataloader``, which are held out of the training set, never a test set or a shift.
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""WiSE-FT: test interpolations (1 − α) θ0 + α θ1 of the pre-trained weights θ0 of a config and a fine-tuned checkpoint
+"""WiSE-FT: test interpolations (1 − α) θ0 + α θ1 of the pretrained weights θ0 of a config and a fine-tuned checkpoint
 θ1, on every test set.
 
     python tools/wise_ft.py CONFIG CHECKPOINT                              # α = 0, 0.1, …, 1
@@ -15,7 +15,7 @@ from mmcfmask_cli import add_run_arguments, add_test_arguments, file_name, run
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Interpolate between pre-trained and fine-tuned weights')
+    parser = argparse.ArgumentParser(description='Interpolate between pretrained and fine-tuned weights')
     parser.add_argument('config', help='config file; its model without a checkpoint is α = 0')
     parser.add_argument('checkpoint', help='checkpoint file, α = 1')
     parser.add_argument(

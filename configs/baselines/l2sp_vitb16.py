@@ -1,4 +1,4 @@
-# L2-SP (Li et al. 2018): the weights are held to the pre-trained weights, in place of weight decay.
+# L2-SP (Li et al. 2018): the weights are held to the pretrained weights, in place of weight decay.
 _base_ = '../_base_/imagenet.py'
 optim_wrapper = dict(optimizer=dict(weight_decay=0.0))
 model = dict(

@@ -38,7 +38,7 @@ def read_config(
     amp: bool = False,
     compile_blocks: bool = False,
 ) -> Config:
-    """Read the config of a counterfactual training step, without pre-trained weights, on which no time depends.
+    """Read the config of a counterfactual training step, without pretrained weights, on which no time depends.
 
     Args:
         config: Path of a config.

@@ -92,7 +92,7 @@ def show_counterfactuals(
 
     Args:
         cfg: A config, which is changed.
-        checkpoint: Path of a checkpoint; None for the pre-trained model.
+        checkpoint: Path of a checkpoint; None for the pretrained model.
         images: Files, or folders of images.
         split: Instead of ``images``: a set of the config (``'train'``, ``'val'``, ``'test'`` or a test set).
         num: Maximum number of images.

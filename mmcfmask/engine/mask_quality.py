@@ -23,7 +23,7 @@ def measure_masks(
 
     Args:
         cfg: A config whose data sets know their objects (``gt_mask``); it is changed.
-        checkpoint: Path of a checkpoint; None for the pre-trained model.
+        checkpoint: Path of a checkpoint; None for the pretrained model.
         value: Threshold of the object mask, in [0, 1].
         batch_size: Images per batch.
 

@@ -48,7 +48,7 @@ def run_test(
 
     Args:
         config (str): The config file.
-        checkpoint (str, optional): The file to test. None: the pre-trained weights (zero-shot).
+        checkpoint (str, optional): The file to test. None: the pretrained weights (zero-shot).
         options: As of ``--cfg-options``; see :func:`mmcfmask.engine.config.load_config`.
         shifts (list[str], optional): Test on these shifts and the ID set; a missing one is an error. None: those of the
             config, without missing ones.

@@ -40,7 +40,7 @@ def run_wise_ft(
     local_rank: int = 0,
     show: bool = False,
 ) -> dict | None:
-    """Test interpolations (1 − α) θ0 + α θ1 of the pre-trained and the fine-tuned weights on every test set.
+    """Test interpolations (1 − α) θ0 + α θ1 of the pretrained and the fine-tuned weights on every test set.
 
     Args:
         config (str): The config file; its model without a checkpoint is θ0.

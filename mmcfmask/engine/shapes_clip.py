@@ -1,4 +1,4 @@
-"""Pre-training of the small CLIP of the built-in benchmark. Model, tokenizer and loss are open_clip's."""
+"""Pretraining of the small CLIP of the built-in benchmark. Model, tokenizer and loss are open_clip's."""
 
 from __future__ import annotations
 

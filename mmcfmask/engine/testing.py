@@ -39,12 +39,12 @@ def prepare_test(
 
     Args:
         cfg (Config): Its test loop is a :class:`MultiSetTestLoop`.
-        checkpoint (str, optional): The file to test. None: the pre-trained weights.
+        checkpoint (str, optional): The file to test. None: the pretrained weights.
         shifts (list[str], optional): Test on these shifts and the ID set; a missing one is an error. None: the shifts
             of the config.
         skip_broken (bool): Leave out images that cannot be read.
         amp (bool): bfloat16 autocast.
-        keep_pretrained (bool): Keep the pre-trained weights besides those of the checkpoint, as WiSE-FT needs them.
+        keep_pretrained (bool): Keep the pretrained weights besides those of the checkpoint, as WiSE-FT needs them.
         data (bool): Look for the images of the test sets too.
 
     Returns:
@@ -86,14 +86,14 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
 
     Args:
         path (str): A config file that tests on several sets.
-        checkpoint (str, optional): The weights. None: the pre-trained ones.
+        checkpoint (str, optional): The weights. None: the pretrained ones.
         options (dict, optional): Overrides, as of ``--cfg-options``.
 
     Returns:
         Config: For ``get_model(cfg)`` or ``ImageClassificationInferencer(cfg)``.
 
     Raises:
-        ConfigError: See :func:`load_config` and :func:`prepare_test`; or there is neither a checkpoint nor pre-trained
+        ConfigError: See :func:`load_config` and :func:`prepare_test`; or there is neither a checkpoint nor pretrained
             weights.
         MissingFileError: There is no such config or checkpoint.
 
@@ -122,7 +122,7 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
 
     Args:
         model: The ``model`` of a config.
-        checkpoint: Its weights. None: the pre-trained ones.
+        checkpoint: Its weights. None: the pretrained ones.
         data_preprocessor: Ignored. ``get_model`` adds ``data_preprocessor=None`` to every config.
 
     Returns:
@@ -264,7 +264,7 @@ def forget_training(model: dict) -> None:
 def skip_pretrained_weights(model: dict) -> None:
     """Make a model config load no weights, in place: a checkpoint will bring them all."""
     forget_training(model)
-    model.pop('knn_gate', None)  # it needs the pre-trained weights
+    model.pop('knn_gate', None)  # it needs the pretrained weights
     for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None
@@ -280,7 +280,7 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
 
     Args:
         cfg (dict): The ``model`` of a config. It is changed.
-        checkpoint (dict, optional): From :func:`check_checkpoint`. None: the pre-trained weights.
+        checkpoint (dict, optional): From :func:`check_checkpoint`. None: the pretrained weights.
         name (str, optional): Path of the checkpoint, for errors.
 
     Returns:
@@ -302,11 +302,11 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
 
 
 def load_weights(model: nn.Module, checkpoint: dict | None, name: str | None = None) -> None:
-    """Load a checkpoint, or else the pre-trained weights, into a model.
+    """Load a checkpoint, or else the pretrained weights, into a model.
 
     Args:
         model (nn.Module): The model.
-        checkpoint (dict, optional): From :func:`check_checkpoint`. None: the pre-trained weights.
+        checkpoint (dict, optional): From :func:`check_checkpoint`. None: the pretrained weights.
         name (str, optional): Path of the checkpoint, for errors.
 
     Raises:

@@ -1,4 +1,4 @@
-"""WiSE-FT: evaluate interpolations of the pre-trained and the fine-tuned weights (Wortsman et al., CVPR 2022)."""
+"""WiSE-FT: evaluate interpolations of the pretrained and the fine-tuned weights (Wortsman et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -56,22 +56,22 @@ def parse_alphas(texts: Sequence[str | float]) -> list[float]:
     alphas = sorted({round(alpha, 6) for alpha in alphas})
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):  # NaN is not
         raise ConfigError(
-            'alphas must lie in [0, 1] (0 is the pre-trained model, 1 the fine-tuned one), got '
+            'alphas must lie in [0, 1] (0 is the pretrained model, 1 the fine-tuned one), got '
             f'{" ".join(map(str, texts))}'
         )
     return alphas
 
 
 def pretrained_weights(model: dict) -> dict[str, Tensor]:
-    """Return θ0, the pre-trained weights of a model config, on the CPU.
+    """Return θ0, the pretrained weights of a model config, on the CPU.
 
     Raises:
-        ConfigError: The config has no pre-trained head.
+        ConfigError: The config has no pretrained head.
     """
     head = model.get('head') or {}
     if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
         raise ConfigError(
-            'WiSE-FT needs pre-trained weights, but model.head.class_weights=None leaves the head random: give it '
+            'WiSE-FT needs pretrained weights, but model.head.class_weights=None leaves the head random: give it '
             'class embeddings'
         )
     return build_model(copy.deepcopy(model)).state_dict()
@@ -198,7 +198,7 @@ class WiSEFTLoop(MultiSetTestLoop):
 
 @HOOKS.register_module()
 class WiSEFTHook(Hook):
-    """After the training, test interpolations of the pre-trained and the fine-tuned weights on the config's test sets.
+    """After the training, test interpolations of the pretrained and the fine-tuned weights on the config's test sets.
 
     This writes ``wise_ft.json``, ``wise_ft.md``, the curve and, if asked, a checkpoint to ``<work dir>/wise_ft``. The
     hook checks before the training that the test sets can be read.
@@ -211,7 +211,7 @@ class WiSEFTHook(Hook):
         amp (bool): bfloat16 autocast. Defaults to False.
 
     Raises:
-        ConfigError: Bad arguments; no test sets in the config; a model without pre-trained weights.
+        ConfigError: Bad arguments; no test sets in the config; a model without pretrained weights.
     """
 
     priority = 'LOWEST'  # after the last checkpoint is saved
@@ -231,7 +231,7 @@ class WiSEFTHook(Hook):
         self.amp = amp
 
     def before_train(self, runner) -> None:
-        """Build the pre-trained weights and the loop over the test sets."""
+        """Build the pretrained weights and the loop over the test sets."""
         cfg: Config = runner.cfg
         if not cfg.get('test_dataloader') or 'id_set' not in (cfg.get('test_cfg') or {}):
             raise ConfigError("WiSEFTHook needs test_dataloader and test_cfg=dict(type='MultiSetTestLoop', id_set=…)")

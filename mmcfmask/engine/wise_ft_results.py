@@ -68,7 +68,7 @@ def line_table(line: dict) -> dict:
     }
     names = list(next(iter(results.values())))
     id_set = line['id_set'] if line['id_set'] in names else None
-    notes = [f'α = 0: pre-trained; α = 1: {line["checkpoint"]["path"] if line["checkpoint"] else "fine-tuned"}.']
+    notes = [f'α = 0: pretrained; α = 1: {line["checkpoint"]["path"] if line["checkpoint"] else "fine-tuned"}.']
     if any(part['alpha'] == line['default_alpha'] for part in line['line']):
         notes.append(f'α = {line["default_alpha"]:g} (bold) is the default to report; no test set chooses α.')
     return dict(

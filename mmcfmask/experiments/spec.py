@@ -118,12 +118,12 @@ class MethodFields(Section):
 
     config: Text | None = Field(None, description='Config of a method to train, or only to test.')
     wise_ft: Text | None = Field(
-        None, description='The method whose weights are interpolated with the pre-trained weights.'
+        None, description='The method whose weights are interpolated with the pretrained weights.'
     )
     evaluate: Text | None = Field(None, description='The method to test again, with `options`.')
     soup: Text | None = Field(None, description='The method whose weights are averaged over its seeds.')
     alpha: Annotated[Share, Strict()] = Field(
-        0.5, allow_inf_nan=False, description='Of wise_ft: 0 is pre-trained, 1 is fine-tuned.'
+        0.5, allow_inf_nan=False, description='Of wise_ft: 0 is pretrained, 1 is fine-tuned.'
     )
     greedy: StrictBool = Field(False, description='Of soup: add a model only if the held-out accuracy does not drop.')
     options: list[Option] = Field([], description='Of evaluate: options of tools/test.py.')

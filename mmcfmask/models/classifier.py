@@ -30,7 +30,7 @@ class CounterfactualClassifier(ImageClassifier):
     With ``losses=[dict(type='CounterfactualDistillation')]`` it is the method of CVPR 2023, whose term is
     λ · mean (f(x̃) − f₀(x̃))². Inference (``tensor``, ``predict``) works as in ``ImageClassifier``.
 
-    All pre-trained weights (tower, class embeddings, teacher) are in place after construction. So testing zero-shot
+    All pretrained weights (tower, class embeddings, teacher) are in place after construction. So testing zero-shot
     CLIP needs no training step, and errors come early.
 
     Args:
@@ -38,7 +38,7 @@ class CounterfactualClassifier(ImageClassifier):
             neck.
         head (dict): :class:`CLIPDistillHead`; ``in_channels`` is filled in.
         neck (dict, optional): As in ``ImageClassifier``.
-        teacher (dict, optional): :class:`OpenCLIPTeacher`, for loss terms that compare with the pre-trained model.
+        teacher (dict, optional): :class:`OpenCLIPTeacher`, for loss terms that compare with the pretrained model.
         losses (list[dict], optional): Loss terms, added to the cross-entropy: modules of
             :mod:`mmcfmask.models.losses`. Defaults to none, which is plain fine-tuning.
         data_preprocessor (dict): :class:`CAMRefillDataPreprocessor`.
@@ -103,7 +103,7 @@ class CounterfactualClassifier(ImageClassifier):
         self._set_up_losses(losses or [])
 
     def _load_pretrained(self) -> None:
-        """Put the pre-trained weights of the tower and the class embeddings of the head in place."""
+        """Put the pretrained weights of the tower and the class embeddings of the head in place."""
         for part in (self.backbone, self.neck):  # an init_cfg acts now, not at train()
             if part is not None and getattr(part, 'init_cfg', None):
                 part.init_weights()

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 
 
 def check_same_model(
-    first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str = 'the pre-trained and the fine-tuned weights'
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str = 'the pretrained and the fine-tuned weights'
 ) -> None:
     """Raise a ConfigError that names a tensor, unless both hold the same names and shapes."""
     only = sorted(first.keys() ^ second.keys())
@@ -31,7 +31,7 @@ def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alph
     """θ = (1 − α) θ0 + α θ1, over all weights, in float32 or better; exactly θ0 at α = 0 and θ1 at α = 1.
 
     Args:
-        theta0 (Mapping[str, Tensor]): Pre-trained weights.
+        theta0 (Mapping[str, Tensor]): Pretrained weights.
         theta1 (Mapping[str, Tensor]): Fine-tuned weights; the same names and shapes.
         alpha (float): In [0, 1].
 
@@ -43,7 +43,7 @@ def interpolate(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alph
         ConfigError: α outside [0, 1], or weights of different models.
     """
     if not 0 <= alpha <= 1:
-        raise ConfigError(f'alpha={alpha} must lie in [0, 1]: 0 is the pre-trained model, 1 the fine-tuned one')
+        raise ConfigError(f'alpha={alpha} must lie in [0, 1]: 0 is the pretrained model, 1 the fine-tuned one')
     check_same_model(theta0, theta1)
     return {name: lerp(theta0[name], weight, alpha) for name, weight in theta1.items()}
 

@@ -1,4 +1,4 @@
-"""The frozen pre-trained model that teaches the student."""
+"""The frozen pretrained model that teaches the student."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRECISIONS = {None: None, 'bf16': torch.bfloat16}
 class OpenCLIPTeacher(nn.Module):
     """A frozen image tower with its projection.
 
-    Without a ``model_name``, or with the student's own, it is a copy of the pre-trained student, and no weights are
+    Without a ``model_name``, or with the student's own, it is a copy of the pretrained student, and no weights are
     loaded twice. Under autocast, and with ``precision='bf16'``, the first call rounds its weights for good, as autocast
     would do in every step: the features are the same, with less memory and time. :attr:`exact` prevents this.
 
@@ -30,7 +30,7 @@ class OpenCLIPTeacher(nn.Module):
     the optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it, because it never changes.
 
     Args:
-        model_name (str, optional): An open_clip model, if the teacher is not the pre-trained student.
+        model_name (str, optional): An open_clip model, if the teacher is not the pretrained student.
         pretrained (str, optional): Its weights, as in :class:`OpenCLIPBackbone`.
         precision (str, optional): 'bf16' runs the teacher in bfloat16 autocast even if the student trains in float32.
             On CPUs and GPUs with bfloat16 units this takes a fraction of the time, and rounds the features
@@ -42,7 +42,7 @@ class OpenCLIPTeacher(nn.Module):
     Attributes:
         exact (bool): Never round the weights, because something other than :meth:`forward` reads them. Defaults to
             False.
-        is_pretrained_student (bool): After :meth:`setup`, whether it is a copy of the pre-trained student.
+        is_pretrained_student (bool): After :meth:`setup`, whether it is a copy of the pretrained student.
     """
 
     exact = False
@@ -70,10 +70,10 @@ class OpenCLIPTeacher(nn.Module):
         self.precision = precision
 
     def setup(self, backbone: nn.Module, neck: nn.Module | None = None, head: nn.Module | None = None) -> None:
-        """Take the pre-trained weights: copied from the student, or loaded if another model was named.
+        """Take the pretrained weights: copied from the student, or loaded if another model was named.
 
         Args:
-            backbone (nn.Module): The student's tower, holding its pre-trained weights.
+            backbone (nn.Module): The student's tower, holding its pretrained weights.
             neck (nn.Module, optional): The student's projection, where the tower has none of its own.
             head (nn.Module, optional): The student's head before training. It gives :meth:`logits` for knowledge
                 distillation, and L2-SP holds the student's head to it.

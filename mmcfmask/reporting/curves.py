@@ -1,4 +1,4 @@
-"""Accuracy along the line between pre-trained and fine-tuned weights."""
+"""Accuracy along the line between pretrained and fine-tuned weights."""
 
 from __future__ import annotations
 

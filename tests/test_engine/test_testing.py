@@ -20,7 +20,7 @@ from mmcfmask.errors import ConfigError
 
 
 def test_config_for_the_inference_of_mmpretrain(tmp_path):
-    """Its inferencer gives what the classifier gives, of the pre-trained weights and of a checkpoint."""
+    """Its inferencer gives what the classifier gives, of the pretrained weights and of a checkpoint."""
     cfg = inference_config('configs/shapes/cfmask.py')
     dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'size': 20, 'pipeline': []})
     for index in range(4):

@@ -1,4 +1,4 @@
-"""The line between pre-trained and fine-tuned weights, on the built-in benchmark with a small tower."""
+"""The line between pretrained and fine-tuned weights, on the built-in benchmark with a small tower."""
 
 import json
 from pathlib import Path

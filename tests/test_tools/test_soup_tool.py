@@ -16,7 +16,7 @@ OPTIONS = ['val_dataloader.dataset.size=30']
 
 @pytest.fixture(scope='module')
 def checkpoints(tmp_path_factory):
-    """The pre-trained mini CLIP, one as good (its logits halved), and one that knows nothing."""
+    """The pretrained mini CLIP, one as good (its logits halved), and one that knows nothing."""
     folder = tmp_path_factory.mktemp('checkpoints')
     state = build_model(load_config(CONFIG, {}).model).state_dict()
     broken = {name: torch.zeros_like(value) for name, value in state.items()}

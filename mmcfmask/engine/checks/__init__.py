@@ -88,8 +88,8 @@ def check_testing(
 
     Args:
         cfg (Config): The config of a test on several sets.
-        checkpoint (str, optional): The file to test. None: the pre-trained weights.
-        keep_pretrained (bool): The pre-trained weights are needed besides those of the checkpoint.
+        checkpoint (str, optional): The file to test. None: the pretrained weights.
+        keep_pretrained (bool): The pretrained weights are needed besides those of the checkpoint.
         data (bool): Look for the images of the test sets too.
 
     Returns:

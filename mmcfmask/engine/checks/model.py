@@ -127,7 +127,7 @@ def check_classes_of_checkpoint(model: dict, checkpoint: dict, name: str) -> Non
 
 
 def warn_of_random_weights(cfg: Config) -> None:
-    """Log a warning for an image tower without pre-trained weights."""
+    """Log a warning for an image tower without pretrained weights."""
     tower = cfg.model.get('backbone') or {}
     if (
         tower.get('model_name')

@@ -82,7 +82,7 @@ class KNNGate(nn.Module):
         scores(x) = fine-tuned logits   if x is similar to the training images of the predicted class
                     zero-shot logits    otherwise
 
-    Fine-tuning helps on images like the training images and costs robustness on others. The features of the pre-trained
+    Fine-tuning helps on images like the training images and costs robustness on others. The features of the pretrained
     tower measure similarity, because they were not fitted to the training images: :func:`class_similarity` is compared
     with the :func:`conformal_threshold` of held-out images. The fine-tuned model predicts the class of held-out images
     too. With their true class instead, the two similarities would be measured in different ways, and many more images
@@ -95,7 +95,7 @@ class KNNGate(nn.Module):
     weigh the two models in a similar way, by the distance to images that the zero-shot model gets wrong.
 
     Its owner keeps it out of ``named_modules()``, like the teacher. Checkpoints do not contain it, so a test with the
-    gate needs the pre-trained weights.
+    gate needs the pretrained weights.
 
     Args:
         dataset (dict): The training images, an mmpretrain dataset with a test pipeline.
@@ -134,7 +134,7 @@ class KNNGate(nn.Module):
         self.reading: dict[str, Any] = dict(batch_size=batch_size, num_workers=num_workers, cache_dir=cache_dir)
 
     def setup(self, classifier: nn.Module) -> None:
-        """Copy the classifier, which holds its pre-trained weights, and compute its features of the training and the
+        """Copy the classifier, which holds its pretrained weights, and compute its features of the training and the
         held-out images."""
         self.zero_shot = OpenCLIPTeacher()
         self.zero_shot.setup(classifier.backbone, classifier.neck, classifier.head)

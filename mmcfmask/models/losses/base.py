@@ -89,7 +89,7 @@ class LossTerm(nn.Module):
 
     Attributes:
         needs_teacher (bool): The term needs ``model.teacher``.
-        any_teacher (bool): The teacher may be another model than the pre-trained student.
+        any_teacher (bool): The teacher may be another model than the pretrained student.
         reads_teacher_weights (bool): The term reads the weights of the teacher, so that these must stay exact under
             autocast.
     """
@@ -105,14 +105,14 @@ class LossTerm(nn.Module):
         self.weight = weight
 
     def setup(self, classifier: nn.Module) -> None:
-        """Take what is needed from the classifier. Called once, while the classifier holds its pre-trained weights.
+        """Take what is needed from the classifier. Called once, while the classifier holds its pretrained weights.
 
         Raises:
             ConfigError: The classifier lacks something.
         """
         if self.needs_teacher and not self.any_teacher and not classifier.teacher.is_pretrained_student:
             raise ConfigError(
-                f'{type(self).__name__} compares with the pre-trained student, but the teacher is another model: '
+                f'{type(self).__name__} compares with the pretrained student, but the teacher is another model: '
                 'leave out its model_name'
             )
 

@@ -61,7 +61,7 @@ class Distillation(LossTerm):
         if head.distill == 'logits' and not teacher.is_pretrained_student:
             raise ConfigError(
                 f"distill='logits' compares class probabilities, but the teacher {teacher.model_name!r} has no class "
-                "embeddings of its own: use distill='feature', or the pre-trained student as teacher"
+                "embeddings of its own: use distill='feature', or the pretrained student as teacher"
             )
 
     def forward(self, step: Step) -> dict[str, Tensor]:

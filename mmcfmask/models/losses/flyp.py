@@ -81,7 +81,7 @@ class FLYP(PromptLoss):
         head.init_class_weights(embeddings, text.logit_scale.detach().exp().item())
 
     def mixed_head(self, head: nn.Module, end: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-        """The state of the ``head`` for WiSE-FT, made with the text tower (1 − α) · pre-trained + α · ``end``. Image
+        """The state of the ``head`` for WiSE-FT, made with the text tower (1 − α) · pretrained + α · ``end``. Image
         and text tower are interpolated alike, as in the paper."""
         text, _ = load_text_tower(*self.source)
         device = next(head.parameters()).device

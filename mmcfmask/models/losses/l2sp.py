@@ -1,4 +1,4 @@
-"""L²-SP: a penalty on the distance to the pre-trained weights."""
+"""L²-SP: a penalty on the distance to the pretrained weights."""
 
 from __future__ import annotations
 

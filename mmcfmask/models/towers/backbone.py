@@ -40,7 +40,7 @@ class OpenCLIPBackbone(BaseBackbone):
         embed_dims (int): D.
         image_size (tuple[int, int]): Height and width of the input.
         patch_size (tuple[int, int] | None): None for convolutional towers.
-        logit_scale (float): Factor of the cosine similarities of the pre-trained model (about 100).
+        logit_scale (float): Factor of the cosine similarities of the pretrained model (about 100).
         mean, std (tuple[float, float, float] | None): Normalisation of RGB images in 0-1 that the weights were trained
             with. None if ``pretrained`` is a path or None.
 
@@ -86,7 +86,7 @@ class OpenCLIPBackbone(BaseBackbone):
             self.eval()
 
     def init_weights(self) -> None:
-        """Apply ``init_cfg``, if there is one. The pre-trained weights are already loaded."""
+        """Apply ``init_cfg``, if there is one. The pretrained weights are already loaded."""
         if self.init_cfg is not None:
             super().init_weights()
 

@@ -19,7 +19,7 @@ def shapes(split, size, **kwargs):
 
 
 def build(pretrained, gate=True, **kwargs):
-    """A classifier moved away from its pre-trained weights, as by fine-tuning, after the gate was made."""
+    """A classifier moved away from its pretrained weights, as by fine-tuning, after the gate was made."""
     gate = dict(dataset=shapes('train', 50), held_out=shapes('val', 40), k=3, level=0.3, **kwargs) if gate else None
     torch.manual_seed(2)
     model = MODELS.build(

@@ -17,5 +17,5 @@ def batch():
 
 @pytest.fixture
 def clip(tiny_pretrained):
-    """The whole pre-trained model, and its tokenizer."""
+    """The whole pretrained model, and its tokenizer."""
     return open_clip.create_model('tiny-vit', pretrained=tiny_pretrained).eval(), open_clip.get_tokenizer('tiny-vit')
