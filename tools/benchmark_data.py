@@ -5,7 +5,7 @@
     python tools/benchmark_data.py FOLDER --images 500 --rounds 5 --out data.json
 
 All ways read the same files in turns, in one process with one thread, so the rates scale with the workers. Differences
-are in the 224 x 224 pixels (0-255), compared with torchvision, whose output is that of CLIP's own transform.
+are in the 224 x 224 pixels (0-255), compared with torchvision, whose output equals CLIP's own transform.
 """
 
 from __future__ import annotations

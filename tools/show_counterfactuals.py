@@ -6,7 +6,7 @@
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split test --all  # all nine variants side by side
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split a --relevance-crop  # as tools/test.py crops
 
-Without a checkpoint the relevance is that of the pretrained model.
+Without a checkpoint the pretrained model gives the relevance.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         '--jobs', type=count, default=1, help='runs at once; they share a GPU if there is only one (default: 1)'
     )
-    parser.add_argument('--seeds', nargs='+', type=seed, help='training seeds, in place of those of the study')
+    parser.add_argument('--seeds', nargs='+', type=seed, help='training seeds, instead of the seeds of the study')
     parser.add_argument(
         '--only',
         nargs='+',

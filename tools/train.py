@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
         help='resume from the checkpoint PATH, or from the latest one in the work dir (auto)',
         metavar='PATH',
     )
-    parser.add_argument('--seed', type=seed, help='seed of all random numbers (default: that of the config)')
+    parser.add_argument('--seed', type=seed, help='seed of all random numbers (default: the value of the config)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     add_run_arguments(parser, work_dir='folder for logs and checkpoints')
     return parser.parse_args()

@@ -12,7 +12,7 @@ INHERITED = re.compile(r'^( +)\*\*kwargs: .*(?:\n\1 +.*)*\n?', re.MULTILINE)
 TABLE = re.compile(r'^( *)=+  =+\n(.*?)\n\1=+  =+$', re.MULTILINE | re.DOTALL)
 
 
-def list_of(table: re.Match) -> str:
+def make_list(table: re.Match) -> str:
     """The rows of a table as a list."""
     rows = re.sub(r'\n {10,}', ' ', table[2]).splitlines()
     return '\n'.join(re.sub(r'^ *(\S.*?)  +', rf'{table[1]}- \1: ', row) for row in rows)
@@ -25,7 +25,7 @@ class PlainMarkdown(griffe.Extension):
         if not obj.docstring:
             return
         text = ROLE.sub(r'`\1`', obj.docstring.value)
-        text = TABLE.sub(list_of, re.sub(r'::$', ':', text, flags=re.MULTILINE))
+        text = TABLE.sub(make_list, re.sub(r'::$', ':', text, flags=re.MULTILINE))
         text = SHARED.sub(lambda match: '\n'.join(f'{match[1]}{name}{match[3]}' for name in match[2].split(', ')), text)
         if obj.is_class and '__init__' not in obj.members:  # the site shows the base class, and no signature
             text = INHERITED.sub('', text)

@@ -28,7 +28,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             continue
         done.add(path)
         content = render(path)
-        files.append(File.generated(config, page_of(path), content=content))
+        files.append(File.generated(config, find_page(path), content=content))
         todo += linked(content, path) if is_prose(path) else []
     return files
 
@@ -36,11 +36,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point the links at the pages of the site."""
     uri = page.file.src_uri
-    path = source_of(uri) if uri.startswith('source/') else f'docs/{uri}'
+    path = find_source(uri) if uri.startswith('source/') else f'docs/{uri}'
     if not is_prose(path):
         return markdown
     folder = posixpath.dirname(uri) or '.'
-    return LINK.sub(lambda match: posixpath.relpath(page_of(resolve(match[1], path)), folder), markdown)
+    return LINK.sub(lambda match: posixpath.relpath(find_page(resolve(match[1], path)), folder), markdown)
 
 
 def linked(markdown: str, path: str) -> list[str]:
@@ -55,15 +55,15 @@ def resolve(target: str, path: str) -> str:
     return posixpath.normpath(posixpath.join(folder, target))
 
 
-def page_of(path: str) -> str:
+def find_page(path: str) -> str:
     """The page of the site that shows a path of the repository."""
     if path.startswith('docs/'):
         return path.removeprefix('docs/')
     return f'source/{path}' if path.endswith('.md') else f'source/{path}.md'
 
 
-def source_of(uri: str) -> str:
-    """The path in the repository that a page of ``page_of`` shows."""
+def find_source(uri: str) -> str:
+    """The path in the repository that a page of ``find_page`` shows."""
     path = uri.removeprefix('source/')
     return path if (ROOT / path).exists() else path.removesuffix('.md')
 

@@ -45,7 +45,7 @@ def run_soup(
         options: As of ``--cfg-options``; see :func:`mmcfmask.engine.config.load_config`.
         greedy (bool): Add a model only if the soup does not get worse on the held-out images (``val_dataloader``).
         ties (str): As of :func:`mmcfmask.engine.soup.greedy_soup`.
-        work_dir (str, optional): Folder for logs. None: that of ``out``.
+        work_dir (str, optional): Folder for logs. None: the folder of ``out``.
         show (bool): Print a table.
 
     Returns:

@@ -50,17 +50,17 @@ def run_test(
         config (str): The config file.
         checkpoint (str, optional): The file to test. None: the pretrained weights (zero-shot).
         options: As of ``--cfg-options``; see :func:`mmcfmask.engine.config.load_config`.
-        shifts (list[str], optional): Test on these shifts and the ID set; a missing one is an error. None: those of the
-            config, without missing ones.
+        shifts (list[str], optional): Test on these shifts and the ID set; a missing one is an error. None: the shifts of
+            the config, without missing ones.
         knn_gate (bool): Let zero-shot CLIP answer for images unlike the training images (``model.knn_gate``).
         crop_scale (float, optional): Also predict from the relevant part of an image, of this scale
             (``model.crop_scale``).
         skip_broken (bool): Leave out images that cannot be read, and count them.
         out (str, optional): Write metrics and protocol to this JSON file.
         predictions (str, optional): Write the predictions for all images to ``<set>.csv`` in this folder.
-        work_dir (str, optional): Folder for logs. None: that of the config, or ``work_dirs/<config name>``.
+        work_dir (str, optional): Folder for logs. None: the value of the config, or ``work_dirs/<config name>``.
         amp (bool): bfloat16 autocast.
-        launcher (str, optional): None: that of the config, or 'none'.
+        launcher (str, optional): None: the value of the config, or 'none'.
         local_rank (int): The GPU of this process, unless the environment says so.
         show (bool): Print a table of accuracies.
 

@@ -40,13 +40,13 @@ def run_training(
     Args:
         config (str): The config file.
         options: As of ``--cfg-options``; see :func:`mmcfmask.engine.config.load_config`.
-        work_dir (str, optional): Folder for logs and checkpoints. None: that of the config, or
+        work_dir (str, optional): Folder for logs and checkpoints. None: the value of the config, or
             ``work_dirs/<config name>``.
         resume (str, optional): A checkpoint to resume from; 'auto' finds the latest one in the work dir.
-        seed (int, optional): None: that of the resumed run, or of the config.
+        seed (int, optional): None: the seed of the resumed run, or of the config.
         amp (bool): bfloat16 autocast.
         validate (bool): Evaluate during the training.
-        launcher (str, optional): None: that of the config, or 'none'.
+        launcher (str, optional): None: the value of the config, or 'none'.
         local_rank (int): The GPU of this process, unless the environment says so.
 
     Raises:

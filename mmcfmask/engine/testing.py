@@ -44,7 +44,7 @@ def prepare_test(
             of the config.
         skip_broken (bool): Leave out images that cannot be read.
         amp (bool): bfloat16 autocast.
-        keep_pretrained (bool): Keep the pretrained weights besides those of the checkpoint, as WiSE-FT needs them.
+        keep_pretrained (bool): Keep the pretrained weights beside the checkpoint's, as WiSE-FT needs them.
         data (bool): Look for the images of the test sets too.
 
     Returns:

@@ -160,7 +160,8 @@ class StudySpec(Section):
     )
     pictures: StrictBool = Field(True, description='Draw the counterfactual images of every mask and fill.')
     cfg_options: CfgOptions = Field(
-        {}, description='Config values of every run. Those of a data set, then those of a method take precedence.'
+        {},
+        description='Config values of every run. Values of a data set, and then values of a method, take precedence.',
     )
     datasets: Annotated[dict[Text, Annotated[DatasetSpec, ShortForm()]], AfterValidator(check_folder_names)] = Field(
         {}, description='Data sets by name; without them, a method names the path of its config.'

@@ -135,7 +135,7 @@ def run_study(
 
     Args:
         path: The study file.
-        out, seeds: In place of those of the file.
+        out, seeds: Replace the values of the file.
         datasets: Names of data sets of the file to run on (default: all).
         only: Patterns of methods to run (default: all).
         amp: Run in bfloat16, whatever the file says.

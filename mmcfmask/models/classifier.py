@@ -46,7 +46,7 @@ class CounterfactualClassifier(ImageClassifier):
             training images. Defaults to None: the fine-tuned model predicts for all.
         crop_scale (float, optional): Predict with a relevance crop of this scale, see
             :func:`mmcfmask.models.inference.relevance_crop.predict_with_crop`. Defaults to None: without.
-        **kwargs: Those of ``ImageClassifier``, except ``pretrained`` and ``init_cfg``, which would act after the
+        **kwargs: Arguments of ``ImageClassifier``, except ``pretrained`` and ``init_cfg``, which would act after the
             teacher was copied.
 
     Raises:

@@ -64,7 +64,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             fill.
         color_mixing (float): Probability that the channels of a counterfactual image are mixed
             (:func:`mmcfmask.counterfactual.random_color_mixing`). Ours, not published. Needs a fill.
-        **kwargs: Those of ``ClsDataPreprocessor``; batch augments (mixup, cutmix) excepted.
+        **kwargs: Arguments of ``ClsDataPreprocessor``; batch augments (mixup, cutmix) excepted.
 
     Raises:
         ConfigError: Unknown mask or fill, a value outside [0, 1], views without a fill, or batch augments.

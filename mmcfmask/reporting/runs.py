@@ -105,7 +105,7 @@ def read_run(path: str | Path, method: str | None = None) -> Run:
 
 
 def _update_names(content: dict) -> dict:
-    """The content of a valid file, with the names of mmcfmask 0.1.0 replaced by those of this version."""
+    """The content of a valid file, with the names of mmcfmask 0.1.0 replaced by the names of this version."""
     content = dict(content)
     if content.get('inference'):
         content['inference'] = {OLD_INFERENCE.get(key, key): value for key, value in content['inference'].items()}

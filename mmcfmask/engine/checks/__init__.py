@@ -89,7 +89,7 @@ def check_testing(
     Args:
         cfg (Config): The config of a test on several sets.
         checkpoint (str, optional): The file to test. None: the pretrained weights.
-        keep_pretrained (bool): The pretrained weights are needed besides those of the checkpoint.
+        keep_pretrained (bool): The pretrained weights are needed besides the weights of the checkpoint.
         data (bool): Look for the images of the test sets too.
 
     Returns:

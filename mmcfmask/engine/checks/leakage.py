@@ -26,7 +26,7 @@ def check_leakage(cfg: Config, training: bool = True, seed: int | None = None) -
         cfg (Config): The config of a training or a test.
         training (bool): Include the training and the validation set. If False, compare only the images that make the
             head or the k-NN gate.
-        seed (int, optional): Of the run, for hold-outs that follow it. None: that of the config.
+        seed (int, optional): Of the run, for hold-outs that follow it. None: the value of the config.
 
     Raises:
         ConfigError: Images that choose something are also learned from, or belong to a shift.

@@ -34,7 +34,7 @@ class CARFT(PromptLoss):
 
     Args:
         weight (float): α of the paper.
-        **kwargs: Those of :class:`PromptLoss`.
+        **kwargs: Arguments of :class:`PromptLoss`.
     """
 
     def setup_text(self, classifier: nn.Module, model_name: str, pretrained: str | None) -> None:

@@ -35,7 +35,7 @@ class FLYP(PromptLoss):
 
     Args:
         weight (float): Factor of the loss.
-        **kwargs: Those of :class:`PromptLoss`.
+        **kwargs: Arguments of :class:`PromptLoss`.
     """
 
     needs_teacher = False
