@@ -50,8 +50,8 @@ def run_test(
         config (str): The config file.
         checkpoint (str, optional): The file to test. None: the pretrained weights (zero-shot).
         options: As of ``--cfg-options``; see :func:`mmcfmask.engine.config.load_config`.
-        shifts (list[str], optional): Test on these shifts and the ID set; a missing one is an error. None: the shifts of
-            the config, without missing ones.
+        shifts (list[str], optional): Test on these shifts and the ID set; a missing one is an error. None: the
+            shifts of the config, without missing ones.
         knn_gate (bool): Let zero-shot CLIP answer for images unlike the training images (``model.knn_gate``).
         crop_scale (float, optional): Also predict from the relevant part of an image, of this scale
             (``model.crop_scale``).
