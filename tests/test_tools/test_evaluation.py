@@ -262,7 +262,7 @@ def test_relevance_crop_of_small_objects(tmp_path, capfd):
         and closer['inference']['crop_scale'] == 0.8
         and 'inference' not in one
     )
-    with pytest.raises(ConfigError, match=r'crop_scale is the side .* in \(0, 1\), but is 1.5'):
+    with pytest.raises(ConfigError, match=r'crop_scale is the side .* in \(0, 1\), but it is 1.5'):
         evaluate('configs/shapes/zeroshot.py', work_dir=tmp_path, crop_scale=1.5)
 
 
