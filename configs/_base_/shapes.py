@@ -12,6 +12,7 @@ pipeline = [dict(type='PackInputs')]
 test_loader = dict(
     batch_size=250,
     num_workers=0,
+    persistent_workers=False,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
@@ -19,6 +20,7 @@ test_loader = dict(
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
+    persistent_workers=False,
     drop_last=True,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='ResumableSampler', shuffle=True),
