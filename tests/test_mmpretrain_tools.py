@@ -58,5 +58,5 @@ def test_browse_dataset(run, tmp_path):
 
 @pytest.mark.slow
 def test_train(run, tmp_path):
-    run('train.py', '--work-dir', 'run', '--no-persistent-workers')
+    run('train.py', '--work-dir', 'run')
     assert (tmp_path / 'run' / 'best.pth').is_file()

@@ -82,6 +82,9 @@ class CLIPDistillHead(ClsHead):
         self.fc = nn.Linear(in_channels, num_classes)
         self.fc.requires_grad_(cls_weight > 0 or distill == 'logits')
 
+    def _class_weights_type(self) -> str:
+        return f'type={(self.class_weights or {}).get("type")!r}'
+
     def init_class_weights(self, embeddings: Tensor, logit_scale: float, bias: Tensor | None = None) -> None:
         """Initialise the classifier as zero-shot: W = logit_scale × embeddings and b = 0, or ``bias`` (C,) if given.
 
@@ -94,13 +97,15 @@ class CLIPDistillHead(ClsHead):
         """
         if embeddings.shape[0] != self.num_classes:
             raise ConfigError(
-                f'class_weights={self.class_weights} gives {embeddings.shape[0]} classes, '
-                f'but the head has num_classes={self.num_classes}'
+                f'model.head.num_classes={self.num_classes}, but model.head.class_weights '
+                f'({self._class_weights_type()}) gives {embeddings.shape[0]} classes: set '
+                f'model.head.num_classes={embeddings.shape[0]}, or correct the classes of class_weights'
             )
         if embeddings.shape[1] != self.in_channels:
             raise ConfigError(
-                f'class_weights={self.class_weights} gives embeddings of width {embeddings.shape[1]}, '
-                f'but the image features have width {self.in_channels}'
+                f'model.head.class_weights ({self._class_weights_type()}) gives embeddings of width '
+                f'{embeddings.shape[1]}, but the image features have width {self.in_channels}: use class embeddings of '
+                'this image tower'
             )
         with torch.no_grad():
             self.fc.weight.copy_(logit_scale * embeddings)

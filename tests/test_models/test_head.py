@@ -90,7 +90,7 @@ def test_bad_options(options, message):
 
 
 def test_wrong_embeddings():
-    with pytest.raises(ValueError, match='gives 5 classes, but the head has num_classes=3'):
+    with pytest.raises(ValueError, match='num_classes=3, but .*gives 5 classes: set model.head.num_classes=5'):
         head().init_class_weights(torch.randn(5, 4), 100.0)
     with pytest.raises(ValueError, match='width 6'):
         head().init_class_weights(torch.randn(3, 6), 100.0)

@@ -106,7 +106,9 @@ def check_arguments(
         if unknown and key not in known and not takes_others:
             taken = sorted(set(known) - {'params', 'optimizer', *given})
             hint = near_names(str(key), taken) or f' It takes {", ".join(taken) or "nothing"}'
-            raise ConfigError(f'{where}: {name} has no {key!r}.{hint}')
+            raise ConfigError(
+                f'{where}: {name} has no {key!r}.{hint} (to replace an inherited dict, put _delete_=True in it)'
+            )
         hint, default = known.get(key, (Any, inspect.Parameter.empty))
         if not (value is None and default is None):
             for judged in (hint, find_range(function, key)):

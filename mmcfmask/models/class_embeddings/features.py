@@ -92,16 +92,17 @@ def draw_per_class(dataset: BaseDataset, per_class: int, seed: int = 0) -> list[
     """
     labels = np.array([dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))])
     rng = np.random.RandomState(seed)
-    drawn, short = [], []
+    drawn, short, fewest = [], [], per_class
     for label in range(num_classes(dataset, labels.tolist())):
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < per_class:
             short.append(f'{class_name(dataset, label)} ({len(members)})')
+            fewest = min(fewest, len(members))
         drawn += members[:per_class].tolist()
     if short:
         raise ConfigError(
             f'per_class={per_class}, but these {len(short)} classes have fewer images: {", ".join(short[:10])}. '
-            'Lower per_class of class_weights, or use a dataset with more images (no holdout).'
+            f'Set model.head.class_weights.per_class to at most {max(fewest, 1)}, or give these classes more images.'
         )
     return drawn
 
