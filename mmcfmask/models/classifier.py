@@ -17,7 +17,7 @@ from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
 from .class_embeddings.build import build_class_weights
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
-from .losses import Step, add_losses, check_teacher
+from .losses import Step, add_losses, check_teacher, find_terms
 from .preprocessor import CAMRefillDataPreprocessor
 
 
@@ -115,6 +115,7 @@ class CounterfactualClassifier(ImageClassifier):
                 self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
 
     def _set_up_losses(self, losses: list[dict]) -> None:
+        find_terms(losses)  # an error with the place of what is no loss term
         terms = [MODELS.build(term) for term in losses]
         check_teacher(map(type, terms), self.teacher is not None)
         for term in terms:

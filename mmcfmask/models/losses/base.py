@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
+from typing import Any
 
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...counterfactual import AttentionCall, attention_relevance, hide_patches, patch_grid
@@ -127,6 +129,36 @@ class LossTerm(nn.Module):
     def finish(self, classifier: nn.Module) -> None:
         """Bring the classifier up to date before it is evaluated or saved, where the term trains something in place of
         a part of it."""
+
+
+def find_terms(losses: Any) -> list[type[LossTerm] | None]:
+    """Look up the classes of the terms of ``model.losses``.
+
+    Args:
+        losses (list[dict]): The value of ``model.losses``.
+
+    Returns:
+        list[type[LossTerm] | None]: A class per term; None for a name that is not registered.
+
+    Raises:
+        ConfigError: It is no list, an entry has no type, or its type is no loss term.
+    """
+    if not isinstance(losses, (list, tuple)):
+        raise ConfigError(f'model.losses must be a list, losses=[dict(type=…), …], but is a {type(losses).__name__}')
+    classes: list[type[LossTerm] | None] = []
+    for index, term in enumerate(losses):
+        kind = term.get('type') if isinstance(term, Mapping) else None
+        if kind is None:
+            raise ConfigError(f'model.losses[{index}] has no type: it must be a dict(type=…, …)')
+        found = MODELS.get(kind) if isinstance(kind, str) else kind
+        if found is not None and not (isinstance(found, type) and issubclass(found, LossTerm)):
+            name = kind if isinstance(kind, str) else getattr(kind, '__name__', kind)
+            raise ConfigError(
+                f'model.losses[{index}].type={name!r} is no loss term (a class derived from LossTerm): choose one of '
+                'mmcfmask.models.losses, or derive your class from mmcfmask.models.LossTerm'
+            )
+        classes.append(found)
+    return classes
 
 
 def check_teacher(terms: Iterable[type[LossTerm]], teacher: bool) -> None:
