@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,14 +11,17 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..counterfactual import patch_grid, record_attention
+from ..counterfactual import AttentionCall, patch_grid, record_attention
 from ..errors import ConfigError
 from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
 from .class_embeddings.build import build_class_weights
+from .head import CLIPDistillHead
+from .inference.knn_gate import KNNGate
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
-from .losses import Step, add_losses, check_teacher
+from .losses import Step, add_losses, check_teacher, find_terms
 from .preprocessor import CAMRefillDataPreprocessor
+from .teacher import OpenCLIPTeacher
 
 
 @MODELS.register_module()
@@ -53,6 +56,12 @@ class CounterfactualClassifier(ImageClassifier):
         ConfigError: A teacher that no term uses, a term that lacks something, the wrong number of class embeddings, an
             image normalisation that the weights were not trained with, …
     """
+
+    data_preprocessor: CAMRefillDataPreprocessor
+    head: CLIPDistillHead
+    losses: nn.ModuleList
+    teacher: OpenCLIPTeacher | None
+    knn_gate: KNNGate | None
 
     def __init__(
         self,
@@ -94,8 +103,9 @@ class CounterfactualClassifier(ImageClassifier):
         self._set_frozen(teacher=None, knn_gate=None)
         self._load_pretrained()
         if teacher is not None:
-            self._set_frozen(teacher=MODELS.build(teacher) if isinstance(teacher, dict) else teacher)
-            self.teacher.setup(self.backbone, self.neck, self.head)
+            frozen = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
+            frozen.setup(self.backbone, self.neck, self.head)
+            self._set_frozen(teacher=frozen)
         if knn_gate is not None:
             gate = MODELS.build({'type': 'KNNGate', **knn_gate})
             gate.setup(self)
@@ -115,6 +125,7 @@ class CounterfactualClassifier(ImageClassifier):
                 self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
 
     def _set_up_losses(self, losses: list[dict]) -> None:
+        find_terms(losses)  # an error with the place of what is no loss term
         terms = [MODELS.build(term) for term in losses]
         check_teacher(map(type, terms), self.teacher is not None)
         for term in terms:
@@ -164,16 +175,21 @@ class CounterfactualClassifier(ImageClassifier):
             inputs (Tensor): (B, 3, H, W), normalised.
             data_samples (list[DataSample]): With ``gt_label``.
         """
-        recorded = any(term.needs_relevance(self) for term in self.losses)
-        with record_attention(self.backbone) if recorded else nullcontext([]) as attention:
+        with self._attention_for_terms() as attention:
             feats = self.extract_feat(inputs)
             logits = self.head(feats)
         losses = self.head.loss_by_logits(logits, data_samples)
         labels = torch.cat([sample.gt_label for sample in data_samples])
         step = Step(self, inputs, labels, feats[-1], logits, attention)
         for term in self.losses:
-            add_losses(losses, term(step))
+            add_losses(losses, term, step)
         return losses
+
+    def _attention_for_terms(self) -> AbstractContextManager[list[AttentionCall]]:
+        """Inside the context, attention is recorded if a term needs relevance."""
+        if any(term.needs_relevance(self) for term in self.losses):
+            return record_attention(self.backbone)
+        return nullcontext([])
 
     def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs: Any) -> list:
         """As ``ImageClassifier.predict``, with a relevance crop if ``crop_scale`` is set. With a k-NN gate, the chosen

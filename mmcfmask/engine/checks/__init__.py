@@ -64,8 +64,8 @@ def check_training(cfg: Config, keep_seed: bool = True) -> dict | None:
     if out_dir:
         check_work_dir(out_dir, 'folder', 'default_hooks.checkpoint.out_dir')
     check_backbone(cfg.model)
-    check_class_names(cfg.model)
     check_losses(cfg.model)
+    check_class_names(cfg.model)
     check_fill(cfg)
     check_validation(cfg)
     check_training_data(cfg)

@@ -20,10 +20,12 @@ from ...models import (
     OpenCLIPBackbone,
 )
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
-from ...models.losses import FLYP, check_teacher
+from ...models.losses import CARFT, FLYP, L2SP, LipsumFT, check_teacher, find_terms
 from ...models.towers.loading import check_pretrained
 from ...precision import multiplies_bfloat16
 from ..values import get_value, is_a
+
+OUR_TERMS = CARFT, CounterfactualDistillation, Distillation, FLYP, L2SP, LipsumFT
 
 SLOW_BFLOAT16 = (
     'this CPU has no instructions for bfloat16, so a step takes at least ten times as long as in float32. Leave it out'
@@ -66,17 +68,21 @@ def check_backbone(model: dict) -> None:
 
 
 def check_losses(model: dict) -> None:
-    """Raise a ConfigError for a loss term without the teacher that it needs, or a teacher that no term uses."""
-    terms = [MODELS.get(term['type']) for term in model.get('losses') or ()]
-    if is_a(CounterfactualClassifier, model.get('type'), MODELS) and all(
-        is_a(LossTerm, term, MODELS) for term in terms
-    ):
+    """Raise a ConfigError for what is no loss term, a loss term without the teacher that it needs, or a teacher that no
+    term uses."""
+    if not is_a(CounterfactualClassifier, model.get('type'), MODELS):
+        return
+    terms = find_terms(model.get('losses') or [])
+    if None not in terms:
         check_teacher(terms, bool(model.get('teacher')))
 
 
 def warn_of_unused_settings(model: dict) -> None:
-    """Log a warning for settings of a distillation that no loss term uses."""
+    """Log a warning for settings of a distillation that no loss term uses. A term of a user may use them all."""
     terms = [term.get('type') for term in model.get('losses') or ()]
+    classes = [MODELS.get(term) if isinstance(term, str) else term for term in terms]
+    if any(is_a(LossTerm, term, MODELS) and term not in OUR_TERMS for term in classes):
+        return
     for kind, part, keys in (
         (Distillation, 'head', ('distill', 'distill_weight', 'temperature')),
         (CounterfactualDistillation, 'data_preprocessor', ('mask', 'fill', 'value', 'views', 'color_mixing')),

@@ -1,6 +1,6 @@
 """The loss terms: a file per method, its equation as a function and its class beside it."""
 
-from .base import LossTerm, Step, add_losses, check_teacher
+from .base import LossTerm, Step, add_losses, check_teacher, find_terms
 from .carft import CARFT, context_divergence
 from .distillation import CounterfactualDistillation, Distillation, feature_distillation, knowledge_distillation
 from .flyp import FLYP
@@ -21,6 +21,7 @@ __all__ = [
     'context_divergence',
     'energy_gap',
     'feature_distillation',
+    'find_terms',
     'knowledge_distillation',
     'l2_sp',
 ]

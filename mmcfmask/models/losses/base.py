@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
+from typing import TYPE_CHECKING, Any
 
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...counterfactual import AttentionCall, attention_relevance, hide_patches, patch_grid
 from ...errors import ConfigError
 from ..preprocessor import Counterfactual
+
+if TYPE_CHECKING:  # the classifier imports this module
+    from ..classifier import CounterfactualClassifier
+    from ..teacher import OpenCLIPTeacher
 
 
 @dataclass
@@ -28,17 +34,27 @@ class Step:
         attention (list[AttentionCall]): Recorded while f(x) was computed, if a term needs relevance.
     """
 
-    classifier: nn.Module
+    classifier: CounterfactualClassifier
     images: Tensor
     labels: Tensor
     features: Tensor
     logits: Tensor
     attention: list[AttentionCall] = field(default_factory=list)
 
+    @property
+    def teacher(self) -> OpenCLIPTeacher:
+        """The frozen teacher."""
+        if self.classifier.teacher is None:
+            raise ConfigError(
+                'a term of model.losses asks for features of the teacher, but there is none: set needs_teacher = True '
+                "in its class, and model.teacher=dict(type='OpenCLIPTeacher')"
+            )
+        return self.classifier.teacher
+
     @cached_property
     def teacher_features(self) -> Tensor:
         """f₀(x), (B, D), of the frozen teacher."""
-        return self.classifier.teacher(self.images)
+        return self.teacher(self.images)
 
     @cached_property
     def grid(self) -> tuple[int, int]:
@@ -49,6 +65,11 @@ class Step:
     def relevance(self) -> Tensor:
         """Relevance of every patch to the label, (B, h, w); see
         :func:`mmcfmask.counterfactual.attention_relevance`."""
+        if not self.attention and not any(term.needs_relevance(self.classifier) for term in self.classifier.losses):
+            raise ConfigError(
+                'a term of model.losses asks for step.relevance, but no attention was recorded: its method '
+                'needs_relevance(classifier) must return True'
+            )
         score = self.logits.gather(1, self.labels[:, None]).sum()
         return attention_relevance(score, self.attention, self.grid, retain_graph=True)
 
@@ -68,8 +89,8 @@ class Step:
     @cached_property
     def counterfactual_teacher_features(self) -> Tensor:
         """f₀(x̃), (B, D)."""
-        with self._hidden_from(self.classifier.teacher.backbone):
-            return self.classifier.teacher(self.counterfactual.images)
+        with self._hidden_from(self.teacher.backbone):
+            return self.teacher(self.counterfactual.images)
 
     def _hidden_from(self, tower: nn.Module) -> AbstractContextManager:
         """Inside the context ``tower`` does not see patches that were taken out and not refilled."""
@@ -129,6 +150,36 @@ class LossTerm(nn.Module):
         a part of it."""
 
 
+def find_terms(losses: Any) -> list[type[LossTerm] | None]:
+    """Look up the classes of the terms of ``model.losses``.
+
+    Args:
+        losses (list[dict]): The value of ``model.losses``.
+
+    Returns:
+        list[type[LossTerm] | None]: A class per term; None for a name that is not registered.
+
+    Raises:
+        ConfigError: It is no list, an entry has no type, or its type is no loss term.
+    """
+    if not isinstance(losses, (list, tuple)):
+        raise ConfigError(f'model.losses must be a list, losses=[dict(type=…), …], but is a {type(losses).__name__}')
+    classes: list[type[LossTerm] | None] = []
+    for index, term in enumerate(losses):
+        kind = term.get('type') if isinstance(term, Mapping) else None
+        if kind is None:
+            raise ConfigError(f'model.losses[{index}] has no type: it must be a dict(type=…, …)')
+        found = MODELS.get(kind) if isinstance(kind, str) else kind
+        if found is not None and not (isinstance(found, type) and issubclass(found, LossTerm)):
+            name = kind if isinstance(kind, str) else getattr(kind, '__name__', kind)
+            raise ConfigError(
+                f'model.losses[{index}].type={name!r} is no loss term (a class derived from LossTerm): choose one of '
+                'mmcfmask.models.losses, or derive your class from mmcfmask.models.LossTerm'
+            )
+        classes.append(found)
+    return classes
+
+
 def check_teacher(terms: Iterable[type[LossTerm]], teacher: bool) -> None:
     """Raise a ConfigError if a term needs a teacher and there is none, or there is one that no term uses.
 
@@ -148,9 +199,24 @@ def check_teacher(terms: Iterable[type[LossTerm]], teacher: bool) -> None:
         )
 
 
-def add_losses(losses: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add ``more`` to ``losses``, in place. A second loss of the same name becomes ``<name>_2``."""
-    for name, loss in more.items():
+def add_losses(losses: dict[str, Tensor], term: nn.Module, step: Step) -> dict[str, Tensor]:
+    """Add the losses of a term to ``losses``, in place. A second loss of the same name becomes ``<name>_2``.
+
+    Raises:
+        ConfigError: The term returns no dict, or a name that does not start with ``loss``: mmengine would not train it.
+    """
+    found = term(step)
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f'{type(term).__name__}.forward must return its losses by name, dict(loss_…=…), but returned a '
+            f'{type(found).__name__}'
+        )
+    for name, loss in found.items():
+        if not name.startswith('loss'):
+            raise ConfigError(
+                f'{type(term).__name__}.forward returned a loss of the name {name!r}, which would have no effect: '
+                f"call it 'loss_{name}'"
+            )
         names = chain([name], (f'{name}_{number}' for number in count(2)))
         losses[next(free for free in names if free not in losses)] = loss
     return losses

@@ -65,7 +65,7 @@ class Distillation(LossTerm):
             )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        return step.classifier.head.distill_loss(step.features, step.teacher_features, step.classifier.teacher)
+        return step.classifier.head.distill_loss(step.features, step.teacher_features, step.teacher)
 
 
 @MODELS.register_module()
@@ -86,7 +86,7 @@ class CounterfactualDistillation(Distillation):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         student, teacher = step.counterfactual_features, step.counterfactual_teacher_features
-        return step.classifier.head.distill_loss(student, teacher, step.classifier.teacher)
+        return step.classifier.head.distill_loss(student, teacher, step.teacher)
 
 
 def check_hiding(classifier: nn.Module) -> None:

@@ -50,7 +50,7 @@ class L2SP(LossTerm):
         self.head = head
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        model, teacher = step.classifier, step.classifier.teacher
+        model, teacher = step.classifier, step.teacher
         pairs = [(model.backbone, teacher.backbone)] + ([(model.neck, teacher.neck)] if model.neck is not None else [])
         tower, tower0 = ([p for module in modules for p in module.parameters()] for modules in zip(*pairs))
         head = list(model.head.parameters())

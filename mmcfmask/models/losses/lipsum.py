@@ -88,5 +88,5 @@ class LipsumFT(TextLoss):
         tokens = random_tokens(
             self.num_texts, self.length, self.context_length, *self.special, device=step.features.device
         )
-        texts = step.classifier.teacher.encode_text(tokens)
+        texts = step.teacher.encode_text(tokens)
         return dict(loss_lipsum=self.weight * energy_gap(step.features, step.teacher_features, texts, self.scale))

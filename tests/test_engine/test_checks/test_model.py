@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 
 from mmcfmask.engine.checks.model import (
     check_backbone,
@@ -17,6 +18,7 @@ from mmcfmask.engine.checks.model import (
 )
 from mmcfmask.engine.config import load_config
 from mmcfmask.errors import ConfigError, UserError
+from mmcfmask.models import L2SP, Distillation, LossTerm
 
 
 def test_tower_is_looked_for_before_the_model():
@@ -66,6 +68,36 @@ def test_teacher_and_terms_belong_together():
     check_losses(dict(type='ImageClassifier', **teacher))
 
 
+@pytest.mark.parametrize('build', [check_losses, MODELS.build])
+@pytest.mark.parametrize(
+    'losses, message',
+    [
+        ([dict(type='FLYP'), dict(weight=1.0)], r'model.losses\[1\] has no type: it must be a dict\(type=…, …\)'),
+        (['FLYP'], r'model.losses\[0\] has no type'),
+        ([dict(type='CrossEntropyLoss')], r"losses\[0\].type='CrossEntropyLoss' is no loss term \(a class derived"),
+        ([dict(type='ResNet', depth=50)], r"model.losses\[0\].type='ResNet' is no loss term"),
+        ([dict(type=torch.nn.ReLU)], r"model.losses\[0\].type='ReLU' is no loss term"),
+        (dict(type='FLYP'), r'model.losses must be a list, losses=\[dict\(type=…\), …\], but is a dict'),
+    ],
+)
+def test_what_is_no_loss_term(build, losses, message):
+    model = dict(
+        type='CounterfactualClassifier',
+        backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit'),
+        head=dict(type='CLIPDistillHead', num_classes=5),
+        losses=losses,
+    )
+    with pytest.raises(ConfigError, match=message):
+        build(model)
+
+
+def test_a_loss_term_may_be_a_class():
+    ours = dict(type='CounterfactualClassifier', losses=[dict(type=L2SP)])
+    check_losses(dict(ours, teacher=dict(type='OpenCLIPTeacher')))
+    with pytest.raises(ConfigError, match='L2SP compares with a frozen teacher'):
+        check_losses(ours)
+
+
 def test_settings_without_a_distillation_are_named(monkeypatch):
     said = []
     monkeypatch.setattr('mmcfmask.engine.checks.model.print_log', lambda text, *args, **kwargs: said.append(text))
@@ -82,6 +114,23 @@ def test_settings_without_a_distillation_are_named(monkeypatch):
         "dict(type='Distillation')",
         mask,
     ]
+
+
+def test_a_term_of_a_user_may_use_all_settings(monkeypatch):
+    class Own(LossTerm):
+        pass
+
+    class OwnDistillation(Distillation):
+        pass
+
+    said = []
+    monkeypatch.setattr('mmcfmask.engine.checks.model.print_log', lambda text, *args, **kwargs: said.append(text))
+    settings = dict(head=dict(distill='feature'), data_preprocessor=dict(mask='object'))
+    for own in (Own, OwnDistillation):
+        warn_of_unused_settings(dict(settings, losses=[dict(type=L2SP), dict(type=own)]))
+    assert not said
+    warn_of_unused_settings(dict(settings, losses=[dict(type=L2SP)]))
+    assert len(said) == 2
 
 
 def test_random_start_is_named(monkeypatch):

@@ -11,7 +11,8 @@ from mmengine.model import ExponentialMovingAverage
 from mmpretrain.registry import MODELS
 from terms import NAMES, TEMPLATES, build, dot, move_away, train_a_little, unit
 
-from mmcfmask.models import Step, classifier
+from mmcfmask.errors import ConfigError
+from mmcfmask.models import LossTerm, Step, classifier
 from mmcfmask.models.losses import base
 
 
@@ -83,6 +84,34 @@ def test_frozen_parts_stay_out_of_everything(tiny_pretrained, batch):
     assert {p.dtype for p in model.teacher.text.parameters()} == {torch.float64} and model.losses[
         1
     ].contexts.dtype == torch.float64
+
+
+class Own(LossTerm):
+    """A term whose ``forward`` is given."""
+
+    needs_teacher = False
+
+    def __init__(self, forward):
+        super().__init__()
+        self.forward = forward
+
+
+@pytest.mark.parametrize(
+    'forward, message',
+    [
+        (lambda step: step.logits.mean(), r'Own.forward must return its losses by name, dict\(loss_…=…\), .* a Tensor'),
+        (lambda step: dict(own=step.logits.mean()), "Own.forward .* name 'own', .* no effect: call it 'loss_own'"),
+        (lambda step: dict(loss_own=step.relevance.mean()), r'step.relevance, .* needs_relevance\(classifier\) must'),
+        (lambda step: dict(loss_own=step.counterfactual_features.mean()), r'needs_relevance\(classifier\) must return'),
+        (lambda step: dict(loss_own=step.teacher_features.mean()), 'set needs_teacher = True in its class, and model'),
+        (lambda step: dict(loss_own=step.counterfactual_teacher_features.mean()), 'set needs_teacher = True in its'),
+    ],
+)
+def test_mistakes_of_a_term(tiny_pretrained, batch, forward, message):
+    model = build(tiny_pretrained)
+    model.losses.append(Own(forward))
+    with pytest.raises(ConfigError, match=message):
+        model(*batch, mode='loss')
 
 
 def test_example_of_the_docs(tiny_pretrained, batch, tmp_path, monkeypatch):
