@@ -65,6 +65,7 @@ from torch import nn
 
 from .errors import MissingFileError
 from .files import write_tensors, write_text
+from .renamed import CONFIGS
 from .safe_yaml import SafeYAMLLoader
 
 
@@ -155,6 +156,8 @@ def allow_config_inheritance() -> None:
             return original(cfg_path, filename)
         path = Path(__file__).parent / '.mim' / 'configs' / name
         if not path.is_file():
+            if name in CONFIGS:
+                raise MissingFileError(f'{filename} inherits from {cfg_path!r}, which is now mmcfmask::{CONFIGS[name]}')
             known = sorted(str(file.relative_to(path.parents[0])) for file in path.parent.glob('*.py'))
             raise MissingFileError(
                 f'{filename} inherits from {cfg_path!r}, which does not exist; there are: {", ".join(known)}'

@@ -14,6 +14,9 @@ TYPES = {'ConformalGate': 'KNNGate', 'AuxiliaryLoss': 'LossTerm'}
 REMOVED = {'PlainCheckpointHook': 'is no longer needed, because every checkpoint is plain: leave it out'}
 """Registered classes that were removed, each with the sentence that follows its name."""
 
+CONFIGS = {'variants/object_single_vitb16.py': 'cfmask_vitb16.py'}
+"""Old name of a config of this package to its name today."""
+
 CLEAN = "for a distillation on clean images set model.losses=[dict(type='Distillation')]"
 WEIGHT = 'takes no weight: set model.head.distill_weight'
 

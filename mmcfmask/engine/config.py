@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ def _merge_options(before: Config, options: Mapping[str, Any]) -> Config:
     except UserError:
         raise
     except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:  # such as an index into no list
+        _raise_from_module(error, '--cfg-options')
         raise ConfigError(f'--cfg-options {" ".join(options)}: {str(error).splitlines()[0]}') from None
     return cfg
 
@@ -167,6 +168,7 @@ def read_config(path: str) -> Config:
     Raises:
         MissingFileError: The file, or one that it inherits from, does not exist.
         ConfigError: The file is not a config or fails; the message names the file and the line.
+        Exception: A module of the user, which the config imports, fails.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -179,7 +181,31 @@ def read_config(path: str) -> Config:
     except UserError:
         raise
     except Exception as error:  # a config may fail in any way
+        _raise_from_module(error, place[-1])
         raise ConfigError(_explain(error, place[-1])) from error
+
+
+def _raise_from_module(error: Exception, path: str) -> None:
+    """Raise what failed inside a module that a config imports, with its traceback, or a ConfigError for an item of
+    ``custom_imports`` that does not exist; do nothing for an error of the config itself."""
+    is_custom = False
+    while True:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        names = {frame.f_code.co_name for frame in frames}
+        inside = any(frame.f_code.co_name == '<module>' and frame.f_globals.get('__spec__') for frame in frames)
+        is_syntax = isinstance(error, SyntaxError) and os.path.isfile(error.filename or '')
+        if inside or is_syntax and 'import_module' in names:
+            raise error from error.__cause__
+        is_custom |= 'import_modules_from_strings' in names
+        cause = error.__cause__ or error.__context__
+        if cause is None or not str(error).startswith('Failed to import'):
+            break
+        error = cause  # mmengine says only that the import failed
+    if isinstance(error, ModuleNotFoundError) and is_custom:
+        raise ConfigError(
+            f'{path}: custom_imports needs the module {error.name!r}, which does not exist in the current folder or '
+            'on PYTHONPATH'
+        ) from None
 
 
 def _check_files(path: str, place: list[str], children: list[str]) -> None:
@@ -189,9 +215,26 @@ def _check_files(path: str, place: list[str], children: list[str]) -> None:
     check_text_file(path, 'config', f' (the _base_ of {children[-1]})' if children else '')
     if os.path.realpath(path) in map(os.path.realpath, children):
         raise ConfigError(f'{path} inherits from itself, by _base_: {" -> ".join([*children, path])}')
-    for base in _find_bases(path):
+    bases = _find_bases(path)
+    for base in bases:
         _check_files(base, place, [*children, path])
     place.append(path)
+    for base in bases if len(bases) > 1 else ():
+        inherited = {os.path.realpath(file) for file in _find_all_bases(base)}
+        for other in bases:
+            if os.path.realpath(other) in inherited:
+                names = dict(zip(bases, Config._get_base_files(path)))
+                raise ConfigError(
+                    f'{path} inherits from {names[base]!r} and from {names[other]!r}, which {names[base]!r} itself '
+                    f'inherits from: set _base_ = {[name for file, name in names.items() if file != other]}'
+                )
+
+
+def _find_all_bases(path: str) -> Iterator[str]:
+    """Yield the files that a config file inherits from, and those that they inherit from."""
+    for base in _find_bases(path):
+        yield base
+        yield from _find_all_bases(base)
 
 
 def _find_bases(path: str) -> list[str]:
@@ -200,6 +243,8 @@ def _find_bases(path: str) -> list[str]:
     for base in Config._get_base_files(path):
         try:
             found.append(Config._get_cfg_path(base, path)[0])
+        except UserError:
+            raise
         except (ValueError, ImportError, FileNotFoundError, TypeError) as error:  # no such package, no config, no text
             reason = str(error).splitlines()[0]
             raise ConfigError(f'{path} inherits from {base!r}, which cannot be found: {reason}') from None
@@ -252,6 +297,9 @@ def _explain(error: Exception, path: str) -> str:
     text = (str(error).splitlines() or [''])[0]
     if isinstance(error, yaml.YAMLError):
         kind, text = '', ' '.join(str(error).split())
+    elif isinstance(error, KeyError) and 'Duplicate key is not allowed among bases' in text:
+        names = text.partition('{')[2].partition('}')[0]
+        kind, text = '', f'two files in _base_ set the same names, and only one may: {names}'
     elif isinstance(error, RecursionError):
         kind, text = '', 'it is nested too deeply'
     elif isinstance(error, AttributeError) and not path.endswith('.py'):

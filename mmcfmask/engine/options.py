@@ -70,7 +70,7 @@ def parse_value(text: str, key: str = 'value') -> Any:
     if bare.startswith(('dict(', '{')) and bare[-1:] in (')', '}') and (':' in bare or '=' in bare):
         raise ConfigError(
             f'{key}={text}: this looks like a dict but is not Python: put the strings in it in quotes, as in '
-            f'{key}="dict(type=\'FD\', weight=1.0)", or the whole value to make it a string'
+            f'{key}="dict(type=\'L2SP\', weight=1.0)", or the whole value to make it a string'
         )
     return text
 

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import mmpretrain
@@ -12,7 +13,7 @@ from mmengine.config import Config
 
 import mmcfmask  # noqa: F401
 from mmcfmask.engine.config import load_config, read_config
-from mmcfmask.errors import ConfigError
+from mmcfmask.errors import ConfigError, UserError
 
 ROOT = Path(__file__).parents[2]
 OURS = sorted(str(path) for path in (ROOT / 'configs').rglob('*.py') if path.parent.name != '_base_')
@@ -209,3 +210,86 @@ def test_settings_of_the_runner_are_no_unknown_names():
     }
     cfg = load_config(str(ROOT / 'configs' / 'shapes' / 'cfmask.py'), options)
     assert cfg.find_unused_parameters and cfg.model_wrapper_cfg.static_graph and cfg.tf32
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module of the user; the current folder, where it lies, is a place of modules."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+
+    def write(name, text):
+        (tmp_path / f'{name}.py').write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return write
+
+
+@pytest.mark.parametrize('by_option', [False, True])
+@pytest.mark.parametrize(
+    'text, error',
+    [
+        ('x = undefined', NameError),
+        ("{}['key']", KeyError),
+        ('import no_such_library', ModuleNotFoundError),
+        ('from os import nothing', ImportError),
+        ('x = = 1', SyntaxError),
+    ],
+)
+def test_a_module_that_fails_keeps_its_traceback(tmp_path, module, text, error, by_option):
+    module('my_failing_part', f'# comment\n{text}')
+    path = tmp_path / 'config.py'
+    path.write_text('' if by_option else "custom_imports = dict(imports=['my_failing_part'])")
+    options = {'custom_imports.imports': ['my_failing_part']} if by_option else {}
+    with pytest.raises(error) as found:
+        load_config(str(path), options)
+    assert type(found.value) is error
+    text = ''.join(traceback.format_exception(found.type, found.value, found.tb))
+    assert 'my_failing_part.py", line 2' in text and 'Failed to import' not in text
+
+
+def test_a_failing_module_that_the_config_itself_imports(tmp_path, module):
+    module('my_failing_part', 'x = undefined')
+    module('empty', '')
+    for text in ('import my_failing_part', "_base_ = 'empty.py'\nimport my_failing_part"):  # either style of mmengine
+        (tmp_path / 'config.py').write_text(text)
+        with pytest.raises(NameError, match="^name 'undefined' is not defined"):
+            read_config('config.py')
+    (tmp_path / 'config.py').write_text("_base_ = 'empty.py'\nimport my_missing_part")
+    with pytest.raises(ConfigError, match="config.py, line 2: ModuleNotFoundError: No module named 'my_missing_part'"):
+        read_config('config.py')
+
+
+@pytest.mark.parametrize('name, missing', [('my_missing_part', 'my_missing_part'), ('my_package.part', 'my_package')])
+def test_a_module_that_does_not_exist(tmp_path, module, name, missing):
+    path = tmp_path / 'config.py'
+    path.write_text(f'custom_imports = dict(imports=[{name!r}])')
+    message = f"custom_imports needs the module '{missing}', which does not exist"
+    with pytest.raises(ConfigError, match=f'config.py: {message}'):
+        load_config(str(path))
+    path.write_text('')
+    with pytest.raises(ConfigError, match=f'--cfg-options: {message}'):
+        load_config(str(path), {'custom_imports.imports': [name]})
+
+
+def test_bases_that_set_the_same_names(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text("_base_ = ['mmcfmask::_base_/recipe.py', 'mmcfmask::_base_/shapes.py']")  # as in version 0.1.0
+    with pytest.raises(ConfigError, match=r"set _base_ = \['mmcfmask::_base_/shapes.py'\]$"):
+        load_config(str(path))
+    for name in 'ab':
+        (tmp_path / f'{name}.py').write_text('lr = 1')
+    path.write_text("_base_ = ['a.py', 'b.py']")
+    with pytest.raises(ConfigError, match="config.py: two files in _base_ set the same names, .*: 'lr'$"):
+        load_config(str(path))
+
+
+def test_configs_of_the_package_that_do_not_exist(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text("_base_ = 'mmcfmask::variants/object_single_vitb16.py'")  # a config of version 0.1.0
+    with pytest.raises(UserError, match="object_single_vitb16.py', which is now mmcfmask::cfmask_vitb16.py$"):
+        load_config(str(path))
+    path.write_text("_base_ = 'mmcfmask::variants/none.py'")
+    with pytest.raises(UserError, match='none.py.*, which does not exist; there are: .*random_multi') as found:
+        load_config(str(path))
+    assert 'cannot be found' not in str(found.value)

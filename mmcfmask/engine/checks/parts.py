@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from traceback import walk_tb
 
 import torch
 from mmengine.config import Config
@@ -61,7 +63,7 @@ def _check_model_parts(cfg: Config) -> None:
         if is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS):
             arguments = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
             given = dict(in_channels=1) if name == 'head' else {}
-            with blame(f'model.{name}'), _aside():
+            with _blame(f'model.{name}', (OSError, ValueError, TypeError)), _aside():
                 kind(**{**given, **arguments})
 
 
@@ -137,6 +139,9 @@ def _check_schedules(values: dict, optimizer: torch.optim.Optimizer | None) -> N
 # Packages whose hooks only store their settings when built; some hooks of mmpretrain need a Runner.
 SELF_CONTAINED = ('mmcfmask', 'mmengine')
 
+# Packages whose classes may raise any error for a wrong value. An unexpected error inside another class is a bug in it.
+LIBRARIES = {'mmcfmask', 'mmengine', 'mmpretrain', 'mmcv', 'torch', 'torchvision', *sys.stdlib_module_names}
+
 
 def _pipelines(where: str, node) -> Iterator[tuple[str, list]]:
     """Yield every pipeline of the data sets of a config, with its key."""
@@ -186,10 +191,23 @@ def _check_loader(key: str, loader: dict) -> None:
 
 @contextmanager
 def _trial(where: str) -> Iterator[None]:
-    """Inside the context, any error of a class is a ConfigError that names the key ``where``. A library that is missing
-    on this machine is no error."""
-    with blame(where, Exception), suppress(ImportError), _aside():
+    """Inside the context, an error of a class is a ConfigError that names the key ``where``, see :func:`_blame`. A
+    library that is missing on this machine is no error."""
+    with _blame(where, Exception), suppress(ImportError), _aside():
         yield
+
+
+@contextmanager
+def _blame(where: str, kinds: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
+    """Like :func:`blame`, but what fails inside a class of the user, other than by a wrong value, keeps its
+    traceback."""
+    try:
+        yield
+    except Exception as error:
+        owners = [type(frame.f_locals['self']) for frame, _ in walk_tb(error.__traceback__) if 'self' in frame.f_locals]
+        is_own = any(owner.__module__.partition('.')[0] not in LIBRARIES for owner in owners)
+        with blame(where, (OSError, ValueError) if is_own else kinds):
+            raise
 
 
 @contextmanager

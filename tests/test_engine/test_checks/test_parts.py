@@ -8,7 +8,7 @@ import torch
 
 from mmcfmask.engine.checks import check_config
 from mmcfmask.engine.config import load_config
-from mmcfmask.errors import ConfigError
+from mmcfmask.errors import ConfigError, UserError
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,30 @@ def test_no_workers_is_no_contradiction():
 def test_configs_of_mmpretrain_are_read(name):
     """They have a hook that cannot be made without a Runner."""
     load_config(str(Path(mmpretrain.__file__).parent / '.mim' / 'configs' / name), {})
+
+
+class OwnTransform:
+    """A transform of the user that fails in the way that it is told to."""
+
+    def __init__(self, failure):
+        if failure == 'value':
+            raise ValueError('this value is wrong')
+        self.size = self.missing if failure == 'attribute' else None + 1
+
+
+def test_bugs_in_classes_of_the_user_keep_their_traceback():
+    def load(**arguments):
+        pipeline = [dict(type=OwnTransform, **arguments), dict(type='PackInputs')]
+        load_config('configs/shapes/ft.py', {'train_dataloader.dataset.pipeline': pipeline})
+
+    key = r'train_dataloader.dataset.pipeline\[0\]'
+    with pytest.raises(ConfigError, match=f'{key}: this value is wrong'):
+        load(failure='value')
+    with pytest.raises(ConfigError, match=f'{key}: OwnTransform has no .fail'):
+        load(fail=1)
+    with pytest.raises(AttributeError, match='missing') as found:
+        load(failure='attribute')
+    assert not isinstance(found.value, UserError) and found.traceback[-1].name == '__init__'
+    with pytest.raises(TypeError, match='unsupported operand') as found:
+        load(failure='type')
+    assert not isinstance(found.value, UserError)
