@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int | None:
     """Run ``mmcfmask COMMAND ARGUMENTS…``.
 
     Args:
-        argv: The arguments (default: those of the process).
+        argv: The arguments (default: the arguments of the process).
 
     Returns:
         The exit code; a tool exits by itself.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 from .errors import ConfigError
@@ -123,3 +125,42 @@ def update_model(model: dict) -> dict:
     if 'second_look' in model:
         model['crop_scale'] = model.pop('second_look')
     return model
+
+
+def update_training_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    """The training settings in a metrics.json of version 0.1.0, as this version records the same training.
+
+    The settings do not contain values that are None. So this function takes a missing mask beside a fill for
+    ``mask=None``, and a missing distill beside other losses for ``distill=None``, as in the configs of 0.1.0.
+
+    Args:
+        settings (Mapping[str, str]): Dotted keys to values as texts.
+
+    Returns:
+        dict[str, str]: A copy. It is unchanged if the losses cannot be read, because long texts are shortened.
+    """
+    unchanged = dict(settings)
+    if settings.get('model.type') != 'CounterfactualClassifier' or 'model.losses' in settings:
+        return unchanged
+    model: dict = {}
+    for key, text in settings.items():
+        if key.startswith('model.'):
+            *parts, name = key.split('.')[1:]
+            reduce(lambda below, part: below.setdefault(part, {}), parts, model)[name] = text
+    head, preprocessor = model.setdefault('head', {}), model.setdefault('data_preprocessor', {})
+    if 'fill' in preprocessor:
+        preprocessor.setdefault('mask', None)
+    if 'auxiliary' in model:
+        head.setdefault('distill', None)
+        try:
+            model['auxiliary'] = ast.literal_eval(model['auxiliary'])
+        except (SyntaxError, ValueError):
+            return unchanged
+    rest = {key: text for key, text in settings.items() if not key.startswith('model.')}
+    return {**_flatten('model', update_model(model)), **rest}
+
+
+def _flatten(key: str, value: Any) -> dict[str, str]:
+    if isinstance(value, dict):
+        return {name: text for part, below in value.items() for name, text in _flatten(f'{key}.{part}', below).items()}
+    return {} if value is None else {key: str(value)}

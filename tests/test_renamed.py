@@ -7,10 +7,11 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
 from terms import NAMES, TEMPLATES, build
 
+from mmcfmask.engine import provenance
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.checks.resume import check_same_run
 from mmcfmask.engine.config import load_config
-from mmcfmask.renamed import rename_weights, update_model
+from mmcfmask.renamed import rename_weights, update_model, update_training_settings
 
 SHAPES = 'configs/shapes'
 
@@ -155,6 +156,21 @@ def test_configs_in_checkpoints_are_understood(name):
     other = {**new, 'losses': [*new.get('losses', []), dict(type='LipsumFT')]}
     with pytest.raises(ValueError, match='run.pth was trained with model.losses = '):
         check_same_run(Config(dict(model=other)), dict(meta=dict(cfg=text)), 'run.pth')
+
+
+@pytest.mark.parametrize('name', PAIRS)
+def test_training_settings_in_results_are_understood(name, monkeypatch):
+    old, new = (dict(cfg=Config(dict(model=values, total_batch_size=64)).pretty_text) for values in PAIRS[name])
+    new = provenance.read_training_settings(new)
+    assert update_training_settings(new) == new
+    monkeypatch.setattr(provenance, 'update_model', lambda model: model)  # as version 0.1.0 recorded it
+    old = provenance.read_training_settings(old)
+    assert old != new and update_training_settings(old) == new
+
+
+def test_losses_that_were_shortened_stay_as_they_are():
+    old = {'model.type': 'CounterfactualClassifier', 'model.auxiliary': "[{'type': 'FLYP', 'templates… (0a1b2c3d)"}
+    assert update_training_settings(old) == old
 
 
 def test_weights_of_loss_terms_load(tiny_pretrained, tmp_path):

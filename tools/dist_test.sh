@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
-# CHECKPOINT is a file, or "none": CLIP as it comes.
+# CHECKPOINT is a file, or "none": zero-shot CLIP.
 # Without a GPU, GPUS is the number of processes (gloo).
 # Several machines: NNODES, NODE_RANK, MASTER_ADDR, PORT (29500, if it is not set).
 set -eu

@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         '(default: 85 models trained on ImageNet)',
     )
     parser.add_argument('--compare', nargs=2, metavar=('BEFORE', 'AFTER'), help='compare two methods class by class')
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # runs may follow options
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=12] [SRUN_ARGS=…] tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]
-# CHECKPOINT is a file, or "none": CLIP as it comes.
+# CHECKPOINT is a file, or "none": zero-shot CLIP.
 set -eu
 if [ $# -lt 4 ]; then echo "usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT [options]" >&2; exit 2; fi
 PARTITION=$1 JOB_NAME=$2 CONFIG=$3 CHECKPOINT=$4

@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--work-dir', type=file_name, help='folder for logs (default: the folder of --out)')
     add_cfg_options(parser)
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # checkpoints may follow options
 
 
 def main(args: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_test_arguments(parser)
     add_run_arguments(parser, amp='bfloat16 autocast; weights are still interpolated in float32')
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # the checkpoint may follow options
 
 
 def main(args: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from ..datasets import shapes
 from ..errors import ConfigError
 from ..files import atomic_write, write_json, write_tensors
 from ..models.towers.loading import ASSETS, SHAPES_MODEL
+from .checks.outputs import check_out, check_work_dir
 
 # Mean square of a feature dimension before L2 normalisation, as in OpenAI's ViT-B/16 on photos (norm 10, width 512).
 # Cosine logits do not depend on it, but a loss on raw features, such as feature distillation, does.
@@ -59,16 +60,18 @@ def pretrain(
 
     Raises:
         ConfigError: The work dir holds a run with other settings.
+        StorageError: The work dir or ``out`` cannot be written.
     """
+    out = out or WEIGHTS
+    check_work_dir(str(work_dir))
+    check_out(str(out))
     torch.manual_seed(settings.seed)
-    work_dir.mkdir(parents=True, exist_ok=True)
     model = open_clip.create_model(SHAPES_MODEL)
     images, captions = read_pretraining_data(work_dir, settings.images, settings.seed, workers)
     initialise_image_tower(model.visual, images[:2000])
     train(model, images, captions, settings, work_dir, compiled)
     rescale_features(model, images[:1000])
     state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    out = out or WEIGHTS
     with atomic_write(out) as file:
         file.write(save(state))
     return out

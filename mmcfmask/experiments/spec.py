@@ -103,7 +103,7 @@ class Section(BaseModel):
         for key in [*values, *(sweep if isinstance(sweep, Mapping) else ())]:
             if key in RENAMED_KEYS:
                 raise ConfigError(f'{key} is now {RENAMED_KEYS[key]}')
-        return {key: value for key, value in values.items() if value is not None}
+        return {key: value for key, value in values.items() if value is not None or key not in cls.model_fields}
 
 
 class DatasetSpec(Section):

@@ -36,7 +36,7 @@ class Study:
 
     Args:
         spec (StudySpec): What the study file says.
-        overrides (Mapping, optional): Config values of every run that take precedence over those in ``spec``.
+        overrides (Mapping, optional): Config values of every run that take precedence over the values in ``spec``.
         only (Sequence[str], optional): Patterns of names. Other methods do not run, except those that the chosen ones
             use. The tables still show their finished runs.
 
@@ -70,7 +70,7 @@ class Study:
             KeyboardInterrupt: Ctrl-C or SIGTERM.
         """
         planned = self.jobs
-        self._check_versions(planned)
+        self.check_versions(planned)
         with locked(self.plan.out, 'a study'):
             folders = {self.plan.out / dataset for dataset in self.plan.datasets}
             for folder in folders | {job.product.parent for job in planned}:
@@ -84,8 +84,8 @@ class Study:
             console.print('The same command tries them again.', highlight=False)
         return failed
 
-    def _check_versions(self, jobs: Sequence[Job]) -> None:
-        """Runs of another version are neither continued nor deleted."""
+    def check_versions(self, jobs: Sequence[Job]) -> None:
+        """Raise a ConfigError if a job has results of another version, which are neither continued nor deleted."""
         for job in jobs:
             key = job.read_key()
             if key is not None and (version := read_version(key)) != __version__:
@@ -161,6 +161,7 @@ def run_study(
     if list_only:
         for job in study.jobs:
             print(f'{describe_state(job):9} {job.label}')
+        study.check_versions(study.jobs)
         return 0
     return run_with_messages(study, jobs)
 
@@ -219,7 +220,9 @@ def select_datasets(spec: StudySpec, names: Sequence[str] | None) -> dict[str, A
 
 
 def describe_state(job: Job) -> str:
-    """The state of a job in one word."""
+    """The state of a job: finished, started, to do, or the version of mmcfmask that ran it if it is another one."""
     if job.is_finished():
         return 'finished'
+    if (key := job.read_key()) is not None and read_version(key) != __version__:
+        return f'of {read_version(key)}'
     return 'started' if job.is_started() else 'to do'

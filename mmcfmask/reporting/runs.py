@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigError, MissingFileError
 from ..evaluation.protocol import FORMAT
+from ..renamed import update_training_settings
 
 FILE_NAME = 'metrics.json'
 # What mmcfmask 0.1.0 wrote.
@@ -107,6 +108,9 @@ def read_run(path: str | Path, method: str | None = None) -> Run:
 def _update_names(content: dict) -> dict:
     """The content of a valid file, with the names of mmcfmask 0.1.0 replaced by the names of this version."""
     content = dict(content)
+    training, versions = content.get('training'), content.get('versions')
+    if isinstance(training, dict) and isinstance(versions, dict) and versions.get('mmcfmask') == '0.1.0':
+        content['training'] = update_training_settings(training)
     if content.get('inference'):
         content['inference'] = {OLD_INFERENCE.get(key, key): value for key, value in content['inference'].items()}
         for old, new in OLD_METHOD_ENDINGS.items():
@@ -223,7 +227,11 @@ def find_difference(one: Run, other: Run) -> str | None:
     for name in one.sets.keys() & other.sets.keys():
         pairs[f'dataset of {name}'] = one.sets[name].get('dataset'), other.sets[name].get('dataset')
         pairs[f'transform of {name}'] = describe_transform(one.sets[name]), describe_transform(other.sets[name])
-    return next((f'{key}: {a} and {b}' for key, (a, b) in pairs.items() if a != b), None)
+    difference = next((f'{key}: {a} and {b}' for key, (a, b) in pairs.items() if a != b), None)
+    old = [run.path for run, settings in zip((one, other), trained) if 'model.auxiliary' in (settings or ())]
+    if difference and len(old) == 1:
+        difference += f'; mmcfmask 0.1.0 wrote {old[0]}: test its checkpoint again'
+    return difference
 
 
 def list_sets(runs: Iterable[Run]) -> tuple[str, ...]:

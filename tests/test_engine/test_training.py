@@ -63,8 +63,8 @@ def test_bfloat16_run(tmp_path, tiny_pretrained):
 
 @pytest.mark.parametrize('counts', [1, 4])
 def test_sixty_steps_of_the_published_recipe(counts, tmp_path, tiny_pretrained, monkeypatch):
-    """The Runner against the recipe as it is written down: AdamW, torch's OneCycleLR as it comes, the gradient of a
-    step clipped once."""
+    """The Runner against the recipe as it is written down: AdamW, torch's own OneCycleLR, the gradient of a step
+    clipped once."""
     from mmcfmask.engine.train_loop import ResumableEpochLoop
 
     original, batches, logged = ResumableEpochLoop.run_iter, [], []
@@ -107,7 +107,9 @@ def test_sixty_steps_of_the_published_recipe(counts, tmp_path, tiny_pretrained, 
     moved, apart = {}, {}
     for name, value in model.state_dict().items():
         parts = slice(None)
-        if name.endswith('in_proj_bias'):  # of queries, keys and values; that of the keys has no gradient but noise
+        if name.endswith(
+            'in_proj_bias'
+        ):  # of queries, keys and values; the bias of the keys has only noise as gradient
             parts = torch.arange(len(value)).view(3, -1)[[0, 2]].flatten()
         moved[name], apart[name] = ((value - other)[parts].norm().item() for other in (start[name], trained[name]))
     assert all(apart[name] < 1e-3 * moved[name] for name in moved)

@@ -46,6 +46,8 @@ def test_a_file_that_cannot_be_read(write, tmp_path):
     [
         ('method: {FT: ft}', "there is no key 'method'. Did you mean 'methods'?"),
         ('seeds: [0]', 'methods is missing'),
+        ('methods: {FT: ft}\nvalue:', "there is no key 'value'."),
+        ('methods: {FT: {config: ft, value: null}}', "methods['FT'] has no 'value'."),
         ('methods: {}', 'methods is empty: it needs at least one value'),
         ('methods: [ft]', "methods must be a mapping of names to values, but is ['ft']"),
         ('methods: {1: ft}', 'methods: the name 1 must be a string: put it in quotes'),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mmcfmask.errors import ConfigError, StorageError
 from mmcfmask.experiments import study as module
+from mmcfmask.experiments.spec import read_study
 from mmcfmask.experiments.study import Study, run_study, run_with_messages
 from mmcfmask.reporting.runs import FORMAT
 
@@ -112,6 +113,18 @@ def test_a_list_of_the_runs(path, tmp_path, capsys):
         'two FT soup',
     ]
     assert not (tmp_path / 'out' / 'two').exists()
+
+
+def test_a_list_tells_of_runs_of_another_version(path, tmp_path, capsys):
+    folder = tmp_path / 'out/two/ft/seed3'
+    options = dict(out=str(tmp_path / 'out'), seeds=[3], datasets=['two'], list_only=True)
+    spec = read_study(path).model_copy(update=dict(out=options['out'], seeds=[3]))
+    job = next(job for job in Study(spec).jobs if job.product.parent == folder)
+    finish(job, test=90.0)
+    job.key_file.write_text('0' * 64)  # as version 0.1.0 wrote it
+    with pytest.raises(ConfigError, match=r'ft/seed3 holds a run of mmcfmask 0\.1\.0'):
+        run_study(path, **options)
+    assert capsys.readouterr().out.splitlines() == ['of 0.1.0  two FT (seed 3)', 'to do     two FT soup']
 
 
 @pytest.mark.parametrize(

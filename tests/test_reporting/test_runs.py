@@ -159,6 +159,74 @@ def test_seeds_are_pooled(tmp_path):
     assert [run.seed for run in group_runs(find_runs(tmp_path.glob('*.json')))['ft']] == [0, 1, 2, 3]
 
 
+OLD_TRAINING = {
+    'model.type': 'CounterfactualClassifier',
+    'model.head.distill': 'feature',
+    'model.head.distill_weight': '30.0',
+    'model.teacher.type': 'OpenCLIPTeacher',
+    'model.data_preprocessor.mask': 'object',
+    'model.data_preprocessor.fill': 'single',
+}
+TRAINING = {key: text for key, text in OLD_TRAINING.items() if key.split('.')[1] in ('type', 'teacher')}
+DISTILLED = {key: text for key, text in OLD_TRAINING.items() if 'data_preprocessor' not in key}
+
+
+def without(settings, *keys):
+    return {key: text for key, text in settings.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    'old, new',
+    [
+        (without(OLD_TRAINING, 'model.teacher.type'), {'model.type': 'CounterfactualClassifier'}),  # FT and EMA
+        (
+            {**without(OLD_TRAINING, 'model.head.distill'), 'model.auxiliary': "[{'alpha': 0.1, 'type': 'L2SP'}]"},
+            {**TRAINING, 'model.losses': "[{'alpha': 0.1, 'type': 'L2SP'}]"},
+        ),
+        (OLD_TRAINING, {**OLD_TRAINING, 'model.losses': "[{'type': 'CounterfactualDistillation'}]"}),
+        (
+            {**OLD_TRAINING, 'model.data_preprocessor.colors': '0.7'},  # CFMask+
+            {
+                **OLD_TRAINING,
+                'model.data_preprocessor.color_mixing': '0.7',
+                'model.losses': "[{'type': 'CounterfactualDistillation'}]",
+            },
+        ),
+        (
+            without(OLD_TRAINING, 'model.data_preprocessor.mask'),  # FD
+            {**DISTILLED, 'model.losses': "[{'type': 'Distillation'}]"},
+        ),
+        (
+            {**without(OLD_TRAINING, 'model.data_preprocessor.mask'), 'model.head.distill': 'logits'},  # KD
+            {**DISTILLED, 'model.head.distill': 'logits', 'model.losses': "[{'type': 'Distillation'}]"},
+        ),
+        (
+            {**without(OLD_TRAINING, 'model.teacher.type'), 'model.auxiliary': "[{'type': 'FLYP'}]"},
+            {'model.type': 'CounterfactualClassifier', 'model.losses': "[{'type': 'FLYP'}]"},
+        ),
+    ],
+    ids=['ft', 'l2sp', 'cfmask', 'cfmask_plus', 'fd', 'kd', 'flyp'],
+)
+def test_seeds_of_version_0_1_0_are_pooled_with_those_of_today(tmp_path, old, new):
+    write_run(tmp_path / '0.json', ACCURACIES, training=old, versions=dict(mmcfmask='0.1.0'))
+    write_run(tmp_path / '1.json', ACCURACIES, seed=1, training=new, versions=dict(mmcfmask='0.2.0'))
+    assert [run.seed for run in group_runs(find_runs(tmp_path.glob('*.json')))['ft']] == [0, 1]
+    other = {**new, 'model.losses': "[{'type': 'LipsumFT'}]"}
+    write_run(tmp_path / '1.json', ACCURACIES, seed=1, training=other, versions=dict(mmcfmask='0.2.0'))
+    with pytest.raises(ConfigError, match=r'differ in more than the seed \(model'):
+        group_runs(find_runs(tmp_path.glob('*.json')))
+
+
+def test_a_result_of_version_0_1_0_that_cannot_be_compared_must_be_tested_again(tmp_path):
+    old = {**OLD_TRAINING, 'model.auxiliary': "[{'type': 'FLYP', 'templates… (0a1b2c3d)"}
+    for seed in range(2):
+        write_run(tmp_path / f'{seed}.json', ACCURACIES, seed=seed, training=old, versions=dict(mmcfmask='0.1.0'))
+    assert len(group_runs(find_runs(tmp_path.glob('*.json')))['ft']) == 2
+    write_run(tmp_path / '1.json', ACCURACIES, seed=1, training=TRAINING, versions=dict(mmcfmask='0.2.0'))
+    with pytest.raises(ConfigError, match=r'mmcfmask 0\.1\.0 wrote .*0\.json: test its checkpoint again'):
+        group_runs(find_runs(tmp_path.glob('*.json')))
+
+
 def test_id_sets_must_be_the_same(tmp_path):
     write_run(tmp_path / 'a/metrics.json', ACCURACIES)
     write_run(tmp_path / 'b/metrics.json', {'test': 90.0, 'v2': 80.0}, method='zs')

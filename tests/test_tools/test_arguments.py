@@ -1,6 +1,7 @@
 """Arguments that the scripts in tools/ share. They are parsed before the package is imported."""
 
 import argparse
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,21 @@ def test_help_imports_no_torch(tool):
     modules = {line.rsplit('|', 1)[-1].strip().partition('.')[0] for line in done.stderr.splitlines()}
     assert done.returncode == 0 and done.stdout.startswith(f'usage: {tool}')
     assert 'argparse' in modules and not modules & {'torch', 'mmengine', 'mmcfmask', 'numpy'}
+
+
+@pytest.mark.parametrize(
+    'tool, arguments, expected',
+    [
+        ('report.py', 'a --out r b', dict(runs=['a', 'b'], out='r')),
+        ('soup.py', 'config a --out s b', dict(config='config', checkpoints=['a', 'b'], out='s')),
+        ('wise_ft.py', 'config --save 0.5 a', dict(config='config', checkpoint='a', save=0.5)),
+        ('test.py', 'config --out m.json a', dict(config='config', checkpoint='a', out='m.json')),
+    ],
+)
+def test_files_may_follow_options(tool, arguments, expected, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments.split()])
+    args = vars(runpy.run_path(str(TOOLS / tool))['parse_args']())
+    assert {name: args[name] for name in expected} == expected
 
 
 def test_run_arguments():
