@@ -32,7 +32,7 @@ def load(split, size):
     return (images - mean) / std, torch.tensor([item['gt_label'] for item in items])
 
 
-def main(steps=40, test_size=500):
+def main(steps=40, test_size=500, weight=30.0):
     torch.manual_seed(0)
     clip = open_clip.create_model('ShapesCLIP-ViT-8-64', pretrained=f'{ASSETS}/ShapesCLIP-ViT-8-64.safetensors')
     tokenizer = open_clip.get_tokenizer('ShapesCLIP-ViT-8-64')
@@ -61,7 +61,7 @@ def main(steps=40, test_size=500):
         classification = F.cross_entropy(student(x), y)
         distillation = F.mse_loss(student.backbone(counterfactual), teacher(counterfactual))
         optimizer.zero_grad()
-        (classification + 30 * distillation).backward()
+        (classification + weight * distillation).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         if step % 10 == 0 or step == steps:
