@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import ConfigError
 
-TYPES = {'ConformalGate': 'KNNGate', 'AuxiliaryLoss': 'LossTerm'}
+TYPES = {'ConformalGate': 'KNNGate'}
 """Old name of a registered class to its name today."""
 
 REMOVED = {'PlainCheckpointHook': 'is no longer needed, because every checkpoint is plain: leave it out'}
@@ -40,8 +40,8 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 
 VALUES: dict[str, dict[tuple[str, Any], str]] = {
     'CounterfactualClassifier': {
-        ('teacher', None): 'is no longer needed: leave it out, and for plain fine-tuning leave model.losses out too '
-        '(as configs/_base_ do)',
+        ('teacher', None): 'is no longer needed: for plain fine-tuning inherit from a config of it, such as '
+        'mmcfmask::baselines/ft_vitb16.py (configs/shapes/ft.py, configs/pacs/ft_vitb16.py)',
         ('losses', None): 'must be a list: for plain fine-tuning leave it out, or set model.losses=[]',
     },
     'CLIPDistillHead': {

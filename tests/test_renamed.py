@@ -1,5 +1,7 @@
 """Names of version 0.1.0: refused in one line with the new name, and understood where a checkpoint records them."""
 
+import importlib
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,7 +13,8 @@ from mmcfmask.engine import provenance
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.checks.resume import check_same_run
 from mmcfmask.engine.config import load_config
-from mmcfmask.renamed import rename_weights, update_model, update_training_settings
+from mmcfmask.errors import ConfigError
+from mmcfmask.renamed import rename_weights, update_model
 
 SHAPES = 'configs/shapes'
 
@@ -27,7 +30,10 @@ def from_the_root(monkeypatch, request):
         ({'model.auxiliary': [dict(type='L2SP')]}, 'model.auxiliary is now model.losses, which also holds the'),
         ({'model.gate': dict(level=0.1)}, 'model.gate is now model.knn_gate'),
         ({'model.second_look': 0.9}, 'model.second_look is now model.crop_scale'),
-        ({'model.teacher': None}, 'model.teacher=None is no longer needed: leave it out'),
+        (
+            {'model.teacher': None},
+            'model.teacher=None is no longer needed: .* such as mmcfmask::baselines/ft_vitb16.py',
+        ),
         ({'model.losses': None}, r'model.losses=None must be a list: .* model.losses=\[\]'),
         ({'model.head.distill': None}, 'model.head.distill=None is no longer needed'),
         (
@@ -81,6 +87,23 @@ def test_a_teacher_without_a_term_is_refused():
     )
     with pytest.raises(ValueError, match='no term of model.losses uses model.teacher: .*CounterfactualDistillation'):
         MODELS.build(model)
+
+
+@pytest.mark.parametrize('name', ['AuxiliaryLoss', 'auxiliary'])
+def test_a_loss_module_of_a_user_names_the_new_base_class(tmp_path, monkeypatch, request, name):
+    (tmp_path / f'old_{name}.py').write_text(f'from mmcfmask.models import {name}')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = 'from mmcfmask.models.losses import LossTerm`; its method start is now setup'
+    with pytest.raises(ImportError, match=message):
+        importlib.import_module(f'old_{name}')
+    imports = dict(imports=['mmcfmask', f'old_{name}'])
+    (tmp_path / 'own.py').write_text(f"_base_ = '{request.config.rootpath}/{SHAPES}/ft.py'\ncustom_imports = {imports}")
+    for path, options in ((str(tmp_path / 'own.py'), {}), (f'{SHAPES}/ft.py', {'custom_imports': imports})):
+        with pytest.raises(ConfigError, match=message) as error:
+            load_config(path, options)
+        assert '\n' not in str(error.value)
+    with pytest.raises(ImportError, match="cannot import name 'gone'"):
+        exec('from mmcfmask.models import gone')
 
 
 TOWER = dict(type='OpenCLIPBackbone', model_name='ViT-B-16')

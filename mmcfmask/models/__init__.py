@@ -1,3 +1,5 @@
+from typing import Any
+
 from .classifier import CounterfactualClassifier
 from .head import CLIPDistillHead
 from .inference.knn_gate import KNNGate
@@ -22,3 +24,13 @@ __all__ = [
     'OpenCLIPTeacher',
     'Step',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ('AuxiliaryLoss', 'auxiliary'):  # of version 0.1.0
+        raise ImportError(
+            f'mmcfmask.models.{name} was renamed: write `from mmcfmask.models.losses import LossTerm`; its method '
+            'start is now setup',
+            name=__name__,
+        )
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
