@@ -14,7 +14,7 @@ from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.checks.resume import check_same_run
 from mmcfmask.engine.config import load_config
 from mmcfmask.errors import ConfigError
-from mmcfmask.renamed import rename_weights, update_model
+from mmcfmask.renamed import rename_weights, update_model, update_training_settings
 
 SHAPES = 'configs/shapes'
 

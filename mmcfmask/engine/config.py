@@ -82,8 +82,8 @@ def _merge_options(before: Config, options: Mapping[str, Any]) -> Config:
     except UserError:
         raise
     except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:  # such as an index into no list
-        reason = str(_import_reason(error)).splitlines()[0]
-        raise ConfigError(f'--cfg-options {" ".join(options)}: {reason}') from None
+        _raise_from_module(error, '--cfg-options')
+        raise ConfigError(f'--cfg-options {" ".join(options)}: {str(error).splitlines()[0]}') from None
     return cfg
 
 
@@ -284,13 +284,6 @@ def check_text_file(path: str, what: str, more: str = '') -> None:
         raise ConfigError(f'the {what} {path!r}{more} cannot be parsed as Python') from None
 
 
-def _import_reason(error: BaseException) -> BaseException:
-    """The error of the module itself, where mmengine says only that ``custom_imports`` failed."""
-    reason = error.__cause__ or error.__context__
-    wrapped = isinstance(error, ImportError) and str(error).startswith('Failed to import ')
-    return _import_reason(reason) if wrapped and reason is not None else error
-
-
 def _explain(error: Exception, path: str) -> str:
     """Say in one line which file and line of a config fails, and why."""
     path, line = os.path.abspath(path), error.lineno if isinstance(error, SyntaxError) else None
@@ -300,7 +293,6 @@ def _explain(error: Exception, path: str) -> str:
             path = inside
         elif code.co_filename == path:  # mmengine compiles a config under its path
             line = number
-    error = _import_reason(error)
     kind = f'{type(error).__name__}: ' if path.endswith('.py') else ''
     text = (str(error).splitlines() or [''])[0]
     if isinstance(error, yaml.YAMLError):
