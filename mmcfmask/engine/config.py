@@ -111,7 +111,7 @@ def _check_variables(
 
 
 def _check_training_images(cfg: Config, before: Config, options: Mapping[str, Any]) -> None:
-    """Raise a ConfigError if options change the training images but not those of a linear probe or a k-NN gate.
+    """Raise a ConfigError if options change the training images but not the images of a linear probe or k-NN gate.
 
     A config copies the training set into them, as ``dataset={{_base_.train_dataloader.dataset}}``. Setting their own
     key gives them other images on purpose.
@@ -207,7 +207,7 @@ def _check_files(path: str, place: list[str], children: list[str]) -> None:
 
 
 def _find_all_bases(path: str) -> Iterator[str]:
-    """Yield the files that a config file inherits from, and those that they inherit from."""
+    """Yield the files that a config file inherits from, and the files that these inherit from."""
     for base in _find_bases(path):
         yield base
         yield from _find_all_bases(base)

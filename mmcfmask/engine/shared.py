@@ -70,9 +70,8 @@ def update_shared(cfg: Mapping[str, Any], before: Mapping[str, Any], by: str) ->
         dict[str, list[str]]: For every shared name with a new value, the dotted keys that were set.
     """
     now = {name: get_value(cfg, name) for name in before}
-    changed = [
-        name for name, old in before.items() if not is_same(now[name], old) and (now[name] is not None or name in cfg)
-    ]
+    exists = [name for name in before if now[name] is not None or name in cfg]
+    changed = [name for name in exists if not is_same(now[name], before[name])]
     reached: dict[str, list[str]] = {name: [] for name in changed}
     for name in sorted(changed, key=lambda name: -len(repr(before[name]))):  # a value before those that it contains
         for part, value in cfg.items():
@@ -95,7 +94,7 @@ def _set_copies(node: Any, where: str, name: str | None, old: Any, new: Any) -> 
 
 
 def find_copies(node: Any, name: str, value: Any, where: str = '') -> list[str]:
-    """Find the keys that copied a variable: those of its name with its value and, if the value is a dict or a list, all
+    """Find the keys that copied a variable: keys of its name with its value and, if the value is a dict or a list, all
     keys with it."""
     found = []
     telling = isinstance(value, (dict, list)) and len(value) > 0

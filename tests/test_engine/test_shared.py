@@ -215,17 +215,17 @@ def test_a_child_is_warned_of_copies_that_it_leaves_behind(write, lines):
         'test_dataloader.a.dataset.data_root, test_dataloader.a.dataset.pipeline.0.data_root'
     )
     assert lines() == [
-        f"Warning: {child} sets data_root, but the old value stays in {keys}: set them too, or add 'data_root' to shared"
+        f'Warning: {child} sets data_root, but the old value stays in {keys}: '
+        "set them too, or add 'data_root' to shared"
     ]
     rest = "train_dataloader = dict(dataset=dict(data_root='/mine', pipeline=[]))\ntest_dataloader = None"
     for path in (
         write('grandchild.py', f"_base_ = 'child.py'\n{rest}"),  # which sets the rest
         write('complete.py', f"_base_ = 'plain.py'\ndata_root = '/mine'\n{rest}"),
-        write(
-            'unused.py', "_base_ = 'plain.py'\nmore = []\nmy_hooks = [1]\nimages = None"
-        ),  # variables that nothing reads
+        write('unused.py', "_base_ = 'plain.py'\nmore = []\nmy_hooks = [1]\nimages = None"),  # read by nothing
         write('shared.py', "_base_ = 'base.py'\ndata_root = '/mine'"),
     ):
+        shared._log_once.cache_clear()
         Config.fromfile(path)
         assert not any('Warning' in line for line in lines())
 
