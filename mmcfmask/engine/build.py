@@ -126,7 +126,7 @@ def cache_images(cfg: Config) -> None:
 
 
 def add_own_hooks(cfg: Config) -> None:
-    """Add those of :data:`OWN_HOOKS` that a config with its own list of custom hooks leaves out, in place."""
+    """Add the hooks of :data:`OWN_HOOKS` that a config with its own list of custom hooks leaves out, in place."""
     hooks = list(cfg.get('custom_hooks') or [])
     named = {
         hook['type'] if isinstance(hook['type'], str) else hook['type'].__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import inspect
 import os
 import sys
 import traceback
@@ -14,7 +13,6 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from ..compat import drop_deletes
@@ -23,24 +21,8 @@ from ..messages import near_names
 from .checks import check_config
 from .checks.schema import check_top_level
 from .options import parse_options
-from .shared import find_shared, update_shared
+from .shared import READ_KEYS, find_copies, find_shared, is_same, update_shared
 from .values import get_value
-
-# Top-level names that the Runner or this package reads. All others are variables, which parts of the config copy.
-READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
-    'cache_dir',
-    'custom_imports',
-    'shared',
-    'tf32',
-    'total_batch_size',
-    # The Runner reads these too, but not as arguments.
-    'activation_checkpointing',
-    'compile',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'sync_bn',
-}
 
 
 def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = (), complete: bool = False) -> Config:
@@ -64,7 +46,9 @@ def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = (), comp
     if options:
         before = cfg
         cfg = _merge_options(before, options)
-        reached = update_shared(cfg, find_shared(before), by='--cfg-options')
+        if 'shared' in options:
+            _check_shared(cfg, '--cfg-options')
+        reached = update_shared(cfg, find_shared(before, cfg), by='--cfg-options')
         _check_variables(cfg, before, options, reached, path)
         _check_training_images(cfg, before, options)
     check_config(cfg, complete)
@@ -95,7 +79,12 @@ def _check_shared(cfg: Config, path: str) -> None:
     for name in names:
         if '.' in name and not isinstance(get_value(cfg, name), (dict, type(None))):
             raise ConfigError(f'{path}: shared names {name!r}, but a dotted key can be shared only if it holds a dict')
-        if '.' not in name and (name not in cfg or name in READ_KEYS):
+        if name in READ_KEYS:
+            raise ConfigError(
+                f'{path}: shared names {name!r}, which is no variable but a part of the run: share a dict in it, such '
+                "as 'train_dataloader.dataset'"
+            )
+        if '.' not in name and name not in cfg:
             known = [key for key in cfg if key not in READ_KEYS]
             raise ConfigError(f'{path}: shared names {name!r}, which is no variable of it.{near_names(name, known)}')
 
@@ -111,9 +100,9 @@ def _check_variables(
             inner = (f'{key}.{name}' for key, value in before.items() if isinstance(value, dict) and name in value)
             known = sorted({*READ_KEYS, *before, *inner})
             raise ConfigError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, known)}')
-        if cfg[name] != before[name] and not reached.get(name):
+        if not is_same(cfg[name], before[name]) and not reached.get(name):
             parts = {key: value for key, value in before.items() if key in READ_KEYS}
-            keys = ', '.join(_find_copies(parts, name, before[name]))
+            keys = ', '.join(find_copies(parts, name, before[name]))
             why = 'no key of this name holds its old value' if name in reached else 'the config does not share it'
             raise ConfigError(
                 f'{path}: an override of the variable {name!r} would change nothing, since {why}. Set '
@@ -121,21 +110,8 @@ def _check_variables(
             )
 
 
-def _find_copies(node: Any, name: str, value: Any, where: str = '') -> list[str]:
-    """Find the keys that copied a variable: those of its name with its value and, if the value is a dict or a list, all
-    keys with it."""
-    found = []
-    telling = isinstance(value, (dict, list)) and len(value) > 0
-    for key, item in node.items() if isinstance(node, dict) else enumerate(node):
-        if where and item == value and (telling or key == name):
-            found.append(f'{where}.{key}')
-        elif isinstance(item, (dict, list, tuple)):
-            found += _find_copies(item, name, value, f'{where}.{key}'.lstrip('.'))
-    return found
-
-
 def _check_training_images(cfg: Config, before: Config, options: Mapping[str, Any]) -> None:
-    """Raise a ConfigError if options change the training images but not those of a linear probe or a k-NN gate.
+    """Raise a ConfigError if options change the training images but not the images of a linear probe or k-NN gate.
 
     A config copies the training set into them, as ``dataset={{_base_.train_dataloader.dataset}}``. Setting their own
     key gives them other images on purpose.
@@ -231,7 +207,7 @@ def _check_files(path: str, place: list[str], children: list[str]) -> None:
 
 
 def _find_all_bases(path: str) -> Iterator[str]:
-    """Yield the files that a config file inherits from, and those that they inherit from."""
+    """Yield the files that a config file inherits from, and the files that these inherit from."""
     for base in _find_bases(path):
         yield base
         yield from _find_all_bases(base)

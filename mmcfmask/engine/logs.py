@@ -10,7 +10,7 @@ from mmpretrain.registry import LOG_PROCESSORS
 
 @LOG_PROCESSORS.register_module()
 class MeanLogProcessor(LogProcessor):
-    """mmengine's ``LogProcessor`` with training losses averaged over all processes; mmengine shows those of the first.
+    """mmengine's ``LogProcessor`` with training losses averaged over all processes; mmengine shows only the first one.
 
     The losses are reduced together when they are logged, so a step without a log waits for nothing.
     """

@@ -35,8 +35,8 @@ class AutocastOptimWrapper(OptimWrapper):
 class OneCycle(OneCycleLR):
     """torch's ``OneCycleLR`` with its cycle of the momentum, one step per optimizer step.
 
-    The peak is the learning rate of the optimizer and the length is that of the training, so a child config changes
-    ``optim_wrapper.optimizer.lr`` or ``train_cfg.max_epochs`` in one place. The values are those of torch (mmengine's
+    The peak is the learning rate of the optimizer, and the cycle lasts as long as the training. So a child config
+    changes only ``optim_wrapper.optimizer.lr`` or ``train_cfg.max_epochs``. The values equal torch's (mmengine's
     ``OneCycleLR`` leaves the momentum alone), with three differences:
 
     - With gradient accumulation all batches of an optimizer step have the values of one step with the whole batch.

@@ -57,8 +57,8 @@ LONGEST = 200
 def read_training_settings(meta: dict) -> dict[str, str] | None:
     """Read the settings of the training that wrote a checkpoint.
 
-    Left out are the seed (also the one of the hold-out), the folders of files, and what changes no weight. Whether the
-    checkpoint is the best one or that of an epoch is a setting too.
+    The result leaves out the seeds (of the run and of the hold-out), the folders of files, and what changes no weight.
+    It includes whether the checkpoint is the best one or was written after an epoch.
 
     Args:
         meta (dict): The ``meta`` of a checkpoint.

@@ -40,7 +40,7 @@ class ChainedLoaders:
     def __iter__(self) -> Iterator[tuple[str, Iterator]]:
         """Yield (name, iterator over batches) of every set, in order.
 
-        The workers of a set start when those of the previous set read their last batches, so the device does not wait
+        The workers of a set start when the previous set's workers read their last batches, so the device does not wait
         for the first batch of every set. They do not start earlier, because two sets would compete for the cores.
         """
         started: dict[str, Iterator] = {}
@@ -263,7 +263,7 @@ class MultiSetTestLoop(MultiSetLoop):
 class MultiSetValLoop(MultiSetLoop):
     """Validate on several sets during training: ``val_dataloader`` is a dict of named dataloaders.
 
-    Arguments and errors are those of :class:`MultiSetTestLoop`. No shift may choose anything: a
+    Arguments and errors are the same as for :class:`MultiSetTestLoop`. No shift may choose anything: a
     ``CheckpointHook.save_best`` or ``monitor`` (early stopping, learning rate) that names a shift or ``ood_average`` is
     an error. With ``persistent_workers=True`` the workers of a set stay, idle, from one validation to the next.
     """

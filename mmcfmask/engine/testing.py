@@ -146,7 +146,7 @@ def find_class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -
         checkpoint (dict, optional): From :func:`check_checkpoint`.
 
     Returns:
-        Sequence[str], optional: The names in the checkpoint; or those of the first data set that has names of its own
+        Sequence[str], optional: The names in the checkpoint, or else in the first data set that has names of its own
         or has its images on this machine, in folders with names. None if there are none.
     """
     names = (((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}).get('classes')

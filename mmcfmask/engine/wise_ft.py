@@ -107,7 +107,7 @@ class WiSEFTLoop(MultiSetTestLoop):
         return unwrapped(self.runner.model)
 
     def _model_weights(self) -> dict[str, Tensor]:
-        """Return the model's tensors without those of loss terms."""
+        """Return the model's tensors, without the tensors of loss terms."""
         return {name: value for name, value in self.model.state_dict().items() if not name.startswith('losses.')}
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):

@@ -128,7 +128,10 @@ def test_option_that_nothing_reads(tmp_path):
         ("('data_root')", r"shared='data_root' must be a tuple of names of variables, such as \('data_root',\)"),
         ('[1]', r'shared=\[1\] must be a tuple'),
         ("('data_rot',)", "shared names 'data_rot', which is no variable of it. Did you mean 'data_root'"),
-        ("('train_dataloader',)", "shared names 'train_dataloader', which is no variable of it"),
+        (
+            "('train_dataloader',)",
+            "shared names 'train_dataloader', which is no variable but a part of the run: share a",
+        ),
         ("('images.part',)", "shared names 'images.part', but a dotted key can be shared only if it holds a dict"),
     ],
 )
@@ -137,6 +140,14 @@ def test_what_cannot_be_shared(tmp_path, shared, message):
     path.write_text(VARIABLES + f'shared = {shared}')
     with pytest.raises(ConfigError, match=message):
         load_config(str(path))
+    path.write_text(VARIABLES)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path), [f'shared={shared}'])
+
+
+def test_a_word_cannot_be_shared():
+    with pytest.raises(ConfigError, match="--cfg-options: shared='foo' must be a tuple of names of variables"):
+        load_config(str(ROOT / 'configs' / 'shapes' / 'ft.py'), ['shared=foo'])
 
 
 PROBE = """

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -193,3 +194,61 @@ def test_programs_of_mmpretrain_see_the_same_config(write):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     check_moved(Config.fromstring(done.stdout, '.py'))
     assert 'data_root is shared: its override by' in done.stderr
+
+
+def test_a_child_may_share_a_variable_itself(write, lines):
+    write('plain.py', BASE.replace("shared = ('data_root', 'pipeline')", ''))
+    check_moved(Config.fromfile(write('child.py', "_base_ = 'plain.py'\nshared = ('data_root',)\ndata_root = '/mine'")))
+    assert [line.partition(' also')[0] for line in lines()] == [
+        f'data_root is shared: its override by {write("child.py", "")}'
+    ]
+    cfg = load_config(write('same.py', "_base_ = 'plain.py'"), ["shared=('data_root',)", 'data_root=/mine'])
+    check_moved(cfg)
+
+
+def test_a_child_is_warned_of_copies_that_it_leaves_behind(write, lines):
+    write('plain.py', BASE.replace("shared = ('data_root', 'pipeline')", ''))
+    child = write('child.py', "_base_ = 'plain.py'\ndata_root = '/mine'")
+    assert Config.fromfile(child).train_dataloader.dataset.data_root == 'data/x/'
+    keys = (
+        'train_dataloader.dataset.data_root, train_dataloader.dataset.pipeline.0.data_root, '
+        'test_dataloader.a.dataset.data_root, test_dataloader.a.dataset.pipeline.0.data_root'
+    )
+    assert lines() == [
+        f'Warning: {child} sets data_root, but the old value stays in {keys}: '
+        "set them too, or add 'data_root' to shared"
+    ]
+    rest = "train_dataloader = dict(dataset=dict(data_root='/mine', pipeline=[]))\ntest_dataloader = None"
+    for path in (
+        write('grandchild.py', f"_base_ = 'child.py'\n{rest}"),  # which sets the rest
+        write('complete.py', f"_base_ = 'plain.py'\ndata_root = '/mine'\n{rest}"),
+        write('unused.py', "_base_ = 'plain.py'\nmore = []\nmy_hooks = [1]\nimages = None"),  # read by nothing
+        write('shared.py', "_base_ = 'base.py'\ndata_root = '/mine'"),
+    ):
+        shared._log_once.cache_clear()
+        Config.fromfile(path)
+        assert not any('Warning' in line for line in lines())
+
+
+def test_shipped_configs_leave_no_copies_behind(lines):
+    for path in sorted(Path('configs').rglob('*.py')):
+        Config.fromfile(path)
+    assert not any('Warning' in line for line in lines())
+
+
+def test_values_of_another_type_are_no_copies(write):
+    write(
+        'flags.py',
+        "shared = ('flag',)\nflag = 0\nmodel = dict(a=dict(flag=flag), b=dict(flag=False), c=dict(flag=0.0))",
+    )
+    cfg = Config.fromfile(write('child.py', "_base_ = 'flags.py'\nflag = 1"))
+    assert repr([cfg.model[name].flag for name in 'abc']) == '[1, False, 0.0]'
+    cfg = Config.fromfile(write('child.py', "_base_ = 'flags.py'\nflag = False"))
+    assert cfg.model.a.flag is False
+
+
+def test_configs_of_the_new_style(write, tmp_path, monkeypatch):
+    """Their variables are shared for options only: a child is Python that has imported the copies."""
+    monkeypatch.chdir(tmp_path)
+    write('new.py', 'from mmengine.config import read_base\nwith read_base():\n    from .base import *\n')
+    check_moved(load_config('new.py', {'data_root': '/mine'}))

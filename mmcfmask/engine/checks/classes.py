@@ -24,7 +24,7 @@ class CheckClassesHook(Hook):
     ``metainfo['label_groups']`` which outputs of the head mean its classes. This covers all sets of a
     :class:`MultiSetTestLoop` or :class:`MultiSetValLoop`.
 
-    The classes of the head are those of the training set, which a checkpoint records, or those of the prompts or images
+    The head has the classes of the training set, which a checkpoint records, or the classes of the prompts or images
     that its first weights are made of.
 
     Raises:

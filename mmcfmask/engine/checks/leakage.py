@@ -144,7 +144,7 @@ def _list_images(key: str, dataset: dict, seed: int | None) -> set[str]:
     except ConfigError as error:
         raise ConfigError(f'{key}: {error}') from None
     except Exception as error:  # of any data set
-        _warn(f'the images of {key} cannot be compared with those of other data sets ({type(error).__name__}: {error})')
+        _warn(f'the images of {key} cannot be compared with the images of other sets ({type(error).__name__}: {error})')
         return set()
 
 

@@ -45,8 +45,8 @@ def check_parts(cfg: Config) -> None:
 
 
 def named_loaders(cfg: Config | dict, mode: str) -> dict[str, dict]:
-    """Return the dataloaders of a mode ('train', 'val', 'test') of a config, by dotted key: one, or those of named
-    sets."""
+    """Return the dataloaders of a mode ('train', 'val', 'test') of a config, by dotted key: one, or one per named
+    set."""
     key = f'{mode}_dataloader'
     loaders = cfg.get(key) or {}
     return {key: loaders} if 'dataset' in loaders else {f'{key}.{name}': loader for name, loader in loaders.items()}

@@ -229,5 +229,5 @@ def test_images_that_cannot_be_listed_are_named(data, monkeypatch):
     cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=str(data), ann_file='links.txt')
     check_leakage(cfg)
     assert len(messages) == 1 and messages[0].startswith(
-        'the images of train_dataloader.dataset cannot be compared with those of other'
+        'the images of train_dataloader.dataset cannot be compared with the images of other'
     )
