@@ -67,7 +67,8 @@ def update_shared(cfg: Mapping[str, Any], before: Mapping[str, Any], by: str) ->
         by (str): What overrides them, for the log.
 
     Returns:
-        dict[str, list[str]]: For every shared name with a new value, the dotted keys that were set.
+        dict[str, list[str]]: For every shared name with a new value, the dotted keys that were set and
+            that a run reads.
     """
     now = {name: get_value(cfg, name) for name in before}
     exists = [name for name in before if now[name] is not None or name in cfg]
@@ -75,7 +76,8 @@ def update_shared(cfg: Mapping[str, Any], before: Mapping[str, Any], by: str) ->
     reached: dict[str, list[str]] = {name: [] for name in changed}
     for name in sorted(changed, key=lambda name: -len(repr(before[name]))):  # a value before those that it contains
         for part, value in cfg.items():
-            reached[name] += _set_copies(value, part, None if '.' in name else name, before[name], now[name])
+            keys = list(_set_copies(value, part, None if '.' in name else name, before[name], now[name]))
+            reached[name] += keys if part in READ_KEYS else []  # a copy in another variable runs nothing
         if reached[name]:
             _log_once(f'{name} is shared: its override by {by} also sets {", ".join(reached[name])}')
     return reached

@@ -203,7 +203,7 @@ def add_losses(losses: dict[str, Tensor], term: nn.Module, step: Step) -> dict[s
     """Add the losses of a term to ``losses``, in place. A second loss of the same name becomes ``<name>_2``.
 
     Raises:
-        ConfigError: The term returns no dict, or a name that does not start with ``loss``: mmengine would not train it.
+        ConfigError: The term returns no dict, or no name with ``loss`` in it: mmengine would train nothing.
     """
     found = term(step)
     if not isinstance(found, dict):
@@ -211,12 +211,12 @@ def add_losses(losses: dict[str, Tensor], term: nn.Module, step: Step) -> dict[s
             f'{type(term).__name__}.forward must return its losses by name, dict(loss_…=…), but returned a '
             f'{type(found).__name__}'
         )
+    if found and not any('loss' in name for name in found):  # mmengine adds up these names; others are only logged
+        raise ConfigError(
+            f'{type(term).__name__}.forward returned {", ".join(map(repr, found))}, which would have no effect: the name '
+            "of a loss must contain 'loss', such as 'loss_mine'"
+        )
     for name, loss in found.items():
-        if not name.startswith('loss'):
-            raise ConfigError(
-                f'{type(term).__name__}.forward returned a loss of the name {name!r}, which would have no effect: '
-                f"call it 'loss_{name}'"
-            )
         names = chain([name], (f'{name}_{number}' for number in count(2)))
         losses[next(free for free in names if free not in losses)] = loss
     return losses

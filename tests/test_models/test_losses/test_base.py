@@ -100,7 +100,10 @@ class Own(LossTerm):
     'forward, message',
     [
         (lambda step: step.logits.mean(), r'Own.forward must return its losses by name, dict\(loss_…=…\), .* a Tensor'),
-        (lambda step: dict(own=step.logits.mean()), "Own.forward .* name 'own', .* no effect: call it 'loss_own'"),
+        (
+            lambda step: dict(own=step.logits.mean()),
+            "Own.forward returned 'own', .* no effect: the name of a loss must contain 'loss'",
+        ),
         (lambda step: dict(loss_own=step.relevance.mean()), r'step.relevance, .* needs_relevance\(classifier\) must'),
         (lambda step: dict(loss_own=step.counterfactual_features.mean()), r'needs_relevance\(classifier\) must return'),
         (lambda step: dict(loss_own=step.teacher_features.mean()), 'set needs_teacher = True in its class, and model'),
