@@ -13,7 +13,6 @@ from mmcfmask.engine import provenance
 from mmcfmask.engine.checkpoints import check_checkpoint
 from mmcfmask.engine.checks.resume import check_same_run
 from mmcfmask.engine.config import load_config
-from mmcfmask.errors import ConfigError
 from mmcfmask.renamed import rename_weights, update_model, update_training_settings
 
 SHAPES = 'configs/shapes'
@@ -99,9 +98,8 @@ def test_a_loss_module_of_a_user_names_the_new_base_class(tmp_path, monkeypatch,
     imports = dict(imports=['mmcfmask', f'old_{name}'])
     (tmp_path / 'own.py').write_text(f"_base_ = '{request.config.rootpath}/{SHAPES}/ft.py'\ncustom_imports = {imports}")
     for path, options in ((str(tmp_path / 'own.py'), {}), (f'{SHAPES}/ft.py', {'custom_imports': imports})):
-        with pytest.raises(ConfigError, match=message) as error:
+        with pytest.raises(ImportError, match=message):  # with the traceback of the user's module
             load_config(path, options)
-        assert '\n' not in str(error.value)
     with pytest.raises(ImportError, match="cannot import name 'gone'"):
         exec('from mmcfmask.models import gone')
 

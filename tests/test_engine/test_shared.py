@@ -24,9 +24,8 @@ test_dataloader = dict(
 more = [dict(datasets=(dict(data_root=data_root),))]
 """
 REACHED = (
-    'pipeline.0.data_root, images.data_root, images.pipeline.0.data_root, train_dataloader.dataset.data_root, '
-    'train_dataloader.dataset.pipeline.0.data_root, test_dataloader.a.dataset.data_root, '
-    'test_dataloader.a.dataset.pipeline.0.data_root, more.0.datasets.0.data_root'
+    'train_dataloader.dataset.data_root, train_dataloader.dataset.pipeline.0.data_root, '
+    'test_dataloader.a.dataset.data_root, test_dataloader.a.dataset.pipeline.0.data_root'
 )
 
 
@@ -67,6 +66,13 @@ def test_override_by_an_option(write, lines, options):
     check_moved(load_config(write('child.py', "_base_ = 'base.py'"), options))
     assert lines() == [f'data_root is shared: its override by --cfg-options also sets {REACHED}']
     check_moved(load_config(write('own.py', "_base_ = 'base.py'\ndata_root = '/theirs'"), options))
+
+
+def test_an_override_that_reaches_only_other_variables_is_refused(write):
+    """It would change nothing that runs."""
+    write('base.py', "shared = ('data_root',)\ndata_root = 'a'\nimages = dict(data_root=data_root)")
+    with pytest.raises(ConfigError, match="an override of the variable 'data_root' would change nothing"):
+        load_config(write('child.py', "_base_ = 'base.py'"), {'data_root': 'b'})
 
 
 def test_only_the_first_process_logs(write, lines, monkeypatch):

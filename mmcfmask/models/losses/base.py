@@ -213,8 +213,8 @@ def add_losses(losses: dict[str, Tensor], term: nn.Module, step: Step) -> dict[s
         )
     if found and not any('loss' in name for name in found):  # mmengine adds up these names; others are only logged
         raise ConfigError(
-            f'{type(term).__name__}.forward returned {", ".join(map(repr, found))}, which would have no effect: the name '
-            "of a loss must contain 'loss', such as 'loss_mine'"
+            f'{type(term).__name__}.forward returned {", ".join(map(repr, found))}, which would have no effect: the '
+            "name of a loss must contain 'loss', such as 'loss_mine'"
         )
     for name, loss in found.items():
         names = chain([name], (f'{name}_{number}' for number in count(2)))
