@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mmcfmask.engine import shared
 from mmcfmask.engine.config import load_config
+from mmcfmask.errors import ConfigError
 
 BASE = """
 shared = ('data_root', 'pipeline')
