@@ -3,8 +3,8 @@
 import torch
 from short_runs import launch
 
-WORKER = """
-import sys, json, torch
+START = """
+import sys, torch
 import torch.distributed as dist
 import open_clip
 open_clip.add_model_config(sys.argv[1])
@@ -12,10 +12,16 @@ from torch.nn.parallel import DistributedDataParallel
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 import mmcfmask
-from mmcfmask.models.preprocessor import Counterfactual
 dist.init_process_group('gloo')
 rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
+share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+"""
+
+WORKER = (
+    START
+    + """
+from mmcfmask.models.preprocessor import Counterfactual
 model = MODELS.build(dict(
     type='CounterfactualClassifier',
     backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
@@ -25,7 +31,6 @@ torch.manual_seed(0)
 torch.nn.init.normal_(model.head.fc.weight)
 images, counterfactuals = torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32)
 labels = [DataSample().set_gt_label(i % 5) for i in range(8)]
-share = slice(rank * 8 // world, (rank + 1) * 8 // world)
 made = counterfactuals[share]
 model.data_preprocessor.counterfactual = lambda x, grid, relevance: Counterfactual(made, relevance > 0, False)
 wrapped = DistributedDataParallel(model)
@@ -39,6 +44,7 @@ for step in range(2):
 assert not any('teacher' in name for name, _ in wrapped.named_parameters())
 torch.save(dict(grads=grads, weights=model.state_dict()), f'{sys.argv[3]}/{world}-{rank}.pt')
 """
+)
 
 
 def test_two_processes_average_the_gradients_of_one(tmp_path, tiny_pretrained, tiny_towers):
@@ -59,30 +65,21 @@ def test_two_processes_average_the_gradients_of_one(tmp_path, tiny_pretrained, t
     assert all(torch.equal(second['weights'][name], value) for name, value in first['weights'].items())
 
 
-FLYP_WORKER = """
-import sys, torch
-import torch.distributed as dist
-import open_clip
-open_clip.add_model_config(sys.argv[1])
-from torch.nn.parallel import DistributedDataParallel
-from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
-import mmcfmask
-dist.init_process_group('gloo')
-rank, world = dist.get_rank(), dist.get_world_size()
-torch.manual_seed(0)
+FLYP_WORKER = (
+    START
+    + """
 model = MODELS.build(dict(
     type='CounterfactualClassifier',
     backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=sys.argv[2]),
     head=dict(type='CLIPDistillHead', num_classes=3, cls_weight=0.),
     losses=[dict(type='FLYP', classnames=['ring', 'star', 'bolt'], templates=['a {}'])])).train()
 images, labels = torch.randn(8, 3, 32, 32), [DataSample().set_gt_label(i % 3) for i in range(8)]
-share = slice(rank * 8 // world, (rank + 1) * 8 // world)
 wrapped = DistributedDataParallel(model)
 sum(wrapped(images[share], labels[share], mode='loss').values()).backward()
 grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 torch.save(grads, f'{sys.argv[3]}/{world}-{rank}.pt')
 """
+)
 
 
 def test_contrast_is_over_the_images_of_all_processes(tmp_path, tiny_pretrained, tiny_towers):
