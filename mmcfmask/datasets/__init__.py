@@ -12,7 +12,7 @@ from .imagenet_shifts import (
     ObjectNetDataset,
 )
 from .shapes import ShapesDataset
-from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage
+from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage, ResizeCenterCrop
 
 __all__ = [
     'CachedDataset',
@@ -30,5 +30,6 @@ __all__ = [
     'MissingSetError',
     'ObjectNetDataset',
     'PACSDataset',
+    'ResizeCenterCrop',
     'ShapesDataset',
 ]
