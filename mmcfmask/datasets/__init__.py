@@ -13,7 +13,7 @@ from .imagenet_shifts import (
     ObjectNetDataset,
 )
 from .shapes import ShapesDataset
-from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage
+from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage, ResizeCenterCrop
 
 __all__ = [
     'CachedDataset',
@@ -32,6 +32,7 @@ __all__ = [
     'MissingSetError',
     'ObjectNetDataset',
     'PACSDataset',
+    'ResizeCenterCrop',
     'ShapesDataset',
     'WaterbirdsDataset',
 ]
