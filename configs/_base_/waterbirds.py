@@ -6,13 +6,13 @@ _base_ = ['recipe.py', 'clip.py']
 total_batch_size = 32
 
 # An override of one of these variables reaches every key of its name that held the old value.
-shared = ('data_root', 'pipeline')
+shared = ('data_root', 'image_size', 'pipeline')
 data_root = 'data/waterbirds/'
+image_size = 224
 
 pipeline = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
-    dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
+    dict(type='ResizeCenterCrop', image_size=image_size),
     dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'group')),
 ]
 birds = dict(type='WaterbirdsDataset', data_root=data_root, pipeline=pipeline)
@@ -44,7 +44,8 @@ train_cfg = dict(max_epochs=1)
 # The head is initialised from text embeddings of ImageNet's 1000 classes, (1000, 512): the means of its land birds and
 # of its water birds (docs/data.md says how to make the file).
 model = dict(
+    backbone=dict(image_size=image_size),
     head=dict(
         num_classes=2, class_weights=dict(type='file', path='data/imagenet_text_embeddings.npy', rows='waterbirds')
-    )
+    ),
 )

@@ -133,11 +133,11 @@ def resolve_rows(rows: str | Sequence[Sequence[int]]) -> list[list[int]]:
     if not isinstance(rows, Sequence) or not rows:
         raise ConfigError(f'class_weights.rows={rows!r} must be a list of row indices for every class.')
     for label, members in enumerate(rows):
-        if not isinstance(members, (list, tuple)) or not members or any(type(i) is not int or i < 0 for i in members):
+        if isinstance(members, str) or not members or any(type(row) is not int or row < 0 for row in members):
             raise ConfigError(
                 f'class_weights.rows: class {label} is {members!r}, but must be a list of row indices from 0.'
             )
-    return list(map(list, rows))
+    return [[int(row) for row in members] for members in rows]
 
 
 def mean_rows(weights: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
