@@ -2,6 +2,7 @@ from .cache import CachedDataset
 from .class_folders import MissingSetError
 from .folder import FolderDataset, PACSDataset
 from .folder_shift import FolderShiftDataset
+from .groups import GroupCSVDataset, WaterbirdsDataset
 from .imagenet_shifts import (
     ImageNetADataset,
     ImageNetCDataset,
@@ -19,6 +20,7 @@ __all__ = [
     'CropBorder',
     'FolderDataset',
     'FolderShiftDataset',
+    'GroupCSVDataset',
     'ImageNetADataset',
     'ImageNetCDataset',
     'ImageNetDataset',
@@ -32,4 +34,5 @@ __all__ = [
     'PACSDataset',
     'ResizeCenterCrop',
     'ShapesDataset',
+    'WaterbirdsDataset',
 ]
