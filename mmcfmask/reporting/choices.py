@@ -52,8 +52,8 @@ def describe_grids(tuned: Mapping[str, Mapping[str, Any]], labels: Mapping[str, 
         several = len(ways) > 1 or len(grids) > 1
         texts = [f'{grid} ({", ".join(names)})' if several else grid for grid, names in grids.items()]
         notes.append(f'Chosen {way}: {"; ".join(texts)}.')
-    if others := [f'{method} as {part["method"]}' for method, part in tuned.items() if part['method'] != method]:
-        notes.append(f'Not tuned of its own: {", ".join(others)}.')
+    if others := [f'{method} (of {part["method"]})' for method, part in tuned.items() if part['method'] != method]:
+        notes.append(f'With the choice of another method: {", ".join(others)}.')
     edges = [f'{name} ({labels[key]} {p["chosen"][key]})' for name, p in owners.items() for key in p['at_edge']]
     if edges:
         notes.append(f'At the edge of the grid, so that a wider one may hold a better value: {", ".join(edges)}.')
