@@ -195,7 +195,7 @@ def test_nothing_is_switched_off_by_none():
 def test_settings_that_all_share_are_written_once():
     texts = {path: path.read_text() for path in CONFIGS.glob('**/*.py')}
     assert [path.name for path, text in texts.items() if re.search(r'\b(mean|std)=', text)] == ['clip.py']
-    for word in ('ResizeEdge', 'CenterCrop', 'LoadImageFromFile'):
+    for word in ('ResizeCenterCrop', 'LoadImageFromFile'):
         assert {path.name: text.count(word) for path, text in texts.items() if word in text} == {
             'imagenet.py': 1,
             'pacs.py': 1,

@@ -234,7 +234,7 @@ def test_larger_images(tmp_path):
     loaders = {'train': cfg.train_dataloader, 'val': cfg.val_dataloader, **cfg.test_dataloader}
     for name, loader in loaders.items():
         steps = {step['type']: step for step in loader.dataset.pipeline}
-        assert steps['ResizeEdge']['scale'] == steps['CenterCrop']['crop_size'] == 336, name
+        assert steps['ResizeCenterCrop']['image_size'] == cfg.model.backbone.image_size == 336, name
         assert ('CropBorder' in steps) == (name == 'objectnet')
 
 

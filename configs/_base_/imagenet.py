@@ -5,21 +5,20 @@ _base_ = ['recipe.py', 'clip.py']
 # ImageNet's folder with train/ and val/, and the shifts in it or beside it; or a folder of all sets under the names of
 # their unpacked archives (docs/data.md; tools/check_data.py lists what is found).
 data_root = 'data/imagenet/'
+# Height and width of images.
+image_size = 224
 
 # An override of one of these variables reaches every key of its name that held the old value.
-shared = ('data_root', 'pipeline')
+shared = ('data_root', 'image_size', 'pipeline')
 
 load = dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation')
-crop = [
-    dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-]
-pipeline = [load, *crop, dict(type='PackInputs')]
+crop = dict(type='ResizeCenterCrop', image_size=image_size)
+pipeline = [load, crop, dict(type='PackInputs')]
 # ObjectNet's red border is cut off before the resize, which would smear it into the image.
-objectnet_pipeline = [load, dict(type='CropBorder', border=2), *crop, dict(type='PackInputs')]
+objectnet_pipeline = [load, dict(type='CropBorder', border=2), crop, dict(type='PackInputs')]
 corruption_pipeline = [
     load,
-    *crop,
+    crop,
     dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity')),
 ]
 
@@ -87,5 +86,6 @@ test_cfg = dict(
 
 # The head is initialised from the class names in OpenAI's 80 templates.
 model = dict(
+    backbone=dict(image_size=image_size),
     head=dict(num_classes=1000, class_weights=dict(type='text', classnames='imagenet', templates='openai')),
 )

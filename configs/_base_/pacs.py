@@ -6,13 +6,13 @@ _base_ = ['recipe.py', 'clip.py']
 total_batch_size = 32
 
 # An override of one of these variables reaches every key of its name that held the old value.
-shared = ('data_root', 'pipeline')
+shared = ('data_root', 'image_size', 'pipeline')
 data_root = 'data/pacs/'
+image_size = 224
 
 pipeline = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
-    dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
+    dict(type='ResizeCenterCrop', image_size=image_size),
     dict(type='PackInputs'),
 ]
 photo = dict(type='PACSDataset', data_root=data_root, domain='photo', pipeline=pipeline)
@@ -53,6 +53,9 @@ test_dataloader = dict(
 test_evaluator = dict(type='ShiftAccuracy')
 
 # The head is initialised from class means of training photos, which needs no text tower.
-model = dict(head=dict(num_classes=7, class_weights=dict(type='prototype', dataset=train_set, per_class=60)))
+model = dict(
+    backbone=dict(image_size=image_size),
+    head=dict(num_classes=7, class_weights=dict(type='prototype', dataset=train_set, per_class=60)),
+)
 
 test_cfg = dict(type='MultiSetTestLoop', id_set='photo')

@@ -2,6 +2,7 @@ from .cache import CachedDataset
 from .class_folders import MissingSetError
 from .folder import FolderDataset, PACSDataset
 from .folder_shift import FolderShiftDataset
+from .groups import GroupCSVDataset, WaterbirdsDataset
 from .imagenet_shifts import (
     ImageNetADataset,
     ImageNetCDataset,
@@ -12,13 +13,14 @@ from .imagenet_shifts import (
     ObjectNetDataset,
 )
 from .shapes import ShapesDataset
-from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage
+from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage, ResizeCenterCrop
 
 __all__ = [
     'CachedDataset',
     'CropBorder',
     'FolderDataset',
     'FolderShiftDataset',
+    'GroupCSVDataset',
     'ImageNetADataset',
     'ImageNetCDataset',
     'ImageNetDataset',
@@ -30,5 +32,7 @@ __all__ = [
     'MissingSetError',
     'ObjectNetDataset',
     'PACSDataset',
+    'ResizeCenterCrop',
     'ShapesDataset',
+    'WaterbirdsDataset',
 ]

@@ -28,7 +28,15 @@ from ..errors import ConfigError, StorageError
 from ..files import atomic_write, remove_leftovers, write_json
 
 # Deterministic transforms.
-CACHEABLE = ('LoadImageFromFile', 'LoadResizedImage', 'Resize', 'ResizeEdge', 'CenterCrop', 'CropBorder')
+CACHEABLE = (
+    'LoadImageFromFile',
+    'LoadResizedImage',
+    'Resize',
+    'ResizeEdge',
+    'ResizeCenterCrop',
+    'CenterCrop',
+    'CropBorder',
+)
 VERSION = 2  # of the file layout and of how mmcfmask.datasets.images reads an image
 RECORD = np.dtype([('stamp', '<u8'), ('checksum', '<u4'), ('ori_shape', '<u4', 2), ('scale_factor', '<f8', 2)])
 

@@ -171,3 +171,21 @@ def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) 
     if short:
         raise ConfigError(f'per_class={per_class}, but {len(short)} classes have fewer images: {short_list(short)}.')
     return {folder: sorted(seeded_order(names, seed)[:per_class]) for folder, names in images.items()}
+
+
+def take_per_group(images: dict[str, list[str]], per_group: int, seed: int = 0) -> dict[str, list[str]]:
+    """:func:`take_per_class` of groups."""
+    short = [f'{group} ({len(names)})' for group, names in images.items() if len(names) < per_group]
+    if short:
+        raise ConfigError(f'per_group={per_group}, but {len(short)} groups have fewer images: {short_list(short)}.')
+    return take_per_class(images, per_group, seed)
+
+
+def take_fraction(images: dict[str, list[str]], fraction: float, seed: int = 0) -> dict[str, list[str]]:
+    """A fraction of every class or group, rounded, at least one image, drawn with a seed; sorted lists. A smaller draw
+    is part of a larger one."""
+    return {
+        folder: sorted(seeded_order(names, seed)[: max(1, round(fraction * len(names)))])
+        for folder, names in images.items()
+        if names
+    }

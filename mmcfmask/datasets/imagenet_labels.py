@@ -50,6 +50,16 @@ def read_class_map(name: str) -> tuple[str, ...]:
     return tuple(line.split()[0] for line in lines if not line.startswith('#'))
 
 
+CLASS_ROWS = ('waterbirds',)  # class maps that give classes of another set as groups of ImageNet's
+
+
+def read_class_rows(name: str) -> list[list[int]]:
+    """Indices of ImageNet's classes for each class of another set, by ``class_maps/<name>.txt``."""
+    lines = (Path(__file__).parent / 'class_maps' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    pairs = [tuple(map(int, line.split()[1:3])) for line in lines if not line.startswith('#')]
+    return [[index for index, label in pairs if label == row] for row in range(max(label for _, label in pairs) + 1)]
+
+
 def flat_images(root: Path) -> list[str]:
     """Names of the images in a folder without sub-folders; empty if it has sub-folders or does not exist."""
     if not root.is_dir() or sub_folders(root):

@@ -1,4 +1,4 @@
-"""ImageNet and its shifts: what was published about each set, and how its folder is found."""
+"""ImageNet and its shifts, and Waterbirds: what was published about each set, and how its folder is found."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ CORRUPTIONS = {  # by archive, which is also the folder in it
 SEVERITIES = (1, 2, 3, 4, 5)
 # Folder names of a split. Validation images lie in them flat or in class folders.
 SPLITS = {'train': ('train', 'ILSVRC2012_img_train'), 'val': ('val', 'ILSVRC2012_img_val', 'validation')}
+WATERBIRDS_IMAGES = dict(train=4795, val=1199, test=5794)
 IMAGENET_FOLDERS = ('imagenet', 'imagenet-1k', 'ILSVRC2012', 'ILSVRC', 'imagenet-object-localization-challenge')
 
 
@@ -116,6 +117,14 @@ SETS = {
         tuple(
             f'{parent}{name}' for group, names in CORRUPTIONS.items() for name in names for parent in ('', f'{group}/')
         ),
+    ),
+    'waterbirds': PublishedSet(
+        'Waterbirds',
+        sum(WATERBIRDS_IMAGES.values()),
+        2,
+        'https://github.com/kohpangwei/group_DRO#waterbirds',
+        ('waterbird_complete95_forest2water2', 'waterbirds', 'waterbirds_v1.0'),
+        ('[0-2][0-9][0-9].[A-Z]*_[A-Z]*',),  # species of CUB-200
     ),
 }
 

@@ -22,6 +22,8 @@ NARROWING = (
     'serialize_data',
     'skip_unreadable',
     'per_class',
+    'per_group',
+    'fraction',
     'subset_seed',
     'indices',
     'classes',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmcv
 import mmcv.transforms
 import mmpretrain.datasets  # noqa: F401  registers mmcv's LoadImageFromFile, which ours replaces
 import numpy as np
@@ -10,7 +11,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import ConfigError, StorageError
-from ..ranges import Count, Positive, Whole
+from ..ranges import Count, Pixels, Positive, Whole, height_and_width
 from .images import open_image, read_image, to_rgb
 
 
@@ -89,6 +90,47 @@ class CropBorder(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(border={self.border})'
+
+
+@TRANSFORMS.register_module()
+class ResizeCenterCrop(BaseTransform):
+    """CLIP's test transform: resize the image until it just covers ``image_size`` (Pillow, bicubic), and cut out the
+    centre.
+
+    For a square ``image_size``, this is ``ResizeEdge(image_size, edge='short', backend='pillow',
+    interpolation='bicubic')`` and ``CenterCrop(image_size)``. The argument has the name of the backbone's, so that one
+    variable of a config sets both.
+
+    Changes ``img`` (H, W, 3) uint8, ``img_shape``; adds ``scale``, ``scale_factor``.
+
+    Args:
+        image_size (int | tuple[int, int]): Height and width in pixels, or one number for both.
+
+    Raises:
+        ConfigError: ``image_size`` is not one or two positive numbers of pixels.
+    """
+
+    def __init__(self, image_size: Pixels | tuple[Pixels, Pixels]) -> None:
+        self.height, self.width = height_and_width(image_size, type(self).__name__)
+
+    def transform(self, results: dict) -> dict:
+        """Resize and crop ``results['img']``."""
+        image = results['img']
+        height, width = image.shape[:2]
+        # The other side is rounded down, as ResizeEdge and torchvision do.
+        if self.height * width >= self.width * height:
+            size = (max(self.width, int(self.height * width / height)), self.height)
+        else:
+            size = (self.width, max(self.height, int(self.width * height / width)))
+        resized, *factors = mmcv.imresize(image, size, return_scale=True, interpolation='bicubic', backend='pillow')
+        top, left = round((size[1] - self.height) / 2), round((size[0] - self.width) / 2)
+        results['img'] = resized[top : top + self.height, left : left + self.width]
+        results['img_shape'] = results['img'].shape[:2]
+        results['scale'], results['scale_factor'] = size, tuple(factors)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(image_size={(self.height, self.width)})'
 
 
 @TRANSFORMS.register_module()

@@ -288,8 +288,9 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
 
 
 def inherited_meta(checkpoint: dict) -> dict:
-    """Return the ``meta`` that a checkpoint made of another one keeps: config and classes of the training."""
-    return {key: checkpoint['meta'][key] for key in ('cfg', 'dataset_meta') if key in checkpoint['meta']}
+    """Return the ``meta`` that a checkpoint made of another one keeps: config and classes of the training, and by which
+    metric that one was chosen."""
+    return {key: checkpoint['meta'][key] for key in ('cfg', 'dataset_meta', 'best') if key in checkpoint['meta']}
 
 
 def _tower_name(backbone: dict) -> str:

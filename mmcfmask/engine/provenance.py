@@ -87,6 +87,13 @@ def read_training_settings(meta: dict) -> dict[str, str] | None:
     return settings
 
 
+def read_selection(meta: dict) -> str | None:
+    """The validation metric that chose a checkpoint among those of its training, such as 'accuracy/top1'; None for a
+    checkpoint that was written after an epoch."""
+    best = meta.get('best')
+    return best.get('metric') if isinstance(best, dict) else None
+
+
 def _flatten(key: str, value, settings: dict[str, str]) -> None:
     """Add the values below ``key``, except None."""
     name = key.rpartition('.')[2]

@@ -24,7 +24,7 @@ from .checks.model import warn_of_random_weights
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
-from .provenance import read_training_settings
+from .provenance import read_selection, read_training_settings
 from .testing import add_knn_gate, add_relevance_crop, name_method, prepare_test
 
 
@@ -118,6 +118,7 @@ def _describe(runner, cfg, config: str, checkpoint: str | None, loaded: dict | N
         unwrapped(runner.model).data_preprocessor,
         method=name_method(config, cfg.model, loaded),
         training=read_training_settings(meta),
+        selected_by=read_selection(meta),
     )
     run.update({key: meta[key] for key in ('wise_ft_alpha', 'soup') if meta.get(key) is not None})
     if cfg.model.get('knn_gate') or cfg.model.get('crop_scale'):

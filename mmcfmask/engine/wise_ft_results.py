@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..evaluation import describe_checkpoint, describe_run, list_notes
 from ..files import write_json, write_tensors, write_text
 from ..reporting import save_figure, to_markdown, wise_ft_curve
-from .provenance import read_training_settings
+from .provenance import read_selection, read_training_settings
 
 if TYPE_CHECKING:
     from .wise_ft import WiSEFTLoop
@@ -25,7 +25,7 @@ def describe_line(loop: WiSEFTLoop, runs: dict[float, dict]) -> dict:
         runs (dict): For every α the contents of a metrics.json.
     """
     shared = next(iter(runs.values()))
-    per_alpha = ('metrics', 'per_class', 'per_class_count', 'reliability')
+    per_alpha = ('metrics', 'per_class', 'per_class_count', 'reliability', 'groups')
     return dict(
         {key: value for key, value in shared.items() if key not in ('sets', 'metrics', 'ood_average', 'wise_ft_alpha')},
         default_alpha=DEFAULT_ALPHA,
@@ -48,6 +48,7 @@ def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None
         loop.by_alpha[alpha],
         f'{Path(config).stem}_wise_ft',
         read_training_settings(meta),
+        read_selection(meta),
     )
     return dict(run, wise_ft_alpha=alpha)
 

@@ -8,6 +8,7 @@ from .effective_robustness import (
     reference_line,
     reference_points,
 )
+from .groups import GroupAccuracy, group_accuracies, group_average, worst_group
 from .mask_quality import best_iou, mask_iou, pointing_hits
 from .metrics import CorruptionError, ShiftAccuracy, nll_key, preference
 from .protocol import describe_checkpoint, describe_run, describe_set, list_notes, versions
@@ -15,6 +16,7 @@ from .protocol import describe_checkpoint, describe_run, describe_set, list_note
 __all__ = [
     'ALEXNET_ERROR',
     'CorruptionError',
+    'GroupAccuracy',
     'ShiftAccuracy',
     'best_iou',
     'class_scores',
@@ -26,6 +28,8 @@ __all__ = [
     'effective_robustness',
     'expected_calibration_error',
     'fit_line',
+    'group_accuracies',
+    'group_average',
     'label_rank',
     'mask_iou',
     'mean_corruption_error',
@@ -41,4 +45,5 @@ __all__ = [
     'reliability_bins',
     'restrict_logits',
     'versions',
+    'worst_group',
 ]

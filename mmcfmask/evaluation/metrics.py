@@ -80,7 +80,7 @@ class ShiftAccuracy(BaseMetric):
     """
 
     default_prefix = 'accuracy'
-    NAMES = ('top1', 'top5', 'mean_per_class', 'nll', 'ece')
+    NAMES: tuple[str, ...] = ('top1', 'top5', 'mean_per_class', 'nll', 'ece')
 
     def __init__(self, keep_predictions: bool = False, prefix: str | None = None) -> None:
         super().__init__(prefix=prefix)
@@ -122,7 +122,7 @@ class ShiftAccuracy(BaseMetric):
                 nll=nll,
                 confidence=certainty,
                 hit=hit.astype(bool),
-                **(dict(path=_objects(map(_name, data_samples))) if self.keep_predictions else {}),
+                **(dict(path=_objects(map(image_name, data_samples))) if self.keep_predictions else {}),
                 **(
                     dict(answered_by_zero_shot=np.array([sample['answered_by_zero_shot'] for sample in data_samples]))
                     if 'answered_by_zero_shot' in data_samples[0]
@@ -145,7 +145,8 @@ class ShiftAccuracy(BaseMetric):
         for members, sample in zip(labels, data_samples):
             if not members or not 0 <= min(members) <= max(members) < self.num_classes:
                 raise ConfigError(
-                    f'{self.prefix}: {_name(sample)} has the labels {members}, but there are {self.num_classes} classes'
+                    f'{self.prefix}: {image_name(sample)} has the labels {members}, but there are '
+                    f'{self.num_classes} classes'
                 )
         longest = max(map(len, labels))
         return np.array([members + [-1] * (longest - len(members)) for members in labels], dtype=np.int32)
@@ -161,10 +162,9 @@ class ShiftAccuracy(BaseMetric):
             for sample, highest in zip(data_samples, taking_part.amax(dim=1).tolist()):
                 if highest == 0:
                     raise ConfigError(
-                        f'{self.prefix}: of {_name(sample)} every class of the set has score 0: the softmax over all '
-                        'classes has underflowed, and the head gives no pred_logits to decide by. Use '
-                        'CLIPDistillHead, or set pred_logits in '
-                        "the head's predict"
+                        f'{self.prefix}: of {image_name(sample)} every class of the set has score 0: the softmax over '
+                        'all classes has underflowed, and the head gives no pred_logits to decide by. Use '
+                        "CLIPDistillHead, or set pred_logits in the head's predict"
                     )
             logits = scores.clamp(min=2.0**-149).log()
         else:
@@ -183,7 +183,7 @@ class ShiftAccuracy(BaseMetric):
         if not finite.all():
             broken = data_samples[int((~finite).nonzero()[0])]
             raise NumericalError(
-                f'{self.prefix}: the logits of {_name(broken)} are not finite; there is nothing to decide by'
+                f'{self.prefix}: the logits of {image_name(broken)} are not finite; there is nothing to decide by'
             )
         return logits
 
@@ -276,7 +276,7 @@ class CorruptionError(ShiftAccuracy):
         for sample in data_samples:
             if 'corruption' not in sample or 'severity' not in sample:
                 raise ConfigError(
-                    f'{self.prefix}: {_name(sample)} has no corruption or severity: the pipeline must end in '
+                    f'{self.prefix}: {image_name(sample)} has no corruption or severity: the pipeline must end in '
                     "dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity'))"
                 )
         return dict(
@@ -353,5 +353,6 @@ def _objects(values: Iterable) -> np.ndarray:
     return array
 
 
-def _name(sample: dict) -> str:
+def image_name(sample: dict) -> str:
+    """The file of a data sample, or its number, for messages."""
     return str(sample.get('img_path') or f'item {sample.get("sample_idx")}')

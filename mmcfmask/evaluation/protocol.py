@@ -77,8 +77,9 @@ def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) ->
 def describe_subset(dataset: BaseDataset) -> str:
     """The settings that select a part of the set, as text; empty if there are none."""
     settings = []
-    if getattr(dataset, 'per_class', None) is not None:
-        settings.append(f'per_class={dataset.per_class}')
+    for name in ('per_class', 'per_group', 'fraction'):
+        if getattr(dataset, name, None) is not None:
+            settings.append(f'{name}={getattr(dataset, name)}')
     indices = getattr(dataset, '_indices', None)
     if indices is not None:
         settings.append(f'indices={indices}' if isinstance(indices, int) else f'{len(indices)} indices')
@@ -114,6 +115,7 @@ def describe_run(
     results: dict | None = None,
     method: str | None = None,
     training: dict[str, str] | None = None,
+    selected_by: str | None = None,
 ) -> dict:
     """What ``metrics.json`` holds, of a :class:`MultiSetTestLoop` that has run; see docs/evaluation.md.
 
@@ -126,6 +128,7 @@ def describe_run(
         results (dict, optional): Defaults to the loop's.
         method (str, optional): Defaults to the name of the config.
         training (dict, optional): Settings of the training by which runs are told apart, but for the seed.
+        selected_by (str, optional): The validation metric that chose the checkpoint among those of its training.
     """
     results = loop.results if results is None else results
     sets = {}
@@ -147,6 +150,7 @@ def describe_run(
         seed=seed,
         checkpoint=checkpoint,
         training=training,
+        selected_by=selected_by,
         amp=bool(loop.amp),
         id_set=loop.id_set,
         sets=sets,

@@ -86,7 +86,13 @@ class OpenCLIPTeacher(nn.Module):
             self.backbone, self.neck = deepcopy(backbone), deepcopy(neck)
         else:
             self.backbone = MODELS.build(
-                dict(type='OpenCLIPBackbone', model_name=self.model_name, pretrained=self.pretrained)
+                dict(
+                    type='OpenCLIPBackbone',
+                    model_name=self.model_name,
+                    pretrained=self.pretrained,
+                    # The same images go into both.
+                    image_size=getattr(backbone, 'image_size', None),
+                )
             )
             self.neck = None
         self.is_pretrained_student = same or self.model_name is None

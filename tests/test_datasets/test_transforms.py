@@ -37,11 +37,11 @@ def photo(width, height):
     return np.clip(np.stack(waves, axis=-1) + rng.normal(0, 20, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def compare(path):
+def compare(path, resize_and_crop=PIPELINE[1:]):
     # Without normalisation, in 0-255.
     transform = open_clip.image_transform(224, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     expected = (transform(Image.open(path)).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    pipeline = Compose([TRANSFORMS.build(dict(transform)) for transform in PIPELINE])
+    pipeline = Compose([TRANSFORMS.build(dict(transform)) for transform in [PIPELINE[0], *resize_and_crop]])
     rgb = pipeline(dict(img_path=str(path)))['img'][:, :, ::-1]  # loaded as BGR
     np.testing.assert_array_equal(rgb, expected)
 
@@ -50,6 +50,27 @@ def compare(path):
 def test_pipeline_equals_open_clip(tmp_path, width, height):
     Image.fromarray(photo(width, height)).save(tmp_path / 'image.jpg')
     compare(tmp_path / 'image.jpg')
+    compare(tmp_path / 'image.jpg', [dict(type='ResizeCenterCrop', image_size=224)])
+
+
+@pytest.mark.parametrize('size', [(224, 112), (112, 224), (64, 96)])
+@pytest.mark.parametrize('width, height', SIZES)
+def test_rectangles_are_covered_by_the_image(width, height, size):
+    image = photo(width, height)
+    crop = TRANSFORMS.build(dict(type='ResizeCenterCrop', image_size=size))
+    result = crop(dict(img=image))
+    assert result['img'].shape == (*size, 3) and result['img_shape'] == size
+    covering = max(size[0] / height, size[1] / width)
+    new = [max(wanted, int(covering * side + 1e-9)) for side, wanted in zip((width, height), size[::-1])]
+    left, top = (round((side - wanted) / 2) for side, wanted in zip(new, size[::-1]))
+    resized = np.asarray(Image.fromarray(image).resize(new, Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(result['img'], resized[top : top + size[0], left : left + size[1]])
+
+
+@pytest.mark.parametrize('size', [0, -1, True, 2.5, '224', (224,), (1, 2, 3), (224, 0), None])
+def test_image_size_must_be_pixels(size):
+    with pytest.raises(ValueError, match='image_size=.* must be a number of pixels, or height and width'):
+        TRANSFORMS.build(dict(type='ResizeCenterCrop', image_size=size))
 
 
 def test_greyscale_and_turned_photos(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
-from ...datasets import FolderDataset, MissingSetError
+from ...datasets import FolderDataset, GroupCSVDataset, MissingSetError
 from ...datasets.class_folders import check_folders, sub_folders
 from ...errors import ConfigError, blame
 from ..test_loop import find_sets, may_be_missing
@@ -71,4 +71,7 @@ def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
             f'{key}: there is no folder {folder.absolute()}: set its data_root (of all data sets: --cfg-options '
             'data_root=…), and split_dir or domain'
         )
+    if isinstance(built, GroupCSVDataset):
+        with blame(key):
+            built.find_csv()
     return built

@@ -118,7 +118,7 @@ class _Overlaps:
         if not (train and val and are_known_disjoint(train, val)):
             return None
         key = f'{TRAIN} (without holdout)'
-        parts = ('holdout', 'per_class', 'indices')
+        parts = ('holdout', 'per_class', 'per_group', 'fraction', 'indices')
         self.sets[key] = {name: value for name, value in train.items() if name not in parts}
         return key
 

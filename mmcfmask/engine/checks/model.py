@@ -19,6 +19,7 @@ from ...models import (
     LossTerm,
     OpenCLIPBackbone,
 )
+from ...models.class_embeddings.build import resolve_rows
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
 from ...models.losses import CARFT, FLYP, L2SP, LipsumFT, check_teacher, find_terms
 from ...models.towers.loading import check_pretrained
@@ -98,7 +99,8 @@ def warn_of_unused_settings(model: dict) -> None:
 
 
 def check_class_names(model: dict) -> None:
-    """Raise a UserError for class names or templates that a prompt cannot be made of."""
+    """Raise a UserError for class names or templates that a prompt cannot be made of, or rows of a file that are not
+    those of the head's classes."""
     parts = {'model.head.class_weights': (model.get('head') or {}).get('class_weights')}
     parts.update({f'model.losses[{index}]': part for index, part in enumerate(model.get('losses') or ())})
     for key, part in parts.items():
@@ -108,6 +110,14 @@ def check_class_names(model: dict) -> None:
                 resolve_classnames(names)
             if templates is not None:
                 resolve_templates(templates)
+    rows, classes = ((model.get('head') or {}).get(key) for key in ('class_weights', 'num_classes'))
+    rows = (rows or {}).get('rows')
+    if rows is not None:
+        with blame('model.head'):
+            if len(resolve_rows(rows)) != classes:
+                raise ConfigError(
+                    f'class_weights.rows gives {len(resolve_rows(rows))} classes, but num_classes={classes}'
+                )
 
 
 def check_text_tower(model: dict, checkpoint: dict, name: str) -> None:

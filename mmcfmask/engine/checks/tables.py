@@ -33,9 +33,7 @@ from torch.utils.data import DataLoader
 
 from ...models import CLIPDistillHead, CounterfactualClassifier
 from ...models.class_embeddings.build import CLASS_WEIGHTS
-from ...ranges import Count, Finite, NonNegative, OpenShare, Positive, Seed, Share, Whole
-
-Size = Annotated[int, Ge(1), Le(16384)]
+from ...ranges import Count, Finite, NonNegative, OpenShare, Pixels, Positive, Seed, Share, Whole
 
 Text = Annotated[str, MinLen(1)]
 
@@ -111,9 +109,9 @@ RANGES: dict[Any, dict[str, Any]] = {
     ClsDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
     ImgDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
     ResizeEdge: dict(
-        scale=Size, interpolation=Literal['nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming', 'area']
+        scale=Pixels, interpolation=Literal['nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming', 'area']
     ),
-    CenterCrop: dict(crop_size=Union[Size, tuple[Size, Size]]),
+    CenterCrop: dict(crop_size=Union[Pixels, tuple[Pixels, Pixels]]),
     CrossEntropyLoss: dict(
         class_weight=Annotated[Sequence[Annotated[float, Ge(0), Le(1e6)]], Len(1)], loss_weight=NonNegative
     ),

@@ -94,5 +94,6 @@ def _known_metrics(cfg: Config) -> list[str] | None:
             if not metric or not is_a(ShiftAccuracy, metric.get('type'), METRICS):
                 return None
             prefix = name or metric.get('prefix') or ShiftAccuracy.default_prefix
-            known += [f'{prefix}/{key}' for key in ShiftAccuracy.NAMES]
+            kind = METRICS.get(metric['type']) if isinstance(metric['type'], str) else metric['type']
+            known += [f'{prefix}/{key}' for key in kind.NAMES]
     return list(dict.fromkeys(known))

@@ -15,8 +15,10 @@ from mmpretrain.registry import DATASETS
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ...datasets.imagenet_labels import CLASS_ROWS, read_class_rows
 from ...errors import ConfigError, MissingFileError, StorageError
 from ...files import check_whole
+from ...messages import near_names
 from ...ranges import Count, Positive, Seed, Whole
 from ..towers.loading import NoTextTowerError
 from ..towers.torchscript import is_torchscript
@@ -38,7 +40,10 @@ def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
               list, or a text file with one name per line; ``templates`` is ``'openai'`` (the 80 ImageNet templates),
               ``'shapes'`` (those of the built-in benchmark) or a list of strings with a ``{}``. The text tower
               defaults to the backbone's own.
-            - ``dict(type='file', path=...)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or .npy file.
+            - ``dict(type='file', path=..., rows=None)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or
+              .npy file. With ``rows``, a list of row indices per class, each class is the normalised mean of these
+              rows of the file (:func:`mean_rows`). ``'waterbirds'`` makes land and water birds of ImageNet's classes
+              (``mmcfmask/datasets/class_maps/waterbirds.txt``).
             - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0,
               cache_dir=None)``: the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
             - ``dict(type='linear_probe', dataset=dict(...), held_out=None, strengths=None, batch_size=64,
@@ -112,6 +117,50 @@ def load_class_weights(path: str | Path) -> Tensor:
     return F.normalize(weight, dim=-1)
 
 
+def resolve_rows(rows: str | Sequence[Sequence[int]]) -> list[list[int]]:
+    """Row indices of every class: the lists themselves, or those of a shipped map, ``'waterbirds'``.
+
+    Raises:
+        ConfigError: An unknown name, or no lists of row indices.
+    """
+    if isinstance(rows, str):
+        if rows not in CLASS_ROWS:
+            raise ConfigError(
+                f'class_weights.rows={rows!r} is unknown: give {" or ".join(map(repr, CLASS_ROWS))}, or a list of row '
+                f'indices for every class.{near_names(rows, CLASS_ROWS)}'
+            )
+        return read_class_rows(rows)
+    if not isinstance(rows, Sequence) or not rows:
+        raise ConfigError(f'class_weights.rows={rows!r} must be a list of row indices for every class.')
+    for label, members in enumerate(rows):
+        if isinstance(members, str) or not members or any(type(row) is not int or row < 0 for row in members):
+            raise ConfigError(
+                f'class_weights.rows: class {label} is {members!r}, but must be a list of row indices from 0.'
+            )
+    return [[int(row) for row in members] for members in rows]
+
+
+def mean_rows(weights: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Class embeddings as means of others: w_c = m_c / ‖m_c‖ with m_c = Σ_{i ∈ rows_c} u_i / ‖u_i‖.
+
+    Args:
+        weights: (N, D), the u_i.
+        rows: Indices into ``weights`` for each of C classes, not empty.
+
+    Returns:
+        (C, D), rows L2-normalised.
+
+    Raises:
+        ConfigError: The mean of a class is zero.
+    """
+    unit = F.normalize(weights, dim=-1)
+    means = torch.stack([unit[list(members)].mean(dim=0) for members in rows])
+    zero = (means.norm(dim=-1) < 1e-6).nonzero().flatten().tolist()
+    if zero:
+        raise ConfigError(f'the rows of class {zero[0]} cancel out: their mean is zero')
+    return F.normalize(means, dim=-1)
+
+
 def _build_text(
     classifier: nn.Module,
     *,
@@ -127,8 +176,20 @@ def _build_text(
         raise NoTextTowerError(f"{error}; use class_weights=dict(type='prototype', ...) or type='file'.") from None
 
 
-def _build_file(classifier: nn.Module, *, path: str) -> Tensor:
-    return load_class_weights(path)
+def _build_file(classifier: nn.Module, *, path: str, rows: str | Sequence[Sequence[Whole]] | None = None) -> Tensor:
+    weights = load_class_weights(path)
+    if rows is None:
+        return weights
+    chosen = resolve_rows(rows)
+    highest = max(map(max, chosen))
+    if highest >= len(weights):
+        raise ConfigError(
+            f'class_weights.rows names row {highest}, but {path} has {len(weights)} rows (0 to {len(weights) - 1}).'
+        )
+    try:
+        return mean_rows(weights, chosen)
+    except ConfigError as error:
+        raise ConfigError(f'class_weights.rows of {path}: {error}') from None
 
 
 def _build_prototype(

@@ -7,6 +7,7 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 
 from ...errors import ConfigError
+from ...ranges import Pixels
 from .fast_path import make_lean
 from .loading import load_image_tower
 
@@ -33,6 +34,8 @@ class OpenCLIPBackbone(BaseBackbone):
         recompute (bool, optional): Recompute cheap activations (QuickGELU, layer norms) in the backward pass. Saves up
             to a third of the memory and costs a few percent of the time, a tenth on a GPU. Defaults to None: True on
             CPUs and on GPUs with less than 40 GB.
+        image_size (int | tuple[int, int], optional): Height and width of the images, a multiple of the patch size. The
+            position embeddings are resized as open_clip does (bicubic). Defaults to None: the model's own size.
         init_cfg (dict, optional): Initialisation config, applied on top of the loaded weights. Defaults to None.
 
     Attributes:
@@ -63,10 +66,11 @@ class OpenCLIPBackbone(BaseBackbone):
         grad_checkpointing: bool = False,
         compile: bool = False,
         recompute: bool | None = None,
+        image_size: Pixels | tuple[Pixels, Pixels] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        tower = load_image_tower(model_name, pretrained, load)
+        tower = load_image_tower(model_name, pretrained, load, image_size)
         self.model_name = model_name
         self.pretrained = pretrained
         self.frozen = frozen
@@ -99,7 +103,8 @@ class OpenCLIPBackbone(BaseBackbone):
             height, width = x.shape[-2:]
             raise ConfigError(
                 f'{self.model_name!r} takes images of {self.image_size[0]}x{self.image_size[1]} pixels, got '
-                f'{height}x{width}: change the resize and crop of the pipeline, or the model.'
+                f'{height}x{width}: set image_size of the backbone and of ResizeCenterCrop in the pipeline to the same '
+                f'value (one variable of our configs, image_size={height if height == width else (height, width)}).'
             )
         features = self.visual(x)
         # CoCa towers return their tokens as well.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -26,6 +26,8 @@ from torch import nn
 
 from ...errors import ConfigError, MissingFileError
 from ...messages import near_names
+from ...ranges import height_and_width
+from .image_size import set_image_size
 from .weight_files import check_parameters, check_tensors, has_text_tower, read_state_dict, warn_of_activation
 
 ASSETS = Path(__file__).resolve().parents[2] / 'assets'
@@ -59,7 +61,9 @@ class ImageTower(NamedTuple):
     """None if ``pretrained`` is a path or None."""
 
 
-def load_image_tower(model_name: str, pretrained: str | None = None, load: bool = True) -> ImageTower:
+def load_image_tower(
+    model_name: str, pretrained: str | None = None, load: bool = True, image_size: int | Sequence[int] | None = None
+) -> ImageTower:
     """Build the image tower of an open_clip model in float32 on the CPU and load its weights.
 
     Args:
@@ -71,10 +75,11 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
             ``'state_dict'``, in any format that open_clip reads. OpenAI's weights need QuickGELU: their tags switch it
             on; with a path, use one of the ``-quickgelu`` model names.
         load: False leaves the weights random; a tag still decides the activation.
+        image_size: Height and width of the images, see :func:`.image_size.set_image_size`. None: those of the model.
 
     Raises:
-        ConfigError: Unknown model name or tag, or weights that do not fit the tower; the message lists near names or
-            the keys.
+        ConfigError: Unknown model name or tag, weights that do not fit the tower (the message lists near names or the
+            keys), or an ``image_size`` that it cannot take.
         MissingFileError: ``pretrained`` is a path that does not exist, or its weights cannot be downloaded.
     """
     schema, _ = parse_model_name(model_name)
@@ -82,7 +87,9 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
         if pretrained is not None:
             raise ConfigError(f'{model_name!r} includes its weights: leave pretrained at None (got {pretrained!r}).')
         model = _create_from_schema(model_name)
-        return _image_tower(model_name, model, model.visual.preprocess_cfg, float(model.logit_scale.detach().exp()))
+        return _image_tower(
+            model_name, model, model.visual.preprocess_cfg, float(model.logit_scale.detach().exp()), image_size
+        )
 
     path = resolve_pretrained(model_name, pretrained) if load else None
     # Only the image tower is kept, so the text tower is as small as possible.
@@ -91,7 +98,7 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
     tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
     preprocess = merge_preprocess_dict(model.visual.preprocess_cfg, tag) if tag else {}
     if path is None:
-        return _image_tower(model_name, model, preprocess, float(model.logit_scale.detach().exp()))
+        return _image_tower(model_name, model, preprocess, float(model.logit_scale.detach().exp()), image_size)
 
     state_dict = read_state_dict(path, model_name)
     if not tag:
@@ -107,7 +114,7 @@ def load_image_tower(model_name: str, pretrained: str | None = None, load: bool 
     check_tensors(weights, path)
     model.visual.load_state_dict(weights)
     return _image_tower(
-        model_name, model, preprocess, 100.0 if logit_scale is None else float(logit_scale.float().exp())
+        model_name, model, preprocess, 100.0 if logit_scale is None else float(logit_scale.float().exp()), image_size
     )
 
 
@@ -233,8 +240,12 @@ def _create_from_schema(model_name: str) -> nn.Module:
     return open_clip.create_model(model_name, require_pretrained=True)
 
 
-def _image_tower(model_name: str, model: nn.Module, preprocess: dict, logit_scale: float) -> ImageTower:
+def _image_tower(
+    model_name: str, model: nn.Module, preprocess: dict, logit_scale: float, image_size: int | Sequence[int] | None
+) -> ImageTower:
     visual = model.visual
+    if image_size is not None:
+        set_image_size(visual, height_and_width(image_size, 'model.backbone'))
     patch_size = getattr(visual, 'patch_size', None)
     if patch_size is None and hasattr(visual, 'trunk'):  # timm towers
         patch_size = getattr(getattr(visual.trunk, 'patch_embed', None), 'patch_size', None)
