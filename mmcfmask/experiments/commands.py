@@ -68,6 +68,7 @@ def _fine_tune(run: RunSettings, job: Job) -> Iterator[Command]:
     folder = job.product.parent
     trained = folder / 'trained'  # exists once the training is finished
     if not is_trained(folder):
+        trained.unlink(missing_ok=True)  # its checkpoint is gone
         arguments = tool('train.py', run.config, '--seed', run.seed, '--resume', *_shared_options(run, job))
         yield Command('fine-tuning', arguments, folder / 'train.log', 0.85, run.cfg.train_cfg.max_epochs)
         write_text(trained, '')

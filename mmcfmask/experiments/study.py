@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.device import get_device
@@ -21,6 +22,7 @@ from ..files import locked, remove_leftovers
 from ..messages import near_names
 from ..precision import multiplies_bfloat16
 from ..reporting.runs import Run, read_run
+from .export import export_results
 from .fingerprint import read_version
 from .jobs import Job
 from .local import LocalExecutor
@@ -131,6 +133,7 @@ def run_study(
     cfg_options: Sequence[str] = (),
     jobs: int = 1,
     list_only: bool = False,
+    export: str | None = None,
 ) -> int:
     """Run a study file; the body of ``tools/study.py``.
 
@@ -143,6 +146,7 @@ def run_study(
         cfg_options: ``key=value`` texts that override the configs of all methods.
         jobs: Runs at once.
         list_only: List the runs and their states, and run nothing.
+        export: Copy the finished results to this folder, without paths of this machine, and run nothing.
 
     Returns:
         The exit code: 1 if a run failed.
@@ -165,6 +169,10 @@ def run_study(
         for job in planned:
             print(f'{describe_state(job, pending):9} {job.label}')
         study.check_versions(planned)
+        return 0
+    if export:
+        written = export_results(study.jobs, Path(spec.out), Path(export))
+        print(f'{len(written)} files written to {export}')
         return 0
     return run_with_messages(study, jobs)
 

@@ -20,6 +20,7 @@ from mmengine.config import Config
 from ..errors import ConfigError
 from ..evaluation import preference
 from ..files import check_file_name, slug
+from ..reporting.choices import shorten_keys
 from .jobs import Job, JobError
 
 FOLDER = 'tune'  # of the trials, in the folder of a data set
@@ -137,7 +138,7 @@ def list_settings(grid: Mapping[str, Sequence[Any]], where: str) -> dict[str, Se
     """
     if math.prod(map(len, grid.values())) > MOST:
         raise ConfigError(f'{where} has more than {MOST} combinations')
-    labels = label_keys(grid)
+    labels = shorten_keys(list(grid))
     found: dict[str, Setting] = {}
     for values in itertools.product(*grid.values()):
         setting = dict(zip(grid, values))
@@ -147,12 +148,6 @@ def list_settings(grid: Mapping[str, Sequence[Any]], where: str) -> dict[str, Se
             raise ConfigError(f'{where}: the trials of two values would share the folder {name!r}')
         found[name] = setting
     return found
-
-
-def label_keys(keys: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
-    """Short names of config keys: the last part, or the whole key where several end alike."""
-    last = [key.rpartition('.')[2] for key in keys]
-    return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last)}
 
 
 def is_at_edge(chosen: Any, values: Sequence[Any]) -> bool:
