@@ -160,7 +160,9 @@ def make_waterbirds(root, train=(6, 3, 2, 5), val=(3, 3, 2, 2), test=(4, 4, 3, 3
                 folder = ('004.Groove_billed_Ani', '001.Black_footed_Albatross')[label]
                 name = f'{folder}/{folder[4:]}_{number:04d}.jpg'
                 image(root / name)
-                rows.append(dict(img_id=number, img_filename=name, y=label, split=split, place=place, place_filename='/f'))
+                rows.append(
+                    dict(img_id=number, img_filename=name, y=label, split=split, place=place, place_filename='/f')
+                )
     random.Random(0).shuffle(rows)
     write_csv(root / 'metadata.csv', rows)
     return rows

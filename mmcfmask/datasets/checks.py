@@ -354,7 +354,9 @@ def _check_waterbirds(report: SetReport, root: Path) -> list[str]:
     for split, published in WATERBIRDS_GROUPS.items():
         listed = Counter(row['group'] for row in rows if row['split'] == str(WaterbirdsDataset.SPLITS[split]))
         groups = tuple(listed[group] for group in range(len(published)))
-        counts = f'{split}: {" / ".join(map(str, groups))} images of the groups, published {" / ".join(map(str, published))}'
+        counts = (
+            f'{split}: {" / ".join(map(str, groups))} images of the groups, published {" / ".join(map(str, published))}'
+        )
         if sum(groups) >= sum(published) and groups != published:
             report.problems.append(counts)
         elif groups != published:
