@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from trees import make_waterbirds
 
 from mmcfmask.datasets import PACSDataset
 from mmcfmask.engine.build import build_runner, set_gradient_accumulation
@@ -30,7 +31,7 @@ NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('**/*.py'
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-    """Trees of noise: <root>/{train,val}/<3 classes>, and PACS' <root>/<4 domains>/<7 classes>."""
+    """Trees of noise: <root>/{train,val}/<3 classes>, PACS' <root>/<4 domains>/<7 classes>, <root>/waterbirds."""
     root = tmp_path_factory.mktemp('images')
     rng = np.random.default_rng(0)
     folders = [f'{split}/{name}' for split in ('train', 'val') for name in ('one', 'two', 'three')]
@@ -43,6 +44,8 @@ def images(tmp_path_factory):
         (root / folder).mkdir(parents=True)
         for i in range(5):
             Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(root / folder / f'{i}.jpg')
+    make_waterbirds(root / 'waterbirds')
+    np.save(root / 'embeddings.npy', rng.normal(size=(1000, 16)))
     return root
 
 
@@ -51,7 +54,10 @@ def shrink(cfg, images, pretrained, work_dir):
     shapes = cfg.model.head.num_classes == 10
     cfg.model.backbone.update(model_name='tiny-vit' if shapes else 'tiny-vit-224', pretrained=pretrained)
     start = cfg.model.head.class_weights
-    start.cache_dir = str(work_dir / 'cache')
+    if start.type == 'file':
+        start.path = str(images / 'embeddings.npy')
+    else:
+        start.cache_dir = str(work_dir / 'cache')
     if cfg.model.head.num_classes == 1000:
         cfg.model.head.num_classes = 3
     if start.type == 'text':
@@ -95,7 +101,7 @@ def test_config(name, tmp_path, images, tiny_pretrained, tiny_pretrained_224, mo
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
 
     shrink(cfg, images, tiny_pretrained if 'shapes' in name else tiny_pretrained_224, tmp_path / 'run')
-    tests = ['imagenet'] if 'pacs' not in name and 'shapes' not in name else list(cfg.test_dataloader)
+    tests = ['imagenet'] if 'imagenet' in cfg.test_dataloader else list(cfg.test_dataloader)
     if cfg.get('train_cfg'):
         set_gradient_accumulation(cfg, 1)
         build_runner(cfg.copy()).train()
@@ -175,7 +181,7 @@ def test_inheritance_is_shallow(name):
     assert {base.parent.name for base in bases_of(CONFIGS / name)} == {'_base_'}
 
 
-@pytest.mark.parametrize('name', ['imagenet', 'pacs', 'shapes'])
+@pytest.mark.parametrize('name', ['imagenet', 'pacs', 'shapes', 'waterbirds'])
 def test_bases_are_plain_fine_tuning(name):
     cfg = load_config(str(CONFIGS / '_base_' / f'{name}.py'))
     assert not {'teacher', 'losses', 'knn_gate'} & cfg.model.keys()
@@ -199,6 +205,7 @@ def test_settings_that_all_share_are_written_once():
         assert {path.name: text.count(word) for path, text in texts.items() if word in text} == {
             'imagenet.py': 1,
             'pacs.py': 1,
+            'waterbirds.py': 1,
         }
 
 
@@ -220,7 +227,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('data', ['imagenet', 'pacs', 'shapes'])
+@pytest.mark.parametrize('data', ['imagenet', 'pacs', 'shapes', 'waterbirds'])
 def test_method_data_set_and_tower_combine_in_one_short_file(method, data, tmp_path):
     """The base of a data set, and the method and the tower beside it."""
     for tower in ('ViT-B-32-quickgelu', 'ViT-L-14-quickgelu'):

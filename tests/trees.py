@@ -1,6 +1,7 @@
 """Small copies of ImageNet and its shifts in the layouts that people have: the right folders, one generated image
 behind every name."""
 
+import csv
 import json
 import random
 from pathlib import Path
@@ -145,6 +146,33 @@ def make_corruptions(
         image = save_image(root.parent / f'.c{number}.png', 224, 224, seed=number)
         make_tree(root / place, wnids, names, image)
     return root
+
+
+def make_waterbirds(root, train=(6, 3, 2, 5), val=(3, 3, 2, 2), test=(4, 4, 3, 3), image=save_small_image):
+    """Images of the groups of each split, and ``metadata.csv`` with the published columns in a shuffled order; returns
+    its rows."""
+    rows, number = [], 0
+    for split, groups in enumerate((train, val, test)):
+        for group, count in enumerate(groups):
+            label, place = divmod(group, 2)
+            for _ in range(count):
+                number += 1
+                folder = ('004.Groove_billed_Ani', '001.Black_footed_Albatross')[label]
+                name = f'{folder}/{folder[4:]}_{number:04d}.jpg'
+                image(root / name)
+                rows.append(
+                    dict(img_id=number, img_filename=name, y=label, split=split, place=place, place_filename='/f')
+                )
+    random.Random(0).shuffle(rows)
+    write_csv(root / 'metadata.csv', rows)
+    return rows
+
+
+def write_csv(path, rows):
+    with open(path, 'w', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def class_name(wnid):

@@ -16,6 +16,7 @@ from ..errors import ConfigError, MissingFileError
 from ..files import hash_file
 from ..messages import short_list
 from .class_folders import MissingSetError, find_folder_problems, list_images, sub_folders
+from .groups import WaterbirdsDataset, missing_files
 from .imagenet_labels import (
     IMAGENET_WNIDS,
     find_ground_truth,
@@ -29,6 +30,7 @@ from .images import left_out_words, why_unreadable_all
 from .layouts import (
     SETS,
     SEVERITIES,
+    WATERBIRDS_GROUPS,
     WNIDS,
     corruption_folders,
     find_imagenet,
@@ -56,7 +58,7 @@ PER_CLASS = {
     'imagenet-v2-top-images': 10,
     'imagenet-c': 50,
 }
-OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images')  # not reported as missing
+OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images', 'waterbirds')  # not reported as missing
 OBJECTNET_IMAGES = 50_273  # in all 313 folders
 
 Watch = Callable[[Iterable, int, str], Iterable]  # items, their number, what happens to them
@@ -181,6 +183,8 @@ def check_set(
             paths = _check_objectnet(report, root, watch)
         elif name == 'imagenet-c':
             paths = _check_corruptions(report, root, watch)
+        elif name == 'waterbirds':
+            paths = _check_waterbirds(report, root)
         elif name == 'imagenet' and (names := flat_images(root)):
             images = flat_val_images(root, names)
             paths = _check_images(report, root, images, PER_CLASS[name])
@@ -338,6 +342,28 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
         report.problems.append(f'folders of different corruptions or severities hold the same files: {_equal(same)}')
     report.classes = min(classes, default=0)
     return paths
+
+
+def _check_waterbirds(report: SetReport, root: Path) -> list[str]:
+    """Compare the files and the groups that the CSV file lists with the published ones; returns the images that are
+    there."""
+    rows = WaterbirdsDataset(str(root), lazy_init=True).read_rows()
+    missing = missing_files(root, (row['file'] for row in rows))
+    if missing:
+        report.notes.append(f'{len(missing):,} of {len(rows):,} images of metadata.csv are missing')
+    for split, published in WATERBIRDS_GROUPS.items():
+        listed = Counter(row['group'] for row in rows if row['split'] == str(WaterbirdsDataset.SPLITS[split]))
+        groups = tuple(listed[group] for group in range(len(published)))
+        counts = (
+            f'{split}: {" / ".join(map(str, groups))} images of the groups, published {" / ".join(map(str, published))}'
+        )
+        if sum(groups) >= sum(published) and groups != published:
+            report.problems.append(counts)
+        elif groups != published:
+            report.notes.append(counts)
+    here = [row for row in rows if row['file'] not in missing]
+    report.images, report.classes = len(here), len({row['label'] for row in here})
+    return [f'{root}/{row["file"]}' for row in here]
 
 
 def _list(root: Path, folders: Sequence[str], watch: Watch, what: str, left_out: Counter) -> dict[str, list[str]]:

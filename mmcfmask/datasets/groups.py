@@ -20,7 +20,7 @@ from ..ranges import Count, OpenShare, Seed
 from .class_folders import MissingSetError
 from .folder import FolderDataset, drop_unreadable
 from .holdout import split_holdout, take_fraction, take_per_group
-from .layouts import SETS, WATERBIRDS_IMAGES, find_set
+from .layouts import SETS, WATERBIRDS_GROUPS, find_set
 from .names import read_text
 
 Value = Union[str, int]
@@ -143,12 +143,12 @@ class GroupCSVDataset(FolderDataset):
 
     def name_classes(self, root: Path) -> list[str]:
         """Read the class names from the CSV file, unless they are given."""
-        self._read_rows()
+        self.read_rows()
         return list(self._metainfo['classes'])
 
     def list_items(self, root: Path) -> list[dict]:
         """The items of the split, in the order of the file. Sets the metainfo."""
-        rows = self._read_rows()
+        rows = self.read_rows()
         path, groups = self.find_csv(), self._metainfo['group_names']
         if self.train_split is not None:
             self._check_split(rows, self.train_split, 'train_split')
@@ -195,8 +195,9 @@ class GroupCSVDataset(FolderDataset):
             images = take_per_group(images, self.per_group, self.subset_seed)
         return {file for files in images.values() for file in files}
 
-    def _read_rows(self) -> list[dict]:
-        """All rows as dicts with ``file``, ``split``, ``label`` and ``group``. Sets the names in the metainfo."""
+    def read_rows(self) -> list[dict]:
+        """All rows of the file as dicts with ``file``, ``split``, ``label`` and ``group``. Sets the names in the
+        metainfo."""
         path = self.find_csv()
         wanted = [self.file_column, self.label_column, *self.group_columns]
         needs_split = self.split is not None or self.train_split is not None
@@ -284,7 +285,7 @@ class WaterbirdsDataset(GroupCSVDataset):
     def __init__(self, data_root: str, split: str = 'train', **kwargs) -> None:
         if split not in self.SPLITS:
             raise ConfigError(f'WaterbirdsDataset: unknown split {split!r}, choose one of {", ".join(self.SPLITS)}.')
-        protocol = dict(SETS['waterbirds'].protocol, images=WATERBIRDS_IMAGES[split])
+        protocol = dict(SETS['waterbirds'].protocol, images=sum(WATERBIRDS_GROUPS[split]))
         super().__init__(
             str(find_set('waterbirds', data_root)),
             file_column='img_filename',

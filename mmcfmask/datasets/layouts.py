@@ -19,7 +19,11 @@ CORRUPTIONS = {  # by archive, which is also the folder in it
 SEVERITIES = (1, 2, 3, 4, 5)
 # Folder names of a split. Validation images lie in them flat or in class folders.
 SPLITS = {'train': ('train', 'ILSVRC2012_img_train'), 'val': ('val', 'ILSVRC2012_img_val', 'validation')}
-WATERBIRDS_IMAGES = dict(train=4795, val=1199, test=5794)
+WATERBIRDS_GROUPS = {  # images of land birds on land and on water, water birds on land and on water
+    'train': (3498, 184, 56, 1057),
+    'val': (467, 466, 133, 133),
+    'test': (2255, 2255, 642, 642),
+}
 IMAGENET_FOLDERS = ('imagenet', 'imagenet-1k', 'ILSVRC2012', 'ILSVRC', 'imagenet-object-localization-challenge')
 
 
@@ -120,7 +124,7 @@ SETS = {
     ),
     'waterbirds': PublishedSet(
         'Waterbirds',
-        sum(WATERBIRDS_IMAGES.values()),
+        sum(map(sum, WATERBIRDS_GROUPS.values())),
         2,
         'https://github.com/kohpangwei/group_DRO#waterbirds',
         ('waterbird_complete95_forest2water2', 'waterbirds', 'waterbirds_v1.0'),

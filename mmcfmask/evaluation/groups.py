@@ -9,6 +9,7 @@ import numpy as np
 from mmpretrain.registry import METRICS
 
 from ..errors import ConfigError
+from ..messages import short_list
 from .metrics import ShiftAccuracy, image_name, unique_names
 
 
@@ -81,7 +82,7 @@ class GroupAccuracy(ShiftAccuracy):
             if int(sample['group']) < 0 or names is not None and int(sample['group']) >= len(names):
                 raise ConfigError(
                     f'{self.prefix}: {image_name(sample)} has the group {int(sample["group"])}, but there are '
-                    f'{len(names) if names is not None else "none below 0"}'
+                    f'{"only numbers from 0" if names is None else len(names)}'
                 )
         return dict(group=np.array([int(sample['group']) for sample in data_samples], dtype=np.int32))
 
@@ -101,10 +102,11 @@ class GroupAccuracy(ShiftAccuracy):
         if average is not None:
             metrics['group_average'] = average
         else:
-            self.details['notes'].append('no average weighted by training groups: their sizes are not known')
-        absent = [name for group, name in enumerate(names) if group not in found and (sizes is None or sizes[group])]
+            why = 'their sizes are not known' if sizes is None else 'none of these groups has training images'
+            self.details['notes'].append(f'no average weighted by training groups: {why}')
+        absent = [name for group, name in enumerate(names) if group not in found and sizes is not None and sizes[group]]
         if absent:
-            self.details['notes'].append(f'no images of {len(absent)} of {len(names)} groups')
+            self.details['notes'].append(f'no images of {len(absent)} of {len(names)} groups: {short_list(absent)}')
         keys = unique_names([re.sub(r'\W+', '_', names[group]) for group in found], len(found))
         metrics.update({f'group_{key}': accuracy for key, accuracy in zip(keys, accuracies.values())})
         return metrics

@@ -133,7 +133,8 @@ def resolve_rows(rows: str | Sequence[Sequence[int]]) -> list[list[int]]:
     if not isinstance(rows, Sequence) or not rows:
         raise ConfigError(f'class_weights.rows={rows!r} must be a list of row indices for every class.')
     for label, members in enumerate(rows):
-        if isinstance(members, str) or not members or any(type(row) is not int or row < 0 for row in members):
+        listed = isinstance(members, Sequence) and len(members) > 0
+        if not listed or any(type(row) is not int or row < 0 for row in members):
             raise ConfigError(
                 f'class_weights.rows: class {label} is {members!r}, but must be a list of row indices from 0.'
             )

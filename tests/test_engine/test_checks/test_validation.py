@@ -23,6 +23,18 @@ def test_metric_that_chooses_must_exist():
         check_validation(cfg)
 
 
+def test_worst_group_chooses_where_the_config_says_so():
+    cfg = load_config('configs/waterbirds/ft_vitb16.py')
+    assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
+    for right in ('accuracy/worst_group', 'accuracy/group_average', 'accuracy/top1'):
+        cfg.default_hooks.checkpoint.save_best = right
+        check_validation(cfg)
+    cfg.val_evaluator = dict(type='ShiftAccuracy')
+    cfg.default_hooks.checkpoint.save_best = 'accuracy/worst_group'
+    with pytest.raises(ConfigError, match="save_best='accuracy/worst_group': the validation has no such metric"):
+        check_validation(cfg)
+
+
 def test_some_epoch_is_validated():
     cfg = load_config('configs/shapes/ft.py', {'train_cfg.val_begin': 10})
     check_validation(cfg)

@@ -1,11 +1,16 @@
 """What a head is initialised with, by config."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from mmpretrain.registry import DATASETS
 from safetensors.torch import save_file
 
+import mmcfmask
+from mmcfmask.datasets.imagenet_labels import IMAGENET_CLASSES, IMAGENET_WNIDS, read_class_rows
+from mmcfmask.errors import ConfigError
 from mmcfmask.models.class_embeddings.build import build_class_weights, load_class_weights
 from mmcfmask.models.class_embeddings.linear_probe import fit_linear_probe
 
@@ -123,3 +128,55 @@ def class_weights_model(pretrained):
             head=dict(type='CLIPDistillHead', num_classes=10, class_weights=shapes_probe()),
         )
     )
+
+
+def test_rows_of_a_file(tmp_path, classifier):
+    """Each class is the normalised mean of the normalised rows, by plain loops."""
+    table = np.random.default_rng(0).normal(size=(6, 16)) * [[1], [20], [300], [1], [5], [9]]
+    np.save(tmp_path / 'table.npy', table)
+    rows = [[4, 0], [2], [1, 2, 3]]
+    loaded = build_class_weights(dict(type='file', path=str(tmp_path / 'table.npy'), rows=rows), classifier)
+    for weight, members in zip(loaded, rows):
+        units = [[value / sum(v * v for v in table[i]) ** 0.5 for value in table[i]] for i in members]
+        total = [sum(column) for column in zip(*units)]
+        expected = [value / sum(v * v for v in total) ** 0.5 for value in total]
+        torch.testing.assert_close(weight, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_waterbirds_of_imagenet():
+    """Every bird of ImageNet once, by its place in the list of classes and by its name."""
+    land, water = read_class_rows('waterbirds')
+    assert sorted(land + water) == [*range(7, 25), *range(80, 101), *range(127, 147)]
+    names = [[IMAGENET_CLASSES[index] for index in rows] for rows in (land, water)]
+    assert {'rooster', 'American robin', 'macaw', 'hummingbird', 'bustard', 'bald eagle'} <= set(names[0])
+    assert {'duck', 'goose', 'black swan', 'pelican', 'albatross', 'crane bird', 'dunlin', 'flamingo'} <= set(names[1])
+    text = (Path(mmcfmask.__file__).parent / 'datasets/class_maps/waterbirds.txt').read_text()
+    for line in text.splitlines():
+        if not line.startswith('#'):
+            wnid, index, label, name = line.split(maxsplit=3)
+            assert IMAGENET_WNIDS[int(index)] == wnid and IMAGENET_CLASSES[int(index)] == name
+            assert int(index) in (land, water)[int(label)]
+
+
+@pytest.mark.parametrize(
+    'rows, message',
+    [
+        ('waterbird', "rows='waterbird' is unknown: give 'waterbirds', or .* Did you mean 'waterbirds'"),
+        ([], r'rows=\[\] must be a list of row indices for every class'),
+        ([[0], []], r'class 1 is \[\]'),
+        ([[0], [-1]], r'class 1 is \[-1\]'),
+        ([[0], [True]], r'class 1 is \[True\]'),
+        ([[0], ['a']], r"class 1 is \['a'\]"),
+        ([[0], [6]], 'names row 6, but .* has 6 rows'),
+        ('waterbirds', 'names row 146, but .* has 6 rows'),
+        ([[0], [1, 2]], 'the rows of class 1 cancel out'),
+        (5, 'rows=5 must be a list of row indices'),
+        ([0, 1], 'class 0 is 0'),
+    ],
+)
+def test_wrong_rows(tmp_path, classifier, rows, message):
+    table = np.ones((6, 16))
+    table[2] = -1
+    np.save(tmp_path / 'table.npy', table)
+    with pytest.raises(ConfigError, match=message):
+        build_class_weights(dict(type='file', path=str(tmp_path / 'table.npy'), rows=rows), classifier)
