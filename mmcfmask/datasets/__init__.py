@@ -1,5 +1,6 @@
 from .cache import CachedDataset
 from .class_folders import MissingSetError
+from .corruptions import Corrupt, CorruptedImageNetDataset
 from .folder import FolderDataset, PACSDataset
 from .folder_shift import FolderShiftDataset
 from .imagenet_shifts import (
@@ -16,6 +17,8 @@ from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage
 
 __all__ = [
     'CachedDataset',
+    'Corrupt',
+    'CorruptedImageNetDataset',
     'CropBorder',
     'FolderDataset',
     'FolderShiftDataset',
