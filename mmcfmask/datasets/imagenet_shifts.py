@@ -32,7 +32,6 @@ from .layouts import (
     objectnet_mappings,
 )
 
-
 ALL_CORRUPTIONS = tuple(name for names in CORRUPTIONS.values() for name in names)
 
 
