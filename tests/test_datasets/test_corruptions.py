@@ -219,7 +219,8 @@ def test_every_corruption_is_deterministic_and_grows(package, name):
     assert all(result.shape == image.shape and result.dtype == np.uint8 for result in results)
     assert np.array_equal(results[1], corrupted(name, 5, image))
     mild, strong = (np.abs(result.astype(float) - image).mean() for result in results)
-    assert 0 < mild < strong or name in ('frost', 'pixelate', 'elastic_transform')
+    assert mild > 0 and strong > 0
+    assert mild < strong or name in ('frost', 'elastic_transform')  # other pictures of frost, finer waves
 
 
 @pytest.mark.parametrize('severity', [1, 2, 3, 4, 5])
