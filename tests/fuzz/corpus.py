@@ -10,6 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TRAIN, STUDY = str(ROOT / 'configs' / 'shapes' / 'cfmask.py'), str(ROOT / 'studies' / 'shapes.yaml')
+BIRDS = str(ROOT / 'configs' / 'waterbirds' / 'ft_vitb16.py')
 NAN, INF = float('nan'), float('inf')
 
 
@@ -51,6 +52,7 @@ def cases() -> list[Case]:
         *keys(),
         *combinations(),
         *parts(),
+        *groups(),
         *files(),
         *commands(),
         *studies(),
@@ -393,6 +395,53 @@ def parts() -> Iterator[Case]:
         '{:100000}.pth',
     ):
         yield value('default_hooks.checkpoint.filename_tmpl', template)
+
+
+def groups() -> Iterator[Case]:
+    """Sets with groups, and classes made of other classes' rows."""
+    rows, images = 'model.head.class_weights.rows', 'train_dataloader.dataset'
+    for key, wrong, says in (
+        (rows, 'waterbrids', 'waterbirds'),
+        (rows, [], 'rows'),
+        (rows, [[0], []], 'rows'),
+        (rows, [[0], [1], [2]], 'num_classes'),
+        (rows, [[0], [-1]], 'rows'),
+        (rows, [[0], [True]], 'rows'),
+        (rows, [[0], [0.5]], 'rows'),
+        (rows, 5, 'rows'),
+        (f'{images}.fraction', 1.5, 'fraction'),
+        (f'{images}.fraction', NAN, 'fraction'),
+        (f'{images}.fraction', True, 'fraction'),
+        (f'{images}.per_group', 0, 'per_group'),
+        (f'{images}.per_group', '5', 'per_group'),
+        (f'{images}.per_clas', 5, 'per_class'),
+        (f'{images}.split', 'tarin', 'train'),
+        (f'{images}.split', 0, 'split'),
+        ('data_root', '/no/such/folder', '/no/such/folder'),
+        ('default_hooks.checkpoint.save_best', 'accuracy/worst_grop', 'accuracy/worst_group'),
+        ('val_evaluator.type', 'GroupAcuracy', 'GroupAccuracy'),
+    ):
+        yield Case(f'birds {key}={wrong!r}', arguments=[BIRDS], options={key: wrong}, says=says)
+    table = 'filename,y,split\na.png,0,train\nb.png,1,train\n'
+    for name, content, more, says in (
+        ('no column', table, dict(label_column='label'), "no column 'label'"),
+        ('no split', table, dict(split='val'), 'split=val'),
+        ('empty', '', {}, 'its columns are none'),
+        ('binary', bytes(range(256)), {}, 'UTF-8'),
+        ('no file', None, {}, 'metadata.csv'),
+        ('short row', 'filename,y\na.png\n', {}, 'line 2'),
+        ('groups of text', table, dict(group_columns='y'), 'group_columns'),
+    ):
+        dataset = dict(
+            type='GroupCSVDataset',
+            data_root='{{ fileDirname }}',
+            pipeline=[dict(type='PackInputs')],
+            **more,
+            _delete_=True,
+        )
+        config = f'_base_ = {TRAIN!r}\ntrain_dataloader = dict(dataset={dataset!r})\n'
+        files = {'mine.py': config} if content is None else {'mine.py': config, 'metadata.csv': content}
+        yield Case(f'csv {name}', arguments=['{}/mine.py'], files=files, says=says)
 
 
 def files() -> Iterator[Case]:

@@ -44,6 +44,7 @@ def test_published_counts():
         'imagenet-sketch': (50_889, 1000),
         'objectnet': (18_574, 113),
         'imagenet-c': (3_750_000, 1000),
+        'waterbirds': (11_788, 2),
     }
     assert checks.OBJECTNET_IMAGES == 50_273
     for name, per_class in checks.PER_CLASS.items():
@@ -65,7 +66,7 @@ def test_complete_and_missing_sets(tmp_path, published):
         '(10 more)',
     ]
     assert (r.status, r.folder, r.images) == ('missing', None, 0) and SETS['imagenet-r'].source in r.words()[0]
-    assert 'imagenet-v2-top-images' not in reports and len(reports) == len(SETS) - 2
+    assert 'imagenet-v2-top-images' not in reports and len(reports) == len(SETS) - 3
 
 
 def test_images_that_are_too_many(tmp_path, published):
@@ -253,3 +254,37 @@ def test_progress(tmp_path, published):
     seen = []
     check_set('imagenet-a', tmp_path, sample=7, watch=lambda items, number, what: seen.append((number, what)) or items)
     assert seen == [(20, 'ImageNet-A: counting'), (7, 'ImageNet-A: reading images')]
+
+
+def test_waterbirds(tmp_path, monkeypatch):
+    counts = dict(train=(6, 3, 2, 5), val=(3, 3, 2, 2), test=(4, 4, 3, 3))
+    monkeypatch.setattr(checks, 'WATERBIRDS_GROUPS', counts)
+    monkeypatch.setitem(SETS, 'waterbirds', dataclasses.replace(SETS['waterbirds'], images=40))
+    trees.make_waterbirds(tmp_path / 'waterbirds', **counts)
+    report = check_set('waterbirds', tmp_path)
+    assert report.status == 'complete' and not report.words() and (report.images, report.decoded) == (40, 40)
+    (tmp_path / 'other').mkdir()
+    for folder, found in ((tmp_path, True), (tmp_path / 'other', False)):
+        assert ('waterbirds' in [report.name for report in check_sets(folder)]) == found
+    first = next((tmp_path / 'waterbirds').glob('0*/*.jpg'))
+    first.write_bytes(b'no image')
+    assert check_set('waterbirds', tmp_path).problems[0].startswith('1 of 40 images that were read are broken')
+    first.unlink()
+    report = check_set('waterbirds', tmp_path)
+    assert report.status == 'incomplete' and report.words() == [
+        '1 images fewer than published (39 of 40)',
+        '1 of 40 images of metadata.csv are missing',
+    ]
+    table = (tmp_path / 'waterbirds' / 'metadata.csv').read_text()
+    (tmp_path / 'waterbirds' / 'metadata.csv').write_text(table.replace(',1,0,0,', ',1,0,1,'))
+    assert check_set('waterbirds', tmp_path).problems == [
+        'train: 6 / 3 / 0 / 7 images of the groups, published 6 / 3 / 2 / 5'
+    ]
+    lines = table.splitlines()
+    (tmp_path / 'waterbirds' / 'metadata.csv').write_text('\n'.join(line for line in lines if ',2,0,/' not in line))
+    report = check_set('waterbirds', tmp_path)
+    assert report.status == 'incomplete'
+    assert 'test: 0 / 4 / 0 / 3 images of the groups, published 4 / 4 / 3 / 3' in report.notes
+    (tmp_path / 'waterbirds' / 'metadata.csv').unlink()
+    report = check_set('waterbirds', tmp_path)
+    assert report.status == 'wrong' and 'there is no file' in report.problems[0]

@@ -22,26 +22,28 @@ REAL = Path(os.environ.get('MMCFMASK_TEST_DATA', '/nowhere'))
 def options(tmp_path, tiny_pretrained):
     make_waterbirds(tmp_path / 'waterbirds', image=lambda path: save_image(path, seed=int(path.stem[-4:])))
     np.save(tmp_path / 'text.npy', np.random.default_rng(0).normal(size=(1000, 16)))
-    loaders = [f'{mode}_dataloader{name}' for mode, name in dict(train='', val='', test='.test').items()]
     return {
         'data_root': str(tmp_path / 'waterbirds'),
         'image_size': 32,
         'model.backbone.model_name': 'tiny-vit',
         'model.backbone.pretrained': tiny_pretrained,
         'model.head.class_weights.path': str(tmp_path / 'text.npy'),
-        **{f'{loader}.{key}': value for loader in loaders for key, value in workers.items()},
-        'train_dataloader.batch_size': 4,
-        'total_batch_size': 4,
+        'test_dataloader.test.num_workers': 0,
     }
 
 
-workers = dict(num_workers=0, persistent_workers=False)
+TRAINING = {
+    'train_dataloader.batch_size': 4,
+    'total_batch_size': 4,
+    **{f'{mode}_dataloader.num_workers': 0 for mode in ('train', 'val')},
+    **{f'{mode}_dataloader.persistent_workers': False for mode in ('train', 'val')},
+}
 
 
 @pytest.mark.parametrize('chosen_by', ['accuracy/top1', 'accuracy/worst_group'])
 def test_metrics_say_what_chose_the_checkpoint(tmp_path, options, chosen_by):
     config, run = CONFIGS / 'ft_vitb16.py', tmp_path / 'run'
-    run_training(config, {**options, 'default_hooks.checkpoint.save_best': chosen_by}, work_dir=run)
+    run_training(config, {**options, **TRAINING, 'default_hooks.checkpoint.save_best': chosen_by}, work_dir=run)
     metrics = run_test(config, run / 'best.pth', options, out=tmp_path / 'metrics.json', work_dir=tmp_path / 'test')
     assert metrics['selected_by'] == chosen_by and json.loads((tmp_path / 'metrics.json').read_text()) == metrics
     assert metrics['ood_average'] is None and metrics['id_set'] == 'test'
@@ -65,9 +67,8 @@ def test_metrics_say_what_chose_the_checkpoint(tmp_path, options, chosen_by):
 
 
 def test_linear_probe_follows_the_part_of_the_training_images():
-    cfg = load_config(
-        str(CONFIGS / 'lpft_vitb16.py'), {'train_dataloader.dataset.fraction': 0.33, 'data_root': 'birds'}
-    )
+    options = {'train_dataloader.dataset.fraction': 0.33, 'data_root': 'birds'}
+    cfg = load_config(str(CONFIGS / 'lpft_vitb16.py'), options)
     start = cfg.model.head.class_weights
     assert start.dataset == cfg.train_dataloader.dataset and start.dataset.fraction == 0.33
     assert start.held_out == cfg.val_dataloader.dataset and start.held_out.data_root == 'birds'

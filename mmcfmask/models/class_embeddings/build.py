@@ -36,14 +36,14 @@ def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
         cfg: One of
 
             - ``dict(type='text', classnames=..., templates='openai', model_name=None, pretrained=None,
-              cache_dir=None)``: the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a
+              cache_dir=None, rows=None)``: the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a
               list, or a text file with one name per line; ``templates`` is ``'openai'`` (the 80 ImageNet templates),
               ``'shapes'`` (those of the built-in benchmark) or a list of strings with a ``{}``. The text tower
               defaults to the backbone's own.
             - ``dict(type='file', path=..., rows=None)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or
-              .npy file. With ``rows``, a list of row indices per class, each class is the normalised mean of these
-              rows of the file (:func:`mean_rows`). ``'waterbirds'`` makes land and water birds of ImageNet's classes
-              (``mmcfmask/datasets/class_maps/waterbirds.txt``).
+              .npy file. With ``rows``, a list of row indices for each class, each class is the normalised mean of these
+              rows (:func:`mean_rows`), of a file or of text embeddings. ``'waterbirds'`` makes land and water birds of
+              ImageNet's classes (``mmcfmask/datasets/class_maps/waterbirds.txt``).
             - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0,
               cache_dir=None)``: the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
             - ``dict(type='linear_probe', dataset=dict(...), held_out=None, strengths=None, batch_size=64,
@@ -152,13 +152,16 @@ def mean_rows(weights: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
         (C, D), rows L2-normalised.
 
     Raises:
-        ConfigError: The mean of a class is zero.
+        ConfigError: A row that ``weights`` does not have; the mean of a class is zero.
     """
+    highest = max(map(max, rows))
+    if highest >= len(weights):
+        raise ConfigError(f'class_weights.rows names row {highest}, but there are {len(weights)} (from 0).')
     unit = F.normalize(weights, dim=-1)
     means = torch.stack([unit[list(members)].mean(dim=0) for members in rows])
     zero = (means.norm(dim=-1) < 1e-6).nonzero().flatten().tolist()
     if zero:
-        raise ConfigError(f'the rows of class {zero[0]} cancel out: their mean is zero')
+        raise ConfigError(f'class_weights.rows: the rows of class {zero[0]} cancel out, their mean is zero.')
     return F.normalize(means, dim=-1)
 
 
@@ -170,27 +173,18 @@ def _build_text(
     model_name: str | None = None,
     pretrained: str | None = None,
     cache_dir: str | None = None,
+    rows: str | Sequence[Sequence[Whole]] | None = None,
 ) -> Tensor:
     try:
-        return text_embeddings(classifier, 'text', classnames, templates, model_name, pretrained, cache_dir)
+        weights = text_embeddings(classifier, 'text', classnames, templates, model_name, pretrained, cache_dir)
     except NoTextTowerError as error:
         raise NoTextTowerError(f"{error}; use class_weights=dict(type='prototype', ...) or type='file'.") from None
+    return weights if rows is None else mean_rows(weights, resolve_rows(rows))
 
 
 def _build_file(classifier: nn.Module, *, path: str, rows: str | Sequence[Sequence[Whole]] | None = None) -> Tensor:
     weights = load_class_weights(path)
-    if rows is None:
-        return weights
-    chosen = resolve_rows(rows)
-    highest = max(map(max, chosen))
-    if highest >= len(weights):
-        raise ConfigError(
-            f'class_weights.rows names row {highest}, but {path} has {len(weights)} rows (0 to {len(weights) - 1}).'
-        )
-    try:
-        return mean_rows(weights, chosen)
-    except ConfigError as error:
-        raise ConfigError(f'class_weights.rows of {path}: {error}') from None
+    return weights if rows is None else mean_rows(weights, resolve_rows(rows))
 
 
 def _build_prototype(
