@@ -320,6 +320,7 @@ def combinations() -> Iterator[Case]:
     yield Case('no validation', options={'val_dataloader': None}, says='val_dataloader')
     yield Case('no shift of this name', 'test', options={'test_cfg.shifts': ['sktech']}, says='sktech')
     yield Case('other id set', 'test', options={'test_cfg.id_set': 'photo'}, says='photo')
+    yield Case('another type of head', options={'model.head.class_weights.type': 'file'}, says='left over')
     yield Case('empty probe', options={'model.head.class_weights': dict(type='linear_probe')}, says='dataset')
     yield Case('lists for numbers of a list', options={'optim_wrapper.optimizer.betas': [[0.9], 0.9]}, says='betas')
     yield Case('half a gate', 'test', options={'model.knn_gate.level': 0.1}, says='dataset')
@@ -340,8 +341,22 @@ def parts() -> Iterator[Case]:
         [dict(type='ColorJitter', brightness='x')],
         [dict(type='PackInputs'), 5],
         [dict(type='RandomErasing', mode='x')],
+        [dict(type='Corrupt', corruption='fogg', severity=1), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption='fog'), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption='fog', severity=0), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption=['fog'], severity=1), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption='fog', severity=NAN), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption='fog', severity=1, seed=-1), dict(type='PackInputs')],
     ):
         yield value(pipeline, wrong)
+    corrupted = dict(_delete_=True, type='CorruptedImageNetDataset', data_root='{}', pipeline=[dict(type='PackInputs')])
+    for wrong in (dict(corruptions=[]), dict(corruptions='fog'), dict(severities=[6]), dict(severities=[2, 2])):
+        yield Case(
+            f'corrupted {wrong}',
+            'test',
+            options={'test_dataloader.r.dataset': {**corrupted, **wrong}},
+            says=next(iter(wrong)),
+        )
     for key, wrong, says in (
         ('train_dataloader.collate_fn', None, 'collate_fn'),
         ('train_dataloader.prefetch_factor', 2, 'train_dataloader'),
