@@ -36,8 +36,8 @@ def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
         cfg: One of
 
             - ``dict(type='text', classnames=..., templates='openai', model_name=None, pretrained=None,
-              cache_dir=None, rows=None)``: the mean over prompts of their text embeddings. ``classnames`` is ``'imagenet'``, a
-              list, or a text file with one name per line; ``templates`` is ``'openai'`` (the 80 ImageNet templates),
+              cache_dir=None, rows=None)``: the mean over prompts of their text embeddings. ``classnames`` is
+              ``'imagenet'``, a list, or a text file with one name per line; ``templates`` is ``'openai'`` (the 80 ImageNet templates),
               ``'shapes'`` (those of the built-in benchmark) or a list of strings with a ``{}``. The text tower
               defaults to the backbone's own.
             - ``dict(type='file', path=..., rows=None)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or
