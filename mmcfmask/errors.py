@@ -27,6 +27,10 @@ class StorageError(UserError, OSError):
     """A file or folder cannot be read or written."""
 
 
+class MissingPackageError(UserError, ImportError):
+    """An optional package is not installed, or too old."""
+
+
 @contextmanager
 def blame(
     where: str, kinds: type[Exception] | tuple[type[Exception], ...] = (OSError, ValueError, TypeError)

@@ -31,7 +31,6 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     ),
     'CAMRefillDataPreprocessor': dict(
         colors='is now color_mixing',
-        relevance="was removed, because 'attention' was its only value: leave it out",
     ),
     'KNNGate': dict(neighbours='is now k'),
     'Distillation': dict(weight=WEIGHT),
@@ -49,6 +48,8 @@ VALUES: dict[str, dict[tuple[str, Any], str]] = {
         'model.losses nothing is distilled; leave it out',
     },
     'CAMRefillDataPreprocessor': {
+        ('relevance', 'attention'): 'is now a dict of options; the published map, which this meant, is the default: '
+        'leave it out',
         ('mask', None): f'is no longer needed: {CLEAN}; for no distillation leave model.losses out',
     },
     'L2SP': {('head', 'start'): "is now head='pretrained'"},
@@ -105,7 +106,8 @@ def update_model(model: dict) -> dict:
     else:
         for key in ('distill', 'distill_weight', 'temperature'):
             head.pop(key, None)
-    preprocessor.pop('relevance', None)
+    if preprocessor.get('relevance') == 'attention':
+        preprocessor.pop('relevance')
     if 'colors' in preprocessor:
         preprocessor['color_mixing'] = preprocessor.pop('colors')
     for key in () if masked else ('mask', 'fill', 'value', 'views', 'color_mixing'):

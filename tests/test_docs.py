@@ -252,7 +252,7 @@ def test_study(tmp_path):
 @pytest.fixture
 def example(tmp_path):
     configs = [code for code in blocks('docs/evaluation.md', 'python') if '_base_ =' in code]
-    assert len(configs) == 2
+    assert len(configs) == 3
 
     def load(index):
         (tmp_path / 'example.py').write_text(configs[index])
@@ -273,7 +273,14 @@ def test_shifts_during_training(example):
         check_validation(cfg)
 
 
+def test_small_imagenet_c(example):
+    cfg = example(1)
+    assert choose_shifts(cfg.test_dataloader, cfg.test_cfg.id_set, cfg.test_cfg.shifts) == ['corrupted']
+    assert cfg.test_evaluator.evaluators.corrupted.type == 'CorruptionError'
+    assert [step.type for step in cfg.test_dataloader.corrupted.dataset.pipeline][-2:] == ['Corrupt', 'PackInputs']
+
+
 def test_wise_ft_hook(example):
-    hooks = example(1).default_hooks
+    hooks = example(2).default_hooks
     assert {'checkpoint', 'logger', 'wise_ft'} <= set(hooks)
     assert HOOKS.build(hooks.wise_ft).alphas == [0, 0.5, 1]

@@ -40,7 +40,10 @@ def from_the_root(monkeypatch, request):
             r"mask=None is no longer needed: .*losses=\[dict\(type='Distillation'",
         ),
         ({'model.data_preprocessor.colors': 0.7}, 'model.data_preprocessor.colors is now color_mixing'),
-        ({'model.data_preprocessor.relevance': 'attention'}, 'model.data_preprocessor.relevance was removed'),
+        (
+            {'model.data_preprocessor.relevance': 'attention'},
+            "model.data_preprocessor.relevance='attention' is now a dict of options",
+        ),
         ({'model.losses': [dict(type='L2SP', head='start')]}, r"losses\[0\].head='start' is now head='pretrained'"),
         (
             {'model.losses': [dict(type='Distillation', weight=3.0)]},

@@ -4,6 +4,7 @@
     python tools/study.py studies/shapes.yaml
     python tools/study.py studies/shapes.yaml --list                              # the runs and their states
     python tools/study.py studies/shapes.yaml --only FT 'CFMask*' --seeds 0
+    python tools/study.py studies/shapes.yaml --export docs/results/runs/shapes   # metrics.json of the finished runs
     python tools/study.py studies/pacs.yaml --amp --jobs 4 --cfg-options data_root=PACS \\
         model.backbone.pretrained=ViT-B-16.pt
 
@@ -36,6 +37,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument('--datasets', nargs='+', metavar='NAME', help='run only on these data sets of the study')
     parser.add_argument('--list', action='store_true', help='list the runs and their states, and run nothing')
+    parser.add_argument(
+        '--export',
+        type=file_name,
+        metavar='FOLDER',
+        help='copy the finished results to this folder, without paths of this machine, and run nothing',
+    )
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     add_cfg_options(parser, 'of every method')
     return parser.parse_args(argv)
@@ -54,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
         cfg_options=args.cfg_options,
         jobs=args.jobs,
         list_only=args.list,
+        export=args.export,
     )
 
 

@@ -6,9 +6,12 @@ _base_ = ['recipe.py', 'clip.py']
 total_batch_size = 32
 
 # An override of one of these variables reaches every key of its name that held the old value.
-shared = ('data_root', 'image_size', 'pipeline')
+shared = ('class_weights', 'data_root', 'image_size', 'pipeline')
 data_root = 'data/waterbirds/'
 image_size = 224
+# Text embeddings of ImageNet's 1000 classes, (1000, 512): a class is the mean of ImageNet's land birds or of its water
+# birds (docs/data.md says how to make the file).
+class_weights = dict(type='file', path='data/imagenet_text_embeddings.npy', rows='waterbirds')
 
 pipeline = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
@@ -41,11 +44,7 @@ test_cfg = dict(type='MultiSetTestLoop', id_set='test')
 optim_wrapper = dict(optimizer=dict(lr=1e-5))
 train_cfg = dict(max_epochs=1)
 
-# The head is initialised from text embeddings of ImageNet's 1000 classes, (1000, 512): the means of its land birds and
-# of its water birds (docs/data.md says how to make the file).
 model = dict(
     backbone=dict(image_size=image_size),
-    head=dict(
-        num_classes=2, class_weights=dict(type='file', path='data/imagenet_text_embeddings.npy', rows='waterbirds')
-    ),
+    head=dict(num_classes=2, class_weights=class_weights),
 )

@@ -1,23 +1,35 @@
 """The heart of the method as plain functions on tensors: relevance of patches, masks, and fills."""
 
-from .attention import AttentionCall, after_position, drop_tokens, hide_patches, mask_keys, record_attention
+from .attention import (
+    AttentionCall,
+    AttentionRecord,
+    after_position,
+    drop_tokens,
+    hide_patches,
+    mask_keys,
+    record_attention,
+)
 from .fills import FILLS, multi_donors, refill, single_donors
-from .masks import MASKS, check_value, exact_random_mask, num_kept, patch_mask
-from .relevance import attention_relevance, logits_and_relevance, patch_grid, relevance_map
+from .masks import MASKS, check_share, check_value, exact_random_mask, masked_patches, num_kept, patch_mask
+from .relevance import attention_relevance, check_relevance, logits_and_relevance, patch_grid, relevance_map
 from .views import part_of_grid, random_color_mixing, random_views, relevance_center, zoom_in
 
 __all__ = [
     'AttentionCall',
+    'AttentionRecord',
     'FILLS',
     'MASKS',
     'after_position',
     'attention_relevance',
+    'check_relevance',
+    'check_share',
     'check_value',
     'drop_tokens',
     'exact_random_mask',
     'hide_patches',
     'logits_and_relevance',
     'mask_keys',
+    'masked_patches',
     'multi_donors',
     'num_kept',
     'part_of_grid',

@@ -37,6 +37,17 @@ class AttentionCall:
     scale: float
 
 
+class AttentionRecord(list[AttentionCall]):
+    """The attention calls of a forward pass, in order.
+
+    Attributes:
+        norms (Tensor | None): (B, L) float32, norms of the tokens that enter the last block; None where no block was
+            found (:func:`last_block`).
+    """
+
+    norms: Tensor | None = None
+
+
 @contextmanager
 def _replace_attention(tower: nn.Module, make: Callable[[Callable], Callable]) -> Iterator[None]:
     """Inside the context, attention calls go to ``make(original)``.
@@ -61,16 +72,16 @@ def _replace_attention(tower: nn.Module, make: Callable[[Callable], Callable]) -
 
 
 @contextmanager
-def record_attention(tower: nn.Module) -> Iterator[list[AttentionCall]]:
+def record_attention(tower: nn.Module) -> Iterator[AttentionRecord]:
     """Record every attention call of ``tower`` made inside the context, in order.
 
     Outputs and gradients of the tower do not change. If nothing before a layer requires a gradient (frozen towers), the
     output of the layer is made to require one, so that a relevance map can be computed.
 
     Yields:
-        list[AttentionCall]: Grows by one entry per layer during the forward pass.
+        AttentionRecord: Grows by one entry per layer during the forward pass.
     """
-    calls: list[AttentionCall] = []
+    calls = AttentionRecord()
 
     def make(original: Callable) -> Callable:
 
@@ -93,8 +104,18 @@ def record_attention(tower: nn.Module) -> Iterator[list[AttentionCall]]:
 
         return recording
 
-    with _replace_attention(tower, make):
-        yield calls
+    def record_norms(_: nn.Module, args: tuple) -> None:
+        if args and torch.is_grad_enabled():
+            calls.norms = args[0].detach().float().norm(dim=-1)
+
+    block = last_block(tower)
+    handle = None if block is None else block.register_forward_pre_hook(record_norms)
+    try:
+        with _replace_attention(tower, make):
+            yield calls
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 @contextmanager
@@ -121,6 +142,15 @@ def after_position(tower: nn.Module) -> nn.Module | None:
     ``drop_after_pos``); None where ``tower`` has none."""
     tower = getattr(tower, 'visual', tower)
     return getattr(tower, 'patch_dropout', getattr(tower, 'drop_after_pos', None))
+
+
+def last_block(tower: nn.Module) -> nn.Module | None:
+    """The last block of a transformer (open_clip: ``visual.transformer.resblocks``; mmpretrain: ``layers``; timm:
+    ``trunk.blocks``), which takes tokens (B, L, C); None where ``tower`` has none."""
+    tower = getattr(tower, 'visual', tower)
+    tower = getattr(tower, 'transformer', getattr(tower, 'trunk', tower))
+    blocks = next((getattr(tower, name) for name in ('resblocks', 'layers', 'blocks') if hasattr(tower, name)), ())
+    return blocks[-1] if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks) else None
 
 
 @contextmanager

@@ -8,38 +8,82 @@ from torch import Tensor
 MASKS = ('object', 'context', 'random')
 
 
-def check_value(kind: str, value: float) -> None:
-    """Raise ValueError unless ``kind`` is a known mask and ``value`` its threshold or probability in [0, 1]."""
+def check_kind(kind: str) -> None:
+    """Raise ValueError unless ``kind`` is a known mask."""
     if kind not in MASKS:
         raise ValueError(f'unknown mask {kind!r}: choose from {", ".join(MASKS)}')
+
+
+def check_share(kind: str, share: float) -> None:
+    """Raise ValueError unless ``kind`` is a known mask and ``share`` a share of the patches in [0, 1]."""
+    check_kind(kind)
+    if not 0 <= share <= 1:
+        raise ValueError(f'the share of patches that the {kind} mask takes out must lie in [0, 1], but is {share}')
+
+
+def check_value(kind: str, value: float) -> None:
+    """Raise ValueError unless ``kind`` is a known mask and ``value`` its threshold or probability in [0, 1]."""
+    check_kind(kind)
     if not 0 <= value <= 1:
         what = 'probability' if kind == 'random' else 'threshold'
         raise ValueError(f'the {what} of the {kind} mask must lie in [0, 1], but is {value}')
 
 
-def patch_mask(relevance: Tensor, kind: str, value: float, generator: torch.Generator | None = None) -> Tensor:
+def patch_mask(
+    relevance: Tensor,
+    kind: str,
+    value: float | None = None,
+    generator: torch.Generator | None = None,
+    share: float | None = None,
+) -> Tensor:
     """Choose patches by their relevance (CVPR 2023, section 3.2).
 
     With c = relevance / (max over the image + 1e-8): ``object`` is c > value, ``context`` its complement, ``random``
     ignores the relevance and takes each patch with probability ``value``.
 
+    With ``share`` in place of ``value``, the mask takes round(share · h w) patches of every image: the most relevant
+    ones (``object``), the least relevant ones (``context``) or random ones. Relevance maps of different kinds or towers
+    then mask equally much; a threshold does not.
+
     Args:
         relevance (Tensor): (B, h, w), ≥ 0. For ``random`` only its shape and device matter.
         kind (str): 'object', 'context' or 'random'.
-        value (float): Threshold or probability, in [0, 1].
+        value (float, optional): Threshold or probability, in [0, 1].
         generator (torch.Generator, optional): On the device of ``relevance``; for ``random``.
+        share (float, optional): Share of the patches to take out, in [0, 1].
 
     Returns:
         Tensor: (B, h, w) bool, True where the patch is to be taken out.
 
     Raises:
-        ValueError: Unknown kind, or value outside [0, 1].
+        ValueError: Unknown kind, value or share outside [0, 1], or not exactly one of them.
     """
-    check_value(kind, value)
+    if value is not None and share is None:
+        check_value(kind, value)
+        if kind == 'random':
+            return torch.rand(relevance.shape, device=relevance.device, generator=generator) < value
+        normalised = relevance / (relevance.amax(dim=(1, 2), keepdim=True) + 1e-8)
+        return normalised > value if kind == 'object' else ~(normalised > value)
+    if share is None or value is not None:
+        raise ValueError('a mask needs either a value (threshold or probability) or a share of the patches')
+    check_share(kind, share)
+    num = masked_patches(relevance[0].numel(), share)
     if kind == 'random':
-        return torch.rand(relevance.shape, device=relevance.device, generator=generator) < value
-    normalised = relevance / (relevance.amax(dim=(1, 2), keepdim=True) + 1e-8)
-    return normalised > value if kind == 'object' else ~(normalised > value)
+        return _last_patches(torch.rand(relevance.shape, device=relevance.device, generator=generator), num)
+    return _last_patches(relevance if kind == 'object' else -relevance, num)
+
+
+def masked_patches(num_patches: int, share: float) -> int:
+    """Patches taken out of an image when a share is given: round(share · n), halves upwards."""
+    return int(num_patches * share + 0.5)
+
+
+def _last_patches(scores: Tensor, num: int) -> Tensor:
+    """(B, h, w) bool: the ``num`` patches of each image with the highest scores; among equals, the later ones."""
+    flat = scores.flatten(1)
+    order = flat.argsort(dim=1, stable=True)
+    taken = torch.zeros_like(flat, dtype=torch.bool)
+    return taken.scatter_(1, order[:, flat.shape[1] - num :], True).view(scores.shape)
 
 
 def num_kept(num_patches: int, probability: float) -> int:

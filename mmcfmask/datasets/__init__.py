@@ -1,5 +1,6 @@
 from .cache import CachedDataset
 from .class_folders import MissingSetError
+from .corruptions import Corrupt, CorruptedImageNetDataset
 from .folder import FolderDataset, PACSDataset
 from .folder_shift import FolderShiftDataset
 from .groups import GroupCSVDataset, WaterbirdsDataset
@@ -17,6 +18,8 @@ from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage, ResizeC
 
 __all__ = [
     'CachedDataset',
+    'Corrupt',
+    'CorruptedImageNetDataset',
     'CropBorder',
     'FolderDataset',
     'FolderShiftDataset',

@@ -32,6 +32,32 @@ from .layouts import (
     objectnet_mappings,
 )
 
+ALL_CORRUPTIONS = tuple(name for names in CORRUPTIONS.values() for name in names)
+
+
+def check_corruptions(
+    where: str, corruptions: Sequence[str] | None, severities: Sequence[int]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Check a selection of corruptions (None: all fifteen) and of severities, for errors of the class ``where``.
+
+    Raises:
+        ConfigError: An unknown name or severity, one that is listed twice, or none; the message names it.
+    """
+    names = ALL_CORRUPTIONS if corruptions is None else tuple(corruptions)
+    unknown = [name for name in names if name not in ALL_CORRUPTIONS]
+    if unknown or not names:
+        raise ConfigError(
+            f'{where}: corruptions={corruptions!r}: {short_list_with_nearest(unknown, ALL_CORRUPTIONS) or "none"}; '
+            f'choose from {", ".join(ALL_CORRUPTIONS)}.'
+        )
+    levels = tuple(severities)
+    if not levels or any(type(level) is not int or level not in SEVERITIES for level in levels):
+        raise ConfigError(f'{where}: severities={severities!r} must be a selection of 1, 2, 3, 4, 5.')
+    for key, values in dict(corruptions=names, severities=levels).items():
+        if len(set(values)) < len(values):  # its images would count twice in the mean
+            raise ConfigError(f'{where}: {key}={list(values)!r} lists one of them twice.')
+    return names, levels
+
 
 def subset_metainfo(name: str, wnids: Sequence[str]) -> dict:
     """Class names, label groups and protocol of a published set with a subset of ImageNet's classes."""
@@ -215,23 +241,13 @@ class ImageNetCDataset(FolderDataset):
             ``holdout`` select the same images under every corruption.
     """
 
-    CORRUPTIONS = tuple(name for names in CORRUPTIONS.values() for name in names)
+    CORRUPTIONS = ALL_CORRUPTIONS
     METAINFO = dict(classes=IMAGENET_CLASSES, label_groups=None)
 
     def __init__(
         self, data_root: str, corruptions: Sequence[str] | None = None, severities: Sequence[int] = SEVERITIES, **kwargs
     ) -> None:
-        self.corruptions = self.CORRUPTIONS if corruptions is None else tuple(corruptions)
-        self.severities = tuple(severities)
-        unknown = [name for name in self.corruptions if name not in self.CORRUPTIONS]
-        if unknown or not self.corruptions:
-            raise ConfigError(
-                f'ImageNetCDataset: corruptions={corruptions!r}: '
-                f'{short_list_with_nearest(unknown, self.CORRUPTIONS) or "none"}; '
-                f'choose from {", ".join(self.CORRUPTIONS)}.'
-            )
-        if not self.severities or set(self.severities) - set(SEVERITIES):
-            raise ConfigError(f'ImageNetCDataset: severities={severities!r} must be a selection of 1, 2, 3, 4, 5.')
+        self.corruptions, self.severities = check_corruptions('ImageNetCDataset', corruptions, severities)
         protocol = dict(SETS['imagenet-c'].protocol, images=50_000 * len(self.corruptions) * len(self.severities))
         super().__init__(
             str(find_set('imagenet-c', data_root)), folders=IMAGENET_WNIDS, metainfo=dict(protocol=protocol), **kwargs

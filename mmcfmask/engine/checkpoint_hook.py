@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+from numbers import Real
 from pathlib import Path
 
 import mmengine.hooks
@@ -24,7 +25,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     The hook first writes a checkpoint to the disk, then its name to ``last_checkpoint``, and then deletes an older
     checkpoint. ``best.pth`` is the best checkpoint by ``save_best``, with ties decided by
-    :func:`mmcfmask.evaluation.preference`. Its ``meta`` has ``epoch``, ``iter`` and ``best=dict(metric=…, value=…)``.
+    :func:`mmcfmask.evaluation.preference`. Its ``meta`` has ``epoch``, ``iter`` and
+    ``best=dict(metric=…, value=…, rule=…, metrics=…)``, the last all numbers of that validation.
     Several metrics have a ``best_<metric>.pth`` each. A resumed run finds its files even if its folder was moved.
 
     Configs get this class by ``type='CheckpointHook'``. It takes the arguments of mmengine's hook.
@@ -169,7 +171,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             hub.update_info(score, metrics[key])
             hub.update_info(name, str(path))
             hub.update_info(nll, metrics.get(nll_key(key), -math.inf))
-            meta = dict(epoch=runner.epoch, iter=runner.iter, best=dict(metric=key, value=float(metrics[key])))
+            numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, Real) and not isinstance(v, bool)}
+            chosen = dict(metric=key, value=float(metrics[key]), rule=rule, metrics=numbers)
+            meta = dict(epoch=runner.epoch, iter=runner.iter, best=chosen)
             runner.save_checkpoint(
                 self.out_dir,
                 path.name,

@@ -21,7 +21,7 @@ from ..messages import near_names
 from .checks import check_config
 from .checks.schema import check_top_level
 from .options import parse_options
-from .shared import READ_KEYS, find_copies, find_shared, is_same, update_shared
+from .shared import READ_KEYS, find_copies, find_shared, is_same, log_once, update_shared
 from .values import get_value
 
 
@@ -102,6 +102,9 @@ def _check_variables(
             raise ConfigError(f'{path} has no {name!r}, and nothing would read it.{near_names(name, known)}')
         if not is_same(cfg[name], before[name]) and not reached.get(name):
             parts = {key: value for key, value in before.items() if key in READ_KEYS}
+            if name in reached and isinstance(before[name], dict):  # an option of a study is for all of its methods
+                log_once(f'{name} is shared, but nothing in {path} uses it: its override has no effect here')
+                continue
             keys = ', '.join(find_copies(parts, name, before[name]))
             why = 'no key of this name holds its old value' if name in reached else 'the config does not share it'
             raise ConfigError(

@@ -61,7 +61,9 @@ class Shown(NamedTuple):
         mean, std = (getattr(self.model.data_preprocessor, key, None) for key in ('mean', 'std'))
         return ((images if mean is None else images * std + mean) / 255).clamp(0, 1)
 
-    def counterfactual(self, mask: str, fill: str, value: float, seed: int, **changes: Any) -> tuple[Tensor, Tensor]:
+    def counterfactual(
+        self, mask: str, fill: str, value: float | None, seed: int, **changes: Any
+    ) -> tuple[Tensor, Tensor]:
         """Counterfactual images as RGB in 0..1, with hidden patches in grey, and the patches (B, h, w) taken out."""
         generator = torch.Generator(self.inputs.device).manual_seed(seed)
         made = CAMRefillDataPreprocessor(mask=mask, fill=fill, value=value, **changes).counterfactual(
@@ -137,6 +139,9 @@ def show_counterfactuals(
     if all_variants:
         return draw_variants(shown, seed), count + 'nine masks x fills with their published values'
     changes = {} if fill == 'none' else {name: settings[name] for name in RANDOM_CHANGES if settings.get(name)}
+    share = settings.get('mask_share') if value is None else None
+    if share is not None:
+        changes['mask_share'] = share
     counterfactuals, patches = shown.counterfactual(mask, fill, value, seed, **changes)
     figure = counterfactual_panel(
         shown.display(shown.inputs),
@@ -148,8 +153,9 @@ def show_counterfactuals(
         layout,
         ('Image', 'Relevance', 'Mask', 'Hidden' if fill == 'none' else 'Counterfactual'),
     )
-    parts = [f'{mask} mask', f'{fill} fill', f'value {value:g}: {patches.float().mean().item():.0%} of patches masked']
-    parts += [RANDOM_CHANGES[name] for name in changes]
+    chosen = f'share {share:g}' if value is None else f'value {value:g}'
+    parts = [f'{mask} mask', f'{fill} fill', f'{chosen}: {patches.float().mean().item():.0%} of patches masked']
+    parts += [RANDOM_CHANGES[name] for name in changes if name in RANDOM_CHANGES]
     note = '' if trains_on_them else '; the config itself does not train on counterfactual images'
     return figure, count + ', '.join(parts) + note
 
@@ -181,8 +187,11 @@ def draw_relevance_crop(shown: Shown, scale: float, layout: str) -> Figure:
     )
 
 
-def choose_variant(cfg: Config, mask: str | None, fill: str | None, value: float | None) -> tuple[str, str, float]:
-    """Mask, fill and value: as given, else as in the config, else the headline variant.
+def choose_variant(
+    cfg: Config, mask: str | None, fill: str | None, value: float | None
+) -> tuple[str, str, float | None]:
+    """Mask, fill and value: as given, else as in the config, else the headline variant. The value is None if the config
+    masks a share of the patches in its place.
 
     Raises:
         ConfigError: The value is not in the range of the mask.
@@ -191,6 +200,8 @@ def choose_variant(cfg: Config, mask: str | None, fill: str | None, value: float
     mask, fill = mask or ours['mask'] or 'object', fill or ours['fill'] or 'single'
     if value is None and (mask, fill) == (ours['mask'], ours['fill']):
         value = ours['value']
+    if value is None and cfg.model.get('data_preprocessor', {}).get('mask_share') is not None:
+        return mask, fill, None
     value = PUBLISHED_VALUES[mask, fill] if value is None else value
     try:
         check_value(mask, value)
@@ -233,7 +244,9 @@ def read_images(
     elif labels:
         classes = parse_labels(labels, list(names), len(items))
     shown = predicted if for_predicted else classes or predicted
-    relevance = relevance_map(model, inputs, torch.tensor(shown, device=inputs.device))
+    relevance = relevance_map(
+        model, inputs, torch.tensor(shown, device=inputs.device), **model.data_preprocessor.relevance
+    )
     return Shown(model, inputs, relevance, label_images(names, predicted, classes), gt_masks)
 
 

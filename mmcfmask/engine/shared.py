@@ -79,7 +79,7 @@ def update_shared(cfg: Mapping[str, Any], before: Mapping[str, Any], by: str) ->
             keys = list(_set_copies(value, part, None if '.' in name else name, before[name], now[name]))
             reached[name] += keys if part in READ_KEYS else []  # a copy in another variable runs nothing
         if reached[name]:
-            _log_once(f'{name} is shared: its override by {by} also sets {", ".join(reached[name])}')
+            log_once(f'{name} is shared: its override by {by} also sets {", ".join(reached[name])}')
     return reached
 
 
@@ -128,14 +128,14 @@ def _warn_of_kept_values(cfg: Mapping[str, Any], kept: Sequence[tuple[str, str, 
     for filename, name, old in kept:
         keys = [key for key in find_copies(parts, name, old) if key.rpartition('.')[2] == name]
         if keys and not is_same(cfg.get(name), old):
-            _log_once(
+            log_once(
                 f'Warning: {filename} sets {name}, but the old value stays in {", ".join(keys)}: set them too, or add '
                 f'{name!r} to shared'
             )
 
 
 @functools.cache  # a study reads the same config for every run
-def _log_once(line: str) -> None:
+def log_once(line: str) -> None:
     if all(os.environ.get(rank, '0') == '0' for rank in RANKS):
         print(line, file=sys.stderr)  # there is no log file yet, and stdout may be the config itself (print_config)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.checkpoints import best_checkpoint
+from ..engine.checkpoints import LAST, best_checkpoint, read_checkpoint
 from ..files import write_json, write_text
-from .jobs import Command, Job, JobError
+from .jobs import Command, Job, JobError, read_tail
 from .methods import Method
+from .tuning import Setting, TunedConfig
 
+DIVERGED = re.compile(r'.* not finite.*')  # of mmcfmask.errors.NumericalError
 TOOLS = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
 
 
@@ -25,10 +28,11 @@ class RunSettings:
     Attributes:
         method (Method): The method.
         seed (int, optional): The training seed; None if there is one run for all seeds.
-        cfg (Config): The config, of the method or of its source.
+        cfg (Config): The config, of the method or of its source; not tuned.
         config (Path): Where the config is written for the tools.
         amp (bool): Whether to run in bfloat16.
         keep (str): 'best' or 'all' checkpoints of a training.
+        tuned (TunedConfig, optional): What replaces ``cfg`` once the trials are finished.
     """
 
     method: Method
@@ -37,10 +41,13 @@ class RunSettings:
     config: Path
     amp: bool
     keep: str
+    tuned: TunedConfig | None = None
 
 
 def run_commands(run: RunSettings, job: Job) -> Iterator[Command]:
     """Yield the commands of a run. The product is written after the last one."""
+    if run.tuned:
+        run = replace(run, cfg=run.tuned.read_config())
     write_config(run.cfg, run.config)
     if run.method.wise_ft:
         yield from _interpolate(run, job)
@@ -53,21 +60,79 @@ def run_commands(run: RunSettings, job: Job) -> Iterator[Command]:
         yield _test(run, job)
     else:
         yield from _fine_tune(run, job)
-    sign_metrics(_test_output(job), job.product, run.method.name, run.seed)
+    more = {'tuned': run.tuned.tuning.describe()} if run.tuned else {}
+    sign_metrics(_test_output(job), job.product, run.method.name, run.seed, job.full_key, **more)
 
 
 def _fine_tune(run: RunSettings, job: Job) -> Iterator[Command]:
     folder = job.product.parent
     trained = folder / 'trained'  # exists once the training is finished
-    if not trained.is_file():
+    if not is_trained(folder):
+        trained.unlink(missing_ok=True)  # its checkpoint is gone
         arguments = tool('train.py', run.config, '--seed', run.seed, '--resume', *_shared_options(run, job))
         yield Command('fine-tuning', arguments, folder / 'train.log', 0.85, run.cfg.train_cfg.max_epochs)
         write_text(trained, '')
     yield _test(run, job, find_checkpoint(folder), share=0.15)
     if run.keep == 'best' and best_checkpoint(folder):
-        tested = find_checkpoint(folder)  # a killed training may have left an older best one too
-        for old in [*(path for path in folder.glob('*.pth') if path != tested), folder / 'last_checkpoint']:
-            old.unlink(missing_ok=True)
+        delete_checkpoints(folder, keep=find_checkpoint(folder))  # a killed training may have left an older best one
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a training is finished and its checkpoint is still there."""
+    return (folder / 'trained').is_file() and any(folder.glob('*.pth'))
+
+
+def delete_checkpoints(folder: Path, keep: Path | None = None) -> None:
+    """Delete the checkpoints of a training, except one."""
+    for old in [*(path for path in folder.glob('*.pth') if path != keep), folder / LAST]:
+        old.unlink(missing_ok=True)
+
+
+def trial_commands(
+    cfg: Config, config: Path, method: str, setting: Setting, seed: int, amp: bool, job: Job
+) -> Iterator[Command]:
+    """Yield the training of a trial, then write its best validation and delete its checkpoints."""
+    folder = job.product.parent
+    result, log = folder / 'best.json', folder / 'train.log'  # the former exists once the training is finished
+    if not result.is_file():
+        write_config(cfg, config)
+        options = ['--seed', seed, '--resume', '--work-dir', folder, *(['--amp'] if amp else [])]
+        arguments = tool('train.py', config, *options)
+        command = Command('tuning', arguments, log, epochs=cfg.train_cfg.max_epochs, tolerates=DIVERGED)
+        yield command
+        found = describe_divergence(log) if command.failed else read_validation(folder)
+        write_json(result, dict(method=method, seed=seed, setting=setting, **found))
+    delete_checkpoints(folder)
+    sign_metrics(result, job.product, method, seed, job.full_key)
+
+
+def describe_divergence(log: Path) -> dict[str, Any]:
+    """What :func:`read_validation` gives for a training whose loss became infinite: no metrics."""
+    found = DIVERGED.search(read_tail(log))
+    return dict(metric=None, rule=None, metrics=None, epoch=None, diverged=found[0] if found else 'diverged')
+
+
+def read_validation(folder: Path) -> dict[str, Any]:
+    """The best validation of a finished training: ``metric`` and ``rule`` by which it is the best, all its ``metrics``,
+    and its ``epoch``.
+
+    Raises:
+        JobError: There is none.
+    """
+    path = best_checkpoint(folder)
+    meta = read_checkpoint(str(path))['meta'] if path else {}
+    best = meta.get('best') or {}
+    if 'metrics' not in best:
+        raise JobError(f'the training in {folder} wrote no best checkpoint: it needs a validation')
+    return dict({key: best[key] for key in ('metric', 'rule', 'metrics')}, epoch=meta.get('epoch'), diverged=None)
+
+
+def describe_trial(path: Path) -> str:
+    """Describe a trial.json in one line."""
+    trial = json.loads(path.read_text(encoding='utf-8'))
+    if trial['metrics'] is None:
+        return 'diverged'
+    return f'{trial["metric"]} {trial["metrics"][trial["metric"]]:.2f} on validation images'
 
 
 def _interpolate(run: RunSettings, job: Job) -> Iterator[Command]:
@@ -140,8 +205,9 @@ def find_checkpoint(folder: Path) -> Path:
     return found
 
 
-def sign_metrics(written: Path, path: Path, method: str, seed: int | None) -> None:
-    """Add the names of the method and the seed to the output of a test, and move it to ``path``."""
+def sign_metrics(written: Path, path: Path, method: str, seed: int | None, key: str, **more: Any) -> None:
+    """Add the names of the method and the seed, the key of the job and ``more`` to an output, and move it to
+    ``path``."""
     metrics = json.loads(written.read_text(encoding='utf-8', errors='surrogateescape'))
-    write_json(written, {**metrics, 'method': method, 'seed': seed})
+    write_json(written, {**metrics, 'method': method, 'seed': seed, **more, 'key': key})
     written.replace(path)

@@ -1,11 +1,13 @@
 """What a job is: a sequence of commands with one product.
 
 A job is finished when its product exists and was made with the same settings (``key``). :func:`.scheduler.run_jobs`
-runs those that are not; how a command is started is up to an :class:`Executor`.
+runs those that are not; how a command is started is up to an :class:`Executor`. A product that is JSON holds its key
+itself, so a finished job can be copied to another machine without its other files.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import time
@@ -46,6 +48,8 @@ class Command:
         log (Path): Where its output goes.
         share (float): Its share of the job's time, roughly.
         epochs (int): Epochs of a training, to tell its progress.
+        tolerates (re.Pattern, optional): The command may fail with this at the end of its log; the job goes on.
+        failed (bool): Whether it has done so.
     """
 
     what: str
@@ -53,9 +57,11 @@ class Command:
     log: Path
     share: float = 1.0
     epochs: int = 1
+    tolerates: re.Pattern[str] | None = None
+    failed: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """Work with one product.
 
@@ -64,12 +70,16 @@ class Job:
         product (Path): The file that exists when the job is finished.
         key_file (Path): The file that holds ``key``.
         key (str): Identifies the settings. A product that was made under another key does not count.
+        choose (Callable): Returns the settings that jobs it depends on have chosen for it, as the end of its key; None
+            as long as they have not. Then a product counts whatever was chosen for it.
         commands (Callable): Takes the job and yields its commands. The next one is asked for after the last one has
             succeeded. Raises :class:`JobError` if it cannot go on. The product exists when it ends.
         leftovers (tuple[str, ...]): Patterns of files beside the product to delete when the key has changed.
         depends_on (list[Job]): Jobs that must be finished first.
         group (tuple[str, ...]): Jobs whose groups have a long common beginning take about the same time.
         report (Callable): Returns one line about the finished job.
+        serves (bool): It is run only for unfinished jobs that depend on it.
+        is_usable (Callable): Whether what other jobs need of the finished job, such as its checkpoint, is there.
     """
 
     label: str
@@ -81,26 +91,39 @@ class Job:
     depends_on: list[Job] = field(default_factory=list)
     group: tuple[str, ...] = ()
     report: Callable[[], str] = lambda: ''
+    choose: Callable[[], str | None] = lambda: ''
+    serves: bool = False
+    is_usable: Callable[[], bool] = lambda: True
+
+    @property
+    def full_key(self) -> str:
+        """The key with what was chosen, as far as it is known."""
+        return self.key + (self.choose() or '')
 
     def read_key(self) -> str | None:
-        """The key of what exists, finished or not; None if the job was never started."""
-        return self.key_file.read_text(encoding='utf-8') if self.key_file.is_file() else None
+        """The full key of what exists, finished or not; None if the job was never started."""
+        signed = read_signed_key(self.product) if self.product.suffix == '.json' else None
+        if signed is not None or not self.key_file.is_file():
+            return signed
+        return self.key_file.read_text(encoding='utf-8')
 
     def is_started(self) -> bool:
         """Whether what exists was made, or started, with the same settings."""
-        return self.read_key() == self.key
+        found, choice = self.read_key(), self.choose()
+        if found is None or choice is None:
+            return found is not None and found.startswith(self.key)
+        return found == self.key + choice
 
     def is_finished(self) -> bool:
         """Whether the product exists and was made with the same settings."""
         return self.product.is_file() and self.is_started()
 
     def prepare(self) -> None:
-        """Delete what was made with other settings, and write the key."""
-        if not self.is_started():
-            folder = self.product.parent
-            for old in [self.product, *(path for pattern in self.leftovers for path in folder.glob(pattern))]:
-                old.unlink(missing_ok=True)
-            write_text(self.key_file, self.key)
+        """Delete an earlier product and what was made with other settings, and write the key."""
+        old = [] if self.is_started() else [p for pattern in self.leftovers for p in self.product.parent.glob(pattern)]
+        for path in [self.product, *old]:
+            path.unlink(missing_ok=True)
+        write_text(self.key_file, self.full_key)
 
 
 class Process(Protocol):
@@ -182,11 +205,13 @@ class RunningJob:
         if code is None:
             return False
         self.log.close()
-        if code:
+        tolerated = self.command.tolerates
+        if code and not (tolerated and tolerated.search(read_tail(self.command.log))):
             raise JobError(
                 f'{self.command.what} failed, see {self.command.log}',
                 f'{shlex.join(self.command.arguments)}\n{read_tail(self.command.log)}',
             )
+        self.command.failed = bool(code)
         self.done += self.command.share
         return not self._start_next()
 
@@ -202,6 +227,16 @@ class RunningJob:
             self.process.stop()
         if self.log is not None:
             self.log.close()
+
+
+def read_signed_key(product: Path) -> str | None:
+    """The key in a product that is JSON; None if there is none."""
+    try:
+        content = json.loads(product.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+    key = content.get('key') if isinstance(content, dict) else None
+    return key if isinstance(key, str) else None
 
 
 def read_progress(line: str, epochs: int, progress: float, message: str) -> tuple[float, str]:

@@ -40,6 +40,8 @@ class Method(MethodFields):
             text = 'evaluate needs options: [--knn-gate], [--relevance-crop], or both'
         elif self.options and not self.evaluate:
             text = f'options belong to evaluate, but this entry has {given[0]}'
+        elif self.source and (self.grid or self.tuned_as):
+            text = f'{given[0]} uses the runs of {self.source!r}, which can be tuned: write the grid or tuned_as there'
         elif self.source and self.cfg_options:
             text = f'{given[0]} uses the config of {self.source!r}: set the cfg_options there'
         else:
@@ -66,7 +68,21 @@ def expand_methods(entries: Mapping[str, MethodSpec]) -> list[Method]:
             raise ConfigError(f'{where} uses {method.source!r}, but no method has this name.{hint}')
         if method.source and by_name[method.source].source:
             raise ConfigError(f'{where} uses {method.source!r}, which must be a method with a config')
+        if method.tuned_as is not None:
+            check_tuned_as(method, by_name)
     return methods
+
+
+def check_tuned_as(method: Method, by_name: Mapping[str, Method]) -> None:
+    """Raise a ConfigError unless the method whose choice ``method`` takes is tuned itself."""
+    where, name = f'methods[{method.name!r}].tuned_as', method.tuned_as
+    if name not in by_name:
+        hint = near_names(name, list(by_name)) or f' There are {", ".join(by_name)}'
+        raise ConfigError(f'{where}: no method is named {name!r}.{hint}')
+    other = by_name[name]
+    if other.source or other.tuned_as not in (None, name):
+        why = f'uses the runs of {other.source!r}' if other.source else f'takes the choice of {other.tuned_as!r}'
+        raise ConfigError(f'{where}: {name!r} is not tuned itself, since it {why}')
 
 
 def expand_sweep(name: str, entry: MethodSpec) -> list[Method]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from ..engine.checks.model import makes_counterfactuals
 from ..engine.config import load_config, read_config
 from ..errors import ConfigError, MissingFileError, UserError
 from ..files import slug
-from .commands import RunSettings, draw_commands, run_commands
+from .commands import RunSettings, describe_trial, draw_commands, is_trained, run_commands, trial_commands
 from .fingerprint import fingerprint
 from .jobs import Job
 from .methods import Method
 from .results import describe_run
-from .spec import DatasetSpec, StudySpec
+from .spec import DatasetSpec, StudySpec, TuneSpec
+from .tuning import FOLDER, Setting, TunedConfig, Tuning, check_can_be_tuned, check_keys, list_settings, name_trial
 
 Runs = dict[int | None, Job]  # by seed; None: one run for all seeds
 
@@ -37,6 +38,7 @@ class Plan:
         datasets (dict): Name to data set; one without a name if the study has none.
         configs (dict): (data set, method) to config.
         runs (dict): (data set, method) to seed to job, in the order of the study.
+        tuned (dict): (data set, method) to the configs of a method that is tuned, or takes another's choice.
 
     Raises:
         ConfigError, MissingFileError: A method and its config do not fit together.
@@ -49,6 +51,8 @@ class Plan:
         self.datasets = spec.datasets or {'': DatasetSpec(config='{config}')}
         self.configs: dict[tuple[str, str], Config] = {}
         self.runs: dict[tuple[str, str], Runs] = {}
+        self.tuned: dict[tuple[str, str], TunedConfig] = {}
+        self.tune = spec.tune or TuneSpec()
         check_datasets(methods, list(self.datasets))
         pairs = [
             (dataset, method)
@@ -56,7 +60,7 @@ class Plan:
             for method in methods
             if method.datasets is None or dataset in method.datasets
         ]
-        for dataset, method in sorted(pairs, key=lambda pair: pair[1].source is not None):  # sources first
+        for dataset, method in sorted(pairs, key=lambda pair: find_rank(pair[1])):
             if not method.source:
                 self._plan_config(dataset, method)
             elif (dataset, method.source) in self.runs:
@@ -69,6 +73,10 @@ class Plan:
         """Plan a method that has a config: one run per seed, or one run if nothing is trained."""
         cfg = self._load_config(dataset, method)
         trained = bool(cfg.get('train_cfg'))
+        if trained:
+            self._plan_tuning(dataset, method, cfg)
+        elif method.grid or method.tuned_as:
+            raise ConfigError(f'methods[{method.name!r}] cannot be tuned: its config trains nothing')
         seeds = (method.seeds or self.spec.seeds) if trained else [None]
         self._add_runs(dataset, method, cfg, 'trained' if trained else 'tested', {seed: [] for seed in seeds})
 
@@ -100,10 +108,15 @@ class Plan:
         config = self.locate_config(dataset, method.source or method.name)
         derivation = [method.wise_ft, method.alpha, method.soup, method.greedy, method.evaluate, *method.options]
         id_set = cfg.test_cfg.id_set
+        tuned = self.tuned.get((dataset, method.source or method.name))
+        trials = tuned.tuning.trials if tuned and not method.source else []
+        if trials:
+            derivation.append(tuned.tuning.grid)
         runs: Runs = {}
         for seed, sources in depends_on.items():
             folder = self.out / dataset / slug(method.name) / ('run' if seed is None else f'seed{seed}')
-            settings = RunSettings(method, seed, cfg, config, self.spec.amp, self.spec.keep)
+            settings = RunSettings(method, seed, cfg, config, self.spec.amp, self.spec.keep, tuned)
+            sources = [*trials, *sources]
             runs[seed] = Job(
                 label=' '.join(filter(None, [dataset, method.name, '' if seed is None else f'(seed {seed})'])),
                 product=folder / 'metrics.json',
@@ -114,19 +127,75 @@ class Plan:
                 depends_on=sources,
                 group=(dataset, group, method.name),
                 report=partial(describe_run, folder / 'metrics.json', id_set),
+                choose=tuned.choose if tuned else lambda: '',
+                is_usable=partial(is_trained, folder) if group == 'trained' else lambda: True,
             )
         self.runs[dataset, method.name] = runs
+
+    def _plan_tuning(self, dataset: str, method: Method, cfg: Config) -> None:
+        """Plan the trials of a trained method, or let it take the choice of another."""
+        where = f'methods[{method.name!r}]'
+        if method.tuned_as not in (None, method.name):
+            if (dataset, method.tuned_as) not in self.tuned:
+                raise ConfigError(
+                    f'{where}.tuned_as: {method.tuned_as!r} is not tuned{f" on {dataset}" if dataset else ""}: it '
+                    'needs a grid, its own or that of tune'
+                )
+            tuning = self.tuned[dataset, method.tuned_as].tuning
+        else:
+            grid = self.tune.grid if method.grid is None else method.grid
+            if not grid:
+                return
+            if slug(method.name) == FOLDER:
+                raise ConfigError(f'{where}: the folder {FOLDER} is for trials: give the method another name')
+            tuning = self._plan_trials(dataset, method, grid, list_settings(grid, f'the grid of {where}'))
+        check_can_be_tuned(where, cfg)
+        check_keys(where, tuning.grid, method.cfg_options, 'its cfg_options')
+        check_keys(where, tuning.grid, self.overrides, '--cfg-options')
+        configs = [self._load_config(dataset, method, setting) for setting in tuning.settings]
+        self.tuned[dataset, method.name] = TunedConfig(tuning, configs)
+
+    def _plan_trials(
+        self, dataset: str, method: Method, grid: Mapping[str, Sequence[Any]], settings: Mapping[str, Setting]
+    ) -> Tuning:
+        trials = []
+        for name, setting in settings.items():
+            cfg = self._load_config(dataset, method, {**self.tune.cfg_options, **setting})
+            path = name_trial(self.out / dataset, method.name, name)
+            trials.append(
+                Job(
+                    label=' '.join(filter(None, [dataset, method.name, f'(tuning, {name})'])),
+                    product=path,
+                    key_file=path.with_name('key'),
+                    key=fingerprint(cfg, self.tune.seed, self.spec.amp, ['trial']),
+                    commands=partial(
+                        trial_commands,
+                        cfg,
+                        path.parent.parent / f'{name}.py',
+                        method.name,
+                        setting,
+                        self.tune.seed,
+                        self.spec.amp,
+                    ),
+                    leftovers=('*.pth', 'last_checkpoint', 'best.json'),
+                    group=(dataset, 'trial', method.name),
+                    report=partial(describe_trial, path),
+                    serves=True,
+                )
+            )
+        return Tuning(method.name, grid, list(settings.values()), trials, self.tune.seed, self.tune.cfg_options)
 
     def locate_config(self, dataset: str, name: str) -> Path:
         """Where the config of a method is written."""
         return self.out / dataset / slug(name) / 'config.py'
 
-    def _load_config(self, dataset: str, method: Method) -> Config:
+    def _load_config(self, dataset: str, method: Method, setting: Mapping[str, Any] | None = None) -> Config:
         where, entry = f'methods[{method.name!r}]', self.datasets[dataset]
         path = entry.config.replace('{config}', method.config)
         if not Path(path).is_file():
             raise MissingFileError(f'{where}: there is no config {path!r}')
-        options = {**self.spec.cfg_options, **entry.cfg_options, **method.cfg_options, **self.overrides}
+        given = [self.spec.cfg_options, entry.cfg_options, method.cfg_options, setting or {}, self.overrides]
+        options = {key: value for part in given for key, value in part.items()}
         try:
             cfg = load_config(path, drop_unused_options(path, options))
         except UserError as error:
@@ -150,7 +219,7 @@ class Plan:
             variants: dict[str, str] = {}
             for (of_dataset, name), runs in self.runs.items():
                 cfg = self.configs[of_dataset, name]
-                derived = any(job.depends_on for job in runs.values())
+                derived = any(not other.serves for job in runs.values() for other in job.depends_on)
                 if of_dataset == dataset and name in chosen and not derived and makes_counterfactuals(cfg.model):
                     variants.setdefault(name_variant(cfg), name)
             for variant, name in variants.items():
@@ -160,15 +229,23 @@ class Plan:
 
     def _plan_picture(self, dataset: str, name: str, variant: str, path: Path) -> Job:
         cfg = self.configs[dataset, name]
+        # Of a tuned method, the file of the runs holds the chosen setting.
+        tuned = (dataset, name) in self.tuned
+        config = path.with_suffix('.py') if tuned else self.locate_config(dataset, name)
         return Job(
             label=f'{dataset} picture of {variant}'.strip(),
             product=path,
             key_file=path.with_suffix('.key'),
             key=fingerprint(cfg, None, False),
-            commands=partial(draw_commands, cfg, self.locate_config(dataset, name)),
+            commands=partial(draw_commands, cfg, config),
             group=(dataset, 'picture'),
             report=lambda: str(path),
         )
+
+
+def find_rank(method: Method) -> int:
+    """The order in which methods are planned: after those whose choice or runs they use."""
+    return 2 if method.source else int(method.tuned_as not in (None, method.name))
 
 
 def check_datasets(methods: list[Method], datasets: list[str]) -> None:

@@ -9,16 +9,26 @@ from rich.console import Console
 from rich.measure import Measurement
 
 from ..files import write_text
-from ..reporting import id_ood_points, id_ood_scatter, results_table, save_figure, to_json, to_markdown
+from ..reporting import group_scatter, id_ood_points, id_ood_scatter, save_figure, summary_table
+from ..reporting.choices import add_choices
+from ..reporting.groups import add_group_columns, group_points, read_metrics
 from ..reporting.runs import Run, collect_metric, find_problems, read_run
+from ..reporting.summary import summarize
+from ..reporting.tables import summary_json, summary_markdown
 
 
 def describe_run(path: Path, id_set: str) -> str:
-    """Describe a metrics.json in one line: the accuracy in distribution, and the mean of the shifts."""
+    """Describe a metrics.json in one line: the accuracy in distribution, of its worst group, and the mean of the
+    shifts."""
     run = read_run(path)
     accuracies = collect_metric({run.method: [run]}, 'top1')[run.method][0]
     shifts = [value for name, value in accuracies.items() if name != id_set]
     parts = [f'{id_set} {accuracies[id_set]:.1f}'] if id_set in accuracies else []
+    parts += [
+        f'{name} worst group {result["metrics"]["worst_group"]:.1f}'
+        for name, result in run.sets.items()
+        if 'worst_group' in result['metrics']
+    ]
     return ', '.join(parts + ([f'OOD average {sum(shifts) / len(shifts):.1f}'] if shifts else []))
 
 
@@ -31,7 +41,8 @@ def write_results(
     title: str = '',
     pictures: bool = True,
 ) -> None:
-    """Print the table of one data set; write it as results.md and results.json, and the scatter plot as id_ood.png.
+    """Print the table of one data set; write it as results.md and results.json, and scatter plots: id_ood.png where
+    there are shifts, and worst_group.png where there are groups.
 
     Args:
         console (Console): Where to print.
@@ -52,17 +63,27 @@ def write_results(
     marks = {name: find_problems(runs) for name, runs in methods.items()}
     tested = {name for runs in results.values() for name in runs[0]}
     shifts = [name for name in dict.fromkeys([*order, *sorted(tested)]) if name in tested and name != id_set]
-    table = results_table(results, id_set, shifts, title=title or None, marks=marks)
+    metrics = read_metrics(methods)
+    summary = summarize(results, id_set if id_set in tested else None, shifts, marks=marks)
+    summary = add_choices(add_group_columns(summary, metrics), methods)
+    table = summary_table(summary, title or None)
     needed = Measurement.get(console, console.options.update(width=1000), table).minimum
     # A narrow terminal wraps lines, but no column is lost.
     console.print(table, width=max(console.width, needed), crop=False)
     written = {'table': [folder / 'results.md', folder / 'results.json']}
-    write_text(folder / 'results.md', to_markdown(results, id_set, shifts, marks=marks))
-    write_text(folder / 'results.json', to_json(results, id_set, shifts))
-    if points := id_ood_points(results, id_set, shifts):
-        written['scatter'] = [folder / 'id_ood.png']
-        size = (3.4, 2.9) if len(points) <= 8 else (7, 5.6)
-        save_figure(id_ood_scatter(points, size=size), folder / 'id_ood.png')
+    write_text(folder / 'results.md', summary_markdown(summary))
+    write_text(folder / 'results.json', summary_json(summary, results))
+    size = (3.4, 2.9) if len(methods) <= 8 else (7, 5.6)
+    figures = {}
+    if summary.id_set and (points := id_ood_points(results, id_set, shifts)):
+        figures['id_ood.png'] = id_ood_scatter(points, size=size)
+    by_set = group_points(metrics)
+    for name, points in by_set.items():
+        file = 'worst_group.png' if len(by_set) == 1 else f'worst_group_{name}.png'
+        figures[file] = group_scatter(points, size=size)
+    for file, figure in figures.items():
+        save_figure(figure, folder / file)
+        written.setdefault('scatter', []).append(folder / file)
     if pictures and (found := sorted(folder.glob('counterfactuals*.png'))):
         written['counterfactuals'] = found
     for what, paths in written.items():

@@ -28,7 +28,7 @@ COLUMNS = (
 
 
 def run_jobs(jobs: Sequence[Job], console: Console, executor: Executor, refresh: float = 0.5) -> dict[str, str]:
-    """Run all jobs that are not finished, as many at once as the executor has slots.
+    """Run all jobs that are not finished (:func:`find_pending`), as many at once as the executor has slots.
 
     Prints each job that ends; on a terminal it shows progress bars and an estimate of the time left as well. A failure
     stops only the jobs that depend on it.
@@ -45,10 +45,10 @@ def run_jobs(jobs: Sequence[Job], console: Console, executor: Executor, refresh:
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the processes have ended.
     """
+    waiting = find_pending(jobs)
     for job in jobs:
-        if job.is_finished():
+        if job not in waiting and job.is_finished():
             console.print(f'{job.label}: kept from {job.product.parent}', highlight=False, markup=False, soft_wrap=True)
-    waiting = [job for job in jobs if not job.is_finished()]
     if not waiting:
         return {}
     with interrupt_on_sigterm(), Progress(*COLUMNS, console=console, auto_refresh=False) as bars:
@@ -64,6 +64,20 @@ def run_jobs(jobs: Sequence[Job], console: Console, executor: Executor, refresh:
             for running in queue.active:
                 running.stop()
     return queue.failed
+
+
+def find_pending(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs to run: those that are not finished, and what they need.
+
+    A finished job is run again if one of them needs what it no longer has, such as its checkpoint. A job that only
+    serves others is left out if all of these are finished.
+    """
+    found = [job for job in jobs if not job.is_finished() and not job.serves]
+    for job in found:  # it grows
+        found += [
+            other for other in job.depends_on if other not in found and not (other.is_finished() and other.is_usable())
+        ]
+    return [job for job in jobs if job in found]
 
 
 class _Queue:
@@ -84,11 +98,14 @@ class _Queue:
     def start_ready(self) -> None:
         """Start the jobs for which there is a slot, and fail those that depend on a failure."""
         for job in list(self.waiting):
+            pending = [*self.waiting, *(running.job for running in self.active)]
             broken = [other.label for other in job.depends_on if other.label in self.failed]
             if broken:
                 self.waiting.remove(job)
                 self.fail(job, JobError(f'it depends on {", ".join(broken)}, which failed'))
-            elif len(self.active) < self.executor.slots and all(other.is_finished() for other in job.depends_on):
+            elif len(self.active) < self.executor.slots and all(
+                other not in pending and other.is_finished() for other in job.depends_on
+            ):
                 self.waiting.remove(job)
                 slot = min(set(range(self.executor.slots)) - {running.slot for running in self.active})
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,18 @@ def check_numbers(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def check_grid(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return ``grid`` unless a value is given twice, is not a number although it looks like one, or is not finite."""
+    for key, values in grid.items():
+        for i, value in enumerate(values):
+            check_numbers({key: value})
+            if isinstance(value, float) and not math.isfinite(value):
+                raise PydanticCustomError('finite', f'has a value of {key} that is not a finite number')
+            if value in values[:i]:
+                raise PydanticCustomError('distinct', f'has a value of {key} twice')
+    return grid
+
+
 def check_folder_names(datasets: dict[str, Any]) -> dict[str, Any]:
     """Return ``datasets`` unless a name cannot be the name of a folder."""
     for name in datasets:
@@ -86,6 +99,8 @@ class ShortForm:
 Text = Annotated[str, Strict(), StringConstraints(min_length=1)]
 Seeds = Annotated[list[Annotated[Seed, Strict()]], Field(min_length=1), AfterValidator(check_distinct)]
 CfgOptions = Annotated[dict[Text, Any], AfterValidator(check_numbers)]
+Values = dict[Text, Annotated[list[Any], Field(min_length=1)]]
+Grid = Annotated[Values, AfterValidator(check_grid)]
 Option = Literal['--knn-gate', '--relevance-crop']
 
 
@@ -113,6 +128,16 @@ class DatasetSpec(Section):
     cfg_options: CfgOptions = Field({}, description='Config values for every method on this data set.')
 
 
+class TuneSpec(Section):
+    """How trained methods are tuned: a training per setting, compared by the validation images."""
+
+    grid: Grid = Field(
+        {}, description='Config keys and their values to try, in every combination, for methods without a grid.'
+    )
+    seed: Annotated[Seed, Strict()] = Field(0, description='Training seed of every trial.')
+    cfg_options: CfgOptions = Field({}, description='Config values of every trial: its budget.')
+
+
 class MethodFields(Section):
     """What a method may say, swept or not."""
 
@@ -130,6 +155,12 @@ class MethodFields(Section):
     cfg_options: CfgOptions = Field({}, description='Config values of this method.')
     seeds: Seeds | None = Field(None, description='Seeds of this method.')
     datasets: list[Text] | None = Field(None, description='Data sets of this method (default: all).')
+    grid: Grid | None = Field(
+        None, description='What is tuned, instead of the grid of `tune`. {}: this method is not tuned.'
+    )
+    tuned_as: Text | None = Field(
+        None, description='The method whose choice this one takes; the method itself may be named.'
+    )
 
     @model_validator(mode='before')
     @classmethod
@@ -144,7 +175,7 @@ class MethodFields(Section):
 class MethodSpec(MethodFields):
     """An entry of methods: one method, or one for every combination of the values of ``sweep``."""
 
-    sweep: dict[Text, Annotated[list[Any], Field(min_length=1)]] = Field(
+    sweep: Values = Field(
         {}, description='Config keys, or keys of this entry, and the values to try: one method for every combination.'
     )
 
@@ -163,6 +194,7 @@ class StudySpec(Section):
         {},
         description='Config values of every run. Values of a data set, and then values of a method, take precedence.',
     )
+    tune: TuneSpec | None = Field(None, description='Tune every trained method before its runs.')
     datasets: Annotated[dict[Text, Annotated[DatasetSpec, ShortForm()]], AfterValidator(check_folder_names)] = Field(
         {}, description='Data sets by name; without them, a method names the path of its config.'
     )

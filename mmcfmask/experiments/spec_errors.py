@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..messages import near_names
 
-MAPPINGS = ('methods', 'datasets', 'cfg_options', 'sweep')  # keys whose value maps names that the user chose
+MAPPINGS = ('methods', 'datasets', 'cfg_options', 'sweep', 'grid')  # keys whose value maps names that the user chose
 # Type of an error of pydantic to what the value must be.
 EXPECTED = {
     'bool_type': 'true or false',

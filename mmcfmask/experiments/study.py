@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.device import get_device
@@ -21,13 +22,14 @@ from ..files import locked, remove_leftovers
 from ..messages import near_names
 from ..precision import multiplies_bfloat16
 from ..reporting.runs import Run, read_run
+from .export import export_results
 from .fingerprint import read_version
 from .jobs import Job
 from .local import LocalExecutor
 from .methods import expand_methods, select_methods
 from .plan import Plan
 from .results import write_results
-from .scheduler import run_jobs
+from .scheduler import find_pending, run_jobs
 from .spec import StudySpec, parse, read_study
 
 
@@ -54,8 +56,9 @@ class Study:
 
     @property
     def jobs(self) -> list[Job]:
-        """All jobs: the runs by data set and method, then the pictures."""
+        """All jobs: the runs by data set and method, each after the trials that it needs, then the pictures."""
         runs = [job for (_, name), jobs in self.plan.runs.items() if name in self.chosen for job in jobs.values()]
+        runs = list(dict.fromkeys(job for run in runs for job in [*(t for t in run.depends_on if t.serves), run]))
         return runs + (self.plan.plan_pictures(self.chosen) if self.spec.pictures else [])
 
     def run(self, console: Console, jobs: int = 1) -> dict[str, str]:
@@ -130,6 +133,7 @@ def run_study(
     cfg_options: Sequence[str] = (),
     jobs: int = 1,
     list_only: bool = False,
+    export: str | None = None,
 ) -> int:
     """Run a study file; the body of ``tools/study.py``.
 
@@ -142,6 +146,7 @@ def run_study(
         cfg_options: ``key=value`` texts that override the configs of all methods.
         jobs: Runs at once.
         list_only: List the runs and their states, and run nothing.
+        export: Copy the finished results to this folder, without paths of this machine, and run nothing.
 
     Returns:
         The exit code: 1 if a run failed.
@@ -159,9 +164,15 @@ def run_study(
     except UserError as error:
         raise type(error)(str(error) if path in str(error) else f'{path}: {error}') from error
     if list_only:
-        for job in study.jobs:
-            print(f'{describe_state(job):9} {job.label}')
-        study.check_versions(study.jobs)
+        planned = study.jobs
+        pending = find_pending(planned)
+        for job in planned:
+            print(f'{describe_state(job, pending):9} {job.label}')
+        study.check_versions(planned)
+        return 0
+    if export:
+        written = export_results(study.jobs, Path(spec.out), Path(export))
+        print(f'{len(written)} files written to {export}')
         return 0
     return run_with_messages(study, jobs)
 
@@ -219,10 +230,13 @@ def select_datasets(spec: StudySpec, names: Sequence[str] | None) -> dict[str, A
     return {name: spec.datasets[name] for name in names} if names else None
 
 
-def describe_state(job: Job) -> str:
-    """The state of a job: finished, started, to do, or the version of mmcfmask that ran it if it is another one."""
+def describe_state(job: Job, pending: Sequence[Job]) -> str:
+    """The state of a job: finished, started, to do, unneeded (only finished jobs depend on it), or the version of
+    mmcfmask that ran it if it is another one."""
     if job.is_finished():
-        return 'finished'
+        return 'to do' if job in pending else 'finished'
     if (key := job.read_key()) is not None and read_version(key) != __version__:
         return f'of {read_version(key)}'
+    if job not in pending:
+        return 'unneeded'
     return 'started' if job.is_started() else 'to do'

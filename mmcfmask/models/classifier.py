@@ -11,7 +11,7 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..counterfactual import AttentionCall, patch_grid, record_attention
+from ..counterfactual import AttentionRecord, patch_grid, record_attention
 from ..errors import ConfigError
 from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
@@ -185,11 +185,11 @@ class CounterfactualClassifier(ImageClassifier):
             add_losses(losses, term, step)
         return losses
 
-    def _attention_for_terms(self) -> AbstractContextManager[list[AttentionCall]]:
+    def _attention_for_terms(self) -> AbstractContextManager[AttentionRecord]:
         """Inside the context, attention is recorded if a term needs relevance."""
         if any(term.needs_relevance(self) for term in self.losses):
             return record_attention(self.backbone)
-        return nullcontext([])
+        return nullcontext(AttentionRecord())
 
     def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs: Any) -> list:
         """As ``ImageClassifier.predict``, with a relevance crop if ``crop_scale`` is set. With a k-NN gate, the chosen
@@ -200,7 +200,9 @@ class CounterfactualClassifier(ImageClassifier):
         if self.knn_gate is None:
             return self.head._get_predictions(scores, data_samples)
         threshold = self.knn_gate.threshold(self, self._scores)
-        scores, answered_by_zero_shot = self.knn_gate(inputs, scores, threshold, self.crop_scale)
+        scores, answered_by_zero_shot = self.knn_gate(
+            inputs, scores, threshold, self.crop_scale, **self.data_preprocessor.relevance
+        )
         data_samples = self.head._get_predictions(scores, data_samples)
         for sample, zero_shot in zip(data_samples, answered_by_zero_shot.tolist()):
             sample.set_field(zero_shot, 'answered_by_zero_shot', dtype=bool)
@@ -210,4 +212,4 @@ class CounterfactualClassifier(ImageClassifier):
         """Logits (B, C), with a relevance crop if ``crop_scale`` is set."""
         if self.crop_scale is None:
             return self(inputs)
-        return predict_with_crop(self.backbone, self, inputs, self.crop_scale)
+        return predict_with_crop(self.backbone, self, inputs, self.crop_scale, **self.data_preprocessor.relevance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 from ..counterfactual import (
     FILLS,
     MASKS,
+    check_relevance,
+    check_share,
     check_value,
     exact_random_mask,
+    masked_patches,
     num_kept,
     patch_mask,
     random_color_mixing,
@@ -22,7 +26,8 @@ from ..counterfactual import (
     refill,
 )
 from ..errors import ConfigError
-from ..ranges import Share
+from ..messages import near_names
+from ..ranges import OpenShare, Share
 from ..renamed import refuse_old_names
 
 PUBLISHED_VALUES = {
@@ -50,6 +55,26 @@ class Counterfactual:
     kept: int | None = None
 
 
+def check_options(relevance: dict | None) -> None:
+    """Raise a ConfigError unless these are options of a relevance map (or None)."""
+    if relevance is None:
+        return
+    known = list(inspect.signature(check_relevance).parameters)
+    if not isinstance(relevance, dict):
+        raise ConfigError(
+            f'model.data_preprocessor.relevance={relevance!r} must be a dict of {", ".join(known)}: '
+            "relevance=dict(outliers=6.0, smooth='mean'); leave it out for the published map"
+        )
+    for key in relevance:
+        if key not in known:
+            hint = near_names(key, known) or f' It has {", ".join(known)}'
+            raise ConfigError(f'model.data_preprocessor.relevance has no {key!r}.{hint}')
+    try:
+        check_relevance(**relevance)
+    except ConfigError as error:
+        raise ConfigError(f'model.data_preprocessor.{error}') from None
+
+
 @MODELS.register_module()
 class CAMRefillDataPreprocessor(ClsDataPreprocessor):
     """mmpretrain's ``ClsDataPreprocessor`` that also makes counterfactual images.
@@ -59,6 +84,12 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         fill (str): 'none' (patches are hidden), 'single' (replaced from one other image) or 'multi' (from many).
         value (float, optional): Threshold on relevance / max for object and context, probability for random; in [0, 1].
             Defaults to the published value of the pair.
+        mask_share (float, optional): Share of the patches that the mask takes out of every image, in place of
+            ``value``: the most relevant ones (object), the least relevant ones (context) or random ones. Ours, not
+            published. Defaults to None: by ``value``.
+        relevance (dict, optional): How relevance is computed, here, in the relevance crop and in pictures: ``layers``,
+            ``outliers`` and ``smooth`` of :func:`mmcfmask.counterfactual.attention_relevance`. Defaults to None: as
+            published.
         views (dict, optional): Turn, zoom and shift the counterfactual images at random: arguments of
             :func:`mmcfmask.counterfactual.random_views`, ``dict()`` for its defaults. Ours, not published. Needs a
             fill.
@@ -75,11 +106,13 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         mask: str = 'object',
         fill: str = 'single',
         value: Share | None = None,
+        mask_share: OpenShare | None = None,
+        relevance: dict | None = None,
         views: dict | None = None,
         color_mixing: Share = 0.0,
         **kwargs: Any,
     ) -> None:
-        refuse_old_names('model.data_preprocessor', type(self), dict(kwargs, mask=mask))
+        refuse_old_names('model.data_preprocessor', type(self), dict(kwargs, mask=mask, relevance=relevance))
         if kwargs.get('batch_augments'):
             raise ConfigError(
                 'batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has '
@@ -91,8 +124,17 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             raise ConfigError(f'unknown mask {mask!r}: choose from {", ".join(MASKS)}')
         if fill not in FILLS:
             raise ConfigError(f'unknown fill {fill!r}: choose from {", ".join(FILLS)}')
-        value = PUBLISHED_VALUES[mask, fill] if value is None else value
-        check_value(mask, value)
+        if value is not None and mask_share is not None:
+            raise ConfigError(
+                f'model.data_preprocessor has value={value} and mask_share={mask_share}: set one of them (value is a '
+                'threshold or probability, mask_share the share of the patches)'
+            )
+        if mask_share is not None:
+            check_share(mask, mask_share)
+        else:
+            value = PUBLISHED_VALUES[mask, fill] if value is None else value
+            check_value(mask, value)
+        check_options(relevance)
         if (views is not None or color_mixing) and fill == 'none':
             raise ConfigError(
                 f'views and color_mixing change refilled images, but fill={fill!r}: choose fill="single" or "multi" '
@@ -104,6 +146,8 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
         self.mask = mask
         self.fill = fill
         self.value = value
+        self.mask_share = mask_share
+        self.relevance = dict(relevance or {})
         self.views = views
         self.color_mixing = color_mixing
 
@@ -149,16 +193,18 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor):
             ValueError: An object or context mask without relevance.
         """
         shape = (len(images), *grid)
-        if self.mask == 'random' and self.fill == 'none':
-            kept = num_kept(grid[0] * grid[1], self.value)
-            return Counterfactual(images, exact_random_mask(shape, self.value, images.device, generator), True, kept)
+        if self.mask == 'random' and self.fill == 'none' and self.value is not None:
+            mask = exact_random_mask(shape, self.value, images.device, generator)
+            return Counterfactual(images, mask, True, num_kept(grid[0] * grid[1], self.value))
         if self.mask == 'random':
             relevance = images.new_empty(shape)
         if relevance is None:
             raise ValueError(f'mask={self.mask!r} needs relevance')
-        mask = patch_mask(relevance, self.mask, self.value, generator)
+        mask = patch_mask(relevance, self.mask, self.value, generator, self.mask_share)
         if self.fill == 'none':
-            return Counterfactual(images, mask, True)
+            patches = grid[0] * grid[1]
+            kept = None if self.mask_share is None else patches - masked_patches(patches, self.mask_share)
+            return Counterfactual(images, mask, True, kept)
         counterfactual = refill(images, mask, self.fill, generator)
         if self.color_mixing:
             counterfactual = random_color_mixing(counterfactual, self.color_mixing, generator)

@@ -5,6 +5,7 @@ Functions take plain tensors and dicts, and leave the global state of matplotlib
 
 from .class_change import class_change_figure, class_changes
 from .curves import wise_ft_curve
+from .groups import group_scatter
 from .page import make_report
 from .panels import Variant, counterfactual_panel, grey_out_patches, variants_panel
 from .plots import id_ood_points, id_ood_scatter
@@ -20,6 +21,7 @@ __all__ = [
     'class_change_figure',
     'class_changes',
     'counterfactual_panel',
+    'group_scatter',
     'grey_out_patches',
     'id_ood_points',
     'id_ood_scatter',

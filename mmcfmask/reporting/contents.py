@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from .choices import add_choices
 from .class_change import ClassChange, compare_classes
+from .groups import add_group_columns, read_metrics
 from .robustness import Lines, add_effective_robustness, fit_lines
 from .runs import Run, collect_metric, find_differences, find_problems, find_runs, group_runs, keep_shifts, list_sets
 from .summary import METRICS, Summary, summarize
@@ -59,7 +61,7 @@ def gather_contents(
     """
     runs = find_runs(sources)
     methods = group_runs(keep_shifts(runs, shifts) if shifts else runs)
-    accuracy = summarize_metric(methods, 'top1')
+    accuracy = add_choices(add_group_columns(summarize_metric(methods, 'top1'), read_metrics(methods)), methods)
     others = [summary for key in METRICS if key != 'top1' and (summary := summarize_metric(methods, key))]
     lines = robustness = None
     if accuracy.id_set and accuracy.shifts:

@@ -12,13 +12,15 @@ import matplotlib
 
 from .class_change import class_change_figure
 from .contents import Contents
+from .groups import group_points, group_scatter, read_metrics
 from .plots import id_ood_scatter
 from .reliability import merge_bins, reliability_diagram
 from .runs import collect_metric, list_sets
 from .style import SET_NAMES
 from .summary import OOD_AVERAGE
 
-SCATTERS, CLASSES, RELIABILITY = 'ID accuracy against accuracy under shift', 'Change per class', 'Reliability'
+SCATTERS, GROUPS = 'ID accuracy against accuracy under shift', 'Weighted average against worst group'
+CLASSES, RELIABILITY = 'Change per class', 'Reliability'
 
 
 class Picture(NamedTuple):
@@ -35,7 +37,12 @@ def plan_figures(contents: Contents) -> dict[str, list[Picture]]:
     Raises:
         ConfigError: The seeds of a method have different numbers of confidence bins.
     """
-    return {SCATTERS: plan_scatters(contents), CLASSES: plan_classes(contents), RELIABILITY: plan_reliability(contents)}
+    return {
+        SCATTERS: plan_scatters(contents),
+        GROUPS: plan_groups(contents),
+        CLASSES: plan_classes(contents),
+        RELIABILITY: plan_reliability(contents),
+    }
 
 
 def plan_scatters(contents: Contents) -> list[Picture]:
@@ -67,6 +74,15 @@ def plan_scatters(contents: Contents) -> list[Picture]:
         )
         pictures.append(Picture(f'id_ood_{"average" if is_average else column}', f'{id_set} against {column}', draw))
     return pictures
+
+
+def plan_groups(contents: Contents) -> list[Picture]:
+    """For every set with groups, the weighted average against the worst group."""
+    taken: set[str] = set()
+    return [
+        Picture(f'worst_group_{unique_stem(name, taken)}', name, partial(group_scatter, points))
+        for name, points in group_points(read_metrics(contents.methods)).items()
+    ]
 
 
 def plan_classes(contents: Contents) -> list[Picture]:

@@ -8,6 +8,7 @@ from statistics import mean
 from .class_change import ClassChange
 from .contents import Contents
 from .figures import CLASSES, Picture
+from .groups import group_tables
 from .robustness import Lines
 from .runs import Run, describe_transform, list_sets
 from .summary import Stat
@@ -24,6 +25,8 @@ def report_markdown(contents: Contents, figures: Mapping[str, Sequence[Picture]]
             'and no effective robustness.\n'
         )
     text += ['## Top-1 accuracy (%)\n', summary_markdown(accuracy)]
+    for name, table in group_tables(contents.methods).items():
+        text += [f'## Accuracy in the groups of {name} (%)\n', table]
     if contents.notes:
         text += [
             'The runs were not all tested in the same way; compare with care:\n',

@@ -82,6 +82,8 @@ class Summary(NamedTuple):
         metric: The metric that the table shows.
         extra: Names of further columns at the end, differences in percentage points.
         average: Whether there is a column of the average over shifts.
+        more: Names of columns before these, of other numbers of the same kind as the metric.
+        texts: ``{column: {method: text}}`` of columns behind all numbers.
     """
 
     id_set: str | None
@@ -92,11 +94,13 @@ class Summary(NamedTuple):
     metric: Metric = ACCURACY
     extra: tuple[str, ...] = ()
     average: bool = True
+    more: tuple[str, ...] = ()
+    texts: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
     @property
     def columns(self) -> tuple[str, ...]:
         average = [OOD_AVERAGE] if self.shifts and self.average else []
-        return (*([] if self.id_set is None else [self.id_set]), *self.shifts, *average, *self.extra)
+        return (*([] if self.id_set is None else [self.id_set]), *self.shifts, *average, *self.more, *self.extra)
 
     @property
     def seeds(self) -> dict[str, int]:

@@ -109,10 +109,16 @@ def summaries_csv(summaries: Sequence[Summary]) -> str:
     A cell is empty if nothing was measured, and for the sd of one seed. The notes of a row name its incomplete sets.
     """
     columns = list(dict.fromkeys(column for summary in summaries for column in summary.columns))
+    texts = list(dict.fromkeys(column for summary in summaries for column in summary.texts))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(
-        ['metric', 'method', 'seeds', *(cell for column in columns for cell in (column, f'{column} sd')), 'notes']
+        [
+            *('metric', 'method', 'seeds'),
+            *(cell for column in columns for cell in (column, f'{column} sd')),
+            *texts,
+            'notes',
+        ]
     )
     for summary in summaries:
         for method, row in summary.rows.items():
@@ -125,9 +131,10 @@ def summaries_csv(summaries: Sequence[Summary]) -> str:
             notes = [
                 f'{MARK} {name}: {why}'
                 for (m, name), why in summary.marked.items()
-                if m == method and name not in (OOD_AVERAGE, *summary.extra)
+                if m == method and name not in (OOD_AVERAGE, *summary.more, *summary.extra)
             ]
-            writer.writerow([summary.metric.label, method, summary.seeds[method], *cells, '; '.join(notes)])
+            words = [summary.texts.get(column, {}).get(method, '') for column in texts]
+            writer.writerow([summary.metric.label, method, summary.seeds[method], *cells, *words, '; '.join(notes)])
     return file.getvalue()
 
 
@@ -137,7 +144,12 @@ def to_json(results: Results, id_set: str | None = 'test', shifts: Sequence[str]
     Its keys are ``id_set``, ``shifts``, ``notes`` and ``methods``. Every method has its ``runs`` as given, and ``mean``
     and ``std`` per column at full precision; ``null`` means not measured, or the ``std`` of one seed.
     """
-    summary = summary_dict(summarize(results, id_set, shifts))
+    return summary_json(summarize(results, id_set, shifts), results)
+
+
+def summary_json(table: Summary, results: Results) -> str:
+    """A summary as JSON with the results that it was made of, see :func:`to_json`."""
+    summary = summary_dict(table)
     for method, runs in check_results(results).items():
         nothing = dict.fromkeys(summary['columns'])
         summary['methods'].setdefault(method, dict(seeds=len(runs), mean=nothing, std=nothing))['runs'] = runs
@@ -158,6 +170,11 @@ def summary_dict(summary: Summary) -> dict:
                 mean={column: row[column].mean if column in row else None for column in summary.columns},
                 std={column: row[column].std if column in row else None for column in summary.columns},
                 marked={name: why for (m, name), why in summary.marked.items() if m == method},
+                **(
+                    {'texts': texts}
+                    if (texts := {c: t[method] for c, t in summary.texts.items() if method in t})
+                    else {}
+                ),
             )
             for method, row in summary.rows.items()
         },
@@ -175,6 +192,7 @@ def _cells(summary, digits, highlight, first_column):
         first_column,
         *(['Seeds'] if several else []),
         *(f'ID ({column})' if column == summary.id_set else column for column in summary.columns),
+        *summary.texts,
     ]
     body = []
     for method in summary.rows:
@@ -182,5 +200,6 @@ def _cells(summary, digits, highlight, first_column):
             c: summary.is_best(method, c, digits) if highlight is None else method == highlight for c in summary.columns
         }
         cells = [(summary.text(method, c, digits), bold[c]) for c in summary.columns]
+        cells += [(texts.get(method, '–'), False) for texts in summary.texts.values()]
         body.append([(method, False), *([(str(summary.seeds[method]), False)] if several else []), *cells])
     return header, body

@@ -320,6 +320,7 @@ def combinations() -> Iterator[Case]:
     yield Case('no validation', options={'val_dataloader': None}, says='val_dataloader')
     yield Case('no shift of this name', 'test', options={'test_cfg.shifts': ['sktech']}, says='sktech')
     yield Case('other id set', 'test', options={'test_cfg.id_set': 'photo'}, says='photo')
+    yield Case('another type of head', options={'model.head.class_weights.type': 'file'}, says='left over')
     yield Case('empty probe', options={'model.head.class_weights': dict(type='linear_probe')}, says='dataset')
     yield Case('lists for numbers of a list', options={'optim_wrapper.optimizer.betas': [[0.9], 0.9]}, says='betas')
     yield Case('half a gate', 'test', options={'model.knn_gate.level': 0.1}, says='dataset')
@@ -340,8 +341,22 @@ def parts() -> Iterator[Case]:
         [dict(type='ColorJitter', brightness='x')],
         [dict(type='PackInputs'), 5],
         [dict(type='RandomErasing', mode='x')],
+        [dict(type='Corrupt', corruption='fogg', severity=1), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption='fog'), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption='fog', severity=0), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption=['fog'], severity=1), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption='fog', severity=NAN), dict(type='PackInputs')],
+        [dict(type='Corrupt', corruption='fog', severity=1, seed=-1), dict(type='PackInputs')],
     ):
         yield value(pipeline, wrong)
+    corrupted = dict(_delete_=True, type='CorruptedImageNetDataset', data_root='{}', pipeline=[dict(type='PackInputs')])
+    for wrong in (dict(corruptions=[]), dict(corruptions='fog'), dict(severities=[6]), dict(severities=[2, 2])):
+        yield Case(
+            f'corrupted {wrong}',
+            'test',
+            options={'test_dataloader.r.dataset': {**corrupted, **wrong}},
+            says=next(iter(wrong)),
+        )
     for key, wrong, says in (
         ('train_dataloader.collate_fn', None, 'collate_fn'),
         ('train_dataloader.prefetch_factor', 2, 'train_dataloader'),
@@ -600,6 +615,11 @@ def studies() -> Iterator[Case]:
         'greedy': 'methods:\n  A: {soup: B, greedy: 5}\n',
         'options': 'methods:\n  A: {evaluate: B, options: [--nonsense]}\n',
         'renamed': 'methods:\n  A: {retest: B, options: [--knn-gate]}\n',
+        'grid': 'methods:\n  A: {config: x.py, grid: 5}\n',
+        'grid of a derived method': 'methods:\n  A: {soup: B, grid: {a.b: [1]}}\n  B: {config: x.py}\n',
+        'tuned as nothing': 'methods:\n  A: {config: x.py, tuned_as: B}\n',
+        'tuned as in a circle': 'methods:\n  A: {config: x.py, tuned_as: B}\n  B: {config: x.py, tuned_as: A}\n',
+        'tuned as a list': 'methods:\n  A: {config: x.py, tuned_as: [A]}\n',
         'config number': 'methods:\n  A: {config: 5}\n',
         'option keys': 'methods:\n  A: {config: x.py, cfg_options: {1: 2}}\n',
     }
@@ -623,6 +643,20 @@ def studies() -> Iterator[Case]:
         'pictures: [1]',
         'cfg_options: 5',
         'cfg_options: [a]',
+        'tune: 5',
+        'tune: {gird: {a.b: [1]}}',
+        'tune: {grid: 5}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: 1.0e-4}}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: []}}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: [1e-4]}}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: [.nan]}}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: [-1.0]}}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: [0.1, 0.1]}}',
+        'tune: {grid: {optim_wrapper.optimizer.tpyo: [1]}}',
+        'tune: {grid: {1: [1]}}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: [0.1]}, seed: -1}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: [0.1]}, seed: true}',
+        'tune: {grid: {optim_wrapper.optimizer.lr: [0.1]}, cfg_options: {train_cfg.max_epochs: many}}',
         'datasets: 5',
         'datasets: [a]',
         'datasets: {x: 5}',
@@ -656,6 +690,7 @@ def studies() -> Iterator[Case]:
         ['--cfg-options', 'lr'],
         ['--cfg-options', 'nothing=1'],
         ['--cfg-options', 'optim_wrapper.optimizer.lr=x'],
+        ['--export', ''],
     ):
         yield Case(
             f'study with {" ".join(arguments)}', 'study', ['{}/my.yaml', '--list', *arguments], {'my.yaml': entry}

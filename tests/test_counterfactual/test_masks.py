@@ -46,3 +46,26 @@ def test_exact_random_mask_keeps_a_fixed_number():
 def test_bad_input(kind, value):
     with pytest.raises(ValueError, match='unknown mask' if kind == 'objects' else r'must lie in \[0, 1\]'):
         patch_mask(torch.rand(1, 2, 2), kind, value)
+
+
+@pytest.mark.parametrize('share, num', [(0.0, 0), (0.4, 14), (0.5, 18), (1.0, 35)])
+def test_share_equals_loop(share, num):
+    relevance = torch.rand(6, 5, 7, generator=torch.Generator().manual_seed(0))
+    taken = patch_mask(relevance, 'object', share=share), patch_mask(relevance, 'context', share=share)
+    for mask, largest in zip(taken, (True, False)):
+        for image, patches in zip(relevance, mask):
+            order = sorted(range(35), key=lambda patch: image.flatten()[patch].item(), reverse=largest)
+            assert patches.flatten().nonzero().flatten().tolist() == sorted(order[:num])
+
+
+def test_share_of_random_patches():
+    relevance = torch.zeros(50, 4, 4)
+    mask = patch_mask(relevance, 'random', generator=torch.Generator().manual_seed(0), share=0.25)
+    assert mask.flatten(1).sum(dim=1).tolist() == [4] * 50
+    assert mask.float().mean(dim=0).amax() < 0.5  # not always the same ones
+
+
+@pytest.mark.parametrize('options', [{}, dict(value=0.3, share=0.4)])
+def test_either_a_value_or_a_share(options):
+    with pytest.raises(ValueError, match='either a value'):
+        patch_mask(torch.rand(1, 2, 2), 'object', **options)

@@ -242,6 +242,10 @@ def test_a_part_of_the_corruptions_is_the_same_images(tmp_path):
         (dict(corruptions=['fogg']), r'fogg \(near fog\); choose from gaussian_noise, '),
         (dict(corruptions=[]), 'none; choose from'),
         (dict(severities=[0]), r'severities=\[0\] must be a selection of 1, 2, 3, 4, 5'),
+        (dict(severities=[True]), r'severities=\[True\] must be a selection'),
+        (dict(severities=[]), r'severities=\[\] must be a selection'),
+        (dict(severities=[3, 3]), r'severities=\[3, 3\] lists one of them twice'),
+        (dict(corruptions=['fog', 'fog']), 'lists one of them twice'),
     ],
 )
 def test_bad_corruptions(root, setting, message):

@@ -42,7 +42,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def lines(capsys):
-    shared._log_once.cache_clear()
+    shared.log_once.cache_clear()
     return lambda: capsys.readouterr().err.splitlines()
 
 
@@ -232,7 +232,7 @@ def test_a_child_is_warned_of_copies_that_it_leaves_behind(write, lines):
         write('unused.py', "_base_ = 'plain.py'\nmore = []\nmy_hooks = [1]\nimages = None"),  # read by nothing
         write('shared.py', "_base_ = 'base.py'\ndata_root = '/mine'"),
     ):
-        shared._log_once.cache_clear()
+        shared.log_once.cache_clear()
         Config.fromfile(path)
         assert not any('Warning' in line for line in lines())
 

@@ -42,7 +42,8 @@ def test_a_training_is_tested_and_its_last_epochs_are_deleted(study):
         ('test.py', ['--out', '--work-dir', '--amp']),
     ]
     folder = job.product.parent
-    assert job.is_finished() and json.loads(job.product.read_text()) == {'format': 1, 'method': 'FT', 'seed': 0}
+    expected = {'format': 1, 'method': 'FT', 'seed': 0, 'key': job.key}
+    assert job.is_finished() and json.loads(job.product.read_text()) == expected
     names = {path.name for path in folder.iterdir()}
     assert names == {'best.pth', 'key', 'metrics.json', 'trained'} and (folder.parent / 'config.py').is_file()
     assert [name for name, _ in run(job, write_outputs)] == ['test.py']  # the training is not repeated
@@ -75,8 +76,9 @@ def test_derived_runs_use_the_tested_checkpoint(study):
 
 def test_metrics_are_signed(tmp_path):
     (tmp_path / 'a.json').write_text('{"sets": {}}')
-    sign_metrics(tmp_path / 'a.json', tmp_path / 'metrics.json', 'FT', 3)
-    assert json.loads((tmp_path / 'metrics.json').read_text()) == {'sets': {}, 'method': 'FT', 'seed': 3}
+    sign_metrics(tmp_path / 'a.json', tmp_path / 'metrics.json', 'FT', 3, 'the key', tuned=5)
+    signed = {'sets': {}, 'method': 'FT', 'seed': 3, 'tuned': 5, 'key': 'the key'}
+    assert json.loads((tmp_path / 'metrics.json').read_text()) == signed
     assert not (tmp_path / 'a.json').exists()
 
 

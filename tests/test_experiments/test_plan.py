@@ -201,7 +201,7 @@ def test_shipped_studies(name, tmp_path, monkeypatch):
 def test_the_example_of_the_docs(labels, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     docs = (ROOT / 'docs' / 'studies.md').read_text()
-    (text,) = [text for text in re.findall(r'```yaml\n(.*?)```', docs, re.DOTALL) if 'methods:' in text]
+    text, tuned = [text for text in re.findall(r'```yaml\n(.*?)```', docs, re.DOTALL) if 'methods:' in text]
     (tmp_path / 'my.yaml').write_text(text)
     planned = Study(read_study(str(tmp_path / 'my.yaml')).model_copy(update=dict(out=str(tmp_path))))
     assert {label for label in labels(planned) if label.startswith('pacs CFMask')} == {
@@ -212,3 +212,7 @@ def test_the_example_of_the_docs(labels, tmp_path, monkeypatch):
     assert planned.plan.configs['pacs', 'FT'].train_dataloader.dataset.data_root == '/data/pacs'
     documented = set(re.findall(r'^\| `(\w+)` \|', docs, re.MULTILINE))
     assert documented == set(StudySpec.model_fields) - {'methods'}
+    (tmp_path / 'my.yaml').write_text(f'{tuned}\ndatasets: {{shapes: "configs/shapes/{{config}}.py"}}\n')
+    planned = Study(read_study(str(tmp_path / 'my.yaml')).model_copy(update=dict(out=str(tmp_path))))
+    trials = {job.label.partition(' (')[0] for job in planned.jobs if job.serves}
+    assert trials == {'shapes FT', 'shapes LP', 'shapes CFMask object'}

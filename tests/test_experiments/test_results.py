@@ -38,6 +38,27 @@ def test_a_run_in_one_line(run):
     assert describe_run(run('a', v2=80.0).path, 'test') == 'OOD average 80.0'
 
 
+def test_groups_without_shifts(run, show, tmp_path):
+    """There is no scatter of shifts, but one of groups; the table has the chosen values."""
+    lr = 'optim_wrapper.optimizer.lr'
+    tuned = dict(method='FT', chosen={lr: 1e-5}, grid={lr: [1e-5, 1e-4]}, at_edge=[lr], metric='m', seed=0)
+    runs = []
+    for name, worst in (('a', 20.0), ('b', 30.0)):
+        path = run(name, test=70.0).path
+        content = json.loads(path.read_text())
+        content['sets']['test']['metrics'].update(worst_group=worst, group_average=90.0)
+        path.write_text(json.dumps({**content, 'tuned': {**tuned, 'cfg_options': {}}}))
+        runs.append(read_run(path))
+    assert describe_run(runs[0].path, 'test') == 'test 70.0, test worst group 20.0'
+    shown = ' '.join(show({'FT': runs}).split())
+    assert 'worst_group.png' in shown.replace(' ', '') and not (tmp_path / 'id_ood.png').exists()
+    assert 'At the edge of the grid' in shown and 'FT (lr 1e-05)' in shown
+    text = (tmp_path / 'results.md').read_text()
+    assert '| FT | 2 | 70.0 ± 0.0 | 25.0 ± 7.1 | 90.0 ± 0.0 | 1e-05 |' in text
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['methods']['FT']['mean']['Worst group'] == 25.0
+
+
 def test_the_files_that_are_written_are_listed(run, show, tmp_path):
     (tmp_path / 'counterfactuals_object.png').touch()
     shown = show({'FT': [run('a', test=90.0, v2=80.0)]})

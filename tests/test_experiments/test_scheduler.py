@@ -115,6 +115,32 @@ def test_dependencies_come_first_and_slots_are_used(make, console, tmp_path):
     assert set(order[:4]) == {'a', 'b', '+'} and order.endswith('c+c-')
 
 
+def test_what_a_job_needs_is_made_again(make, console, tmp_path):
+    """A finished job without its checkpoint runs only if another one is to run that needs it, and runs first."""
+    source = make('source', f"open(PRODUCT + '.checkpoint', 'w'); {WRITE}")
+    other = make('other', WRITE)
+    child = make('child', f'import os; os.stat({str(source.product)!r} + ".checkpoint"); {WRITE}', depends_on=[source])
+    source.is_usable = Path(f'{source.product}.checkpoint').is_file
+    jobs = [child, source, other]
+    assert run_jobs(jobs, console) == {}
+    Path(f'{source.product}.checkpoint').unlink()
+    assert scheduler.find_pending(jobs) == []
+    child.product.unlink()
+    assert scheduler.find_pending(jobs) == [child, source]
+    assert run_jobs(jobs, console, slots=2) == {}
+    assert [job.product.read_text() for job in jobs] == ['x', 'x', 'x']
+
+
+def test_a_job_that_serves_others_runs_only_for_them(make, console):
+    trial = make('trial', WRITE)
+    trial.serves = True
+    child = make('child', WRITE, depends_on=[trial])
+    assert scheduler.find_pending([trial, child]) == [trial, child] and scheduler.find_pending([trial]) == []
+    run_jobs([trial, child], console)
+    trial.product.unlink()
+    assert scheduler.find_pending([trial, child]) == []
+
+
 def running(group, seconds, remaining):
     return SimpleNamespace(job=SimpleNamespace(group=group), seconds=seconds, estimate_remaining=lambda: remaining)
 

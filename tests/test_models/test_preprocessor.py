@@ -46,6 +46,20 @@ def test_counterfactual_equals_its_parts(mask, fill):
     assert torch.equal(result.images, images if fill == 'none' else refill(images, expected, fill, generator))
 
 
+@pytest.mark.parametrize('mask', ['object', 'context', 'random'])
+@pytest.mark.parametrize('fill', ['none', 'single', 'multi'])
+def test_a_share_of_the_patches(mask, fill):
+    images, relevance = torch.randn(4, 3, 16, 16), torch.rand(4, 4, 4)
+    module = build(mask=mask, fill=fill, mask_share=0.4)
+    assert module.value is None
+    result = module.counterfactual(images, (4, 4), relevance, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    expected = patch_mask(relevance, mask, generator=generator, share=0.4)
+    assert torch.equal(result.mask, expected)
+    assert (result.kept, result.hidden) == ((10, True) if fill == 'none' else (None, False))
+    assert torch.equal(result.images, images if fill == 'none' else refill(images, expected, fill, generator))
+
+
 @pytest.mark.parametrize(
     'options, message',
     [
@@ -57,7 +71,9 @@ def test_counterfactual_equals_its_parts(mask, fill):
             dict(mask=None),
             r"data_preprocessor.mask=None is no longer needed: .* model.losses=\[dict\(type='Distillation'\)\]",
         ),
-        (dict(relevance='attention'), 'data_preprocessor.relevance was removed'),
+        (dict(relevance='attention'), "data_preprocessor.relevance='attention' is now a dict of options"),
+        (dict(value=0.3, mask_share=0.4), 'value=0.3 and mask_share=0.4: set one of them'),
+        (dict(mask_share=1.5), 'share of patches that the object mask takes out must lie in'),
         (dict(colors=0.5), 'data_preprocessor.colors is now color_mixing'),
         (dict(batch_augments=dict(augments=dict(type='Mixup', alpha=0.2))), 'batch_augments'),
     ],

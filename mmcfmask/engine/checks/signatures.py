@@ -84,6 +84,7 @@ def check_arguments(
     given: Iterable[str] = (),
     unknown: bool = True,
     missing: bool = True,
+    name: str | None = None,
 ) -> None:
     """Check arguments by the signature of a class or a function, and by :data:`RANGES`.
 
@@ -94,6 +95,7 @@ def check_arguments(
         given (Iterable[str]): Arguments that come from elsewhere.
         unknown (bool): An unknown argument is an error.
         missing (bool): A missing argument is an error.
+        name (str, optional): Of the class or function in errors. None: its own.
 
     Raises:
         ConfigError: An unknown argument, with near names; a value of another type or outside its range; a missing
@@ -101,7 +103,7 @@ def check_arguments(
     """
     refuse_old_names(where, function, arguments)
     known, required, takes_others = read_signature(function)
-    name = getattr(function, '__name__', str(function))
+    name = getattr(function, '__name__', str(function)) if name is None else name
     for key, value in arguments.items():
         if unknown and key not in known and not takes_others:
             taken = sorted(set(known) - {'params', 'optimizer', *given})

@@ -154,7 +154,8 @@ class KNNGate(nn.Module):
             scores (Callable): Its logits (B, C) of images (B, 3, H, W).
         """
         device = self.train_features.device.type
-        key = (classifier.crop_scale, autocast_dtype(device), *fingerprint(classifier).tolist())
+        options = tuple(sorted(classifier.data_preprocessor.relevance.items()))
+        key = (classifier.crop_scale, options, autocast_dtype(device), *fingerprint(classifier).tolist())
         if key not in self.thresholds:
             dataset = DATASETS.build(self.held_out)
             batches = load_batches(
@@ -195,7 +196,7 @@ class KNNGate(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: Tensor, logits: Tensor, threshold: float, crop_scale: float | None = None
+        self, images: Tensor, logits: Tensor, threshold: float, crop_scale: float | None = None, **relevance: Any
     ) -> tuple[Tensor, Tensor]:
         """Choose between the models.
 
@@ -204,6 +205,7 @@ class KNNGate(nn.Module):
             logits (Tensor): (B, C) of the fine-tuned model.
             threshold (float): See :meth:`threshold`.
             crop_scale (float, optional): The zero-shot model predicts by :func:`predict_with_crop` too.
+            **relevance: Options of its map, see :func:`mmcfmask.counterfactual.relevance_map`.
 
         Returns:
             tuple[Tensor, Tensor]: Scores (B, C), and (B,) bool, True where they are zero-shot.
@@ -216,6 +218,10 @@ class KNNGate(nn.Module):
                 answers = self.zero_shot.logits(features[answered_by_zero_shot])
             else:
                 answers = predict_with_crop(
-                    self.zero_shot.backbone, self.zero_shot.classify, images[answered_by_zero_shot], crop_scale
+                    self.zero_shot.backbone,
+                    self.zero_shot.classify,
+                    images[answered_by_zero_shot],
+                    crop_scale,
+                    **relevance,
                 )
         return logits.index_put((answered_by_zero_shot,), answers.to(logits.dtype)), answered_by_zero_shot

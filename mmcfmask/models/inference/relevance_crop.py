@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,11 @@ def check_crop_scale(crop_scale: float) -> None:
 
 
 def predict_with_crop(
-    tower: nn.Module, classify: Callable[[Tensor], Tensor], images: Tensor, crop_scale: float
+    tower: nn.Module,
+    classify: Callable[[Tensor], Tensor],
+    images: Tensor,
+    crop_scale: float,
+    **relevance: Any,
 ) -> Tensor:
     """The mean of the logits of an image and of its relevance crop::
 
@@ -42,12 +47,13 @@ def predict_with_crop(
         classify (Callable): Images (B, 3, H, W) to logits (B, C).
         images (Tensor): (B, 3, H, W), normalised.
         crop_scale (float): Side of the crop relative to the image, in (0, 1].
+        **relevance: Options of the map, see :func:`mmcfmask.counterfactual.relevance_map`.
 
     Returns:
         Tensor: (B, C).
     """
     scores = []
     for part in images.split(IMAGES_AT_ONCE):
-        logits, relevance = logits_and_relevance(tower, classify, part)
-        scores.append((logits + classify(zoom_in(part, relevance_center(relevance), crop_scale))) / 2)
+        logits, found = logits_and_relevance(tower, classify, part, **relevance)
+        scores.append((logits + classify(zoom_in(part, relevance_center(found), crop_scale))) / 2)
     return torch.cat(scores)

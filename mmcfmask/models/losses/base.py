@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...counterfactual import AttentionCall, attention_relevance, hide_patches, patch_grid
+from ...counterfactual import AttentionRecord, attention_relevance, hide_patches, patch_grid
 from ...errors import ConfigError
 from ..preprocessor import Counterfactual
 
@@ -31,7 +31,7 @@ class Step:
         labels (Tensor): y, (B,) int64.
         features (Tensor): f(x), (B, D), before L2 normalisation.
         logits (Tensor): (B, C) of the images.
-        attention (list[AttentionCall]): Recorded while f(x) was computed, if a term needs relevance.
+        attention (AttentionRecord): Recorded while f(x) was computed, if a term needs relevance.
     """
 
     classifier: CounterfactualClassifier
@@ -39,7 +39,7 @@ class Step:
     labels: Tensor
     features: Tensor
     logits: Tensor
-    attention: list[AttentionCall] = field(default_factory=list)
+    attention: AttentionRecord = field(default_factory=AttentionRecord)
 
     @property
     def teacher(self) -> OpenCLIPTeacher:
@@ -63,7 +63,7 @@ class Step:
 
     @cached_property
     def relevance(self) -> Tensor:
-        """Relevance of every patch to the label, (B, h, w); see
+        """Relevance of every patch to the label, (B, h, w), by the options of the data preprocessor; see
         :func:`mmcfmask.counterfactual.attention_relevance`."""
         if not self.attention and not any(term.needs_relevance(self.classifier) for term in self.classifier.losses):
             raise ConfigError(
@@ -71,7 +71,8 @@ class Step:
                 'needs_relevance(classifier) must return True'
             )
         score = self.logits.gather(1, self.labels[:, None]).sum()
-        return attention_relevance(score, self.attention, self.grid, retain_graph=True)
+        options = self.classifier.data_preprocessor.relevance
+        return attention_relevance(score, self.attention, self.grid, retain_graph=True, **options)
 
     @cached_property
     def counterfactual(self) -> Counterfactual:

@@ -1,5 +1,6 @@
 """What a config may say is judged by the signatures of the classes that it names."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Optional
@@ -13,6 +14,7 @@ from torch import nn
 import mmcfmask  # noqa: F401
 from mmcfmask.engine.checks.schema import check_part, check_schema
 from mmcfmask.engine.checks.signatures import check_arguments
+from mmcfmask.engine.config import load_config
 from mmcfmask.errors import ConfigError
 from mmcfmask.ranges import Count, Share
 
@@ -139,7 +141,7 @@ def test_names_and_missing_arguments():
             [1.0, -1.0, 1.0],
             r'std=\[1.0, -1.0, 1.0\]: it must be greater than 0 \(at \[1\]\)',
         ),
-        ('model.head.class_weights.nmaes', [], r"model.head.class_weights: .* has no 'nmaes'"),
+        ('model.head.class_weights.nmaes', [], r"model.head.class_weights: type='text' has no 'nmaes'"),
         ('model.head.temperature', float('nan'), 'is NaN'),
         (
             'train_dataloader.dataset.pipeline',
@@ -227,3 +229,17 @@ def test_weights_of_classes_are_finite():
         cfg.merge_from_dict({'model.head.loss.class_weight': weights})
         with pytest.raises(ConfigError, match='model.head.loss.class_weight'):
             check_schema(cfg)
+
+
+def test_the_arguments_of_another_type_are_left_over():
+    """The error gives the option that replaces them, as it is typed."""
+    config = str(CONFIGS / 'baselines' / 'zeroshot_vitb16.py')
+    options = ['model.head.class_weights.type=file', 'model.head.class_weights.path=words.npy']
+    with pytest.raises(
+        ConfigError,
+        match="model.head.class_weights: type='file' has no 'classnames' and no 'templates', left over from another "
+        'type. It takes path.',
+    ) as error:
+        load_config(config, options)
+    (option,) = shlex.split(str(error.value).partition('inherited dict: ')[2])
+    assert load_config(config, [option]).model.head.class_weights == dict(type='file', path='words.npy')

@@ -1,0 +1,114 @@
+"""Accuracy by group (:class:`mmcfmask.evaluation.GroupAccuracy`) in tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+from .plots import id_ood_scatter
+from .runs import Run, list_sets
+from .summary import Stat, Summary
+from .tables import markdown_table
+
+# Metrics of a set with groups, and what tables call them.
+COLUMNS = {'worst_group': 'Worst group', 'group_average': 'Weighted avg'}
+
+Metrics = Mapping[str, Mapping[str, float]]  # {set: {metric: value}} of a run
+
+
+def read_metrics(methods: Mapping[str, Sequence[Run]]) -> dict[str, list[Metrics]]:
+    """The metrics of all runs of each method, by set."""
+    return {
+        m: [{name: part['metrics'] for name, part in run.sets.items()} for run in runs] for m, runs in methods.items()
+    }
+
+
+def add_group_columns(summary: Summary, methods: Mapping[str, Sequence[Metrics]]) -> Summary:
+    """Add the worst group and the weighted average of every set of a table that has groups.
+
+    Args:
+        summary (Summary): Of top-1 accuracies.
+        methods (Mapping): ``{method: metrics of each run}``. A method gets a number where all its runs have it.
+    """
+    shown = [name for name in (summary.id_set, *summary.shifts) if name is not None]
+    grouped = [
+        name for name in shown if any('worst_group' in run.get(name, ()) for runs in methods.values() for run in runs)
+    ]
+    rows, columns = {method: dict(row) for method, row in summary.rows.items()}, []
+    marked = dict(summary.marked)
+    for name in grouped:
+        for metric, label in COLUMNS.items():
+            column = label if len(grouped) == 1 else f'{name}: {label.lower()}'
+            for method, row in rows.items():
+                values = [run[name][metric] for run in methods[method] if metric in run.get(name, ())]
+                if values and len(values) == len(methods[method]):
+                    row[column] = Stat.over(values)
+                    columns.append(column)
+                    if (method, name) in marked:
+                        marked[method, column] = marked[method, name]
+    if not columns:
+        return summary
+    note = (
+        f'Worst group, weighted average: over the groups of {", ".join(grouped)}, the average weighted by the sizes of '
+        'the groups in the training set. The accuracy of the set itself is the plain average over its images.'
+    )
+    columns = tuple(dict.fromkeys((*summary.more, *columns)))
+    return summary._replace(rows=rows, more=columns, marked=marked, notes=(note, *summary.notes))
+
+
+def group_points(methods: Mapping[str, Sequence[Metrics]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """``{set: {method: (weighted average, worst group) of each run}}``, of the sets and methods that have both."""
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for method, runs in methods.items():
+        for name in runs[0]:
+            if all(COLUMNS.keys() <= run.get(name, {}).keys() for run in runs):
+                pairs = [(run[name]['group_average'], run[name]['worst_group']) for run in runs]
+                points.setdefault(name, {})[method] = pairs
+    return points
+
+
+def group_scatter(
+    points: Mapping[str, Sequence[tuple[float, float]]], size: tuple[float, float] = (3.3, 2.8)
+) -> matplotlib.figure.Figure:
+    """Scatter of the weighted average against the worst group; see :func:`.plots.id_ood_scatter`."""
+    return id_ood_scatter(
+        points,
+        diagonal=False,
+        xlabel='Average weighted by training groups (%)',
+        ylabel='Accuracy of the worst group (%)',
+        size=size,
+    )
+
+
+def group_tables(methods: Mapping[str, Sequence[Run]]) -> dict[str, str]:
+    """``{set: Markdown table}`` of the accuracy in every group, a method per row, and the numbers of images."""
+    tables = {}
+    for name in list_sets(run for runs in methods.values() for run in runs):
+        found = {
+            m: [run.sets[name]['groups'] for run in runs if 'groups' in run.sets.get(name, ())]
+            for m, runs in methods.items()
+        }
+        found = {method: runs for method, runs in found.items() if runs}
+        groups = list(dict.fromkeys(group for runs in found.values() for run in runs for group in run))
+        if not groups:
+            continue
+        rows = [[method, *(_cell(runs, group) for group in groups)] for method, runs in found.items()]
+        first: dict[str, Mapping[str, Any]] = {}
+        for runs in found.values():
+            for run in runs:
+                first = {**run, **first}
+        counts = [['Test images', *(_count(first[group].get('count')) for group in groups)]]
+        counts += [['Training images', *(_count(first[group].get('train_count')) for group in groups)]]
+        tables[name] = markdown_table(['Method', *groups], rows + counts)
+    return tables
+
+
+def _cell(runs: Sequence[Mapping[str, Mapping[str, Any]]], group: str) -> str:
+    values = [run[group]['accuracy'] for run in runs if group in run]
+    return Stat.over(values).text() if values else '–'
+
+
+def _count(number: int | None) -> str:
+    return '–' if number is None else f'{number:,}'
