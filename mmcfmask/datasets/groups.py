@@ -225,7 +225,11 @@ class GroupCSVDataset(FolderDataset):
             raise ConfigError(
                 f'{path}: {len(names)} groups ({short_list(names)}), but {len(self.group_names)} group_names are given.'
             )
-        self._metainfo['group_names'] = tuple(self.group_names or [name or 'all' for name in names])
+        names = list(map(str, self.group_names or [name or 'all' for name in names]))
+        alike = [name for name, count in Counter(names).items() if count > 1]
+        if alike:
+            raise ConfigError(f'{path}: several groups have the name {short_list(alike)}: give other group_names.')
+        self._metainfo['group_names'] = tuple(names)
         return [
             dict(file=file, split=split, label=label, group=group)
             for file, split, label, group in zip(files, splits, labels, groups)

@@ -298,6 +298,7 @@ def test_numbers_of_values(values, names, numbers, all_names):
         ),
         (dict(classes=['a']), r'column y has 2 values \(0, 2\), but 1 names are given \(a\)'),
         (dict(group_names=['a', 'b']), r'4 groups \(7, 12, 30, 100\), but 2 group_names are given'),
+        (dict(group_names=['a', 'b', 'a', 'c']), 'several groups have the name a'),
         (dict(csv='meta.csv'), 'there is no file .*meta.csv'),
         (dict(split_csv='splits.csv', split=0), 'there is no file .*splits.csv'),
     ],

@@ -38,8 +38,8 @@ def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
             - ``dict(type='text', classnames=..., templates='openai', model_name=None, pretrained=None,
               cache_dir=None, rows=None)``: the mean over prompts of their text embeddings. ``classnames`` is
               ``'imagenet'``, a list, or a text file with one name per line; ``templates`` is ``'openai'`` (the 80
-              ImageNet templates), ``'shapes'`` (those of the built-in benchmark) or a list of strings with a
-              ``{}``. The text tower defaults to the backbone's own.
+              ImageNet templates), ``'shapes'`` (those of the built-in benchmark) or a list of strings with a ``{}``.
+              The text tower defaults to the backbone's own.
             - ``dict(type='file', path=..., rows=None)``: a tensor (C, D) in a .pt, .safetensors (key ``'weight'``) or
               .npy file. With ``rows``, a list of row indices for each class, each class is the normalised mean of these
               rows (:func:`mean_rows`), of a file or of text embeddings. ``'waterbirds'`` makes land and water birds of
