@@ -76,6 +76,7 @@ def test_only_an_extra_brings_mmcv(metadata):
 def test_what_is_imported_is_required(metadata):
     """Or comes with what is required, for the reason given here."""
     given = {
+        'imagecorruptions': 'of the extra corruptions, where it is not installed',
         'mmcv': 'the user chooses which',
         'opencv-python': 'of mmcv and mmengine',
         'pydantic-core': 'of pydantic',
