@@ -12,6 +12,7 @@ from .imagenet_shifts import (
     ImageNetV2Dataset,
     ObjectNetDataset,
 )
+from .objects import ObjectsOnWhiteDataset
 from .shapes import ShapesDataset
 from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage, ResizeCenterCrop
 
@@ -31,6 +32,7 @@ __all__ = [
     'LoadResizedImage',
     'MissingSetError',
     'ObjectNetDataset',
+    'ObjectsOnWhiteDataset',
     'PACSDataset',
     'ResizeCenterCrop',
     'ShapesDataset',
