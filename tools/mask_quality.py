@@ -27,7 +27,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file (default: the pretrained model)')
     parser.add_argument(
-        '--maps', action='store_true', help='compare several maps, not only that of the config (docs/relevance.md)'
+        '--maps',
+        nargs='*',
+        metavar='NAME',
+        help='compare these maps with that of the config; without names, all (docs/relevance.md)',
     )
     parser.add_argument('--value', type=float, default=0.3, help='threshold of the object mask (default: 0.3)')
     parser.add_argument(
@@ -70,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
     from mmcfmask.engine.checks.outputs import check_out
     from mmcfmask.engine.config import load_config
     from mmcfmask.engine.devices import find_device
-    from mmcfmask.engine.mask_quality import measure_masks
+    from mmcfmask.engine.mask_quality import MAPS, measure_masks
     from mmcfmask.reporting import map_curves, save_figure
 
     if args.curves:
@@ -80,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
         args.checkpoint,
         args.value,
         args.batch_size,
-        compare=args.maps,
+        compare=list(MAPS) if args.maps == [] else args.maps or (),
         shares=args.share,
         steps=args.curves,
         sets=args.sets,

@@ -108,7 +108,7 @@ class ObjectsOnWhiteDataset(FolderDataset):
                 if len(found) == wanted:
                     break
                 low, high = self.object_share
-                if low < self.read(items[name]['img_path'])[1].mean() < high:
+                if low <= self.read(items[name]['img_path'])[1].mean() <= high:
                     found.append(name)
             if not found or self.objects_per_class is not None and len(found) < wanted:
                 raise ConfigError(

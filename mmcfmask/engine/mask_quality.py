@@ -32,17 +32,17 @@ from .testing import build_model
 
 MAPS: dict[str, dict[str, Any]] = {
     'published': {},
-    'published, 3 x 3 median': dict(smooth='median'),
-    'last layer': dict(layers='last'),
-    'last layer, 3 x 3 median': dict(layers='last', smooth='median'),
-    'outliers to 0': dict(outliers=6.0),
-    'outliers to 0, 3 x 3 mean': dict(outliers=6.0, smooth='mean'),
-    'outliers to 0, 3 x 3 median': dict(outliers=6.0, smooth='median'),
+    'published-median': dict(smooth='median'),
+    'last': dict(layers='last'),
+    'last-median': dict(layers='last', smooth='median'),
+    'outliers': dict(outliers=6.0),
+    'outliers-mean': dict(outliers=6.0, smooth='mean'),
+    'outliers-median': dict(outliers=6.0, smooth='median'),
 }
-"""Maps that ``--maps`` compares."""
+"""Maps that ``--maps`` compares, and their options."""
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
-RANDOM = 'random order'
+RANDOM = 'random'
 
 
 @dataclass
@@ -72,7 +72,7 @@ def measure_masks(
     value: float = 0.3,
     batch_size: int = 100,
     *,
-    compare: bool = False,
+    compare: Sequence[str] = (),
     shares: Sequence[float] = (0.3, 0.4, 0.5),
     steps: int = 0,
     sets: Sequence[str] | None = None,
@@ -102,7 +102,7 @@ def measure_masks(
         checkpoint: Path of a checkpoint; None for the pretrained model.
         value: Threshold of the object mask, in [0, 1].
         batch_size: Images per batch.
-        compare: Measure :data:`MAPS` beside the map of the config.
+        compare: Names in :data:`MAPS`, measured beside the map of the config.
         shares: Shares of patches, in [0, 1].
         steps: Steps of the curves; 0 for none.
         sets: Names of the sets to measure. None: all.
@@ -115,7 +115,7 @@ def measure_masks(
         Results of every set; sets that do not know their objects are left out, unless there are curves.
 
     Raises:
-        ConfigError: A value or share outside [0, 1], an unknown set, a checkpoint that does not fit, or no set knows
+        ConfigError: A value or share outside [0, 1], an unknown map or set, a checkpoint that does not fit, or no set knows
             its objects and there are no curves.
     """
     for option, check, numbers in ('--value', check_value, [value]), ('--share', check_share, shares):
@@ -124,13 +124,16 @@ def measure_masks(
                 check('object', number)
             except ValueError as error:
                 raise ConfigError(f'{option}: {error}') from None
+    unknown = [name for name in compare if name not in MAPS]
+    if unknown:
+        raise ConfigError(f'--maps: {short_list_with_nearest(unknown, MAPS)}; choose from {", ".join(MAPS)}')
     found = find_sets(cfg, sets)
     follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     loaded = check_checkpoint(checkpoint) if checkpoint else None
     model = build_model(cfg.model, loaded, checkpoint).to(device)
     own = dict(getattr(model.data_preprocessor, 'relevance', {}))
-    maps = {name: options for name, options in MAPS.items() if compare}
+    maps = {name: MAPS[name] for name in MAPS if name in compare}
     if own not in maps.values():
         maps[describe_map(own)] = own
     measurement = _Measurement(model, maps, value, tuple(shares), steps, batch_size, seed, amp)
