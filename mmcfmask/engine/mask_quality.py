@@ -115,8 +115,8 @@ def measure_masks(
         Results of every set; sets that do not know their objects are left out, unless there are curves.
 
     Raises:
-        ConfigError: A value or share outside [0, 1], an unknown map or set, a checkpoint that does not fit, or no set knows
-            its objects and there are no curves.
+        ConfigError: A value or share outside [0, 1], an unknown map or set, a checkpoint that does not fit, or no set
+            knows its objects and there are no curves.
     """
     for option, check, numbers in ('--value', check_value, [value]), ('--share', check_share, shares):
         for number in numbers:
@@ -126,7 +126,7 @@ def measure_masks(
                 raise ConfigError(f'{option}: {error}') from None
     unknown = [name for name in compare if name not in MAPS]
     if unknown:
-        raise ConfigError(f'--maps: {short_list_with_nearest(unknown, MAPS)}; choose from {", ".join(MAPS)}')
+        raise ConfigError(f'--maps: {short_list_with_nearest(unknown, list(MAPS))}; choose from {", ".join(MAPS)}')
     found = find_sets(cfg, sets)
     follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
@@ -168,7 +168,7 @@ def find_sets(cfg: Config, names: Sequence[str] | None) -> dict[str, dict]:
     found = {name: loader['dataset'] for name, loader in loaders.items() if loader}
     unknown = [name for name in names or () if name not in found]
     if unknown:
-        raise ConfigError(f'--sets: {short_list_with_nearest(unknown, found)}; the config has {", ".join(found)}')
+        raise ConfigError(f'--sets: {short_list_with_nearest(unknown, list(found))}; the config has {", ".join(found)}')
     return found if names is None else {name: found[name] for name in names}
 
 
