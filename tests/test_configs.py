@@ -80,6 +80,10 @@ def shrink(cfg, images, pretrained, work_dir):
             dataset.update(size=4, pipeline=[dict(type='Resize', scale=32), dict(type='PackInputs')])
         else:
             dataset.data_root = str(images)
+        if dataset.type == 'ObjectsOnWhiteDataset':  # noise is all object
+            dataset.update(object_share=(0.0, 1.0), per_class=2)
+            if 'scenes' in dataset:
+                dataset.update(scenes=str(images / 'val'), scene_folders=['one', 'two'])
         if dataset.type == 'ImageNetDataset':
             dataset.update(type='FolderDataset')
             if 'holdout' in dataset:

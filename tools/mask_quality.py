@@ -1,42 +1,142 @@
 #!/usr/bin/env python3
-"""Measure how well the relevance map finds the object, on the built-in benchmark, whose objects are known.
+"""Measure relevance maps: how well they find objects that are known, and how much the prediction depends on them.
 
 python tools/mask_quality.py configs/shapes/cfmask.py                     # before fine-tuning
 python tools/mask_quality.py configs/shapes/cfmask.py CHECKPOINT          # after
+python tools/mask_quality.py configs/pacs/objects_vitb16.py --maps --amp  # several maps, on PACS' drawings
+python tools/mask_quality.py configs/pacs/zeroshot_vitb16.py --maps --curves --sets photo --num 100  # no objects needed
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from mmcfmask_cli import add_cfg_options, count, run
+from mmcfmask_cli import add_cfg_options, count, file_name, run, seed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mmcfmask.engine.mask_quality import SetQuality
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Compare the object mask with the object')
-    parser.add_argument('config', help='config file whose data sets have gt_mask (configs/shapes)')
+    parser = argparse.ArgumentParser(description='Compare relevance maps with objects, and measure what they are for')
+    parser.add_argument(
+        'config', help='config file whose data sets have gt_mask (configs/shapes, configs/pacs/objects_vitb16.py)'
+    )
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file (default: the pretrained model)')
+    parser.add_argument(
+        '--maps',
+        nargs='*',
+        metavar='NAME',
+        help='compare these maps with that of the config; without names, all (docs/relevance.md)',
+    )
     parser.add_argument('--value', type=float, default=0.3, help='threshold of the object mask (default: 0.3)')
+    parser.add_argument(
+        '--share',
+        type=float,
+        nargs='+',
+        default=[0.3, 0.4, 0.5],
+        help='shares of patches of object masks (default: 0.3 0.4 0.5)',
+    )
+    parser.add_argument(
+        '--curves',
+        type=count,
+        nargs='?',
+        const=10,
+        default=0,
+        metavar='STEPS',
+        help='also measure deletion and insertion in so many steps (10), and draw them; needs no objects',
+    )
+    parser.add_argument(
+        '--sets', nargs='+', metavar='NAME', help='sets of the config: train or test sets (default: all)'
+    )
+    parser.add_argument('--num', type=count, help='number of random images of every set (default: all)')
+    parser.add_argument('--seed', type=seed, default=0, help='seed of --num and of the random order of --curves')
     parser.add_argument('--batch-size', type=count, default=100, help='images per batch (default: 100)')
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
+    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the GPU if there is one)')
+    parser.add_argument(
+        '--out', type=file_name, default='map_curves.png', help='picture of the curves (default: %(default)s)'
+    )
     add_cfg_options(parser)
-    return parser.parse_intermixed_args()  # the checkpoint may stand behind options
+    args = parser.parse_intermixed_args()  # the checkpoint may stand behind options
+    if not args.out.lower().endswith('.png'):
+        parser.error(f'--out {args.out}: the name must end in .png')
+    return args
 
 
 def main(args: argparse.Namespace) -> None:
     from rich.console import Console
+
+    from mmcfmask.engine.checks.outputs import check_out
+    from mmcfmask.engine.config import load_config
+    from mmcfmask.engine.devices import find_device
+    from mmcfmask.engine.mask_quality import MAPS, measure_masks
+    from mmcfmask.reporting import map_curves, save_figure
+
+    if args.curves:
+        check_out(args.out)
+    results = measure_masks(
+        load_config(args.config, args.cfg_options),
+        args.checkpoint,
+        args.value,
+        args.batch_size,
+        compare=list(MAPS) if args.maps == [] else args.maps or (),
+        shares=args.share,
+        steps=args.curves,
+        sets=args.sets,
+        num=args.num,
+        seed=args.seed,
+        amp=args.amp,
+        device=find_device(args.device),
+    )
+    console = Console(soft_wrap=True)
+    console.print(args.checkpoint or 'before fine-tuning', highlight=False)
+    for name, result in results.items():
+        console.print(make_table(name, result, args.value, args.share))
+    if args.curves:
+        curves = {
+            name: {label: (pair[0][:, 0], pair[1][:, 0]) for label, pair in result.curves.items()}
+            for name, result in results.items()
+        }
+        (written,) = save_figure(map_curves(curves), args.out)
+        console.print(f'Picture: {written}', highlight=False)
+
+
+def make_table(name: str, result: SetQuality, value: float, shares: list[float]) -> Table:
+    """The maps of a set, one per row."""
     from rich.table import Table
 
-    from mmcfmask.engine.config import load_config
-    from mmcfmask.engine.mask_quality import measure_masks
-
-    cfg = load_config(args.config, args.cfg_options)
-    results = measure_masks(cfg, args.checkpoint, args.value, args.batch_size)
-    title = args.checkpoint or 'before fine-tuning'
-    table = Table('set', 'images', 'IoU', 'highest possible', 'pointing game (%)', title=title)
-    for name, row in results.items():
-        numbers = (f'{row["iou"]:.3f}', f'{row["best_iou"]:.3f}', f'{row["pointing"]:.1f}')
-        table.add_row(name, str(row['images']), *numbers)
-    Console().print(table)
+    title = f'{name}: {result.images} images'
+    columns = {}
+    if result.objects:
+        title += (
+            f', {result.object_share:.0%} of the patches are object'
+            f', highest IoU in pixels of any patches {result.best_iou:.3f}'
+        )
+        columns = {
+            'ap': ('AP', '.3f'),
+            'pointing': ('pointing (%)', '.1f'),
+            'iou': (f'IoU at {value:g}', '.3f'),
+            'masked': (f'masked at {value:g}', '.2f'),
+            'pixel_iou': ('in pixels', '.3f'),
+            'threshold_iou': ('best IoU', '.3f'),
+            'threshold': ('at', '.2f'),
+            **{f'iou_top_{share:g}': (f'IoU of top {share:.0%}', '.3f') for share in shares},
+        }
+    if result.curves:
+        columns.update(
+            deletion=('deletion', '.3f'),
+            insertion=('insertion', '.3f'),
+            deletion_top1=('deletion, top-1', '.3f'),
+            insertion_top1=('insertion, top-1', '.3f'),
+        )
+    table = Table('map', *(heading for heading, _ in columns.values()), title=title)
+    for label, row in result.maps.items():
+        table.add_row(label, *(f'{row[key]:{style}}' for key, (_, style) in columns.items()))
+    return table
 
 
 if __name__ == '__main__':

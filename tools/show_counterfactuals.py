@@ -6,7 +6,8 @@
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split test --all  # all nine variants side by side
     python tools/show_counterfactuals.py CONFIG [CHECKPOINT] --split a --relevance-crop  # as tools/test.py crops
 
-Without a checkpoint the pretrained model gives the relevance.
+Without a checkpoint the pretrained model gives the relevance. If the config has options of the relevance
+(model.data_preprocessor.relevance), the published map stands beside its own.
 """
 
 from __future__ import annotations

@@ -11,7 +11,15 @@ from .attention import (
 )
 from .fills import FILLS, multi_donors, refill, single_donors
 from .masks import MASKS, check_share, check_value, exact_random_mask, masked_patches, num_kept, patch_mask
-from .relevance import attention_relevance, check_relevance, logits_and_relevance, patch_grid, relevance_map
+from .relevance import (
+    attention_relevance,
+    attention_relevances,
+    check_relevance,
+    compare_relevance,
+    logits_and_relevance,
+    patch_grid,
+    relevance_map,
+)
 from .views import part_of_grid, random_color_mixing, random_views, relevance_center, zoom_in
 
 __all__ = [
@@ -21,9 +29,11 @@ __all__ = [
     'MASKS',
     'after_position',
     'attention_relevance',
+    'attention_relevances',
     'check_relevance',
     'check_share',
     'check_value',
+    'compare_relevance',
     'drop_tokens',
     'exact_random_mask',
     'hide_patches',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -152,7 +152,31 @@ def attention_relevance(
     Raises:
         ConfigError: The tokens are not one CLS token and h·w patches, no attention was recorded, or a wrong option.
     """
-    check_relevance(layers, outliers, smooth)
+    options = dict(layers=layers, outliers=outliers, smooth=smooth)
+    return attention_relevances(score, calls, grid, [options], retain_graph)[0]
+
+
+def attention_relevances(
+    score: Tensor,
+    calls: AttentionRecord,
+    grid: tuple[int, int],
+    options: Sequence[dict[str, Any]],
+    retain_graph: bool = False,
+) -> list[Tensor]:
+    """:func:`attention_relevance` with each of several options, by one backward pass.
+
+    Args:
+        score, calls, grid, retain_graph: See :func:`attention_relevance`.
+        options (Sequence[dict]): ``layers``, ``outliers`` and ``smooth`` of each map.
+
+    Returns:
+        list[Tensor]: (B, h, w) float32 each.
+
+    Raises:
+        ConfigError: See :func:`attention_relevance`.
+    """
+    for option in options:
+        check_relevance(**option)
     if not calls:
         raise ConfigError('no attention was recorded: the tower does not use scaled_dot_product_attention')
     tokens = calls[-1].key.shape[-2]
@@ -167,15 +191,29 @@ def attention_relevance(
         cls = torch.ones(len(grads[-1]), 1, device=score.device)
         # r is one-hot at first: of the last layer only the CLS row counts.
         row = F.pad(cls, (0, tokens - 1)) + _through_layer(cls, calls[-1], grads[-1])
-        for call, grad in zip(calls[-2::-1], grads[-2::-1]) if layers == 'all' else ():
-            row = row + _through_layer(row, call, grad)
-        patches = row[:, 1:]
-        if outliers is not None:
-            if calls.norms is None:
-                raise ConfigError('relevance: outliers needs the tokens of the last block, which this tower has not')
-            patches = patches.masked_fill(find_outliers(calls.norms[:, 1:], outliers), 0)
-        relevance = patches.unflatten(1, grid)
-        return relevance if smooth is None else smooth_map(relevance, smooth)
+        patches = dict(last=row[:, 1:])
+        if any(option.get('layers', 'all') == 'all' for option in options):
+            for call, grad in zip(calls[-2::-1], grads[-2::-1]):
+                row = row + _through_layer(row, call, grad)
+            patches['all'] = row[:, 1:]
+        return [
+            _clean(
+                patches[option.get('layers', 'all')], calls.norms, grid, option.get('outliers'), option.get('smooth')
+            )
+            for option in options
+        ]
+
+
+def _clean(
+    patches: Tensor, norms: Tensor | None, grid: tuple[int, int], outliers: float | None, smooth: str | None
+) -> Tensor:
+    """Relevance (B, h, w) of (B, n) patches without outliers, smoothed; ``norms`` (B, 1 + n) as recorded."""
+    if outliers is not None:
+        if norms is None:
+            raise ConfigError('relevance: outliers needs the tokens of the last block, which this tower has not')
+        patches = patches.masked_fill(find_outliers(norms[:, 1:], outliers), 0)
+    relevance = patches.unflatten(1, grid)
+    return relevance if smooth is None else smooth_map(relevance, smooth)
 
 
 def relevance_map(model: nn.Module, inputs: Tensor, labels: Tensor, **relevance: Any) -> Tensor:
@@ -228,7 +266,34 @@ def logits_and_relevance(
     Returns:
         tuple[Tensor, Tensor]: (B, C) logits, detached, and (B, h, w) relevance, see :func:`attention_relevance`.
     """
-    check_relevance(**relevance)
+    logits, maps = _logits_and_maps(tower, classify, inputs, labels, [relevance])
+    return logits, maps[0]
+
+
+def compare_relevance(
+    model: nn.Module, inputs: Tensor, labels: Tensor, options: Sequence[dict[str, Any]]
+) -> list[Tensor]:
+    """:func:`relevance_map` with each of several options, with one forward and one backward pass.
+
+    Args:
+        model, inputs, labels: See :func:`relevance_map`.
+        options (Sequence[dict]): ``layers``, ``outliers`` and ``smooth`` of each map; ``{}`` is the published map.
+
+    Returns:
+        list[Tensor]: (B, h, w) each.
+    """
+    return _logits_and_maps(model.backbone, model, inputs, labels, options)[1]
+
+
+def _logits_and_maps(
+    tower: nn.Module,
+    classify: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    labels: Tensor | None,
+    options: Sequence[dict[str, Any]],
+) -> tuple[Tensor, list[Tensor]]:
+    for option in options:
+        check_relevance(**option)
     grid = patch_grid(tower, inputs)
     with torch.inference_mode(False), torch.enable_grad():
         with record_attention(tower) as calls:
@@ -236,4 +301,4 @@ def logits_and_relevance(
         labels = logits.argmax(dim=1) if labels is None else labels
         score = logits.gather(1, labels[:, None]).sum()
         # Outside the recording: checkpointed layers run again during the backward pass.
-        return logits.detach(), attention_relevance(score, calls, grid, **relevance)
+        return logits.detach(), attention_relevances(score, calls, grid, options)

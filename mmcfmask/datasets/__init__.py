@@ -13,6 +13,7 @@ from .imagenet_shifts import (
     ImageNetV2Dataset,
     ObjectNetDataset,
 )
+from .objects import ObjectsOnWhiteDataset
 from .shapes import ShapesDataset
 from .transforms import CropBorder, LoadImageFromFile, LoadResizedImage, ResizeCenterCrop
 
@@ -34,6 +35,7 @@ __all__ = [
     'LoadResizedImage',
     'MissingSetError',
     'ObjectNetDataset',
+    'ObjectsOnWhiteDataset',
     'PACSDataset',
     'ResizeCenterCrop',
     'ShapesDataset',

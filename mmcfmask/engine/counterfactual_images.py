@@ -20,10 +20,10 @@ from ..counterfactual import (
     FILLS,
     MASKS,
     check_value,
+    compare_relevance,
     part_of_grid,
     patch_grid,
     relevance_center,
-    relevance_map,
     zoom_in,
 )
 from ..datasets.holdout import follow_run
@@ -48,6 +48,7 @@ class Shown(NamedTuple):
         relevance: (B, h, w), for the labels, or for the predicted classes without labels.
         texts: One label per image.
         gt_masks: (B, H, W) bool, the objects, where the data set knows them.
+        published: (B, h, w), the published relevance, where the config's is another.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Shown(NamedTuple):
     relevance: Tensor
     texts: list[str]
     gt_masks: np.ndarray | None
+    published: Tensor | None = None
 
     def display(self, images: Tensor) -> Tensor:
         """Normalised images as RGB in 0..1."""
@@ -91,6 +93,8 @@ def show_counterfactuals(
     device: torch.device | str = 'cpu',
 ) -> tuple[Figure, str]:
     """Draw how counterfactual images come about: image, relevance, mask, counterfactual image.
+
+    If the config has options of the relevance, the published map is shown before its own.
 
     Args:
         cfg: A config, which is changed.
@@ -152,6 +156,7 @@ def show_counterfactuals(
         shown.gt_masks,
         layout,
         ('Image', 'Relevance', 'Mask', 'Hidden' if fill == 'none' else 'Counterfactual'),
+        published=shown.published,
     )
     chosen = f'share {share:g}' if value is None else f'value {value:g}'
     parts = [f'{mask} mask', f'{fill} fill', f'{chosen}: {patches.float().mean().item():.0%} of patches masked']
@@ -244,10 +249,11 @@ def read_images(
     elif labels:
         classes = parse_labels(labels, list(names), len(items))
     shown = predicted if for_predicted else classes or predicted
-    relevance = relevance_map(
-        model, inputs, torch.tensor(shown, device=inputs.device), **model.data_preprocessor.relevance
+    options = model.data_preprocessor.relevance
+    relevance, *others = compare_relevance(
+        model, inputs, torch.tensor(shown, device=inputs.device), [options, {}] if options else [{}]
     )
-    return Shown(model, inputs, relevance, label_images(names, predicted, classes), gt_masks)
+    return Shown(model, inputs, relevance, label_images(names, predicted, classes), gt_masks, *others)
 
 
 def label_images(names: Sequence[str], predicted: Sequence[int], classes: Sequence[int] | None) -> list[str]:

@@ -9,7 +9,16 @@ from .effective_robustness import (
     reference_points,
 )
 from .groups import GroupAccuracy, group_accuracies, group_average, worst_group
-from .mask_quality import best_iou, mask_iou, pointing_hits
+from .mask_quality import (
+    area_under,
+    average_precision,
+    best_iou,
+    blurred,
+    deletion_and_insertion,
+    mask_iou,
+    object_patches,
+    pointing_hits,
+)
 from .metrics import CorruptionError, ShiftAccuracy, nll_key, preference
 from .protocol import describe_checkpoint, describe_run, describe_set, list_notes, versions
 
@@ -18,10 +27,14 @@ __all__ = [
     'CorruptionError',
     'GroupAccuracy',
     'ShiftAccuracy',
+    'area_under',
+    'average_precision',
     'best_iou',
+    'blurred',
     'class_scores',
     'confidence',
     'corruption_error',
+    'deletion_and_insertion',
     'describe_checkpoint',
     'describe_run',
     'describe_set',
@@ -36,6 +49,7 @@ __all__ = [
     'negative_log_likelihood',
     'nll_key',
     'list_notes',
+    'object_patches',
     'per_class_accuracy',
     'pointing_hits',
     'preference',

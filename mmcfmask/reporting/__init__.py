@@ -6,6 +6,7 @@ Functions take plain tensors and dicts, and leave the global state of matplotlib
 from .class_change import class_change_figure, class_changes
 from .curves import wise_ft_curve
 from .groups import group_scatter
+from .map_curves import map_curves
 from .page import make_report
 from .panels import Variant, counterfactual_panel, grey_out_patches, variants_panel
 from .plots import id_ood_points, id_ood_scatter
@@ -26,6 +27,7 @@ __all__ = [
     'id_ood_points',
     'id_ood_scatter',
     'make_report',
+    'map_curves',
     'merge_bins',
     'reliability_diagram',
     'results_table',

@@ -74,6 +74,7 @@ def counterfactual_panel(
     layout: str = 'rows',
     stages: Sequence[str] = STAGES,
     width: float | None = None,
+    published=None,
 ) -> matplotlib.figure.Figure:
     """Draw how each counterfactual image is made: image, relevance map, patch mask, refilled image.
 
@@ -91,10 +92,13 @@ def counterfactual_panel(
         layout: ``'rows'``, one image per row, reads well at the width of a paper's column; ``'columns'``, one image per
             column, is the compact form for a README.
         stages: The four headings.
-        width: Width of the figure in inches. Defaults to 3.4 for ``'rows'`` and to 0.8 per image for ``'columns'``.
+        width: Width of the figure in inches. Defaults to 3.4 for ``'rows'`` (4.2 with ``published``) and to 0.8 per
+            image for ``'columns'``.
+        published (Tensor | ndarray, optional): (B, h, w), float: another relevance map, shown before ``relevance``.
 
     Returns:
-        matplotlib.figure.Figure: It has 4 B axes and one of the colour bar, independent of the pyplot state.
+        matplotlib.figure.Figure: It has 4 B axes (5 B with ``published``) and one of the colour bar, independent of
+            the pyplot state.
 
     Raises:
         ValueError: If shapes do not fit, or the layout is unknown.
@@ -117,30 +121,38 @@ def counterfactual_panel(
             raise ValueError(f'gt_masks has the shape {gt_masks.shape}, expected {(num, *images.shape[2:])}')
     if len(stages) != 4:
         raise ValueError(f'stages needs four headings, got {list(stages)}')
+    maps, headings = [relevance], list(stages)
+    if published is not None:
+        maps.insert(0, _normalised(_grid(published, 'published', num)))
+        headings[1:2] = ['Published', stages[1]]
+    columns = len(headings)
     if layout not in ('rows', 'columns'):
         raise ValueError(f"layout is 'rows' or 'columns', not {layout!r}")
     by_row = layout == 'rows'
 
     with matplotlib.rc_context(STYLE):
-        margin = _text_width(labels if by_row else stages)
+        margin = _text_width(labels if by_row else headings)
         if by_row:
-            width = width or 3.4
+            width = width or (3.4 if published is None else 4.2)
             # The last heading may be wider than its column.
-            right = max(0.02, (_text_width(stages[3:]) - (width - margin) / 4) / 1.75)
-            sheet = _Sheet(num, 4, images.shape, width, left=margin, top=_HEADING, bottom=0.28, right=right)
+            right = max(0.02, (_text_width(headings[-1:]) - (width - margin) / columns) / 1.75)
+            sheet = _Sheet(num, columns, images.shape, width, left=margin, top=_HEADING, bottom=0.28, right=right)
         else:
             lines = max(label.count('\n') + bool(label) for label in labels)
             width = width or margin + 0.3 + 0.8 * num
-            sheet = _Sheet(4, num, images.shape, width, left=margin, top=0.05 + 0.12 * lines, bottom=0.02, right=0.3)
+            sheet = _Sheet(
+                columns, num, images.shape, width, left=margin, top=0.05 + 0.12 * lines, bottom=0.02, right=0.3
+            )
         for i in range(num):
-            axes = [sheet.cell(i, j) if by_row else sheet.cell(j, i) for j in range(4)]
+            axes = [sheet.cell(i, j) if by_row else sheet.cell(j, i) for j in range(columns)]
             outline = None if gt_masks is None else gt_masks[i]
             _show(axes[0], images[i])
-            _show_relevance(axes[1], images[i], relevance[i], outline)
-            _show_mask(axes[2], images[i], mask[i], outline)
-            _show(axes[3], counterfactuals[i])
+            for axis, shown in zip(axes[1:], maps):
+                _show_relevance(axis, images[i], shown[i], outline)
+            _show_mask(axes[-2], images[i], mask[i], outline)
+            _show(axes[-1], counterfactuals[i])
             sheet.left_label(i, labels[i]) if by_row else sheet.top_label(i, labels[i])
-        for j, stage in enumerate(stages):
+        for j, stage in enumerate(headings):
             sheet.top_label(j, stage) if by_row else sheet.left_label(j, stage)
         sheet.colorbar(num - 1 if by_row else 1, 1 if by_row else num - 1, vertical=not by_row)
         return sheet.figure

@@ -578,6 +578,19 @@ def commands() -> Iterator[Case]:
         ['--relevance-crop', 'nan'],
     ):
         yield Case(f'test {" ".join(arguments)}', 'test', [TRAIN, *arguments], {'text.pth': 'no checkpoint'})
+    for arguments, says in (
+        (['--value', 'nan'], '--value'),
+        (['--share', '0.3', '1.5'], '--share'),
+        (['--share'], '--share'),
+        (['--maps', 'outlier-mean'], 'outliers-mean'),
+        (['--sets', 'tset'], 'test'),
+        (['--curves', '0'], '--curves'),
+        (['--curves', '--out', 'curves.jpg'], '.png'),
+        (['--num', '-3'], '--num'),
+        (['{}/text.pth'], 'text.pth'),
+    ):
+        name = f'mask-quality {" ".join(arguments)}'
+        yield Case(name, 'mask-quality', [TRAIN, *arguments], {'text.pth': 'no checkpoint'}, says=says)
 
 
 def studies() -> Iterator[Case]:

@@ -6,7 +6,7 @@ import torch
 from mmpretrain.registry import MODELS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.counterfactual import record_attention, relevance_map
+from mmcfmask.counterfactual import compare_relevance, record_attention, relevance_map
 from mmcfmask.counterfactual.cleaning import find_outliers, smooth
 from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
 
@@ -148,3 +148,12 @@ def test_a_tower_without_blocks_has_no_outliers(model, batch, monkeypatch):
     relevance_map(model, *batch, smooth='mean')
     with pytest.raises(ValueError, match='outliers needs the tokens of the last block'):
         relevance_map(model, *batch, outliers=6.0)
+
+
+def test_several_maps_equal_each_alone(model, batch):
+    options = [{}, dict(layers='last', smooth='median'), dict(outliers=1.0), dict(outliers=1.0, smooth='mean')]
+    for found, option in zip(compare_relevance(model, *batch, options), options):
+        torch.testing.assert_close(found, relevance_map(model, *batch, **option))
+    (last,) = compare_relevance(model, *batch, [dict(layers='last')])
+    torch.testing.assert_close(last, relevance_map(model, *batch, layers='last'))
+    assert not torch.allclose(last, relevance_map(model, *batch))

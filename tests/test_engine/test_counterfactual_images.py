@@ -8,6 +8,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmcfmask.counterfactual import part_of_grid, patch_mask, relevance_center, relevance_map, zoom_in
+from mmcfmask.counterfactual.cleaning import smooth
 from mmcfmask.datasets import ShapesDataset
 from mmcfmask.engine import counterfactual_images
 from mmcfmask.engine.config import load_config
@@ -132,6 +133,21 @@ def test_all_nine_variants_with_published_values(show):
         ('random', 'multi', 0.5),
     ]
     assert 'nine' in show.text
+
+
+def test_another_map_is_shown_beside_the_published_one(show, monkeypatch):
+    given = {}
+    panel = counterfactual_images.counterfactual_panel
+    monkeypatch.setattr(
+        counterfactual_images,
+        'counterfactual_panel',
+        lambda *args, **kwargs: given.update(kwargs) or panel(*args, **kwargs),
+    )
+    plain = show(split='train', num=3)
+    assert given['published'] is None
+    better = show(split='train', num=3, options=[*SMALL, "model.data_preprocessor.relevance=dict(smooth='mean')"])
+    torch.testing.assert_close(given['published'], plain[1])
+    torch.testing.assert_close(better[1], smooth(plain[1], 'mean'))
 
 
 @pytest.mark.parametrize('swap', [False, True])

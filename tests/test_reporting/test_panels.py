@@ -74,6 +74,24 @@ def test_without_fill_masked_patches_are_grey(sample):
     np.testing.assert_allclose(shown, grey_out_patches(images, mask)[0].transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize('layout', ['rows', 'columns'])
+def test_published_map_stands_beside_another(sample, layout):
+    images, relevance, mask, refilled = sample
+    other = torch.rand(3, 4, 4)
+    figure = counterfactual_panel(images, relevance, mask, refilled, published=other, layout=layout)
+    assert len(cells(figure)) == 15
+    for i in range(3):
+        _, first, second, masked, counterfactual = cells(figure)[5 * i : 5 * i + 5]
+        np.testing.assert_allclose(first.images[1].get_array(), other[i] / other[i].max(), rtol=1e-5)
+        np.testing.assert_allclose(second.images[1].get_array(), relevance[i] / relevance[i].max(), rtol=1e-5)
+        np.testing.assert_array_equal(masked.images[1].get_array()[..., 3] > 0, mask[i])
+        np.testing.assert_allclose(counterfactual.images[0].get_array(), refilled[i].permute(1, 2, 0))
+    texts = [text.get_text() for text in figure.texts]
+    assert texts.index('Published') == texts.index('Relevance') - 1
+    for text in figure.texts:
+        assert text.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_outline_of_the_object_is_drawn(sample):
     truth = np.zeros((3, 32, 32), bool)
     truth[:2, 8:24, 8:24] = True  # the third image has no object to outline
@@ -114,6 +132,7 @@ def test_bad_shapes_are_named(sample):
         (dict(counterfactuals=refilled[:2]), 'counterfactuals has the shape'),
         (dict(labels=['a']), '1 labels for 3 images'),
         (dict(gt_masks=np.zeros((3, 4, 4), bool)), 'gt_masks has the shape'),
+        (dict(published=relevance[:1]), 'published has the shape'),
         (dict(layout='grid'), 'layout'),
         (dict(width=0.2), 'too little'),
     ]:
