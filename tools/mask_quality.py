@@ -137,7 +137,7 @@ def make_table(title: str, maps: dict[str, dict[str, float]], columns: dict[str,
     from rich import box
     from rich.table import Table
 
-    table = Table('map', title=title, title_justify='left', box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table('map', title=title, title_justify='left', box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for heading, _ in columns.values():
         table.add_column(heading, justify='right', no_wrap=True)
     for label, row in maps.items():
