@@ -134,6 +134,9 @@ class TuneSpec(Section):
     grid: Grid = Field(
         {}, description='Config keys and their values to try, in every combination, for methods without a grid.'
     )
+    metric: Text | None = Field(
+        None, description='Validation metric that compares the trials (default: the one that chooses checkpoints).'
+    )
     seed: Annotated[Seed, Strict()] = Field(0, description='Training seed of every trial.')
     cfg_options: CfgOptions = Field({}, description='Config values of every trial: its budget.')
 
