@@ -105,7 +105,7 @@ def test_a_run_takes_the_best_setting(study):
         assert [trial['metrics']['accuracy/top1'] for trial in tuned['trials']] == [70.0, 80.0]
     next(derived.commands(derived))
     assert Config.fromfile(str(ft.product.parents[1] / 'config.py')).optim_wrapper.optimizer.lr == 1e-4
-    assert all(job.is_finished() for job in (ft, fd)) and ft.full_key.endswith('{"optim_wrapper.optimizer.lr": 0.0001}')
+    assert all(job.is_finished() for job in (ft, fd)) and '{"optim_wrapper.optimizer.lr": 0.0001}' in ft.full_key
 
 
 @pytest.mark.parametrize(
