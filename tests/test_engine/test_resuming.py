@@ -6,7 +6,6 @@ from short_runs import Killed, config, losses, train, weights
 
 from mmcfmask.engine.checkpoints import check_checkpoint
 
-
 CONTEXT_TERMS = [
     dict(type='CounterfactualDistillation'),
     dict(type='CounterfactualCrossEntropy', counterfactual=dict(mask='context', mask_share=0.6)),

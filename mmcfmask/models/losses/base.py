@@ -88,17 +88,17 @@ class Step:
     def _images(self) -> list[CounterfactualImages]:
         return []
 
-    @property
+    @cached_property
     def counterfactual(self) -> Counterfactual:
         """x̃, the counterfactual images, made by the data preprocessor."""
         return self.images_of(self.classifier.data_preprocessor).made
 
-    @property
+    @cached_property
     def counterfactual_features(self) -> Tensor:
         """f(x̃), (B, D)."""
         return self.images_of(self.classifier.data_preprocessor).features
 
-    @property
+    @cached_property
     def counterfactual_teacher_features(self) -> Tensor:
         """f₀(x̃), (B, D)."""
         return self.images_of(self.classifier.data_preprocessor).teacher_features
