@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..datasets.holdout import follow_run
-from ..engine.checks.model import makes_counterfactuals
+from ..engine.checks.model import makes_counterfactuals, shown_settings
 from ..engine.config import load_config, read_config
 from ..errors import ConfigError, MissingFileError, UserError
 from ..files import slug
@@ -273,7 +273,9 @@ def drop_unused_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]
 
 def name_variant(cfg: Config) -> str:
     """Name the counterfactual images of a config by mask, fill and value, such as ``object_single``."""
-    settings = {'mask': 'object', 'fill': 'single', 'value': None, **(cfg.model.get('data_preprocessor') or {})}
+    settings = {'mask': 'object', 'fill': 'single', 'value': None, **shown_settings(cfg.model)}
     value = [] if settings['value'] is None else [f'{settings["value"]:g}']
+    value += [] if settings.get('mask_share') is None else [f'share{settings["mask_share"]:g}']
     changes = [change for change in ('views', 'color_mixing') if settings.get(change)]
+    changes += [settings['donors']] if settings.get('donors', 'any') != 'any' else []
     return '_'.join([settings['mask'], settings['fill'], *value, *changes])
