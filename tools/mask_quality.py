@@ -10,6 +10,7 @@ python tools/mask_quality.py configs/pacs/zeroshot_vitb16.py --maps --curves --s
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mmcfmask_cli import add_cfg_options, count, file_name, run, seed
@@ -95,7 +96,8 @@ def main(args: argparse.Namespace) -> None:
     console = Console(soft_wrap=True)
     console.print(args.checkpoint or 'before fine-tuning', highlight=False)
     for name, result in results.items():
-        console.print(make_table(name, result, args.value, args.share))
+        for table in make_tables(name, result, args.value, args.share):
+            console.print(table)
     if args.curves:
         curves = {
             name: {label: (pair[0][:, 0], pair[1][:, 0]) for label, pair in result.curves.items()}
@@ -105,37 +107,42 @@ def main(args: argparse.Namespace) -> None:
         console.print(f'Picture: {written}', highlight=False)
 
 
-def make_table(name: str, result: SetQuality, value: float, shares: list[float]) -> Table:
-    """The maps of a set, one per row."""
+def make_tables(name: str, result: SetQuality, value: float, shares: list[float]) -> Iterator[Table]:
+    """The maps of a set, one per row: compared with the objects, and their curves; they fit into 80 columns."""
+    title = f'{name}: {result.images} images'
+    if result.objects:
+        title += f', {result.object_share:.0%} of the patches object, highest IoU in pixels {result.best_iou:.3f}'
+        yield make_table(
+            title,
+            result.maps,
+            {
+                'ap': ('AP', '.3f'),
+                'pointing': ('point\n(%)', '.1f'),
+                'iou': (f'IoU\nat {value:g}', '.3f'),
+                'masked': (f'masked\nat {value:g}', '.2f'),
+                'pixel_iou': ('IoU\npx', '.3f'),
+                'threshold_iou': ('best\nIoU', '.3f'),
+                'threshold': ('\nat', '.2f'),
+                **{f'iou_top_{share:g}': (f'top\n{share:.3g}', '.3f') for share in shares},
+            },
+        )
+    if result.curves:
+        headings = {'deletion': 'deletion', 'insertion': 'insertion'}
+        headings |= {f'{key}_top1': f'{heading}\ntop-1' for key, heading in headings.items()}
+        yield make_table(title, result.maps, {key: (heading, '.3f') for key, heading in headings.items()})
+
+
+def make_table(title: str, maps: dict[str, dict[str, float]], columns: dict[str, tuple[str, str]]) -> Table:
+    """One row per map that has the columns: ``{key: (heading, format)}``."""
+    from rich import box
     from rich.table import Table
 
-    title = f'{name}: {result.images} images'
-    columns = {}
-    if result.objects:
-        title += (
-            f', {result.object_share:.0%} of the patches are object'
-            f', highest IoU in pixels of any patches {result.best_iou:.3f}'
-        )
-        columns = {
-            'ap': ('AP', '.3f'),
-            'pointing': ('pointing (%)', '.1f'),
-            'iou': (f'IoU at {value:g}', '.3f'),
-            'masked': (f'masked at {value:g}', '.2f'),
-            'pixel_iou': ('in pixels', '.3f'),
-            'threshold_iou': ('best IoU', '.3f'),
-            'threshold': ('at', '.2f'),
-            **{f'iou_top_{share:g}': (f'IoU of top {share:.0%}', '.3f') for share in shares},
-        }
-    if result.curves:
-        columns.update(
-            deletion=('deletion', '.3f'),
-            insertion=('insertion', '.3f'),
-            deletion_top1=('deletion, top-1', '.3f'),
-            insertion_top1=('insertion, top-1', '.3f'),
-        )
-    table = Table('map', *(heading for heading, _ in columns.values()), title=title)
-    for label, row in result.maps.items():
-        table.add_row(label, *(f'{row[key]:{style}}' for key, (_, style) in columns.items()))
+    table = Table('map', title=title, title_justify='left', box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for heading, _ in columns.values():
+        table.add_column(heading, justify='right', no_wrap=True)
+    for label, row in maps.items():
+        if columns.keys() <= row.keys():
+            table.add_row(label, *(f'{row[key]:{style}}' for key, (_, style) in columns.items()))
     return table
 
 

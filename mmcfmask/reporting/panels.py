@@ -93,7 +93,7 @@ def counterfactual_panel(
             column, is the compact form for a README.
         stages: The four headings.
         width: Width of the figure in inches. Defaults to 3.4 for ``'rows'`` (4.2 with ``published``) and to 0.8 per
-            image for ``'columns'``.
+            image for ``'columns'``, or more for long labels.
         published (Tensor | ndarray, optional): (B, h, w), float: another relevance map, shown before ``relevance``.
 
     Returns:
@@ -139,7 +139,7 @@ def counterfactual_panel(
             sheet = _Sheet(num, columns, images.shape, width, left=margin, top=_HEADING, bottom=0.28, right=right)
         else:
             lines = max(label.count('\n') + bool(label) for label in labels)
-            width = width or margin + 0.3 + 0.8 * num
+            width = width or margin + 0.3 + max(0.8, _text_width(labels)) * num
             sheet = _Sheet(
                 columns, num, images.shape, width, left=margin, top=0.05 + 0.12 * lines, bottom=0.02, right=0.3
             )

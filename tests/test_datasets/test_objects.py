@@ -121,7 +121,7 @@ def test_paste_reaches_the_corners():
         (dict(per_class=True), 'per_class=True must be at least 1'),
         (dict(white=255), 'white=255 must be a whole number from 0 to 254'),
         (dict(object_share=(0.5, 0.1)), r'object_share=\(0.5, 0.1\) must be two numbers'),
-        (dict(object_share=(0.9, 1.0)), '0 of 7 images of the class'),
+        (dict(object_share=(0.9, 0.95)), '0 of 7 images of the class'),
         (dict(object_scale=0.5), 'object_scale=0.5 must be two numbers'),
         (dict(object_scale=(0.5, float('nan'))), 'object_scale=.* must be two numbers'),
         (dict(scene_folders=['a']), 'scene_folders needs scenes'),

@@ -62,6 +62,13 @@ def test_no_text_leaves_the_figure(sample, layout):
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
 
 
+def test_labels_above_columns_do_not_meet(sample):
+    labels = ['pred. a long class name', 'pred. a longer class name', 'pred. short']
+    figure = counterfactual_panel(*sample, labels=labels, layout='columns')
+    boxes = [next(text for text in figure.texts if text.get_text() == label).get_window_extent() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:]))
+
+
 def test_heading_wider_than_its_column_fits():
     figure = counterfactual_panel(torch.rand(1, 3, 8, 8), torch.rand(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool))
     heading = next(text for text in figure.texts if text.get_text() == 'Counterfactual')
