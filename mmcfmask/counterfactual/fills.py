@@ -200,4 +200,5 @@ def refill(
         ValueError: Unknown fill, a batch of one, or sizes that do not fit.
     """
     check_sizes(images, mask)
-    return replace_patches(images, mask, choose_donors(fill, tuple(mask.shape), images.device, generator, labels))
+    batch, rows, cols = mask.shape
+    return replace_patches(images, mask, choose_donors(fill, (batch, rows, cols), images.device, generator, labels))

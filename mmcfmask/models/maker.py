@@ -184,7 +184,12 @@ class CounterfactualMaker:
             images (Tensor): (B, 3, H, W), what ``made`` was made of.
             made (Counterfactual): From :meth:`counterfactual`, with a fill.
             generator (torch.Generator, optional): On the device of ``images``.
+
+        Raises:
+            ValueError: ``made`` has no fill.
         """
+        if made.other_donors is None:
+            raise ValueError('these images were not refilled, so there are no other donors')
         return self._refill(images, made.mask, made.other_donors, None, generator)
 
     def _refill(

@@ -122,7 +122,7 @@ def test_other_views_and_colours_are_shown(show):
 def test_images_of_a_loss_term_are_shown(show):
     own = "dict(type='ContextInvariance', counterfactual=dict(mask='context', mask_share=0.5, donors='other_class'))"
     train = dict(split='train', num=4)
-    mask = show(**train, options=[*SMALL, f'model.losses=[{own}]', 'model.teacher=None'])[2]
+    mask = show(**train, config=SHAPES.replace('cfmask.py', 'ft.py'), options=[*SMALL, f'model.losses=[{own}]'])[2]
     assert mask.flatten(1).sum(1).tolist() == [32] * 4 and 'context mask, single fill, share 0.5' in show.text
     assert show.text.endswith('donors of other classes')
     mask = show(**train, options=[*SMALL, f"model.losses=[{own}, dict(type='CounterfactualDistillation')]"])[2]

@@ -122,8 +122,9 @@ class CounterfactualImages:
         """x̃."""
         step = self.step
         relevance = step.relevance if self.maker.needs_relevance else None
-        classes = dict(labels=step.labels) if self.maker.donors == 'other_class' else {}
-        return self.maker.counterfactual(step.images, step.grid, relevance, **classes)
+        if self.maker.donors == 'any':
+            return self.maker.counterfactual(step.images, step.grid, relevance)
+        return self.maker.counterfactual(step.images, step.grid, relevance, labels=step.labels)
 
     @cached_property
     def made_again(self) -> Counterfactual:
