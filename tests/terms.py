@@ -7,11 +7,12 @@ from mmpretrain.registry import MODELS
 
 import mmcfmask  # noqa: F401
 
+WITHOUT_TEACHER = {'FLYP', 'CounterfactualCrossEntropy', 'ContextInvariance'}
 NAMES = ['star', 'blue circle', 'ring']
 TEMPLATES = ['a photo of a {}.', 'a sketch of the {}.', '{} in the rain']
 
 
-def build(pretrained, *losses, teacher=True, **head):
+def build(pretrained, *losses, teacher=True, preprocessor=None, **head):
     torch.manual_seed(2)
     head = dict(
         dict(
@@ -26,8 +27,11 @@ def build(pretrained, *losses, teacher=True, **head):
             type='CounterfactualClassifier',
             backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained),
             head=head,
-            teacher=dict(type='OpenCLIPTeacher') if teacher and {term['type'] for term in losses} - {'FLYP'} else None,
+            teacher=dict(type='OpenCLIPTeacher')
+            if teacher and {term['type'] for term in losses} - WITHOUT_TEACHER
+            else None,
             losses=list(losses),
+            data_preprocessor=preprocessor,
         )
     ).train()
 

@@ -24,6 +24,7 @@ from ..engine.checks.model import check_fill, makes_counterfactuals
 from ..engine.config import load_config
 from ..engine.testing import forget_training
 from ..errors import ConfigError
+from ..models import CounterfactualDistillation, CounterfactualMaker
 from ..models.losses import base
 
 CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
@@ -61,7 +62,8 @@ def read_config(
     if compile_blocks:
         cfg.model.backbone.compile = True
     cfg.model.backbone.pretrained = None
-    cfg.model.teacher = dict(type='OpenCLIPTeacher', precision=cfg.model.teacher.get('precision'))
+    if cfg.model.get('teacher'):
+        cfg.model.teacher = dict(type='OpenCLIPTeacher', precision=cfg.model.teacher.get('precision'))
     cfg.model.head.class_weights = None
     if batch:
         cfg.train_dataloader.batch_size = batch
@@ -132,6 +134,11 @@ class Steps:
             raise ConfigError(
                 f'the naive step is written for ViTs of open_clip, not for {type(visual).__name__}: use --skip naive'
             )
+        if 'naive' in candidates and [type(term) for term in self.losses] != [CounterfactualDistillation]:
+            raise ConfigError(
+                'the naive step is written for losses=[dict(type="CounterfactualDistillation")] alone, but the config '
+                f'has {", ".join(type(term).__name__ for term in self.losses)}: use --skip naive'
+            )
         if 'naive' in candidates:  # a teacher that is not rounded under autocast
             teacher = self.teacher.backbone.visual
             self.naive_teacher = teacher if candidates == ('naive',) else copy.deepcopy(teacher)
@@ -198,8 +205,9 @@ class Steps:
             (model.data_preprocessor, 'forward', 'data'),
             (model, 'extract_feat', 'clean forward', 'masked forward'),
             (base, 'attention_relevance', 'relevance'),
-            (model.data_preprocessor, 'counterfactual', 'refill'),
-            (self.teacher, 'forward', 'teacher'),
+            (CounterfactualMaker, 'counterfactual', 'refill'),
+            (CounterfactualMaker, 'refill_again', 'refill'),
+            *([] if self.teacher is None else [(self.teacher, 'forward', 'teacher')]),
             (wrapper, 'backward', 'backward'),
             (wrapper, 'step', 'optimizer'),
         ]

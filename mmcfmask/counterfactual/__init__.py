@@ -9,7 +9,7 @@ from .attention import (
     mask_keys,
     record_attention,
 )
-from .fills import FILLS, multi_donors, refill, single_donors
+from .fills import DONORS, FILLS, choose_donors, multi_donors, refill, replace_patches, single_donors
 from .masks import MASKS, check_share, check_value, exact_random_mask, masked_patches, num_kept, patch_mask
 from .relevance import (
     attention_relevance,
@@ -25,6 +25,7 @@ from .views import part_of_grid, random_color_mixing, random_views, relevance_ce
 __all__ = [
     'AttentionCall',
     'AttentionRecord',
+    'DONORS',
     'FILLS',
     'MASKS',
     'after_position',
@@ -33,6 +34,7 @@ __all__ = [
     'check_relevance',
     'check_share',
     'check_value',
+    'choose_donors',
     'compare_relevance',
     'drop_tokens',
     'exact_random_mask',
@@ -51,6 +53,7 @@ __all__ = [
     'refill',
     'relevance_center',
     'relevance_map',
+    'replace_patches',
     'single_donors',
     'zoom_in',
 ]

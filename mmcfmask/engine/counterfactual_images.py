@@ -30,13 +30,14 @@ from ..datasets.holdout import follow_run
 from ..datasets.images import EXTENSIONS, find_images, why_unreadable
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..models.inference.relevance_crop import check_crop_scale
-from ..models.preprocessor import PUBLISHED_VALUES, CAMRefillDataPreprocessor
+from ..models.maker import PUBLISHED_VALUES, CounterfactualMaker
 from ..reporting import Variant, counterfactual_panel, grey_out_patches, variants_panel
 from .checkpoints import check_checkpoint
-from .checks.model import makes_counterfactuals
+from .checks.model import counterfactual_settings, shown_settings
 from .testing import build_model, find_class_names, make_file_pipeline
 
-RANDOM_CHANGES = dict(views='random views', color_mixing='random color mixing')  # settings of the data preprocessor
+# Settings of counterfactual images beside the variant, and their words in the description.
+CHANGES = dict(views='random views', color_mixing='random color mixing', donors='donors of other classes')
 
 
 class Shown(NamedTuple):
@@ -49,6 +50,7 @@ class Shown(NamedTuple):
         texts: One label per image.
         gt_masks: (B, H, W) bool, the objects, where the data set knows them.
         published: (B, h, w), the published relevance, where the config's is another.
+        labels: (B,) int64, the classes that the relevance is for.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class Shown(NamedTuple):
     texts: list[str]
     gt_masks: np.ndarray | None
     published: Tensor | None = None
+    labels: Tensor | None = None
 
     def display(self, images: Tensor) -> Tensor:
         """Normalised images as RGB in 0..1."""
@@ -68,8 +71,8 @@ class Shown(NamedTuple):
     ) -> tuple[Tensor, Tensor]:
         """Counterfactual images as RGB in 0..1, with hidden patches in grey, and the patches (B, h, w) taken out."""
         generator = torch.Generator(self.inputs.device).manual_seed(seed)
-        made = CAMRefillDataPreprocessor(mask=mask, fill=fill, value=value, **changes).counterfactual(
-            self.inputs, patch_grid(self.model.backbone, self.inputs), self.relevance, generator
+        made = CounterfactualMaker(mask, fill, value, **changes).counterfactual(
+            self.inputs, patch_grid(self.model.backbone, self.inputs), self.relevance, generator, self.labels
         )
         images = self.display(made.images)
         return grey_out_patches(images, made.mask) if made.hidden else images, made.mask
@@ -132,8 +135,7 @@ def show_counterfactuals(
             raise ConfigError(f'--relevance-crop: {error}') from None
     elif (len(files) if files else num) < 2 and (all_variants or fill != 'none'):
         raise ConfigError('a fill takes patches from other images: give at least 2 images, or use --fill none')
-    settings = cfg.model.get('data_preprocessor') or {}
-    trains_on_them = makes_counterfactuals(cfg.model)
+    trained, settings = counterfactual_settings(cfg.model), shown_settings(cfg.model)
     shown = read_images(cfg, checkpoint, files, split, num, labels, crop_scale is not None, seed, device)
     count = f'{len(shown.inputs)} images, '
     if crop_scale is not None:
@@ -142,7 +144,9 @@ def show_counterfactuals(
         )
     if all_variants:
         return draw_variants(shown, seed), count + 'nine masks x fills with their published values'
-    changes = {} if fill == 'none' else {name: settings[name] for name in RANDOM_CHANGES if settings.get(name)}
+    changes = {
+        name: settings[name] for name in CHANGES if fill != 'none' and settings.get(name) not in (None, 'any', 0)
+    }
     share = settings.get('mask_share') if value is None else None
     if share is not None:
         changes['mask_share'] = share
@@ -160,8 +164,10 @@ def show_counterfactuals(
     )
     chosen = f'share {share:g}' if value is None else f'value {value:g}'
     parts = [f'{mask} mask', f'{fill} fill', f'{chosen}: {patches.float().mean().item():.0%} of patches masked']
-    parts += [RANDOM_CHANGES[name] for name in changes if name in RANDOM_CHANGES]
-    note = '' if trains_on_them else '; the config itself does not train on counterfactual images'
+    parts += [CHANGES[name] for name in changes if name in CHANGES]
+    note = '' if trained else '; the config itself does not train on counterfactual images'
+    if len(trained) > 1:
+        note = f'; the config trains on those of {" and ".join(trained)}, here of the first'
     return figure, count + ', '.join(parts) + note
 
 
@@ -201,11 +207,12 @@ def choose_variant(
     Raises:
         ConfigError: The value is not in the range of the mask.
     """
-    ours = {key: (cfg.model.get('data_preprocessor') or {}).get(key) for key in ('mask', 'fill', 'value')}
+    settings = shown_settings(cfg.model)
+    ours = {key: settings.get(key) for key in ('mask', 'fill', 'value')}
     mask, fill = mask or ours['mask'] or 'object', fill or ours['fill'] or 'single'
     if value is None and (mask, fill) == (ours['mask'], ours['fill']):
         value = ours['value']
-    if value is None and cfg.model.get('data_preprocessor', {}).get('mask_share') is not None:
+    if value is None and settings.get('mask_share') is not None:
         return mask, fill, None
     value = PUBLISHED_VALUES[mask, fill] if value is None else value
     try:
@@ -249,11 +256,11 @@ def read_images(
     elif labels:
         classes = parse_labels(labels, list(names), len(items))
     shown = predicted if for_predicted else classes or predicted
+    shown_labels = torch.tensor(shown, device=inputs.device)
     options = model.data_preprocessor.relevance
-    relevance, *others = compare_relevance(
-        model, inputs, torch.tensor(shown, device=inputs.device), [options, {}] if options else [{}]
-    )
-    return Shown(model, inputs, relevance, label_images(names, predicted, classes), gt_masks, *others)
+    relevance, *others = compare_relevance(model, inputs, shown_labels, [options, {}] if options else [{}])
+    texts = label_images(names, predicted, classes)
+    return Shown(model, inputs, relevance, texts, gt_masks, *others, labels=shown_labels)
 
 
 def label_images(names: Sequence[str], predicted: Sequence[int], classes: Sequence[int] | None) -> list[str]:

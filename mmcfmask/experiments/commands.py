@@ -205,6 +205,17 @@ def find_checkpoint(folder: Path) -> Path:
     return found
 
 
+def update_tuning(tuned: TunedConfig, job: Job) -> None:
+    """Let the product of a finished run say how its setting was chosen now, such as out of a wider grid."""
+    if tuned.choose() is None:
+        return
+    content = json.loads(job.product.read_text(encoding='utf-8'))
+    now = json.loads(json.dumps(dict(tuned=tuned.tuning.describe(), key=job.full_key)))
+    if any(content.get(name) != value for name, value in now.items()):
+        write_text(job.key_file, job.full_key)
+        write_json(job.product, {**content, **now})
+
+
 def sign_metrics(written: Path, path: Path, method: str, seed: int | None, key: str, **more: Any) -> None:
     """Add the names of the method and the seed, the key of the job and ``more`` to an output, and move it to
     ``path``."""

@@ -70,8 +70,10 @@ class Job:
         product (Path): The file that exists when the job is finished.
         key_file (Path): The file that holds ``key``.
         key (str): Identifies the settings. A product that was made under another key does not count.
-        choose (Callable): Returns the settings that jobs it depends on have chosen for it, as the end of its key; None
-            as long as they have not. Then a product counts whatever was chosen for it.
+        choose (Callable): Returns the settings that jobs it depends on have chosen for it, to be added to its key; None
+            as long as they have not.
+        basis (str): Identifies what they choose from. It ends the key, and counts only as long as they have not chosen:
+            then a product counts, with whatever was chosen for it, if that was from the same.
         commands (Callable): Takes the job and yields its commands. The next one is asked for after the last one has
             succeeded. Raises :class:`JobError` if it cannot go on. The product exists when it ends.
         leftovers (tuple[str, ...]): Patterns of files beside the product to delete when the key has changed.
@@ -80,6 +82,7 @@ class Job:
         report (Callable): Returns one line about the finished job.
         serves (bool): It is run only for unfinished jobs that depend on it.
         is_usable (Callable): Whether what other jobs need of the finished job, such as its checkpoint, is there.
+        refresh (Callable): Takes the finished job and updates what its product says of the choice.
     """
 
     label: str
@@ -92,13 +95,15 @@ class Job:
     group: tuple[str, ...] = ()
     report: Callable[[], str] = lambda: ''
     choose: Callable[[], str | None] = lambda: ''
+    basis: str = ''
     serves: bool = False
     is_usable: Callable[[], bool] = lambda: True
+    refresh: Callable[[Job], None] = lambda job: None
 
     @property
     def full_key(self) -> str:
-        """The key with what was chosen, as far as it is known."""
-        return self.key + (self.choose() or '')
+        """The key with what was chosen, as far as it is known, and what it was chosen from."""
+        return self.key + (self.choose() or '') + self.basis
 
     def read_key(self) -> str | None:
         """The full key of what exists, finished or not; None if the job was never started."""
@@ -110,9 +115,12 @@ class Job:
     def is_started(self) -> bool:
         """Whether what exists was made, or started, with the same settings."""
         found, choice = self.read_key(), self.choose()
-        if found is None or choice is None:
-            return found is not None and found.startswith(self.key)
-        return found == self.key + choice
+        if found is None:
+            return False
+        if choice is None:
+            return found.startswith(self.key) and found.endswith(self.basis)
+        known = self.key + choice
+        return found == known or bool(self.basis) and found.startswith(f'{known} ')
 
     def is_finished(self) -> bool:
         """Whether the product exists and was made with the same settings."""

@@ -11,11 +11,19 @@ from typing import Any
 from mmengine.config import Config
 
 from ..datasets.holdout import follow_run
-from ..engine.checks.model import makes_counterfactuals
+from ..engine.checks.model import makes_counterfactuals, shown_settings
 from ..engine.config import load_config, read_config
 from ..errors import ConfigError, MissingFileError, UserError
 from ..files import slug
-from .commands import RunSettings, describe_trial, draw_commands, is_trained, run_commands, trial_commands
+from .commands import (
+    RunSettings,
+    describe_trial,
+    draw_commands,
+    is_trained,
+    run_commands,
+    trial_commands,
+    update_tuning,
+)
 from .fingerprint import fingerprint
 from .jobs import Job
 from .methods import Method
@@ -110,13 +118,10 @@ class Plan:
         id_set = cfg.test_cfg.id_set
         tuned = self.tuned.get((dataset, method.source or method.name))
         trials = tuned.tuning.trials if tuned and not method.source else []
-        if trials:
-            derivation.append(tuned.tuning.grid)
         runs: Runs = {}
         for seed, sources in depends_on.items():
             folder = self.out / dataset / slug(method.name) / ('run' if seed is None else f'seed{seed}')
             settings = RunSettings(method, seed, cfg, config, self.spec.amp, self.spec.keep, tuned)
-            sources = [*trials, *sources]
             runs[seed] = Job(
                 label=' '.join(filter(None, [dataset, method.name, '' if seed is None else f'(seed {seed})'])),
                 product=folder / 'metrics.json',
@@ -124,10 +129,12 @@ class Plan:
                 key=fingerprint(cfg, seed, self.spec.amp, derivation, [source.key for source in sources]),
                 commands=partial(run_commands, settings),
                 leftovers=('*.pth', 'last_checkpoint', 'trained'),
-                depends_on=sources,
+                depends_on=[*trials, *sources],
                 group=(dataset, group, method.name),
                 report=partial(describe_run, folder / 'metrics.json', id_set),
                 choose=tuned.choose if tuned else lambda: '',
+                basis=tuned.tuning.basis if tuned else '',
+                refresh=partial(update_tuning, tuned) if tuned else lambda job: None,
                 is_usable=partial(is_trained, folder) if group == 'trained' else lambda: True,
             )
         self.runs[dataset, method.name] = runs
@@ -149,7 +156,7 @@ class Plan:
             if slug(method.name) == FOLDER:
                 raise ConfigError(f'{where}: the folder {FOLDER} is for trials: give the method another name')
             tuning = self._plan_trials(dataset, method, grid, list_settings(grid, f'the grid of {where}'))
-        check_can_be_tuned(where, cfg)
+        check_can_be_tuned(where, cfg, self.tune.metric)
         check_keys(where, tuning.grid, method.cfg_options, 'its cfg_options')
         check_keys(where, tuning.grid, self.overrides, '--cfg-options')
         configs = [self._load_config(dataset, method, setting) for setting in tuning.settings]
@@ -183,7 +190,7 @@ class Plan:
                     serves=True,
                 )
             )
-        return Tuning(method.name, grid, list(settings.values()), trials, self.tune.seed, self.tune.cfg_options)
+        return Tuning(method.name, grid, list(settings.values()), trials, self.tune)
 
     def locate_config(self, dataset: str, name: str) -> Path:
         """Where the config of a method is written."""
@@ -266,7 +273,9 @@ def drop_unused_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]
 
 def name_variant(cfg: Config) -> str:
     """Name the counterfactual images of a config by mask, fill and value, such as ``object_single``."""
-    settings = {'mask': 'object', 'fill': 'single', 'value': None, **(cfg.model.get('data_preprocessor') or {})}
+    settings = {'mask': 'object', 'fill': 'single', 'value': None, **shown_settings(cfg.model)}
     value = [] if settings['value'] is None else [f'{settings["value"]:g}']
+    value += [] if settings.get('mask_share') is None else [f'share{settings["mask_share"]:g}']
     changes = [change for change in ('views', 'color_mixing') if settings.get(change)]
+    changes += [settings['donors']] if settings.get('donors', 'any') != 'any' else []
     return '_'.join([settings['mask'], settings['fill'], *value, *changes])

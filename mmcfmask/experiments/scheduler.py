@@ -85,6 +85,7 @@ class _Queue:
 
     def __init__(self, jobs: list[Job], console: Console, executor: Executor, bars: Progress) -> None:
         self.waiting = jobs
+        self.again = [job for job in jobs if job.is_finished()]  # for what they no longer have
         self.total = len(jobs)
         self.active: list[RunningJob] = []
         self.failed: dict[str, str] = {}
@@ -107,6 +108,9 @@ class _Queue:
                 other not in pending and other.is_finished() for other in job.depends_on
             ):
                 self.waiting.remove(job)
+                if job.is_finished() and job not in self.again:  # as another job has just chosen
+                    self.console.print(f'{job.label}: kept', highlight=False, markup=False, soft_wrap=True)
+                    continue
                 slot = min(set(range(self.executor.slots)) - {running.slot for running in self.active})
                 try:
                     self.active.append(RunningJob(job, slot, self.executor))

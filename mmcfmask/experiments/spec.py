@@ -63,9 +63,9 @@ def check_grid(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for i, value in enumerate(values):
             check_numbers({key: value})
             if isinstance(value, float) and not math.isfinite(value):
-                raise PydanticCustomError('finite', f'has a value of {key} that is not a finite number')
+                raise ConfigError(f'{key} has the value {value}, which is not a finite number')
             if value in values[:i]:
-                raise PydanticCustomError('distinct', f'has a value of {key} twice')
+                raise ConfigError(f'{key} has the value {value!r} twice')
     return grid
 
 
@@ -133,6 +133,9 @@ class TuneSpec(Section):
 
     grid: Grid = Field(
         {}, description='Config keys and their values to try, in every combination, for methods without a grid.'
+    )
+    metric: Text | None = Field(
+        None, description='Validation metric that compares the trials (default: the one that chooses checkpoints).'
     )
     seed: Annotated[Seed, Strict()] = Field(0, description='Training seed of every trial.')
     cfg_options: CfgOptions = Field({}, description='Config values of every trial: its budget.')

@@ -79,6 +79,9 @@ class Study:
             for folder in folders | {job.product.parent for job in planned}:
                 remove_leftovers(folder)
             failed = run_jobs(planned, console, LocalExecutor(jobs))
+            for job in planned:
+                if job.is_finished():
+                    job.refresh(job)
             self.write_results(console)
         if failed:
             console.print(f'\n{len(failed)} failed:', style='bold red', highlight=False)

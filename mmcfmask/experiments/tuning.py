@@ -6,6 +6,8 @@ when they start.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import itertools
 import json
 import math
@@ -17,15 +19,18 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..errors import ConfigError
+from ..engine.checks.validation import check_validation
+from ..errors import ConfigError, blame
 from ..evaluation import preference
 from ..files import check_file_name, slug
 from ..reporting.choices import shorten_keys
 from .jobs import Job, JobError
+from .spec import TuneSpec
 
 FOLDER = 'tune'  # of the trials, in the folder of a data set
 FILE_NAME = 'trial.json'
 MOST = 100  # settings of one grid
+LOWER_IS_BETTER = ('/nll', '/ece', '/mce')
 
 Setting = dict[str, Any]  # config keys and their values
 
@@ -39,16 +44,19 @@ class Tuning:
         grid (dict): Config keys to the values that are tried.
         settings (list[dict]): Every combination of them.
         trials (list[Job]): A job for every setting; its product is a trial.json.
-        seed (int): Training seed of the trials.
-        budget (dict): Config values of the trials alone.
+        spec (TuneSpec): How they are made and compared.
     """
 
     method: str
     grid: Mapping[str, Sequence[Any]]
     settings: list[Setting]
     trials: list[Job]
-    seed: int
-    budget: Mapping[str, Any]
+    spec: TuneSpec
+
+    @property
+    def basis(self) -> str:
+        """Identifies the trials, as the end of a key."""
+        return ' ' + hashlib.sha256(' '.join(job.key for job in self.trials).encode()).hexdigest()[:16]
 
     def read_trials(self) -> list[dict] | None:
         """The results of all trials; None as long as some are not finished."""
@@ -65,14 +73,18 @@ class Tuning:
         trials = self.read_trials()
         if trials is None:
             return None
-        ranks = {
-            i: preference(trial['metrics'], trial['metric'], trial['rule'])
-            for i, trial in enumerate(trials)
-            if trial['metrics']
-        }
+        ranks = {i: self._rank(trial) for i, trial in enumerate(trials) if trial['metrics']}
         if not ranks:
             raise JobError(f'{self.method} cannot be tuned: the loss became infinite with every setting of its grid')
         return max(ranks, key=ranks.__getitem__)
+
+    def _rank(self, trial: Mapping[str, Any]) -> tuple[float, float]:
+        """The larger, the better; see :func:`mmcfmask.evaluation.preference`."""
+        key = self.spec.metric or trial['metric']
+        if key not in trial['metrics']:
+            raise JobError(f'tune.metric: the validation has no {key!r}, but {", ".join(trial["metrics"])}')
+        rule = trial['rule'] if key == trial['metric'] else 'less' if key.endswith(LOWER_IS_BETTER) else 'greater'
+        return preference(trial['metrics'], key, rule)
 
     def describe(self) -> dict[str, Any]:
         """What a metrics.json says of the tuning: the choice, what it was made from, and how.
@@ -88,9 +100,9 @@ class Tuning:
             chosen=chosen,
             grid={key: list(values) for key, values in self.grid.items()},
             at_edge=[key for key, values in self.grid.items() if is_at_edge(chosen[key], values)],
-            metric=trials[best]['metric'],
-            seed=self.seed,
-            cfg_options=dict(self.budget),
+            metric=self.spec.metric or trials[best]['metric'],
+            seed=self.spec.seed,
+            cfg_options=dict(self.spec.cfg_options),
             trials=[
                 dict(setting=setting, metrics=trial['metrics'], diverged=trial['diverged'])
                 for setting, trial in zip(self.settings, trials)
@@ -167,14 +179,19 @@ def check_keys(where: str, grid: Mapping[str, Any], options: Mapping[str, Any], 
                 )
 
 
-def check_can_be_tuned(where: str, cfg: Config) -> None:
-    """Raise a ConfigError unless the trainings of a config are validated by one metric."""
+def check_can_be_tuned(where: str, cfg: Config, metric: str | None) -> None:
+    """Raise a ConfigError unless the trainings of a config are validated by one metric, and by ``metric`` too."""
     save_best = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
     if not cfg.get('val_dataloader') or not isinstance(save_best, str):
         raise ConfigError(
             f'{where} cannot be tuned: its config needs validation images (val_dataloader) and one metric in '
             f'default_hooks.checkpoint.save_best, which is {save_best!r}. grid: {{}} leaves it as it is'
         )
+    if metric:
+        chosen = copy.deepcopy(cfg)
+        chosen.default_hooks.checkpoint.save_best = metric  # the same rules: a metric of the validation, of no shift
+        with blame(f'{where}: tune.metric'):
+            check_validation(chosen)
 
 
 def name_trial(folder: Path, method: str, setting: str) -> Path:

@@ -3,7 +3,20 @@ from typing import Any
 from .classifier import CounterfactualClassifier
 from .head import CLIPDistillHead
 from .inference.knn_gate import KNNGate
-from .losses import CARFT, FLYP, L2SP, CounterfactualDistillation, Distillation, LipsumFT, LossTerm, Step
+from .losses import (
+    CARFT,
+    FLYP,
+    L2SP,
+    ContextInvariance,
+    ContextTerm,
+    CounterfactualCrossEntropy,
+    CounterfactualDistillation,
+    Distillation,
+    LipsumFT,
+    LossTerm,
+    Step,
+)
+from .maker import CounterfactualMaker
 from .preprocessor import CAMRefillDataPreprocessor
 from .teacher import OpenCLIPTeacher
 from .towers.backbone import OpenCLIPBackbone
@@ -12,8 +25,12 @@ __all__ = [
     'CAMRefillDataPreprocessor',
     'CARFT',
     'CLIPDistillHead',
+    'ContextInvariance',
+    'ContextTerm',
     'CounterfactualClassifier',
+    'CounterfactualCrossEntropy',
     'CounterfactualDistillation',
+    'CounterfactualMaker',
     'Distillation',
     'FLYP',
     'KNNGate',

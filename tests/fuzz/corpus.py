@@ -201,6 +201,7 @@ def texts() -> Iterator[Case]:
         'model.head.distill',
         'model.data_preprocessor.mask',
         'model.data_preprocessor.fill',
+        'model.data_preprocessor.donors',
         'test_cfg.id_set',
         'load_from',
         'work_dir',
@@ -215,6 +216,7 @@ def texts() -> Iterator[Case]:
     for key in (
         'model.data_preprocessor.mask',
         'model.data_preprocessor.fill',
+        'model.data_preprocessor.donors',
         'model.head.distill',
         'train_dataloader.dataset.split',
         'test_cfg.id_set',
@@ -262,6 +264,18 @@ def names() -> Iterator[Case]:
     }.items():
         yield value(key, part, says=key.partition('.')[0])
     yield value('custom_imports', dict(imports=['no_such_module']), says='no_such_module')
+    for own, near in (
+        (dict(maks='context'), 'mask'),
+        (dict(mask='contxt'), 'context'),
+        (dict(mask='context', donors='others'), 'other_class'),
+        (dict(mask='context', value=float('nan')), 'NaN'),
+        (dict(mask='context', mask_share=True), 'mask_share'),
+        (dict(mask='object'), 'context'),
+        ([], 'dict'),
+        ('context', 'dict'),
+    ):
+        yield value('model.losses', [dict(type='CounterfactualCrossEntropy', counterfactual=own)], says=near)
+    yield value('model.losses', [dict(type='ContextInvariance', target='cleen')], says='clean')
 
 
 def keys() -> Iterator[Case]:

@@ -152,6 +152,17 @@ def test_real_loader_and_skipping():
     assert set(result['seconds']) == {'counterfactual', 'fine-tuning'} and not result['peak_memory']
 
 
+def test_terms_with_images_of_their_own():
+    losses = "model.losses=[dict(type='CounterfactualCrossEntropy', counterfactual=dict(mask='context'))]"
+    options = ['train_dataloader.dataset.size=8', losses]
+    cfg = steps.read_config(SHAPES.replace('cfmask.py', 'ft.py'), options, batch=4)
+    result = training.benchmark_training(cfg, CPU, steps=1, skip=['naive', 'memory'])
+    empty = {name for name in steps.PHASES if result['phases'][name] == 0}
+    assert empty <= {'teacher', 'other'} and 'teacher' in empty
+    with pytest.raises(ConfigError, match='alone, but the config has CounterfactualCrossEntropy: use --skip'):
+        steps.Steps(cfg, CPU, ['naive'])
+
+
 def test_config_without_the_step_is_refused():
     with pytest.raises(ConfigError, match='has no counterfactual training step'):
         steps.read_config(str(ROOT / 'configs' / 'shapes' / 'ft.py'))

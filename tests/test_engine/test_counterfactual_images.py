@@ -119,6 +119,17 @@ def test_other_views_and_colours_are_shown(show):
     assert 'the config itself does not train on counterfactual images' in show.text
 
 
+def test_images_of_a_loss_term_are_shown(show):
+    own = "dict(type='ContextInvariance', counterfactual=dict(mask='context', mask_share=0.5, donors='other_class'))"
+    train = dict(split='train', num=4)
+    mask = show(**train, config=SHAPES.replace('cfmask.py', 'ft.py'), options=[*SMALL, f'model.losses=[{own}]'])[2]
+    assert mask.flatten(1).sum(1).tolist() == [32] * 4 and 'context mask, single fill, share 0.5' in show.text
+    assert show.text.endswith('donors of other classes')
+    mask = show(**train, options=[*SMALL, f"model.losses=[{own}, dict(type='CounterfactualDistillation')]"])[2]
+    assert 'object mask, single fill, value 0.3' in show.text
+    assert 'of model.data_preprocessor and model.losses[0].counterfactual, here of the first' in show.text
+
+
 def test_all_nine_variants_with_published_values(show):
     variants = show(split='train', num=2, all_variants=True)[2]
     assert [v[:3] for v in variants] == [

@@ -6,12 +6,24 @@ from short_runs import Killed, config, losses, train, weights
 
 from mmcfmask.engine.checkpoints import check_checkpoint
 
+CONTEXT_TERMS = [
+    dict(type='CounterfactualDistillation'),
+    dict(type='CounterfactualCrossEntropy', counterfactual=dict(mask='context', mask_share=0.6)),
+    dict(type='ContextInvariance', counterfactual=dict(mask='random', color_mixing=0.5, donors='other_class')),
+]
 
-@pytest.mark.parametrize('mask, fill', [('object', 'single'), ('random', 'multi')])
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'model.data_preprocessor.mask': 'object', 'model.data_preprocessor.fill': 'single'},
+        {'model.data_preprocessor.mask': 'random', 'model.data_preprocessor.fill': 'multi'},
+        {'model.data_preprocessor.donors': 'other_class', 'model.losses': CONTEXT_TERMS},
+    ],
+)
 def test_resume_in_the_middle_of_an_epoch_goes_on_as_if_nothing_had_happened(
-    tmp_path, tiny_pretrained, monkeypatch, mask, fill
+    tmp_path, tiny_pretrained, monkeypatch, options
 ):
-    options = {'model.data_preprocessor.mask': mask, 'model.data_preprocessor.fill': fill}
     cfg = config(tmp_path / 'whole', tiny_pretrained, **options)
     train(cfg)
 

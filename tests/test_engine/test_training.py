@@ -1,5 +1,6 @@
 """Whole runs of a few iterations: steps, accumulation, checkpoints, precision."""
 
+import json
 import math
 
 import pytest
@@ -59,6 +60,26 @@ def test_bfloat16_run(tmp_path, tiny_pretrained):
     )
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert all(value < 100 for parts in losses(tmp_path).values() for value in parts)
+
+
+def test_context_terms_with_accumulation_and_bfloat16(tmp_path, tiny_pretrained):
+    own = dict(counterfactual=dict(mask='context', mask_share=0.6, donors='other_class'))
+    options = {
+        'optim_wrapper.type': 'AutocastOptimWrapper',
+        'train_cfg.max_epochs': 1,
+        'train_dataloader.batch_size': 4,
+        'model.losses': [dict(type='CounterfactualCrossEntropy', **own), dict(type='ContextInvariance', **own)],
+    }
+    cfg = config(tmp_path, tiny_pretrained, 'ft', **options)
+    model = train(cfg)
+    assert cfg.optim_wrapper.accumulative_counts == 2 and model.teacher is None
+    (log,) = tmp_path.glob('*/vis_data/scalars.json')
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [entry for entry in entries if 'loss_invariance' in entry]
+    assert len(steps) == 10
+    for entry in steps:
+        parts = [entry[name] for name in ('loss_cls', 'loss_counterfactual', 'loss_invariance')]
+        assert all(part > 0 for part in parts) and entry['loss'] == pytest.approx(sum(parts), rel=1e-3)
 
 
 @pytest.mark.parametrize('counts', [1, 4])

@@ -105,7 +105,7 @@ def test_a_run_takes_the_best_setting(study):
         assert [trial['metrics']['accuracy/top1'] for trial in tuned['trials']] == [70.0, 80.0]
     next(derived.commands(derived))
     assert Config.fromfile(str(ft.product.parents[1] / 'config.py')).optim_wrapper.optimizer.lr == 1e-4
-    assert all(job.is_finished() for job in (ft, fd)) and ft.full_key.endswith('{"optim_wrapper.optimizer.lr": 0.0001}')
+    assert all(job.is_finished() for job in (ft, fd)) and '{"optim_wrapper.optimizer.lr": 0.0001}' in ft.full_key
 
 
 @pytest.mark.parametrize(
@@ -135,27 +135,76 @@ def test_a_method_that_diverges_everywhere_fails(study):
         go_through(ft)
 
 
-def test_the_key_holds_grid_budget_and_choice(study):
+def test_a_run_counts_for_the_setting_that_is_chosen(study):
     def make(**changes):
         return study({'FT': 'ft', 'W': dict(wise_ft='FT')}, tune={**TUNE, **changes}).jobs
 
-    keys = [[job.key for job in make(**changes)] for changes in ({}, dict(seed=6), dict(cfg_options={}))]
-    assert len({key for jobs in keys for key in jobs}) == 12
-    first, second, ft, derived = make()
-    other = make(grid={LR: [1e-5, 1e-3]})
-    assert other[0].key == first.key and other[2].key != ft.key  # a trial is kept when the grid changes
-
+    planned = [make(**changes) for changes in ({}, dict(seed=6), dict(cfg_options={}))]
+    assert len({job.key for jobs in planned for job in jobs if job.serves}) == 6
+    assert len({job.full_key for jobs in planned for job in jobs}) == 12  # of runs: what they choose from
+    first, second, ft, derived = jobs = make()
+    assert find_pending(jobs) == jobs
     for job, accuracy in ((first, 70.0), (second, 80.0)):
         finish(job, accuracy)
     go_through(ft, write_test)
     derived.prepare()
     derived.product.write_text(json.dumps(dict(key=derived.full_key)))
     assert ft.is_finished() and derived.is_finished()
-    finish(first, 90.0)  # the trial was repeated elsewhere, and now another setting is the best
-    assert not ft.is_started() and not derived.is_finished()
+
+    wider = make(grid={LR: [1e-5, 1e-4, 1e-3]})  # the trials of the first two are kept
+    assert find_pending(wider) == wider[2:]
+    finish(wider[2], 75.0)
+    assert find_pending(wider) == []  # the choice is the same
+    content = json.loads(wider[3].product.read_text())
+    assert content['tuned']['grid'] == {LR: [1e-5, 1e-4]} and content['tuned']['at_edge'] == [LR]
+    for job in wider[3:]:
+        job.refresh(job)
+        content = json.loads(job.product.read_text())
+        assert content['tuned']['grid'] == {LR: [1e-5, 1e-4, 1e-3]} and content['tuned']['at_edge'] == []
+        assert content['key'] == job.full_key == job.read_key() and job.is_finished()
+
+    finish(wider[2], 90.0)  # another setting is the best
+    assert find_pending(wider) == wider[3:]
     (ft.product.parent / 'epoch_1.pth').touch()
-    ft.prepare()
+    wider[3].prepare()
     assert not ft.product.exists() and not (ft.product.parent / 'epoch_1.pth').exists()
+
+
+def test_the_metric_of_the_choice(study):
+    first, second, ft = study({'FT': 'ft'}, tune=TUNE).jobs
+    for job, accuracy, nll in ((first, 70.0, 0.3), (second, 80.0, 0.4)):
+        finish(job, accuracy, nll)
+    for metric, chosen in (('accuracy/top1', 1), ('accuracy/nll', 0)):
+        tuning = study({'FT': 'ft'}, tune={**TUNE, 'metric': metric}).plan.tuned['shapes', 'FT'].tuning
+        assert tuning.find_best() == chosen and tuning.describe()['metric'] == metric
+    with pytest.raises(
+        ConfigError, match=r"\['FT'\]: tune.metric: .*'accuracy/worst': the validation has no such metric"
+    ):
+        study({'FT': 'ft'}, tune={**TUNE, 'metric': 'accuracy/worst'})
+    tuning = study({'FT': 'ft'}, tune={**TUNE, 'metric': 'accuracy/ece'}).plan.tuned['shapes', 'FT'].tuning
+    with pytest.raises(JobError, match="tune.metric: the validation has no 'accuracy/ece', but accuracy/top1, acc"):
+        tuning.find_best()
+
+
+def test_a_run_whose_setting_is_chosen_again_is_kept(study):
+    """The wider grid makes it unfinished until its trials are; then it is not trained again."""
+    first, second, ft = study({'FT': 'ft'}, tune=TUNE).jobs
+    for job, accuracy in ((first, 70.0), (second, 80.0)):
+        finish(job, accuracy)
+    go_through(ft, write_test)
+    *_, third, ft = wider = study({'FT': 'ft'}, tune={**TUNE, 'grid': {LR: [1e-5, 1e-4, 1e-3]}}).jobs
+
+    def train(job):
+        finish(job, 10.0)
+        yield from ()
+
+    def refuse(job):
+        raise AssertionError('it would be trained')
+
+    third.commands, ft.commands = train, refuse
+    console = Console(record=True, width=200)
+    assert run_jobs(wider, console, LocalExecutor(), refresh=0.01) == {}
+    assert 'shapes FT (seed 0): kept' in console.export_text()
 
 
 def test_trials_run_only_for_runs_that_are_not_finished(study):

@@ -60,9 +60,40 @@ def test_a_share_of_the_patches(mask, fill):
     assert torch.equal(result.images, images if fill == 'none' else refill(images, expected, fill, generator))
 
 
+@pytest.mark.parametrize('mask', ['object', 'context', 'random'])
+@pytest.mark.parametrize('fill', ['single', 'multi'])
+def test_donors_of_other_classes(mask, fill):
+    images, relevance, labels = torch.randn(5, 3, 16, 16), torch.rand(5, 4, 4), torch.tensor([0, 0, 0, 1, 2])
+    module = build(mask=mask, fill=fill, donors='other_class')
+    made = module.counterfactual(images, (4, 4), relevance, torch.Generator().manual_seed(0), labels)
+    generator = torch.Generator().manual_seed(0)
+    expected = patch_mask(relevance, mask, module.value, generator)
+    assert torch.equal(made.mask, expected)
+    assert torch.equal(made.images, refill(images, expected, fill, generator, labels))
+    with pytest.raises(ValueError, match='needs labels'):
+        module.counterfactual(images, (4, 4), relevance)
+
+
+@pytest.mark.parametrize('fill', ['single', 'multi'])
+@pytest.mark.parametrize('donors', ['any', 'other_class'])
+def test_refilled_again_from_other_donors(fill, donors):
+    images = torch.arange(6.0)[:, None, None, None].expand(6, 3, 16, 16)  # every pixel tells its image
+    module, labels = build(mask='random', fill=fill, donors=donors), torch.tensor([0, 0, 1, 1, 2, 2])
+    made = module.counterfactual(images, (4, 4), None, torch.Generator().manual_seed(0), labels)
+    again = module.refill_again(images, made)
+    assert torch.equal(again.mask, made.mask)
+    masked = made.mask.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand_as(images)
+    assert torch.equal(again.images[~masked], images[~masked])
+    for one, two, three in zip(*(pixels[masked].tolist() for pixels in (images, made.images, again.images))):
+        assert len({one, two, three}) == 3
+        assert donors == 'any' or labels[int(one)] not in (labels[int(two)], labels[int(three)])
+
+
 @pytest.mark.parametrize(
     'options, message',
     [
+        (dict(donors='other'), "unknown donors 'other': choose from any, other_class"),
+        (dict(donors='other_class', fill='none'), "donors='other_class' fill patches, but fill='none'"),
         (dict(mask='objects'), "unknown mask 'objects': choose from object, context, random"),
         (dict(fill='double'), "unknown fill 'double': choose from none, single, multi"),
         (dict(value=1.5), r'threshold of the object mask must lie in \[0, 1\], but is 1.5'),

@@ -47,18 +47,16 @@ def test_what_is_watched_for():
     assert waiting.names == ['_local_scalar_dense', 'index']
 
 
-@pytest.mark.parametrize('amp', [False, True])
-@pytest.mark.parametrize('mask', ['object', 'context', 'random'])
-@pytest.mark.parametrize('fill', ['none', 'single', 'multi'])
-def test_host_never_waits_for_the_device(tiny_pretrained, mask, fill, amp):
+def waits_of_a_step(pretrained, preprocessor, *terms, teacher=True, amp=False):
+    """Names of the operations of a training step that would wait."""
     model = MODELS.build(
         dict(
             type='CounterfactualClassifier',
-            backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained),
+            backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=pretrained),
             head=dict(type='CLIPDistillHead', num_classes=5),
-            teacher=dict(type='OpenCLIPTeacher'),
-            losses=[dict(type='CounterfactualDistillation')],
-            data_preprocessor=dict(mask=mask, fill=fill, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True),
+            teacher=dict(type='OpenCLIPTeacher') if teacher else None,
+            losses=terms,
+            data_preprocessor=dict(preprocessor, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True),
         )
     ).train()
     batch = dict(
@@ -69,4 +67,19 @@ def test_host_never_waits_for_the_device(tiny_pretrained, mask, fill, amp):
         with torch.autocast('cpu', dtype=torch.bfloat16, enabled=amp):
             losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
         sum(losses.values()).backward()
-    assert not waiting.names
+    return waiting.names
+
+
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize('mask', ['object', 'context', 'random'])
+@pytest.mark.parametrize('fill', ['none', 'single', 'multi'])
+def test_host_never_waits_for_the_device(tiny_pretrained, mask, fill, amp):
+    term = dict(type='CounterfactualDistillation')
+    assert not waits_of_a_step(tiny_pretrained, dict(mask=mask, fill=fill), term, amp=amp)
+
+
+@pytest.mark.parametrize('fill', ['single', 'multi'])
+def test_nor_do_context_terms_and_donors_of_other_classes(tiny_pretrained, fill):
+    own = dict(counterfactual=dict(mask='context', mask_share=0.6, fill=fill, donors='other_class'))
+    terms = dict(type='CounterfactualCrossEntropy', **own), dict(type='ContextInvariance', **own)
+    assert not waits_of_a_step(tiny_pretrained, {}, *terms, teacher=False)

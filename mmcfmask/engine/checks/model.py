@@ -13,7 +13,10 @@ from torch import nn
 from ...errors import ConfigError, blame
 from ...messages import near_names
 from ...models import (
+    ContextInvariance,
+    ContextTerm,
     CounterfactualClassifier,
+    CounterfactualCrossEntropy,
     CounterfactualDistillation,
     Distillation,
     LossTerm,
@@ -22,11 +25,21 @@ from ...models import (
 from ...models.class_embeddings.build import resolve_rows
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
 from ...models.losses import CARFT, FLYP, L2SP, LipsumFT, check_teacher, find_terms
+from ...models.maker import OPTIONS
 from ...models.towers.loading import check_pretrained
 from ...precision import multiplies_bfloat16
 from ..values import get_value, is_a
 
-OUR_TERMS = CARFT, CounterfactualDistillation, Distillation, FLYP, L2SP, LipsumFT
+OUR_TERMS = (
+    CARFT,
+    ContextInvariance,
+    CounterfactualCrossEntropy,
+    CounterfactualDistillation,
+    Distillation,
+    FLYP,
+    L2SP,
+    LipsumFT,
+)
 
 SLOW_BFLOAT16 = (
     'this CPU has no instructions for bfloat16, so a step takes at least ten times as long as in float32. Leave it out'
@@ -39,25 +52,46 @@ def check_fill(cfg: Config) -> None:
     Raises:
         ConfigError: Names the keys to change.
     """
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    if not makes_counterfactuals(cfg.model) or preprocessor.get('fill', 'single') == 'none':
-        return
-    loader = cfg.train_dataloader
-    if loader.batch_size < 2:
-        raise ConfigError(
-            f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but '
-            f'train_dataloader.batch_size={loader.batch_size}: raise it to at least 2, or use fill="none"'
-        )
-    if not loader.get('drop_last'):
-        raise ConfigError(
-            f'fill={preprocessor.get("fill", "single")!r} takes patches from other images of the batch, but the last '
-            'batch of an epoch may hold a single one: set train_dataloader.drop_last=True'
-        )
+    for key, settings in counterfactual_settings(cfg.model).items():
+        fill = settings.get('fill', 'single')
+        if fill == 'none':
+            continue
+        where = '' if key == 'model.data_preprocessor' else f'{key}: '
+        loader = cfg.train_dataloader
+        if loader.batch_size < 2:
+            raise ConfigError(
+                f'{where}fill={fill!r} takes patches from other images of the batch, but '
+                f'train_dataloader.batch_size={loader.batch_size}: raise it to at least 2, or use fill="none"'
+            )
+        if not loader.get('drop_last'):
+            raise ConfigError(
+                f'{where}fill={fill!r} takes patches from other images of the batch, but the last '
+                'batch of an epoch may hold a single one: set train_dataloader.drop_last=True'
+            )
+
+
+def counterfactual_settings(model: dict) -> dict[str, dict]:
+    """The settings of the counterfactual images that a model config trains on, by dotted key: of the data preprocessor,
+    and of loss terms with images of their own. Empty without such a training."""
+    found = {}
+    for index, term in enumerate(model.get('losses') or ()):
+        own = term.get('counterfactual') if is_a(ContextTerm, term.get('type'), MODELS) else None
+        if own is not None:
+            found[f'model.losses[{index}].counterfactual'] = own
+        elif is_a((CounterfactualDistillation, ContextTerm), term.get('type'), MODELS):
+            found['model.data_preprocessor'] = model.get('data_preprocessor') or {}
+    return dict(sorted(found.items()))  # the data preprocessor first
+
+
+def shown_settings(model: dict) -> dict:
+    """The settings of the counterfactual images that pictures show: the first that a model config trains on, or those
+    of the data preprocessor if it trains on none."""
+    return next(iter(counterfactual_settings(model).values()), model.get('data_preprocessor') or {})
 
 
 def makes_counterfactuals(model: dict) -> bool:
     """Whether a model config trains on counterfactual images."""
-    return any(is_a(CounterfactualDistillation, term.get('type'), MODELS) for term in model.get('losses') or ())
+    return bool(counterfactual_settings(model))
 
 
 def check_backbone(model: dict) -> None:
@@ -84,12 +118,14 @@ def warn_of_unused_settings(model: dict) -> None:
     classes = [MODELS.get(term) if isinstance(term, str) else term for term in terms]
     if any(is_a(LossTerm, term, MODELS) and term not in OUR_TERMS for term in classes):
         return
-    for kind, part, keys in (
-        (Distillation, 'head', ('distill', 'distill_weight', 'temperature')),
-        (CounterfactualDistillation, 'data_preprocessor', ('mask', 'fill', 'value', 'views', 'color_mixing')),
+    distills = any(is_a(Distillation, term, MODELS) for term in terms)
+    refills = 'model.data_preprocessor' in counterfactual_settings(model)
+    for used, kind, part, keys in (
+        (distills, Distillation, 'head', ('distill', 'distill_weight', 'temperature')),
+        (refills, CounterfactualDistillation, 'data_preprocessor', OPTIONS),
     ):
         unused = [f'model.{part}.{key}' for key in keys if key in (model.get(part) or {})]
-        if unused and not any(is_a(kind, term, MODELS) for term in terms):
+        if unused and not used:
             print_log(
                 f'{", ".join(unused)} ha{"s" if len(unused) == 1 else "ve"} no effect, because model.losses has no '
                 f"dict(type='{kind.__name__}')",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from traceback import walk_tb
 
@@ -21,13 +21,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ...errors import ConfigError, blame
-from ...models import CAMRefillDataPreprocessor, CLIPDistillHead, CounterfactualClassifier
+from ...models import (
+    CAMRefillDataPreprocessor,
+    CLIPDistillHead,
+    ContextTerm,
+    CounterfactualClassifier,
+    CounterfactualMaker,
+)
+from ...models.maker import OPTIONS
 from ..values import get_value, is_a
 
 
 def check_parts(cfg: Config) -> None:
-    """Build the head, the data preprocessor, transforms, hooks, the optimizer, its schedules and the loaders, and throw
-    them away.
+    """Build the head, the data preprocessor, context terms, transforms, hooks, the optimizer, its schedules and the
+    loaders, and throw them away.
 
     Raises:
         ConfigError: Names the key of the part and gives the reason of its class.
@@ -53,7 +60,7 @@ def named_loaders(cfg: Config | dict, mode: str) -> dict[str, dict]:
 
 
 def _check_model_parts(cfg: Config) -> None:
-    """Build the head and the data preprocessor of a CounterfactualClassifier."""
+    """Build the head, the data preprocessor and the context terms of a CounterfactualClassifier."""
     if not is_a(CounterfactualClassifier, get_value(cfg, 'model.type'), MODELS):
         return
     for name, default in dict(head=None, data_preprocessor='CAMRefillDataPreprocessor').items():
@@ -65,6 +72,16 @@ def _check_model_parts(cfg: Config) -> None:
             given = dict(in_channels=1) if name == 'head' else {}
             with _blame(f'model.{name}', (OSError, ValueError, TypeError)), _aside():
                 kind(**{**given, **arguments})
+    losses, preprocessor = (get_value(cfg, f'model.{name}') for name in ('losses', 'data_preprocessor'))
+    for index, term in enumerate(losses if isinstance(losses, (list, tuple)) else ()):
+        kind = term.get('type') if isinstance(term, Mapping) else None
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        if is_a(ContextTerm, kind, MODELS):
+            arguments = {key: value for key, value in term.items() if key not in ('type', '_scope_')}
+            settings = {key: value for key, value in (preprocessor or {}).items() if key in OPTIONS}
+            with _blame(f'model.losses[{index}]', (OSError, ValueError, TypeError)), _aside():
+                built = kind(**arguments)
+                built.check_maker(built.maker or CounterfactualMaker(**settings))
 
 
 def _check_pipelines(values: dict) -> None:

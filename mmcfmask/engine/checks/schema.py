@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader
 from ...errors import ConfigError
 from ...messages import near_names
 from ...renamed import REMOVED, TYPES
-from .signatures import check_arguments, check_value, read_signature, shorten
+from .signatures import check_arguments, check_own_type, check_value, read_signature, shorten
 from .tables import (
     ALL_REGISTRIES,
     BESIDES,
@@ -32,6 +31,7 @@ from .tables import (
     ENVIRONMENT,
     GIVEN,
     LAYER_DECAY,
+    OPTIONS,
     OWN_TYPES,
     PARAMWISE,
     REGISTRIES,
@@ -222,7 +222,9 @@ def _check_inside(
         return
     for base in getattr(owner, '__mro__', ()):
         if key in OWN_TYPES.get(base, ()):
-            _check_own_type(where, value, OWN_TYPES[base][key])
+            check_own_type(where, value, OWN_TYPES[base][key])
+        if key in OPTIONS.get(base, ()):
+            check_arguments(where, value, OPTIONS[base][key])
     default = next(
         (DEFAULTS[base][key] for base in getattr(owner, '__mro__', ()) if key in DEFAULTS.get(base, ())), None
     )
@@ -243,24 +245,6 @@ def _check_inside(
             )
     for name, item in value.items():
         _check_inside(f'{where}.{name}', name, item, check, registry)
-
-
-def _check_own_type(where: str, part: Mapping[str, Any], kinds: Mapping[str, Callable]) -> None:
-    """Check a part whose type is a word for a function of one positional argument and the settings."""
-    kind = part.get('type')
-    if kind not in kinds:
-        raise ConfigError(f'{where}.type={shorten(kind)}: choose from {", ".join(map(repr, kinds))}')
-    first, *known = inspect.signature(kinds[kind]).parameters
-    arguments = {key: value for key, value in part.items() if key != 'type'}
-    others = {key for function in kinds.values() for key in inspect.signature(function).parameters}
-    left = [key for key in arguments if key in others and key not in known]
-    if left:  # an override of the type merges with the arguments of the inherited type
-        given = ''.join(f', {key}={value!r}' for key, value in arguments.items() if key in known)
-        raise ConfigError(
-            f'{where}: type={kind!r} has no {" and no ".join(map(repr, left))}, left over from another type. It takes '
-            f'{", ".join(known)}. To replace the inherited dict: "{where}=dict(_delete_=True, type={kind!r}{given})"'
-        )
-    check_arguments(where, arguments, kinds[kind], given=(first,), name=f'type={kind!r}')
 
 
 def _check_loaders(key: str, loaders: Any, check: Callable, complete: bool) -> None:

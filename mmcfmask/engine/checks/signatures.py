@@ -120,6 +120,24 @@ def check_arguments(
         raise ConfigError(f'{where}: {name} needs {" and ".join(lacking)}')
 
 
+def check_own_type(where: str, part: Mapping[str, Any], kinds: Mapping[str, Callable]) -> None:
+    """Check a part whose type is a word for a function of one positional argument and the settings."""
+    kind = part.get('type')
+    if kind not in kinds:
+        raise ConfigError(f'{where}.type={shorten(kind)}: choose from {", ".join(map(repr, kinds))}')
+    first, *known = inspect.signature(kinds[kind]).parameters
+    arguments = {key: value for key, value in part.items() if key != 'type'}
+    others = {key for function in kinds.values() for key in inspect.signature(function).parameters}
+    left = [key for key in arguments if key in others and key not in known]
+    if left:  # an override of the type merges with the arguments of the inherited type
+        given = ''.join(f', {key}={value!r}' for key, value in arguments.items() if key in known)
+        raise ConfigError(
+            f'{where}: type={kind!r} has no {" and no ".join(map(repr, left))}, left over from another type. It takes '
+            f'{", ".join(known)}. To replace the inherited dict: "{where}=dict(_delete_=True, type={kind!r}{given})"'
+        )
+    check_arguments(where, arguments, kinds[kind], given=(first,), name=f'type={kind!r}')
+
+
 def check_value(where: str, value: Any, hint: Any, more: str = '') -> None:
     """Raise a ConfigError for a value of another type than ``hint``; ``more`` completes the list of possible values."""
     adapter = None if hint is Any else _adapter(hint)

@@ -31,7 +31,7 @@ from mmpretrain.registry import (
 )
 from torch.utils.data import DataLoader
 
-from ...models import CLIPDistillHead, CounterfactualClassifier
+from ...models import CLIPDistillHead, ContextTerm, CounterfactualClassifier, CounterfactualMaker
 from ...models.class_embeddings.build import CLASS_WEIGHTS
 from ...ranges import Count, Finite, NonNegative, OpenShare, Pixels, Positive, Seed, Share, Whole
 
@@ -199,6 +199,9 @@ DEFAULTS = {
 
 # Parts whose type is a word that only their owner knows.
 OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS)}
+
+# Dicts of arguments, by the class that owns the dict: what takes them.
+OPTIONS = {ContextTerm: dict(counterfactual=CounterfactualMaker)}
 
 # Keys whose dicts, or lists of dicts, name a class of this registry, anywhere in a config.
 REGISTRIES = dict(

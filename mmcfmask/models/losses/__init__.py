@@ -1,7 +1,14 @@
 """The loss terms: a file per method, its equation as a function and its class beside it."""
 
-from .base import LossTerm, Step, add_losses, check_teacher, find_terms
+from .base import CounterfactualImages, LossTerm, Step, add_losses, check_teacher, find_terms
 from .carft import CARFT, context_divergence
+from .context import (
+    ContextInvariance,
+    ContextTerm,
+    CounterfactualCrossEntropy,
+    context_invariance,
+    counterfactual_cross_entropy,
+)
 from .distillation import CounterfactualDistillation, Distillation, feature_distillation, knowledge_distillation
 from .flyp import FLYP
 from .l2sp import L2SP, l2_sp
@@ -9,7 +16,11 @@ from .lipsum import LipsumFT, energy_gap
 
 __all__ = [
     'CARFT',
+    'ContextInvariance',
+    'ContextTerm',
+    'CounterfactualCrossEntropy',
     'CounterfactualDistillation',
+    'CounterfactualImages',
     'Distillation',
     'FLYP',
     'L2SP',
@@ -19,6 +30,8 @@ __all__ = [
     'add_losses',
     'check_teacher',
     'context_divergence',
+    'context_invariance',
+    'counterfactual_cross_entropy',
     'energy_gap',
     'feature_distillation',
     'find_terms',

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...counterfactual import AttentionRecord, attention_relevance, hide_patches, patch_grid
+from ...counterfactual import AttentionRecord, after_position, attention_relevance, hide_patches, patch_grid
 from ...errors import ConfigError
-from ..preprocessor import Counterfactual
+from ..maker import Counterfactual, CounterfactualMaker
 
 if TYPE_CHECKING:  # the classifier imports this module
     from ..classifier import CounterfactualClassifier
@@ -74,29 +75,87 @@ class Step:
         options = self.classifier.data_preprocessor.relevance
         return attention_relevance(score, self.attention, self.grid, retain_graph=True, **options)
 
+    def images_of(self, maker: CounterfactualMaker) -> CounterfactualImages:
+        """The counterfactual images by the options of ``maker``, made once for all terms with equal options."""
+        found = next((images for images in self._images if images.maker.options == maker.options), None)
+        if found is None:
+            # A cycle of references would keep the activations until Python looks for cycles.
+            found = CounterfactualImages(proxy(self), maker)
+            self._images.append(found)
+        return found
+
+    @cached_property
+    def _images(self) -> list[CounterfactualImages]:
+        return []
+
     @cached_property
     def counterfactual(self) -> Counterfactual:
         """x̃, the counterfactual images, made by the data preprocessor."""
-        preprocessor = self.classifier.data_preprocessor
-        relevance = self.relevance if preprocessor.needs_relevance else None
-        return preprocessor.counterfactual(self.images, self.grid, relevance)
+        return self.images_of(self.classifier.data_preprocessor).made
 
     @cached_property
     def counterfactual_features(self) -> Tensor:
         """f(x̃), (B, D)."""
-        with self._hidden_from(self.classifier.backbone):
-            return self.classifier.extract_feat(self.counterfactual.images)[-1]
+        return self.images_of(self.classifier.data_preprocessor).features
 
     @cached_property
     def counterfactual_teacher_features(self) -> Tensor:
         """f₀(x̃), (B, D)."""
-        with self._hidden_from(self.teacher.backbone):
-            return self.teacher(self.counterfactual.images)
+        return self.images_of(self.classifier.data_preprocessor).teacher_features
 
-    def _hidden_from(self, tower: nn.Module) -> AbstractContextManager:
-        """Inside the context ``tower`` does not see patches that were taken out and not refilled."""
-        made = self.counterfactual
-        return hide_patches(tower, made.mask.flatten(1), made.kept) if made.hidden else nullcontext()
+
+@dataclass
+class CounterfactualImages:
+    """Counterfactual images of a step by the options of a maker. Like those of the step, the cached properties are
+    computed when a term first asks.
+
+    Attributes:
+        step (Step): Gives the images, and the relevance map, which all makers share.
+        maker (CounterfactualMaker): The options.
+    """
+
+    step: Step
+    maker: CounterfactualMaker
+
+    @cached_property
+    def made(self) -> Counterfactual:
+        """x̃."""
+        step = self.step
+        relevance = step.relevance if self.maker.needs_relevance else None
+        if self.maker.donors == 'any':
+            return self.maker.counterfactual(step.images, step.grid, relevance)
+        return self.maker.counterfactual(step.images, step.grid, relevance, labels=step.labels)
+
+    @cached_property
+    def made_again(self) -> Counterfactual:
+        """x̃₂, with the same patches taken out as of x̃ and refilled from other donors."""
+        return self.maker.refill_again(self.step.images, self.made)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """f(x̃), (B, D)."""
+        return self._features(self.made)
+
+    @cached_property
+    def features_again(self) -> Tensor:
+        """f(x̃₂), (B, D)."""
+        return self._features(self.made_again)
+
+    @cached_property
+    def teacher_features(self) -> Tensor:
+        """f₀(x̃), (B, D)."""
+        with _hidden_from(self.step.teacher.backbone, self.made):
+            return self.step.teacher(self.made.images)
+
+    def _features(self, made: Counterfactual) -> Tensor:
+        classifier = self.step.classifier
+        with _hidden_from(classifier.backbone, made):
+            return classifier.extract_feat(made.images)[-1]
+
+
+def _hidden_from(tower: nn.Module, made: Counterfactual) -> AbstractContextManager:
+    """Inside the context ``tower`` does not see patches that were taken out and not refilled."""
+    return hide_patches(tower, made.mask.flatten(1), made.kept) if made.hidden else nullcontext()
 
 
 class LossTerm(nn.Module):
@@ -149,6 +208,16 @@ class LossTerm(nn.Module):
     def finish(self, classifier: nn.Module) -> None:
         """Bring the classifier up to date before it is evaluated or saved, where the term trains something in place of
         a part of it."""
+
+
+def check_hiding(classifier: nn.Module, maker: CounterfactualMaker) -> None:
+    """Raise a ConfigError unless the patches of ``maker`` can be hidden from the tower (``fill='none'``)."""
+    in_attention = maker.needs_relevance or after_position(classifier.backbone) is None
+    if in_attention and getattr(classifier.backbone, 'grad_checkpointing', False):
+        raise ConfigError(
+            'fill="none" hides patches in the attention of the forward pass, but backbone.grad_checkpointing=True '
+            'would compute it again without hiding them: use fill="single" or "multi", or grad_checkpointing=False'
+        )
 
 
 def find_terms(losses: Any) -> list[type[LossTerm] | None]:

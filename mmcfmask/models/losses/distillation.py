@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...counterfactual import after_position
 from ...errors import ConfigError
-from .base import LossTerm, Step
+from .base import LossTerm, Step, check_hiding
 
 
 def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
@@ -79,7 +78,8 @@ class CounterfactualDistillation(Distillation):
     def setup(self, classifier: nn.Module) -> None:
         super().setup(classifier)
         if classifier.data_preprocessor.fill == 'none':
-            check_hiding(classifier)
+            check_same_patches(classifier)
+            check_hiding(classifier, classifier.data_preprocessor)
 
     def needs_relevance(self, classifier: nn.Module) -> bool:
         return classifier.data_preprocessor.needs_relevance
@@ -89,8 +89,8 @@ class CounterfactualDistillation(Distillation):
         return step.classifier.head.distill_loss(student, teacher, step.teacher)
 
 
-def check_hiding(classifier: nn.Module) -> None:
-    """Raise a ConfigError unless patches can be hidden from student and teacher alike (``fill='none'``)."""
+def check_same_patches(classifier: nn.Module) -> None:
+    """Raise a ConfigError unless the same patches can be hidden from student and teacher (``fill='none'``)."""
     towers = classifier.backbone, classifier.teacher.backbone
     student, teacher = (getattr(tower, 'patch_size', None) for tower in towers)
     if None not in (student, teacher) and student != teacher:
@@ -98,10 +98,4 @@ def check_hiding(classifier: nn.Module) -> None:
             f'fill="none" hides patches from student and teacher, but the teacher '
             f'{classifier.teacher.model_name!r} has patches of {teacher} pixels and the student of {student}: use '
             'fill="single" or "multi"'
-        )
-    in_attention = classifier.data_preprocessor.needs_relevance or after_position(classifier.backbone) is None
-    if in_attention and getattr(classifier.backbone, 'grad_checkpointing', False):
-        raise ConfigError(
-            'fill="none" hides patches in the attention of the forward pass, but backbone.grad_checkpointing=True '
-            'would compute it again without hiding them: use fill="single" or "multi", or grad_checkpointing=False'
         )

@@ -11,6 +11,9 @@ from mmcfmask.engine.checks.model import (
     check_device,
     check_fill,
     check_losses,
+    counterfactual_settings,
+    makes_counterfactuals,
+    shown_settings,
     slow_bfloat16,
     unmatched_keys,
     warn_of_random_weights,
@@ -53,6 +56,37 @@ def test_fill_needs_two_images_in_every_batch():
     cfg.model = {**model, 'data_preprocessor': dict(fill='multi'), 'head': dict(distill='logits')}
     with pytest.raises(ValueError, match='raise it to at least 2'):
         check_fill(cfg)
+
+
+def test_fill_of_terms_with_their_own_images():
+    own = dict(type='ContextInvariance', counterfactual=dict(mask='context'))
+    model = dict(losses=[dict(type='L2SP'), own], data_preprocessor=dict(fill='none'))
+    cfg = Config(dict(model=model, train_dataloader=dict(batch_size=1, drop_last=True)))
+    with pytest.raises(ConfigError, match=r"model.losses\[1\].counterfactual: fill='single' takes patches from other"):
+        check_fill(cfg)
+    cfg.train_dataloader = dict(batch_size=2, drop_last=False)
+    with pytest.raises(ConfigError, match=r"counterfactual: fill='single' .* set train_dataloader.drop_last=True"):
+        check_fill(cfg)
+    cfg.train_dataloader.drop_last = True
+    check_fill(cfg)
+    own['type'], own['counterfactual'] = 'CounterfactualCrossEntropy', dict(mask='context', fill='none')
+    check_fill(Config(dict(model=model, train_dataloader=dict(batch_size=1))))
+
+
+def test_which_counterfactual_images_a_config_trains_on():
+    ours, theirs = dict(mask='context', mask_share=0.4), dict(mask='random')
+    distill, own = dict(type='CounterfactualDistillation'), dict(type='CounterfactualCrossEntropy', counterfactual=ours)
+    for losses, keys in (
+        ([], []),
+        ([dict(type='L2SP')], []),
+        ([distill], ['model.data_preprocessor']),
+        ([dict(type='ContextInvariance')], ['model.data_preprocessor']),
+        ([own], ['model.losses[0].counterfactual']),
+        ([own, distill], ['model.data_preprocessor', 'model.losses[0].counterfactual']),
+    ):
+        model = dict(losses=losses, data_preprocessor=theirs)
+        assert list(counterfactual_settings(model)) == keys and makes_counterfactuals(model) == bool(keys)
+        assert shown_settings(model) == (ours if losses == [own] else theirs)
 
 
 def test_teacher_and_terms_belong_together():
@@ -114,6 +148,19 @@ def test_settings_without_a_distillation_are_named(monkeypatch):
         "dict(type='Distillation')",
         mask,
     ]
+
+
+def test_settings_beside_images_of_a_term_are_named(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmcfmask.engine.checks.model.print_log', lambda text, *args, **kwargs: said.append(text))
+    model = dict(losses=[dict(type='ContextInvariance')], data_preprocessor=dict(mask='context', mask_share=0.4))
+    warn_of_unused_settings(model)
+    assert not said
+    model['losses'][0]['counterfactual'] = dict(mask='context')
+    warn_of_unused_settings(model)
+    assert len(said) == 1 and said[0].startswith(
+        'model.data_preprocessor.mask, model.data_preprocessor.mask_share have'
+    )
 
 
 def test_a_term_of_a_user_may_use_all_settings(monkeypatch):

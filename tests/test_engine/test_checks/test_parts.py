@@ -54,6 +54,36 @@ def test_settings_that_cannot_be_built(option, value, message):
         load_config('configs/shapes/cfmask.py', {option: value})
 
 
+@pytest.mark.parametrize(
+    'term, message',
+    [
+        (dict(counterfactual=dict(maks='context')), r"model.losses\[1\].counterfactual: .* has no 'maks'. .*'mask'"),
+        (dict(counterfactul={}), r"model.losses\[1\]: .* has no 'counterfactul'. Did you mean 'counterfactual'"),
+        (dict(counterfactual='context'), r"model.losses\[1\].counterfactual='context': it must be a dict or None"),
+        (
+            dict(counterfactual=dict(mask_share=2.0)),
+            r'model.losses\[1\].counterfactual.mask_share=2.0: it must be less',
+        ),
+        (dict(counterfactual=dict(value=True)), r'model.losses\[1\].counterfactual.value=True: it must be a number'),
+        (dict(counterfactual=dict(mask='contxt')), r"model.losses\[1\]: .*counterfactual: unknown mask 'contxt'"),
+        (dict(counterfactual=dict(mask='context', value=0.3, mask_share=0.4)), 'set one of them'),
+        (dict(counterfactual=dict(mask='context', views=dict(turn=3))), r'model.losses\[1\]: .*turn'),
+        (dict(counterfactual=dict(mask='context', fill='none', donors='other_class')), "but fill='none'"),
+        (dict(counterfactual=dict(fill='multi')), r"model.losses\[1\]: .* keep their object, .* has mask='object'"),
+        ({}, r"model.losses\[1\]: .* keep their object, but model.data_preprocessor has mask='object'"),
+        (dict(weight=-1.0), r'model.losses\[1\].weight=-1.0: it must be greater than or equal to 0'),
+    ],
+)
+@pytest.mark.parametrize('kind', ['CounterfactualCrossEntropy', 'ContextInvariance'])
+def test_images_of_a_term(kind, term, message):
+    losses = [dict(type='CounterfactualDistillation'), dict(type=kind, **term)]
+    with pytest.raises(ConfigError, match=message):
+        load_config('configs/shapes/cfmask.py', {'model.losses': losses})
+    good = dict(type=kind, counterfactual=dict(mask='context', mask_share=0.6, donors='other_class'))
+    cfg = load_config('configs/shapes/cfmask.py', {'model.losses': [losses[0], good]})
+    assert cfg.model.losses[1] == good
+
+
 def test_pipelines_pack_their_images():
     load, pack = dict(type='LoadImageFromFile'), dict(type='PackInputs')
     cfg = load_config('configs/shapes/ft.py')

@@ -119,7 +119,7 @@ def test_mistakes_of_a_term(tiny_pretrained, batch, forward, message):
 
 def test_example_of_the_docs(tiny_pretrained, batch, tmp_path, monkeypatch):
     text = (Path(__file__).parents[3] / 'docs' / 'methods.md').read_text()
-    module, config = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    *_, module, config = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
     (tmp_path / 'my_losses.py').write_text('import torch\n' + module)
     (tmp_path / 'config.py').write_text(config)
     monkeypatch.syspath_prepend(str(tmp_path))
