@@ -37,7 +37,7 @@ def single_donors(
     turn = torch.arange(num or 1, device=device)[:, None]
     place = torch.arange(batch, device=device)
     if labels is None:
-        target = place - 1 - turn % (batch - 1)
+        target = place - 1 - turn % max(batch - 1, 1)
     else:
         order, size = _sort_by_class(order, labels)
         most = size.max()
@@ -47,7 +47,7 @@ def single_donors(
         moved = place + most + (shift + turn) % shifts
         rest = batch - most  # the largest class comes first, see _sort_by_class
         shared = torch.where(place < most, most + (place + turn) % rest.clamp(min=1), (place - most + turn) % most)
-        alone = place + 1 + turn % (batch - 1)
+        alone = place + 1 + turn % max(batch - 1, 1)
         target = torch.where(2 * most < batch, moved, torch.where(rest > 0, shared, alone))
     donors = torch.empty_like(target).scatter_(1, order.expand_as(target), order[target % batch])
     return donors[0] if num is None else donors

@@ -19,7 +19,7 @@ from mmcfmask.counterfactual.reference import (
     explicit_relevance,
 )
 from mmcfmask.models import OpenCLIPTeacher
-from mmcfmask.models.losses import distillation
+from mmcfmask.models.losses import base
 
 MASKS, FILLS = ('object', 'context', 'random'), ('none', 'single', 'multi')
 
@@ -316,7 +316,7 @@ def test_hidden_patches_and_activation_checkpoints(tiny_pretrained, batch, monke
         sum(model(*batch[:2], mode='loss').values()).backward()
         gradients.append(model.backbone.visual.conv1.weight.grad)
     torch.testing.assert_close(*gradients)
-    monkeypatch.setattr(distillation, 'after_position', lambda backbone: None)  # as in a tower that cannot drop tokens
+    monkeypatch.setattr(base, 'after_position', lambda backbone: None)  # as in a tower that cannot drop tokens
     with pytest.raises(ValueError, match='grad_checkpointing=True would compute it again without hiding'):
         build(tiny_pretrained, preprocessor=dict(mask='random', fill='none'), grad_checkpointing=True)
 
