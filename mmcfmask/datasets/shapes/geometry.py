@@ -33,8 +33,9 @@ def _points(*xy: tuple[float, float]) -> np.ndarray:
 
 def _star(points: int, outer: float, inner: float) -> np.ndarray:
     corners = np.arange(2 * points)
-    angle, radius = corners * np.pi / points, np.where(corners % 2 == 0, outer, inner)
-    return np.stack([radius * np.sin(angle), -radius * np.cos(angle)], axis=1).astype(np.float32)
+    angle = corners * np.pi / points
+    directions = np.stack([np.sin(angle), -np.cos(angle)], axis=1).astype(np.float32)
+    return np.where(corners % 2 == 0, outer, inner).astype(np.float32)[:, None] * directions
 
 
 def _turned(vertices: np.ndarray, degrees: float) -> np.ndarray:
