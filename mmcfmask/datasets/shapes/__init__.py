@@ -24,6 +24,7 @@ from .tables import (
     STYLE_WORDS,
     STYLES,
     TEXTURES,
+    V2_SPURIOUS_RATE,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     'STYLES',
     'STYLE_WORDS',
     'TEXTURES',
+    'V2_SPURIOUS_RATE',
     'Scene',
     'ShapesDataset',
     'caption',

@@ -20,6 +20,7 @@ from .tables import (
     STYLE_WORDS,
     STYLES,
     TEXTURES,
+    V2_SPURIOUS_RATE,
 )
 
 
@@ -68,7 +69,7 @@ def sample_scene(split: str, label: int, rng: np.random.Generator, own: bool = T
     nuisance = NUISANCES[split]
     texture, background = choice(rng, TEXTURES), choice(rng, tuple(COLORS))
     if split in ('train', 'val', 'test', 'v2'):
-        own = rng.random() < SPURIOUS_RATE
+        own = rng.random() < (V2_SPURIOUS_RATE if split == 'v2' else SPURIOUS_RATE)
     elif split == 'a':
         own = False
     if split not in ('pretrain', 'r', 'sketch'):

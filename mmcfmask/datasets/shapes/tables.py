@@ -22,7 +22,7 @@ OUTLINES = dict(
 
 SHAPES_CLASSES = tuple(OUTLINES)
 
-NEW_OUTLINE_RATE = 0.4
+NEW_OUTLINE_RATE = 0.5
 """Share of objects, outside of pre-training, with an outline that pre-training did not show."""
 
 COLORS = {
@@ -61,6 +61,9 @@ CLASS_BACKGROUNDS = tuple(
 
 SPURIOUS_RATE = 0.95
 """Share of images of the ID splits on one of the class's own backgrounds; the others are on another class's."""
+
+V2_SPURIOUS_RATE = 0.75
+"""The same in 'v2'."""
 
 RENDITIONS = ('flat', 'painted', 'inverted', 'cartoon')
 
