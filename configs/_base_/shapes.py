@@ -3,8 +3,8 @@
 # on their own and on other classes' backgrounds.
 _base_ = ['recipe.py', 'clip.py']
 total_batch_size = 64
-# The best of 3e-5, 1e-4, 2e-4, 5e-4 and 1e-3 for plain fine-tuning, by accuracy on val (docs/results/ablations.md).
-optim_wrapper = dict(optimizer=dict(lr=2e-4))
+# The best of 1e-4, 2e-4 and 5e-4 for plain fine-tuning, by accuracy on val (docs/shapes.md).
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
 default_hooks = dict(logger=dict(interval=10))
 
 # An override of this variable reaches every key of its name that held the old value.

@@ -24,7 +24,6 @@ from .tables import (
     STYLE_WORDS,
     STYLES,
     TEXTURES,
-    V2_SPURIOUS_RATE,
 )
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
     'STYLES',
     'STYLE_WORDS',
     'TEXTURES',
-    'V2_SPURIOUS_RATE',
     'Scene',
     'ShapesDataset',
     'caption',

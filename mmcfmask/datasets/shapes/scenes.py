@@ -20,7 +20,6 @@ from .tables import (
     STYLE_WORDS,
     STYLES,
     TEXTURES,
-    V2_SPURIOUS_RATE,
 )
 
 
@@ -68,11 +67,11 @@ def sample_scene(split: str, label: int, rng: np.random.Generator, own: bool = T
     """
     nuisance = NUISANCES[split]
     texture, background = choice(rng, TEXTURES), choice(rng, tuple(COLORS))
-    if split in ('train', 'val', 'test', 'v2'):
-        own = rng.random() < (V2_SPURIOUS_RATE if split == 'v2' else SPURIOUS_RATE)
+    if split in ('train', 'val', 'test'):
+        own = rng.random() < SPURIOUS_RATE
     elif split == 'a':
         own = False
-    if split not in ('pretrain', 'r', 'sketch'):
+    if split not in ('pretrain', 'v2', 'r', 'sketch'):
         other = (label + 1 + int(rng.integers(len(SHAPES_CLASSES) - 1))) % len(SHAPES_CLASSES)
         texture, background = choice(rng, CLASS_BACKGROUNDS[label if own else other])
 

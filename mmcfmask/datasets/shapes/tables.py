@@ -62,9 +62,6 @@ CLASS_BACKGROUNDS = tuple(
 SPURIOUS_RATE = 0.95
 """Share of images of the ID splits on one of the class's own backgrounds; the others are on another class's."""
 
-V2_SPURIOUS_RATE = 0.75
-"""The same in 'v2'."""
-
 RENDITIONS = ('flat', 'painted', 'inverted', 'cartoon')
 
 STYLES = ('photo', *RENDITIONS, 'sketch')
