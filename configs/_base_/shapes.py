@@ -1,6 +1,6 @@
 # Plain fine-tuning on the built-in benchmark (docs/shapes.md): rendered shapes and a small CLIP, no download. Trained
-# on photo-like images whose background depends on the class; tested on such images (ID), on four shifts (OOD), and on groups: classes
-# on their own and on other classes' backgrounds.
+# on photo-like images whose background depends on the class; tested on such images (ID), on four shifts (OOD), and on
+# groups: classes on their own and on other classes' backgrounds.
 _base_ = ['recipe.py', 'clip.py']
 total_batch_size = 64
 # The best of 1e-4, 2e-4 and 5e-4 for plain fine-tuning, by accuracy on val (docs/shapes.md).

@@ -16,7 +16,10 @@ def run(tmp_path):
 
     def run(name, notes=(), **sets):
         path = tmp_path / f'{name}.json'
-        sets = {key: dict(metrics=value if isinstance(value, dict) else dict(top1=value), notes=list(notes)) for key, value in sets.items()}
+        sets = {
+            key: dict(metrics=value if isinstance(value, dict) else dict(top1=value), notes=list(notes))
+            for key, value in sets.items()
+        }
         path.write_text(json.dumps(dict(format=FORMAT, method='x', seed=None, id_set='test', sets=sets)))
         return read_run(path)
 

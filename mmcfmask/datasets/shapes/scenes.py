@@ -25,7 +25,7 @@ from .tables import (
 
 @dataclass(frozen=True)
 class Scene:
-    """What one image shows. Lengths in pixels, the angle in radians. ``outline`` is one of ``OUTLINES`` of the class."""
+    """What one image shows. Lengths in pixels, the angle in radians; ``outline`` is one of the class's ``OUTLINES``."""
 
     label: int
     outline: str

@@ -50,9 +50,9 @@ _PAIR_BACKGROUNDS = (
     (('zigzag', 'purple'), ('checkered', 'brown')),
 )
 
-#: The class's own backgrounds, two combinations of texture and colour, in the order of SHAPES_CLASSES. Two classes share
-#: two textures and two colours: neither tells them apart, only which goes with which. So a linear layer on features that
-#: show texture and colour cannot read the class off the background.
+#: The class's own backgrounds, two combinations of texture and colour, in the order of SHAPES_CLASSES. Two classes
+#: share two textures and two colours, and only which goes with which tells them apart. So a linear layer on features
+#: that show texture and colour cannot read the class off the background.
 CLASS_BACKGROUNDS = tuple(
     backgrounds
     for (t1, c1), (t2, c2) in _PAIR_BACKGROUNDS
@@ -90,9 +90,7 @@ SHAPES_TEMPLATES = (
 )
 
 #: Default number of images of each split.
-SPLIT_SIZES = dict(
-    pretrain=60_000, train=4000, val=500, test=1000, v2=1000, r=1000, sketch=1000, a=1000, groups=2000
-)
+SPLIT_SIZES = dict(pretrain=60_000, train=4000, val=500, test=1000, v2=1000, r=1000, sketch=1000, a=1000, groups=2000)
 
 SPLITS = tuple(SPLIT_SIZES)
 
