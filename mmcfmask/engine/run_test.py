@@ -16,7 +16,7 @@ from ..errors import StorageError
 from ..evaluation import describe_checkpoint, describe_run, list_notes
 from ..files import as_path, atomic_write, write_json
 from ..reporting import summarize, summary_table
-from ..reporting.groups import add_group_columns
+from ..reporting.groups import add_group_columns, sets_with_groups
 from .build import build_runner
 from .checkpoints import check_state_dict
 from .checks import check_config, check_out, check_work_dir
@@ -171,8 +171,10 @@ def print_results(run: dict, written: Sequence[str | Path] = ()) -> None:
     notes, console = [], Console()
     if accuracies:
         id_set = run['id_set'] if run['id_set'] in accuracies else None
-        table = summarize({run['method']: accuracies}, id_set, [name for name in accuracies if name != id_set])
         metrics = {name: part['metrics'] for name, part in run['sets'].items()}
+        apart = sets_with_groups([metrics], run['id_set'])
+        shifts = [name for name in accuracies if name not in (run['id_set'], *apart)]
+        table = summarize({run['method']: accuracies}, id_set, shifts, apart=apart)
         console.print(summary_table(add_group_columns(table, {run['method']: [metrics]})))
         notes = [f'checkpoint: {(run["checkpoint"] or {}).get("path", "none")}', *list_notes(run)]
     if written:

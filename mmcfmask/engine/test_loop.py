@@ -209,8 +209,9 @@ class MultiSetLoop(BaseLoop):
 
     @property
     def averaged(self) -> list[str]:
-        """The shifts in the mean ``ood_average``: those that ran and have a ``top1``."""
-        return [name for name, result in self.results.items() if name != self.id_set and 'top1' in result['metrics']]
+        """The shifts in the mean ``ood_average``: those that ran and have a ``top1``. A set with groups is none."""
+        metrics = {name: result['metrics'] for name, result in self.results.items() if name != self.id_set}
+        return [name for name, values in metrics.items() if 'top1' in values and 'worst_group' not in values]
 
     def ood_average(self, results: dict[str, dict]) -> float:
         """Return the unweighted mean of ``top1`` over :attr:`averaged`, for results as in :attr:`results`."""
@@ -231,7 +232,8 @@ class MultiSetLoop(BaseLoop):
 class MultiSetTestLoop(MultiSetLoop):
     """Test one model on several sets in one run: ``test_dataloader`` is a dict of named dataloaders.
 
-    Metrics are named ``<set>/<metric>``; ``ood_average/top1`` is the unweighted mean over the shifts that ran.
+    Metrics are named ``<set>/<metric>``; ``ood_average/top1`` is the unweighted mean over the shifts that ran; sets
+    with groups (:class:`mmcfmask.evaluation.GroupAccuracy`) are none.
 
     Args:
         runner (Runner): The runner.

@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from ..files import write_text
 from ..reporting import group_scatter, id_ood_points, id_ood_scatter, save_figure, summary_table
 from ..reporting.choices import add_choices
-from ..reporting.groups import add_group_columns, group_points, read_metrics
+from ..reporting.groups import add_group_columns, group_points, read_metrics, sets_with_groups
 from ..reporting.runs import Run, collect_metric, find_problems, read_run
 from ..reporting.summary import summarize
 from ..reporting.tables import summary_json, summary_markdown
@@ -22,7 +22,8 @@ def describe_run(path: Path, id_set: str) -> str:
     shifts."""
     run = read_run(path)
     accuracies = collect_metric({run.method: [run]}, 'top1')[run.method][0]
-    shifts = [value for name, value in accuracies.items() if name != id_set]
+    apart = (id_set, *sets_with_groups(read_metrics({run.method: [run]})[run.method], id_set))
+    shifts = [value for name, value in accuracies.items() if name not in apart]
     parts = [f'{id_set} {accuracies[id_set]:.1f}'] if id_set in accuracies else []
     parts += [
         f'{name} worst group {result["metrics"]["worst_group"]:.1f}'
@@ -62,9 +63,10 @@ def write_results(
         return
     marks = {name: find_problems(runs) for name, runs in methods.items()}
     tested = {name for runs in results.values() for name in runs[0]}
-    shifts = [name for name in dict.fromkeys([*order, *sorted(tested)]) if name in tested and name != id_set]
     metrics = read_metrics(methods)
-    summary = summarize(results, id_set if id_set in tested else None, shifts, marks=marks)
+    apart = sets_with_groups([run for runs in metrics.values() for run in runs], id_set)
+    shifts = [name for name in dict.fromkeys([*order, *sorted(tested)]) if name in tested - {id_set, *apart}]
+    summary = summarize(results, id_set if id_set in tested else None, shifts, marks=marks, apart=apart)
     summary = add_choices(add_group_columns(summary, metrics), methods)
     table = summary_table(summary, title or None)
     needed = Measurement.get(console, console.options.update(width=1000), table).minimum

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -25,6 +25,18 @@ def read_metrics(methods: Mapping[str, Sequence[Run]]) -> dict[str, list[Metrics
     }
 
 
+def sets_with_groups(metrics: Iterable[Metrics], id_set: str) -> list[str]:
+    """Names of the sets, but for the ID set, that have groups. They show how a model depends on the groups of its
+    training images, and are no shifts: they do not count in the OOD average.
+
+    Args:
+        metrics (Iterable): ``{set: {metric: value}}`` of every run.
+        id_set (str): Name of the in-distribution set.
+    """
+    names = [name for run in metrics for name, values in run.items() if name != id_set and 'worst_group' in values]
+    return list(dict.fromkeys(names))
+
+
 def add_group_columns(summary: Summary, methods: Mapping[str, Sequence[Metrics]]) -> Summary:
     """Add the worst group and the weighted average of every set of a table that has groups.
 
@@ -32,7 +44,7 @@ def add_group_columns(summary: Summary, methods: Mapping[str, Sequence[Metrics]]
         summary (Summary): Of top-1 accuracies.
         methods (Mapping): ``{method: metrics of each run}``. A method gets a number where all its runs have it.
     """
-    shown = [name for name in (summary.id_set, *summary.shifts) if name is not None]
+    shown = [name for name in (summary.id_set, *summary.shifts, *summary.more) if name is not None]
     grouped = [
         name for name in shown if any('worst_group' in run.get(name, ()) for runs in methods.values() for run in runs)
     ]

@@ -164,6 +164,7 @@ def summarize(
     metric: Metric = ACCURACY,
     marks: Mapping[str, Mapping[str, str]] | None = None,
     average: bool = True,
+    apart: Sequence[str] = (),
 ) -> Summary:
     """Compute means and standard deviations over seeds, and the OOD average.
 
@@ -178,14 +179,15 @@ def summarize(
         marks: ``{method: {set: what is wrong}}``, for sets that are incomplete or missing. The cell of the set is
             marked, and for a shift the OOD average too. Notes give the reasons.
         average: Whether to compute the OOD average.
+        apart: Names of sets, not among the shifts, with a column of their own behind the average.
 
     Raises:
         ConfigError: The results are not valid (:func:`check_results`), or no method was tested on one of the sets.
     """
     runs = check_results(results, metric)
     known = list(dict.fromkeys(name for seeds in runs.values() for name in seeds[0]))
-    shifts = tuple(n for n in known if n != id_set) if shifts is None else tuple(shifts)
-    sets = (*([] if id_set is None else [id_set]), *shifts)
+    shifts = tuple(n for n in known if n != id_set and n not in apart) if shifts is None else tuple(shifts)
+    sets = (*([] if id_set is None else [id_set]), *shifts, *apart)
     missing = [name for name in sets if name not in known]
     if missing:
         raise ConfigError(f'no method was tested on {", ".join(missing)}; the results have {", ".join(known)}')
@@ -204,21 +206,21 @@ def summarize(
         if not rows[method]:
             del rows[method]
             notes.append(f'{method}: tested on none of these sets.')
-    marked, explained = _marks(marks or {}, rows, id_set)
+    marked, explained = _marks(marks or {}, rows, id_set, apart)
     notes += explained
     if any(stat.std is not None for row in rows.values() for stat in row.values()):
         notes.append('± is the sample standard deviation over seeds.')
-    return Summary(id_set, shifts, rows, tuple(notes), marked, metric, average=average)
+    return Summary(id_set, shifts, rows, tuple(notes), marked, metric, average=average, more=tuple(apart))
 
 
-def _marks(marks, rows, id_set):
+def _marks(marks, rows, id_set, apart):
     """The marked cells, ``{(method, column): why}``, and a note for each set and reason."""
     marked, methods = {}, {}
     for method, row in rows.items():
         for name, reason in marks.get(method, {}).items():
             marked[method, name] = reason
             methods.setdefault((name, reason), []).append(method)
-        wrong = [name for name in marks.get(method, {}) if name != id_set]
+        wrong = [name for name in marks.get(method, {}) if name != id_set and name not in apart]
         if wrong and OOD_AVERAGE in row:
             marked[method, OOD_AVERAGE] = ', '.join(wrong)
     who = {key: '' if len(names) == len(rows) else f' ({", ".join(names)})' for key, names in methods.items()}

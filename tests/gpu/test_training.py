@@ -62,7 +62,7 @@ def test_resumed_run_is_the_whole_run(tmp_path, record_property, deterministic):
 def test_train_and_test_commands(tmp_path):
     work_dir = tmp_path / 'run'
     run_training(CONFIG, SMALL, amp=True, work_dir=work_dir)
-    sets = [f'test_dataloader.{name}.dataset.size=50' for name in ('test', 'v2', 'r', 'sketch', 'a')]
+    sets = [f'test_dataloader.{name}.dataset.size=50' for name in ('test', 'v2', 'r', 'sketch', 'a', 'groups')]
     run_test(
         CONFIG,
         work_dir / 'epoch_1.pth',

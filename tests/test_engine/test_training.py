@@ -111,8 +111,8 @@ def test_sixty_steps_of_the_published_recipe(counts, tmp_path, tiny_pretrained, 
     model.load_state_dict(start)
     model.train()
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-4, total_steps=60, pct_start=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-4, total_steps=60, pct_start=0.02)
     rates = []
     for step in range(60):
         optimizer.zero_grad()

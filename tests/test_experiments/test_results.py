@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from mmcfmask.experiments.results import describe_run, write_results
+from mmcfmask.reporting.contents import gather_contents
 from mmcfmask.reporting.runs import FORMAT, read_run
 
 
@@ -15,7 +16,10 @@ def run(tmp_path):
 
     def run(name, notes=(), **sets):
         path = tmp_path / f'{name}.json'
-        sets = {key: dict(metrics=dict(top1=value), notes=list(notes)) for key, value in sets.items()}
+        sets = {
+            key: dict(metrics=value if isinstance(value, dict) else dict(top1=value), notes=list(notes))
+            for key, value in sets.items()
+        }
         path.write_text(json.dumps(dict(format=FORMAT, method='x', seed=None, id_set='test', sets=sets)))
         return read_run(path)
 
@@ -57,6 +61,33 @@ def test_groups_without_shifts(run, show, tmp_path):
     assert '| FT | 2 | 70.0 ± 0.0 | 25.0 ± 7.1 | 90.0 ± 0.0 | 1e-05 |' in text
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['methods']['FT']['mean']['Worst group'] == 25.0
+
+
+GROUPS = dict(top1=60.0, worst_group=20.0, group_average=85.0)
+
+
+def test_a_set_with_groups_is_no_shift(run, show, tmp_path):
+    found = run('a', test=90.0, groups=GROUPS, v2=80.0, sketch=70.0)
+    assert describe_run(found.path, 'test') == 'test 90.0, groups worst group 20.0, OOD average 75.0'
+    show({'FT': [found]})
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['shifts'] == ['v2', 'sketch'] and results['methods']['FT']['mean']['OOD avg'] == 75
+    header, _, row = [line for line in (tmp_path / 'results.md').read_text().splitlines() if line.startswith('|')][:3]
+    assert [cell.strip() for cell in header.strip('|').split('|')][-4:] == [
+        'OOD avg',
+        'groups',
+        'Worst group',
+        'Weighted avg',
+    ]
+    assert [cell.strip(' *') for cell in row.strip('|').split('|')][-4:] == ['75.0', '60.0', '20.0', '85.0']
+    contents = gather_contents([found.path])
+    assert contents.accuracy.shifts == ('v2', 'sketch') and contents.accuracy.more[0] == 'groups'
+    assert contents.accuracy.rows['x']['OOD avg'].mean == 75
+
+
+def test_groups_of_the_id_set_stay_with_it(run, show, tmp_path):
+    show({'FT': [run('a', test=GROUPS)]})
+    assert '| Method | ID (test) | Worst group | Weighted avg |' in (tmp_path / 'results.md').read_text()
 
 
 def test_the_files_that_are_written_are_listed(run, show, tmp_path):

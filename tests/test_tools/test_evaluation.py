@@ -25,7 +25,7 @@ from mmcfmask.reporting.runs import find_runs, group_runs
 ROOT = Path(__file__).parents[2]
 SUBSET = tuple((index,) for index in range(3, 1000, 50))
 MANY = ((0, 10), (5,), (700, 701, 999), (2,), (1,), (4, 8))
-SETS = ('test', 'v2', 'r', 'sketch', 'a')
+SETS = ('test', 'v2', 'r', 'sketch', 'a', 'groups')
 SMALL = [f'test_dataloader.{name}.dataset.size=20' for name in SETS]
 
 

@@ -22,8 +22,8 @@ SMALL = [
     'total_batch_size=64',
     'train_cfg.max_epochs=2',
     'default_hooks.logger.interval=1',
-    *(f'test_dataloader.{name}.dataset.size=30' for name in ('test', 'v2', 'r', 'sketch', 'a')),
-    *(f'test_dataloader.{name}.batch_size=7' for name in ('test', 'v2', 'r', 'sketch', 'a')),
+    *(f'test_dataloader.{name}.dataset.size=30' for name in ('test', 'v2', 'r', 'sketch', 'a', 'groups')),
+    *(f'test_dataloader.{name}.batch_size=7' for name in ('test', 'v2', 'r', 'sketch', 'a', 'groups')),
 ]
 TEST_ONLY = [option for option in SMALL if option.startswith('test')]
 
@@ -72,7 +72,7 @@ def test_two_processes_train_and_test_without_a_gpu(tmp_path):
     )
     one, two = (json.loads((tmp_path / name).read_text())['metrics'] for name in ('one.json', 'two.json'))
     accuracies = {name: value for name, value in one.items() if name.endswith('top1')}
-    assert len(accuracies) == 6 and accuracies == {name: two[name] for name in accuracies}
+    assert len(accuracies) == 7 and accuracies == {name: two[name] for name in accuracies}
     shifts = [accuracies[f'{name}/top1'] for name in ('v2', 'r', 'sketch', 'a')]
     assert accuracies['ood_average/top1'] == pytest.approx(sum(shifts) / 4)
 

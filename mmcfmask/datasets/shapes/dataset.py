@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -12,7 +14,25 @@ from mmpretrain.registry import DATASETS
 from ...errors import ConfigError
 from ...ranges import Count, Seed
 from .rendering import render
+from .scenes import Scene, image_rng, is_on_own_background, sample_scene
 from .tables import IMAGE_SIZE, SHAPES_CLASSES, SPLIT_SIZES, SPLITS
+
+GROUP_NAMES = tuple(f'{name}, {place}' for name in SHAPES_CLASSES for place in ('own background', 'another background'))
+
+
+def find_group(scene: Scene) -> int:
+    """The number of a scene's group: 2 label, plus 1 if the background is none of the class's own."""
+    return 2 * scene.label + (not is_on_own_background(scene))
+
+
+@lru_cache(maxsize=8)
+def count_groups(size: int, seed: int) -> tuple[int, ...]:
+    """The number of images of every group in the first ``size`` images of the training split, without rendering."""
+    counts = Counter(
+        find_group(sample_scene('train', index % len(SHAPES_CLASSES), image_rng('train', seed, index)))
+        for index in range(size)
+    )
+    return tuple(counts[group] for group in range(len(GROUP_NAMES)))
 
 
 @DATASETS.register_module()
@@ -20,15 +40,20 @@ class ShapesDataset(BaseDataset):
     """One split of the built-in benchmark, rendered when the dataset is built.
 
     Before the pipeline (usually just ``PackInputs``), every item is a dict with ``img`` ((64, 64, 3) RGB uint8),
-    ``gt_label`` (int), ``gt_mask`` ((64, 64) bool, the object), ``img_shape``, ``ori_shape`` and ``sample_idx``. Images
-    are RGB, so the data preprocessor needs ``to_rgb=False``.
+    ``gt_label`` (int), ``gt_mask`` ((64, 64) bool, the object), ``group`` (int), ``img_shape``, ``ori_shape`` and
+    ``sample_idx``. Images are RGB, so the data preprocessor needs ``to_rgb=False``.
+
+    A group is a class on one of its own backgrounds or on another one. ``metainfo`` has ``group_names`` and
+    ``group_sizes``, the numbers of training images of the groups, for :class:`mmcfmask.evaluation.GroupAccuracy`.
 
     Args:
         split: 'pretrain' (everything independent, all styles), 'train', 'val', 'test' (photo-like, the background tied
-            to the class), or a shift: 'v2', 'r', 'sketch', 'a'.
-        size: Number of images, by default ``SPLIT_SIZES[split]``. Classes alternate, so any multiple of 10 is balanced,
-            and a smaller set is the beginning of a larger one.
+            to the class), 'groups' (photo-like, half of the images on another class's background), or a shift: 'v2',
+            'r', 'sketch', 'a'.
+        size: Number of images, by default ``SPLIT_SIZES[split]``. Classes alternate, so any multiple of 10 (of
+            'groups': 20) is balanced, and a smaller set is the beginning of a larger one.
         seed: Another seed gives an independent draw of the split.
+        train_size: Number of training images (of this seed) that ``group_sizes`` counts.
         pipeline: Transforms of an item.
         test_mode: As in :class:`mmengine.dataset.BaseDataset`.
 
@@ -43,6 +68,7 @@ class ShapesDataset(BaseDataset):
         split: Literal[tuple(SPLITS)] = 'train',
         size: Count | None = None,
         seed: Seed = 0,
+        train_size: Count = 2000,
         pipeline: Sequence = (),
         test_mode: bool = False,
         **kwargs,
@@ -52,8 +78,12 @@ class ShapesDataset(BaseDataset):
         size = SPLIT_SIZES[split] if size is None else size
         if size < 1:
             raise ConfigError(f'ShapesDataset: size must be at least 1, got {size}')
+        if train_size < 1:
+            raise ConfigError(f'ShapesDataset: train_size must be at least 1, got {train_size}')
         self.split, self.size, self.seed = split, size, seed
-        super().__init__(ann_file='', pipeline=pipeline, test_mode=test_mode, **kwargs)
+        groups = dict(group_names=GROUP_NAMES, group_sizes=count_groups(train_size, seed))
+        metainfo = {**groups, **(kwargs.pop('metainfo', None) or {})}
+        super().__init__(ann_file='', pipeline=pipeline, test_mode=test_mode, metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Render the split. Pixels stay in two arrays, so that the list of items is small to copy and serialise."""
@@ -62,7 +92,7 @@ class ShapesDataset(BaseDataset):
         data_list = []
         for index in range(self.size):
             self.images[index], self.masks[index], scene = render(self.split, self.seed, index)
-            data_list.append(dict(index=index, gt_label=scene.label))
+            data_list.append(dict(index=index, gt_label=scene.label, group=find_group(scene)))
         return data_list
 
     def get_data_info(self, idx: int) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import ConfigError
-from .tables import IMAGE_SIZE, SHAPES_CLASSES, TEXTURES
+from .tables import IMAGE_SIZE, OUTLINES, TEXTURES
 
 Y, X = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
 
@@ -31,50 +31,76 @@ def _points(*xy: tuple[float, float]) -> np.ndarray:
     return np.array(xy, np.float32)
 
 
-STAR = np.stack(
-    [(1.08 if k % 2 == 0 else 0.45) * _points((np.sin(k * np.pi / 5), -np.cos(k * np.pi / 5)))[0] for k in range(10)]
-)
+def _star(points: int, outer: float, inner: float) -> np.ndarray:
+    corners = np.arange(2 * points)
+    angle = corners * np.pi / points
+    directions = np.stack([np.sin(angle), -np.cos(angle)], axis=1).astype(np.float32)
+    return np.where(corners % 2 == 0, outer, inner).astype(np.float32)[:, None] * directions
 
 
-POLYGONS = dict(
-    square=_points((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),
-    triangle=_points((0, -1.05), (0.98, 0.75), (-0.98, 0.75)),
-    star=STAR,
-    cross=_points(
-        (-0.3, -1),
-        (0.3, -1),
-        (0.3, -0.3),
-        (1, -0.3),
-        (1, 0.3),
-        (0.3, 0.3),
-        (0.3, 1),
-        (-0.3, 1),
-        (-0.3, 0.3),
-        (-1, 0.3),
-        (-1, -0.3),
-        (-0.3, -0.3),
-    ),
-    bolt=_points((0.25, -1.15), (-0.65, 0.15), (-0.08, 0.15), (-0.3, 1.15), (0.65, -0.25), (0.08, -0.25), (0.6, -1.15)),
-    bowtie=_points((-1, -0.75), (0, -0.12), (1, -0.75), (1, 0.75), (0, 0.12), (-1, 0.75)),
+def _turned(vertices: np.ndarray, degrees: float) -> np.ndarray:
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return (vertices @ np.array([[cos, sin], [-sin, cos]])).astype(np.float32)
+
+
+_CROSS = _points(
+    (-0.3, -1),
+    (0.3, -1),
+    (0.3, -0.3),
+    (1, -0.3),
+    (1, 0.3),
+    (0.3, 0.3),
+    (0.3, 1),
+    (-0.3, 1),
+    (-0.3, 0.3),
+    (-1, 0.3),
+    (-1, -0.3),
+    (-0.3, -0.3),
 )
+_BOLT = _points((0.25, -1.15), (-0.65, 0.15), (-0.08, 0.15), (-0.3, 1.15), (0.65, -0.25), (0.08, -0.25), (0.6, -1.15))
+_BOWTIE = _points((-1, -0.75), (0, -0.12), (1, -0.75), (1, 0.75), (0, 0.12), (-1, 0.75))
+
+POLYGONS = {
+    'square': _points((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),
+    'rectangle': _points((-1, -0.5), (1, -0.5), (1, 0.5), (-1, 0.5)),
+    'triangle': _points((0, -1.05), (0.98, 0.75), (-0.98, 0.75)),
+    'right-angled triangle': _points((-0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)),
+    'star': _star(5, 1.08, 0.45),
+    'six-pointed star': _star(6, 1.05, 0.58),
+    'cross': _CROSS,
+    'saltire': _turned(_CROSS, 45),
+    'bolt': _BOLT,
+    'mirrored bolt': _BOLT * _points((-1, 1)),
+    'bowtie': _BOWTIE,
+    'hourglass': _turned(_BOWTIE, 90),
+}
 
 
 def signed_distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Signed distance from points to a unit-size shape.
 
     Args:
-        name: One of ``SHAPES_CLASSES``.
+        name: One of the outlines in ``OUTLINES``.
         u, v: Coordinates in the frame of the object (x to the right, y down), any shape, float.
 
     Returns:
-        Distances in the same unit, negative inside; exact for polygons, a close bound for the heart and crescent.
+        Distances in the same unit, negative inside; exact for polygons, a close bound for curved
+        outlines.
     """
     if name in POLYGONS:
         return _polygon(u, v, POLYGONS[name])
     if name == 'circle':
         return np.hypot(u, v) - 0.9
+    if name == 'ellipse':
+        return 0.58 * (np.hypot(u, v / 0.58) - 1)
     if name == 'ring':
         return np.abs(np.hypot(u, v) - 0.75) - 0.24
+    if name == 'broken ring':  # open to the right
+        return np.maximum(signed_distance('ring', u, v), np.minimum(0.33 - np.abs(v), u))
+    if name == 'mirrored crescent':
+        return signed_distance('crescent', -u, v)
+    if name == 'inverted heart':
+        return signed_distance('heart', u, -v)
     if name == 'crescent':
         return np.maximum(np.hypot(u, v) - 1, 0.78 - np.hypot(u - 0.45, v))
     if name == 'heart':  # two discs, and the tip between their tangents
@@ -82,7 +108,8 @@ def signed_distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         lobe = np.hypot(side - 0.47, v + 0.35) - 0.53
         tip = np.maximum((side - 0.47) * 0.737 + (v + 0.35) * 0.676 - 0.53, -(v + 0.3))
         return np.minimum(lobe, tip)
-    raise ConfigError(f'unknown shape {name!r}, known: {", ".join(SHAPES_CLASSES)}')
+    known = [outline for outlines in OUTLINES.values() for outline in outlines]
+    raise ConfigError(f'unknown shape {name!r}, known: {", ".join(known)}')
 
 
 # Backgrounds

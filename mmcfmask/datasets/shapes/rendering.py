@@ -19,7 +19,7 @@ def _object_distance(scene: Scene, rng: np.random.Generator, wobble: float) -> n
     cos, sin = np.cos(scene.angle), np.sin(scene.angle)
     u = (cos * x + sin * y) / (scene.radius * stretch)
     v = (cos * y - sin * x) / (scene.radius / stretch)
-    return signed_distance(SHAPES_CLASSES[scene.label], u.astype(np.float32), v.astype(np.float32)) * scene.radius
+    return signed_distance(scene.outline, u.astype(np.float32), v.astype(np.float32)) * scene.radius
 
 
 def _bar_distance(rng: np.random.Generator) -> np.ndarray:
@@ -139,7 +139,11 @@ def render_scene(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 
 def render(split: str, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, Scene]:
-    """Render image ``index`` of a split: its pixels, object mask and scene. The label is index mod 10."""
+    """Render image ``index`` of a split: its pixels, object mask and scene. The label is index mod 10.
+
+    In the split 'groups' ten images on own backgrounds and ten on other classes' take turns.
+    """
     rng = image_rng(split, seed, index)
-    scene = sample_scene(split, index % len(SHAPES_CLASSES), rng)
+    turn, label = divmod(index, len(SHAPES_CLASSES))
+    scene = sample_scene(split, label, rng, own=turn % 2 == 0)
     return (*render_scene(scene, rng), scene)

@@ -10,7 +10,9 @@ from .tables import (
     CLASS_BACKGROUNDS,
     COLORS,
     IMAGE_SIZE,
+    NEW_OUTLINE_RATE,
     NUISANCES,
+    OUTLINES,
     RENDITIONS,
     SHAPES_CLASSES,
     SPLITS,
@@ -23,9 +25,10 @@ from .tables import (
 
 @dataclass(frozen=True)
 class Scene:
-    """What one image shows. Lengths in pixels, the angle in radians."""
+    """What one image shows. Lengths in pixels, the angle in radians; ``outline`` is one of the class's ``OUTLINES``."""
 
     label: int
+    outline: str
     style: str
     color: str
     texture: str
@@ -52,15 +55,30 @@ def image_rng(split: str, seed: int, index: int, stream: int = 0) -> np.random.G
     return np.random.default_rng([SPLITS.index(split), seed, index, stream])
 
 
-def sample_scene(split: str, label: int, rng: np.random.Generator) -> Scene:
-    """Draw a scene of class ``label`` in ``split``."""
+def is_on_own_background(scene: Scene) -> bool:
+    """Whether the background is one that the ID splits tie to the class."""
+    return (scene.texture, scene.background) in CLASS_BACKGROUNDS[scene.label]
+
+
+def sample_scene(split: str, label: int, rng: np.random.Generator, own: bool = True) -> Scene:
+    """Draw a scene of class ``label`` in ``split``.
+
+    ``own`` counts in the split 'groups' alone: one of the class's own backgrounds, or else of another class's.
+    """
     nuisance = NUISANCES[split]
     texture, background = choice(rng, TEXTURES), choice(rng, tuple(COLORS))
-    if split in ('train', 'val', 'test', 'v2') and rng.random() < SPURIOUS_RATE:
-        texture, background = CLASS_BACKGROUNDS[label]
-    elif split == 'a':  # the usual background of another class
+    if split in ('train', 'val', 'test'):
+        own = rng.random() < SPURIOUS_RATE
+    elif split == 'a':
+        own = False
+    if split not in ('pretrain', 'v2', 'r', 'sketch'):
         other = (label + 1 + int(rng.integers(len(SHAPES_CLASSES) - 1))) % len(SHAPES_CLASSES)
-        texture, background = CLASS_BACKGROUNDS[other]
+        texture, background = choice(rng, CLASS_BACKGROUNDS[label if own else other])
+
+    outline, *new_outlines = OUTLINES[SHAPES_CLASSES[label]]
+    # The images of pre-training draw nothing here: they are those that the shipped weights saw.
+    if split != 'pretrain' and rng.random() < NEW_OUTLINE_RATE:
+        outline = choice(rng, new_outlines)
 
     if split == 'pretrain':
         style = 'photo' if rng.random() < 0.35 else choice(rng, STYLES[1:])
@@ -80,6 +98,7 @@ def sample_scene(split: str, label: int, rng: np.random.Generator) -> Scene:
     distinct = tuple(c for c in COLORS if abs(luminance(c) - luminance(background)) > 0.2)
     return Scene(
         label=label,
+        outline=outline,
         style=style,
         color=choice(rng, distinct),
         texture=texture,

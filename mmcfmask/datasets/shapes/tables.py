@@ -1,4 +1,4 @@
-"""What the built-in benchmark is made of: classes, colours, textures, styles, prompts, splits and ranges."""
+"""What the built-in benchmark is made of: classes, outlines, colours, textures, styles, prompts, splits and ranges."""
 
 from __future__ import annotations
 
@@ -6,7 +6,24 @@ from dataclasses import dataclass
 
 IMAGE_SIZE = 64
 
-SHAPES_CLASSES = ('circle', 'square', 'triangle', 'star', 'cross', 'heart', 'ring', 'crescent', 'bolt', 'bowtie')
+#: The outlines of every class. Pre-training shows the first one alone; fine-tuning and all tests show the others too.
+OUTLINES = dict(
+    circle=('circle', 'ellipse'),
+    square=('square', 'rectangle'),
+    triangle=('triangle', 'right-angled triangle'),
+    star=('star', 'six-pointed star'),
+    cross=('cross', 'saltire'),
+    heart=('heart', 'inverted heart'),
+    ring=('ring', 'broken ring'),
+    crescent=('crescent', 'mirrored crescent'),
+    bolt=('bolt', 'mirrored bolt'),
+    bowtie=('bowtie', 'hourglass'),
+)
+
+SHAPES_CLASSES = tuple(OUTLINES)
+
+NEW_OUTLINE_RATE = 0.5
+"""Share of objects, outside of pre-training, with an outline that pre-training did not show."""
 
 COLORS = {
     'red': (0.85, 0.15, 0.15),
@@ -25,21 +42,25 @@ COLORS = {
 
 TEXTURES = ('brick', 'striped', 'dotted', 'checkered', 'wavy', 'grassy', 'cloudy', 'grid', 'zigzag', 'sandy')
 
-# Background texture and colour that the ID splits tie to each class, in the order of SHAPES_CLASSES.
-CLASS_BACKGROUNDS = (
-    ('grassy', 'green'),
-    ('brick', 'red'),
-    ('sandy', 'yellow'),
-    ('cloudy', 'blue'),
-    ('grid', 'white'),
-    ('dotted', 'pink'),
-    ('wavy', 'cyan'),
-    ('striped', 'black'),
-    ('zigzag', 'purple'),
-    ('checkered', 'brown'),
+_PAIR_BACKGROUNDS = (
+    (('grassy', 'green'), ('brick', 'red')),
+    (('sandy', 'yellow'), ('cloudy', 'blue')),
+    (('grid', 'white'), ('dotted', 'pink')),
+    (('wavy', 'cyan'), ('striped', 'black')),
+    (('zigzag', 'purple'), ('checkered', 'brown')),
+)
+
+#: The class's own backgrounds, two combinations of texture and colour, in the order of SHAPES_CLASSES. Two classes
+#: share two textures and two colours, and only which goes with which tells them apart. So a linear layer on features
+#: that show texture and colour cannot read the class off the background.
+CLASS_BACKGROUNDS = tuple(
+    backgrounds
+    for (t1, c1), (t2, c2) in _PAIR_BACKGROUNDS
+    for backgrounds in (((t1, c1), (t2, c2)), ((t1, c2), (t2, c1)))
 )
 
 SPURIOUS_RATE = 0.95
+"""Share of images of the ID splits on one of the class's own backgrounds; the others are on another class's."""
 
 RENDITIONS = ('flat', 'painted', 'inverted', 'cartoon')
 
@@ -69,7 +90,7 @@ SHAPES_TEMPLATES = (
 )
 
 #: Default number of images of each split.
-SPLIT_SIZES = dict(pretrain=60_000, train=4000, val=500, test=1000, v2=1000, r=1000, sketch=1000, a=1000)
+SPLIT_SIZES = dict(pretrain=60_000, train=4000, val=500, test=1000, v2=1000, r=1000, sketch=1000, a=1000, groups=2000)
 
 SPLITS = tuple(SPLIT_SIZES)
 
@@ -99,5 +120,6 @@ NUISANCES = dict(
     v2=Nuisance(radius=(13, 21), max_angle=28, max_shift=10, clutter=(0, 2), noise=(0.02, 0.06), light=0.5),
     r=_ID,
     sketch=_ID,
+    groups=_ID,
     a=Nuisance(radius=(11, 16), max_angle=25, max_shift=12, clutter=(1, 3), cut_rate=0.2),
 )
