@@ -9,7 +9,7 @@ default_hooks = dict(logger=dict(interval=10))
 
 # An override of this variable reaches every key of its name that held the old value.
 shared = ('pipeline',)
-pipeline = [dict(type='PackInputs', meta_keys=('sample_idx', 'group'))]
+pipeline = [dict(type='PackInputs', algorithm_keys=('gt_mask',), meta_keys=('sample_idx', 'group'))]
 test_loader = dict(
     batch_size=250,
     num_workers=0,

@@ -10,7 +10,16 @@ from .attention import (
     record_attention,
 )
 from .fills import DONORS, FILLS, choose_donors, multi_donors, refill, replace_patches, single_donors
-from .masks import MASKS, check_share, check_value, exact_random_mask, masked_patches, num_kept, patch_mask
+from .masks import (
+    MASKS,
+    check_share,
+    check_value,
+    exact_random_mask,
+    masked_patches,
+    num_kept,
+    object_coverage,
+    patch_mask,
+)
 from .relevance import (
     attention_relevance,
     attention_relevances,
@@ -44,6 +53,7 @@ __all__ = [
     'masked_patches',
     'multi_donors',
     'num_kept',
+    'object_coverage',
     'part_of_grid',
     'patch_grid',
     'patch_mask',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MASKS = ('object', 'context', 'random')
@@ -71,6 +72,19 @@ def patch_mask(
     if kind == 'random':
         return _last_patches(torch.rand(relevance.shape, device=relevance.device, generator=generator), num)
     return _last_patches(relevance if kind == 'object' else -relevance, num)
+
+
+def object_coverage(objects: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The share of every patch that the true object covers: the relevance map of an oracle.
+
+    Args:
+        objects (Tensor): (B, H, W) bool.
+        grid (tuple[int, int]): Rows h and columns w of patches.
+
+    Returns:
+        Tensor: (B, h, w) float32 in [0, 1].
+    """
+    return F.adaptive_avg_pool2d(objects[:, None].float(), grid)[:, 0]
 
 
 def masked_patches(num_patches: int, share: float) -> int:

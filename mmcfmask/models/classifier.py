@@ -180,14 +180,14 @@ class CounterfactualClassifier(ImageClassifier):
             logits = self.head(feats)
         losses = self.head.loss_by_logits(logits, data_samples)
         labels = torch.cat([sample.gt_label for sample in data_samples])
-        step = Step(self, inputs, labels, feats[-1], logits, attention)
+        step = Step(self, inputs, labels, feats[-1], logits, attention, data_samples)
         for term in self.losses:
             add_losses(losses, term, step)
         return losses
 
     def _attention_for_terms(self) -> AbstractContextManager[AttentionRecord]:
         """Inside the context, attention is recorded if a term needs relevance."""
-        if any(term.needs_relevance(self) for term in self.losses):
+        if any(term.needs_relevance(self) for term in self.losses) and not self.data_preprocessor.oracle:
             return record_attention(self.backbone)
         return nullcontext(AttentionRecord())
 

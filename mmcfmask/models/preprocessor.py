@@ -39,6 +39,9 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
         relevance (dict, optional): How relevance is computed, here, in the relevance crop and in pictures: ``layers``,
             ``outliers`` and ``smooth`` of :func:`mmcfmask.counterfactual.attention_relevance`. Defaults to None: as
             published.
+        oracle (bool): In training, masks follow the true objects (``gt_mask`` of the items, passed on by
+            ``PackInputs(algorithm_keys=('gt_mask',))``) in place of the relevance map
+            (:func:`mmcfmask.counterfactual.object_coverage`): what a perfect map would be worth. Defaults to False.
         **kwargs: Arguments of ``ClsDataPreprocessor``; batch augments (mixup, cutmix) excepted.
 
     Raises:
@@ -52,6 +55,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
         value: Share | None = None,
         mask_share: OpenShare | None = None,
         relevance: dict | None = None,
+        oracle: bool = False,
         views: dict | None = None,
         color_mixing: Share = 0.0,
         donors: str = 'any',
@@ -67,7 +71,13 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
         self._non_blocking = True  # from pinned memory; mmpretrain's class has no argument for it
         CounterfactualMaker.__init__(self, mask, fill, value, mask_share, views, color_mixing, donors)
         check_options(relevance)
+        if oracle and relevance:
+            raise ConfigError(
+                f'model.data_preprocessor has oracle=True and relevance={relevance}: an oracle needs no relevance map, '
+                'leave one of them out'
+            )
         self.relevance = dict(relevance or {})
+        self.oracle = oracle
 
     def check_normalisation(self, backbone: nn.Module) -> None:
         """Raise a ConfigError, with what to write, unless images are normalised as the weights of ``backbone`` need it,

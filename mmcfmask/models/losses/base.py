@@ -10,10 +10,18 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
+import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...counterfactual import AttentionRecord, after_position, attention_relevance, hide_patches, patch_grid
+from ...counterfactual import (
+    AttentionRecord,
+    after_position,
+    attention_relevance,
+    hide_patches,
+    object_coverage,
+    patch_grid,
+)
 from ...errors import ConfigError
 from ..maker import Counterfactual, CounterfactualMaker
 
@@ -33,6 +41,7 @@ class Step:
         features (Tensor): f(x), (B, D), before L2 normalisation.
         logits (Tensor): (B, C) of the images.
         attention (AttentionRecord): Recorded while f(x) was computed, if a term needs relevance.
+        data_samples (list[DataSample]): Of the images.
     """
 
     classifier: CounterfactualClassifier
@@ -41,6 +50,7 @@ class Step:
     features: Tensor
     logits: Tensor
     attention: AttentionRecord = field(default_factory=AttentionRecord)
+    data_samples: list = field(default_factory=list)
 
     @property
     def teacher(self) -> OpenCLIPTeacher:
@@ -65,7 +75,9 @@ class Step:
     @cached_property
     def relevance(self) -> Tensor:
         """Relevance of every patch to the label, (B, h, w), by the options of the data preprocessor; see
-        :func:`mmcfmask.counterfactual.attention_relevance`."""
+        :func:`mmcfmask.counterfactual.attention_relevance`. With its ``oracle``, the coverage by the true object."""
+        if self.classifier.data_preprocessor.oracle:
+            return object_coverage(self.objects, self.grid)
         if not self.attention and not any(term.needs_relevance(self.classifier) for term in self.classifier.losses):
             raise ConfigError(
                 'a term of model.losses asks for step.relevance, but no attention was recorded: its method '
@@ -74,6 +86,19 @@ class Step:
         score = self.logits.gather(1, self.labels[:, None]).sum()
         options = self.classifier.data_preprocessor.relevance
         return attention_relevance(score, self.attention, self.grid, retain_graph=True, **options)
+
+    @property
+    def objects(self) -> Tensor:
+        """The true objects, (B, H, W) bool."""
+        masks = [sample.get('gt_mask') for sample in self.data_samples]
+        size = tuple(self.images.shape[2:])
+        if not masks or any(mask is None or tuple(mask.shape) != size for mask in masks):
+            raise ConfigError(
+                f'model.data_preprocessor.oracle needs the object of every training image, gt_mask {size}: a data set '
+                "that knows it (ShapesDataset) and a pipeline that ends in dict(type='PackInputs', "
+                "algorithm_keys=('gt_mask',)) without changing the size"
+            )
+        return torch.stack([torch.as_tensor(mask, device=self.images.device) for mask in masks])
 
     def images_of(self, maker: CounterfactualMaker) -> CounterfactualImages:
         """The counterfactual images by the options of ``maker``, made once for all terms with equal options."""

@@ -224,3 +224,32 @@ def test_texts_of_a_tower_without_a_name(tiny_pretrained, batch):
         dict(cfg, losses=[dict(type='LipsumFT', num_texts=2, model_name='tiny-vit', pretrained=tiny_pretrained)])
     )
     assert set(model.train()(*batch, mode='loss')) == {'loss_cls', 'loss_lipsum'}
+
+
+def test_oracle_masks_follow_the_true_objects(tiny_pretrained, batch, monkeypatch):
+    model = build(tiny_pretrained, dict(type='CounterfactualDistillation'))
+    model.data_preprocessor.oracle = True
+    images, samples = batch
+    objects = torch.rand(len(images), 32, 32, generator=torch.Generator().manual_seed(0)) < 0.4
+    objects[:, :16] = False
+    for sample, mask in zip(samples, objects):
+        sample.set_field(mask.numpy(), 'gt_mask')
+    steps = []
+    monkeypatch.setattr(classifier, 'Step', lambda *args: steps.append(Step(*args)) or steps[-1])
+    model(*batch, mode='loss')
+    (step,) = steps
+    assert not step.attention  # nothing was recorded
+    for row in range(4):
+        for col in range(4):
+            patch = objects[:, 8 * row : 8 * row + 8, 8 * col : 8 * col + 8].flatten(1)
+            torch.testing.assert_close(step.relevance[:, row, col], patch.float().mean(dim=1))
+    assert not step.counterfactual.mask[:, :2].any() and step.counterfactual.mask[:, 2:].any()
+
+
+def test_an_oracle_needs_objects(tiny_pretrained, batch):
+    model = build(tiny_pretrained, dict(type='CounterfactualDistillation'))
+    model.data_preprocessor.oracle = True
+    with pytest.raises(ConfigError, match=r'oracle needs the object of every training image, gt_mask \(32, 32\)'):
+        model(*batch, mode='loss')
+    with pytest.raises(ConfigError, match='oracle=True and relevance='):
+        MODELS.build(dict(type='CAMRefillDataPreprocessor', oracle=True, relevance=dict(smooth='mean')))
