@@ -208,7 +208,7 @@ def documented():
 
 
 def test_examples_of_the_documentation(tmp_path):
-    config, folder_map, csv = documented()
+    config, folder_map, *_, csv = documented()
     trees.make_tree(tmp_path / 'toys', ['teddy bear', 'plushies', 'clocks', 'crane_2', 'misc'])
     values = {}
     exec(folder_map, values)
@@ -221,13 +221,11 @@ def test_examples_of_the_documentation(tmp_path):
     dataset = DATASETS.build({**cfg.test_dataloader.toys.dataset, **{key: values[key] for key in ('folder_map',)}})
     assert labels(dataset) == {'teddy bear': (850,), 'plushies': (850,), 'clocks': (409, 530), 'crane_2': (517,)}
 
-    trees.make_tree(tmp_path / 'train', ['a'])
-    (tmp_path / 'test.txt').write_text('a/a.jpg 2\n')
-    (tmp_path / 'classes.txt').write_text('cat\ndog\nemu\n')
-    path.write_text("_base_ = 'mmcfmask::cfmask_vitb16.py'\n" + csv.replace('data/iwildcam', str(tmp_path)))
-    wild = DATASETS.build(Config.fromfile(path).wild)
-    assert (
-        len(wild) == 1
-        and int(wild[0]['data_samples'].gt_label) == 2
-        and list(wild.metainfo['classes']) == ['cat', 'dog', 'emu']
+    trees.make_tree(tmp_path / 'wild/train', ['a'])
+    (tmp_path / 'wild/metadata.csv').write_text('filename,y,split,location_remapped\na/a.jpg,2,test,7\n')
+    (tmp_path / 'wild/classes.txt').write_text('cat\ndog\nemu\n')
+    path.write_text(
+        "_base_ = 'mmcfmask::cfmask_vitb16.py'\n" + csv.replace('data/iwildcam_v2.0', str(tmp_path / 'wild'))
     )
+    wild = DATASETS.build(Config.fromfile(path).wilds)
+    assert len(wild) == 1 and wild[0]['gt_label'] == 2 and list(wild.metainfo['classes']) == ['cat', 'dog', 'emu']

@@ -348,4 +348,4 @@ def test_pictures_do_not_change_the_config_of_the_runs(study):
     picture = planned.jobs[-1]
     command = next(picture.commands(picture))
     assert command.arguments[1] == str(picture.product.with_suffix('.py'))
-    assert re.search('lr=0.0002', Path(command.arguments[1]).read_text())
+    assert re.search('lr=0.0005', Path(command.arguments[1]).read_text())

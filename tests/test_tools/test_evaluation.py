@@ -115,6 +115,7 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
         'id_set',
         'sets',
         'ood_average',
+        'selected_by',
         'missing',
         'versions',
         'metrics',

@@ -102,7 +102,7 @@ def test_mask_quality(tmp_path):
         *TEST_ONLY,
         'train_dataloader.dataset.size=30',
     )
-    assert shown.count('30 images, ') == 6 and shown.count('point') == 6 and '…' not in shown
+    assert shown.count('30 images, ') == 7 and shown.count('point') == 7 and '…' not in shown
 
 
 def test_mistakes_in_arguments():

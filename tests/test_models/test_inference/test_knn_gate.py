@@ -1,4 +1,5 @@
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -183,10 +184,19 @@ def test_level_is_held_for_models_that_err(error):
     assert sum(rates) / len(rates) == pytest.approx(level, abs=0.012)
 
 
+class AsTheyAre:
+    """A data preprocessor that does nothing."""
+
+    relevance: ClassVar = {}
+
+    def __call__(self, batch):
+        return dict(inputs=batch)
+
+
 def reading(gate, seen):
     """A classifier and its scores for a gate whose held-out images are taken for these classes."""
     classifier = torch.nn.Linear(1, 1)
-    classifier.crop_scale, classifier.data_preprocessor = None, lambda batch: dict(inputs=batch)
+    classifier.crop_scale, classifier.data_preprocessor = None, AsTheyAre()
     gate.held_out = dict(type='HeldOutNumbers', number=len(seen))
     return classifier, lambda batch: torch.nn.functional.one_hot(seen[torch.tensor(batch)], 4)
 
