@@ -42,21 +42,21 @@ COLORS = {
 
 TEXTURES = ('brick', 'striped', 'dotted', 'checkered', 'wavy', 'grassy', 'cloudy', 'grid', 'zigzag', 'sandy')
 
-_PAIR_BACKGROUNDS = (
-    (('grassy', 'green'), ('brick', 'red')),
-    (('sandy', 'yellow'), ('cloudy', 'blue')),
-    (('grid', 'white'), ('dotted', 'pink')),
+# Three, three, two and two classes share as many textures and colours.
+_SHARED_BACKGROUNDS = (
+    (('grassy', 'green'), ('brick', 'red'), ('sandy', 'yellow')),
+    (('cloudy', 'blue'), ('grid', 'white'), ('dotted', 'pink')),
     (('wavy', 'cyan'), ('striped', 'black')),
     (('zigzag', 'purple'), ('checkered', 'brown')),
 )
 
-#: The class's own backgrounds, two combinations of texture and colour, in the order of SHAPES_CLASSES. Two classes
-#: share two textures and two colours, and only which goes with which tells them apart. So a linear layer on features
-#: that show texture and colour cannot read the class off the background.
+#: The class's own backgrounds, in the order of SHAPES_CLASSES: combinations of texture and colour. Classes that share
+#: textures and colours have each of them in one combination, as in a Latin square: only which goes with which tells the
+#: class. So a linear layer on features that show texture and colour cannot tell these classes apart by the background.
 CLASS_BACKGROUNDS = tuple(
-    backgrounds
-    for (t1, c1), (t2, c2) in _PAIR_BACKGROUNDS
-    for backgrounds in (((t1, c1), (t2, c2)), ((t1, c2), (t2, c1)))
+    tuple((texture, group[(i + shift) % len(group)][1]) for i, (texture, _) in enumerate(group))
+    for group in _SHARED_BACKGROUNDS
+    for shift in range(len(group))
 )
 
 SPURIOUS_RATE = 0.95
