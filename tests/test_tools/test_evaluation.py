@@ -246,7 +246,8 @@ def test_alphas_out_of_range(tmp_path):
         wise_ft('configs/shapes/ft.py', tmp_path / 'any.pth', alphas=['0', '2'])
 
 
-def test_relevance_crop_of_small_objects(tmp_path, capfd):
+def test_relevance_crop_of_small_objects(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '160')  # the name is not wrapped
     one, two, closer = tmp_path / 'one.json', tmp_path / 'two.json', tmp_path / 'closer.json'
     options = [*SMALL, 'test_dataloader.a.dataset.size=100']
     for out, scale in ((one, None), (two, 0.9), (closer, 0.8)):
