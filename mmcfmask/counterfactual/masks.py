@@ -50,7 +50,8 @@ def patch_mask(
         relevance (Tensor): (B, h, w), ≥ 0. For ``random`` only its shape and device matter.
         kind (str): 'object', 'context' or 'random'.
         value (float, optional): Threshold or probability, in [0, 1].
-        generator (torch.Generator, optional): On the device of ``relevance``; for ``random``.
+        generator (torch.Generator, optional): On the device of ``relevance``; for ``random``, and for patches of equal
+            relevance with ``share``.
         share (float, optional): Share of the patches to take out, in [0, 1].
 
     Returns:
@@ -70,8 +71,8 @@ def patch_mask(
     check_share(kind, share)
     num = masked_patches(relevance[0].numel(), share)
     if kind == 'random':
-        return _last_patches(torch.rand(relevance.shape, device=relevance.device, generator=generator), num)
-    return _last_patches(relevance if kind == 'object' else -relevance, num)
+        return _highest(torch.zeros_like(relevance, dtype=torch.float32), num, generator)
+    return _highest(relevance if kind == 'object' else -relevance, num, generator)
 
 
 def object_coverage(objects: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -92,10 +93,11 @@ def masked_patches(num_patches: int, share: float) -> int:
     return int(num_patches * share + 0.5)
 
 
-def _last_patches(scores: Tensor, num: int) -> Tensor:
-    """(B, h, w) bool: the ``num`` patches of each image with the highest scores; among equals, the later ones."""
+def _highest(scores: Tensor, num: int, generator: torch.Generator | None) -> Tensor:
+    """(B, h, w) bool: the ``num`` patches of each image with the highest scores; of equal ones, random ones."""
     flat = scores.flatten(1)
-    order = flat.argsort(dim=1, stable=True)
+    shuffled = torch.rand(flat.shape, device=flat.device, generator=generator).argsort(dim=1)
+    order = shuffled.gather(1, flat.gather(1, shuffled).argsort(dim=1, stable=True))
     taken = torch.zeros_like(flat, dtype=torch.bool)
     return taken.scatter_(1, order[:, flat.shape[1] - num :], True).view(scores.shape)
 

@@ -36,7 +36,7 @@ class GroupCSVDataset(FolderDataset):
 
     The classes are the values of the label column in the whole file, so all splits have the same. Values are texts.
     If they are among the given names, the names are meant; whole numbers below the number of names are indices; other
-    values mean the names in sorted order (−1 before 1). The values of group columns are read alike. A group is a
+    numbers mean the names in sorted order (−1 before 1). The values of group columns are read alike. A group is a
     combination of values; groups are numbered with the last column running fastest.
 
     ``metainfo['group_names']`` holds the names of all groups, and ``metainfo['group_sizes']`` the number of images
@@ -353,23 +353,29 @@ def number_values(values: Sequence[str], names: Sequence[str] | None, where: str
         number = {value: names.index(value) for value in distinct}
     elif all(value.isdecimal() and int(value) < len(names) for value in distinct):
         number = {value: int(value) for value in distinct}
-    elif len(ordered) == len(names):
+    elif len(ordered) == len(names) and all(map(is_number, ordered)):
         number = {value: index for index, value in enumerate(ordered)}
     else:
         raise ConfigError(
             f'{where} has {len(ordered)} values ({short_list(ordered)}), but {len(names)} names are given '
-            f'({short_list(names)}).'
+            f'({short_list(names)}): texts must be among the names.'
         )
     return [number[value] for value in values], names
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def in_numerical_order(values: Iterable[str]) -> list[str]:
     """Texts in the order of the numbers that they are; in alphabetical order if one is no number."""
     values = sorted(values)
-    try:
-        return sorted(values, key=float)
-    except ValueError:
-        return values
+    return sorted(values, key=float) if all(map(is_number, values)) else values
 
 
 def split_values(split: Value | Sequence[Value], key: str) -> tuple[str, ...]:

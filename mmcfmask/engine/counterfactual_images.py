@@ -21,6 +21,7 @@ from ..counterfactual import (
     MASKS,
     check_value,
     compare_relevance,
+    object_coverage,
     part_of_grid,
     patch_grid,
     relevance_center,
@@ -29,6 +30,7 @@ from ..counterfactual import (
 from ..datasets.holdout import follow_run
 from ..datasets.images import EXTENSIONS, find_images, why_unreadable
 from ..errors import ConfigError, MissingFileError, StorageError
+from ..evaluation.accuracy import head_labels
 from ..models.inference.relevance_crop import check_crop_scale
 from ..models.maker import PUBLISHED_VALUES, CounterfactualMaker
 from ..reporting import Variant, counterfactual_panel, grey_out_patches, variants_panel
@@ -241,7 +243,9 @@ def read_images(
         items = images_from_files(cfg, files)
         names = find_class_names([sets[name] for name in ('test', 'val', 'train') if name in sets], loaded)
     else:
-        items, gt_masks, names = images_from_set(find_set(cfg, split), num, seed)
+        items, gt_masks, metainfo = images_from_set(find_set(cfg, split), num, seed)
+        groups = metainfo.get('label_groups')
+        names = metainfo.get('classes') if groups is None else None
     data = dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
     inputs = model.data_preprocessor(data)['inputs']
     if gt_masks is not None and gt_masks.shape[1:] != inputs.shape[2:]:
@@ -252,13 +256,18 @@ def read_images(
         names = [f'class {i}' for i in range(logits.shape[1])]
     predicted, classes = logits.argmax(1).tolist(), None
     if split:
-        classes = [int(item['data_samples'].gt_label) for item in items]
+        classes = head_labels([int(item['data_samples'].gt_label) for item in items], groups)
     elif labels:
         classes = parse_labels(labels, list(names), len(items))
     shown = predicted if for_predicted else classes or predicted
     shown_labels = torch.tensor(shown, device=inputs.device)
     options = model.data_preprocessor.relevance
     relevance, *others = compare_relevance(model, inputs, shown_labels, [options, {}] if options else [{}])
+    if model.data_preprocessor.oracle and not for_predicted:
+        if gt_masks is None:
+            raise ConfigError('model.data_preprocessor.oracle=True, but the objects of these images are not known')
+        grid = patch_grid(model.backbone, inputs)
+        relevance = object_coverage(torch.from_numpy(gt_masks).to(inputs.device), grid)
     texts = label_images(names, predicted, classes)
     return Shown(model, inputs, relevance, texts, gt_masks, *others, labels=shown_labels)
 
@@ -301,13 +310,13 @@ def find_set(cfg: Config, name: str) -> dict:
     return sets[name]
 
 
-def images_from_set(dataset: dict, num: int, seed: int) -> tuple[list[dict], np.ndarray | None, Sequence[str] | None]:
-    """Random items of a data set in its order, their objects if the data set knows them, and its class names."""
+def images_from_set(dataset: dict, num: int, seed: int) -> tuple[list[dict], np.ndarray | None, dict]:
+    """Random items of a data set in its order, their objects if the data set knows them, and its metainfo."""
     built = DATASETS.build(dataset)
     chosen = sorted(np.random.default_rng(seed).permutation(len(built))[:num].tolist())
     masks = [built.get_data_info(i).get('gt_mask') for i in chosen]
     objects = None if any(mask is None for mask in masks) else np.stack(masks)
-    return [built[i] for i in chosen], objects, built.metainfo.get('classes')
+    return [built[i] for i in chosen], objects, built.metainfo
 
 
 def find_files(paths: Sequence[str], num: int) -> list[Path]:

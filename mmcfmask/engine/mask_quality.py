@@ -26,6 +26,7 @@ from ..evaluation import (
     object_patches,
     pointing_hits,
 )
+from ..evaluation.accuracy import head_labels
 from ..messages import short_list_with_nearest
 from .checkpoints import check_checkpoint
 from .testing import build_model
@@ -198,7 +199,8 @@ class _Measurement:
             samples = [item['data_samples'] for item in items]
             data = dict(inputs=[item['inputs'] for item in items], data_samples=samples)
             inputs = self.model.data_preprocessor(data)['inputs']
-            labels = torch.cat([sample.gt_label for sample in samples]).to(inputs.device)
+            own = [int(sample.gt_label) for sample in samples]
+            labels = torch.tensor(head_labels(own, dataset.metainfo.get('label_groups')), device=inputs.device)
             with self.autocast(inputs):
                 found = compare_relevance(self.model, inputs, labels, list(self.maps.values()))
             maps = dict(zip(self.maps, found))

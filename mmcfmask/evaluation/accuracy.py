@@ -9,6 +9,7 @@ or several. Outputs in no group take no part in the decision or in the softmax.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Optional
 
@@ -46,6 +47,16 @@ def _membership(
         index = torch.tensor([[*group, *[group[0]] * (longest - len(group))] for group in groups], device=device)
         member = torch.zeros(len(groups), num_logits, device=device).scatter_(1, index, 1.0)
         return index, member, member.amax(dim=0) > 0
+
+
+def head_labels(labels: Sequence[int], groups: Groups) -> list[int]:
+    """Outputs of the head for classes of a set: the first output of each class.
+
+    Args:
+        labels (Sequence[int]): Classes within the set.
+        groups (Groups): ``metainfo['label_groups']`` of the set; None: its classes are the head's.
+    """
+    return list(labels) if groups is None else [groups[label][0] for label in labels]
 
 
 def label_mask(labels: Tensor, num_classes: int) -> Tensor:

@@ -87,16 +87,16 @@ def best_iou(grid: tuple[int, int], objects: Tensor) -> Tensor:
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
-    """Images under a Gaussian blur, cut off at 3 σ; at the border, images are mirrored.
+    """Images under a Gaussian blur, cut off at 3 σ or the side of the image; at the border, images are mirrored.
 
     Args:
-        images (Tensor): (B, C, H, W) float; H and W are above 3 σ.
+        images (Tensor): (B, C, H, W) float.
         sigma (float): Standard deviation in pixels, above 0.
 
     Returns:
         Tensor: (B, C, H, W).
     """
-    radius = int(3 * sigma)
+    radius = min(int(3 * sigma), min(images.shape[2:]) - 1)
     steps = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
     kernel = (kernel / kernel.sum()).to(images.dtype)

@@ -13,7 +13,7 @@ from ..files import write_json
 from .jobs import Job
 
 # An absolute path in a text, of Linux or Windows.
-PATH = re.compile(r'(?<![\w.~])(?:[A-Za-z]:)?[/\\](?:[^/\\\s\'",;:()]+[/\\])+(?P<last>[^/\\\s\'",;:()]*)')
+PATH = re.compile(r'(?<![\w.~/])(?:[A-Za-z]:)?[/\\](?:[^/\\\s\'",;:()]+[/\\])+(?P<last>[^/\\\s\'",;:()]*)')
 PATH_KEYS = ('config', 'path', 'root')  # whose whole value is a path
 FREE = ('speed',)  # of this machine
 
@@ -63,7 +63,7 @@ def hide_machine(part: Any, out: Path, key: str = '') -> Any:
         return {name: hide_machine(value, out, name) for name, value in part.items() if name not in FREE}
     if isinstance(part, list):
         return [hide_machine(value, out, key) for value in part]
-    if not isinstance(part, str):
+    if not isinstance(part, str) or key == 'key':  # changed, it would be another run's
         return part
     for base in dict.fromkeys(map(str, (out.resolve(), out.absolute(), out))):
         part = re.sub(rf'(?<![\w./]){re.escape(base)}[/\\]', '', part)

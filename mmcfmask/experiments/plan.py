@@ -278,4 +278,7 @@ def name_variant(cfg: Config) -> str:
     value += [] if settings.get('mask_share') is None else [f'share{settings["mask_share"]:g}']
     changes = [change for change in ('views', 'color_mixing') if settings.get(change)]
     changes += [settings['donors']] if settings.get('donors', 'any') != 'any' else []
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    changes += ['oracle'] if preprocessor.get('oracle') else []
+    changes += [slug(str(value)) for _, value in sorted((preprocessor.get('relevance') or {}).items())]
     return '_'.join([settings['mask'], settings['fill'], *value, *changes])

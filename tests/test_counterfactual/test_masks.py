@@ -69,3 +69,11 @@ def test_share_of_random_patches():
 def test_either_a_value_or_a_share(options):
     with pytest.raises(ValueError, match='either a value'):
         patch_mask(torch.rand(1, 2, 2), 'object', **options)
+
+
+@pytest.mark.parametrize('kind', ['object', 'context'])
+def test_share_among_equal_patches_is_random(kind):
+    relevance = torch.zeros(200, 4, 4)
+    mask = patch_mask(relevance, kind, generator=torch.Generator().manual_seed(0), share=0.5).float()
+    assert mask.sum(dim=(1, 2)).tolist() == [8] * 200
+    assert (mask.mean(dim=0) - 0.5).abs().max() < 0.15  # at every position

@@ -337,3 +337,9 @@ def test_split_file_without_all_images(tmp_path):
     write_csv(tmp_path / 'splits.csv', [dict(filename='train/0.jpg', split='train')])
     with pytest.raises(ConfigError, match='no row for 5 of 6 images: train/1.jpg'):
         GroupCSVDataset(split='train', split_csv='splits.csv', **settings)
+
+
+def test_texts_must_be_among_the_names():
+    assert number_values(['-1', '1'], ['dark', 'blond'], 'y') == ([0, 1], ('dark', 'blond'))
+    with pytest.raises(ConfigError, match='y has 2 values .*: texts must be among the names'):
+        number_values(['dark', 'blond'], ['Dark', 'Blond'], 'y')

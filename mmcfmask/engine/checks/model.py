@@ -122,7 +122,7 @@ def warn_of_unused_settings(model: dict) -> None:
     refills = 'model.data_preprocessor' in counterfactual_settings(model)
     for used, kind, part, keys in (
         (distills, Distillation, 'head', ('distill', 'distill_weight', 'temperature')),
-        (refills, CounterfactualDistillation, 'data_preprocessor', OPTIONS),
+        (refills, CounterfactualDistillation, 'data_preprocessor', (*OPTIONS, 'oracle')),
     ):
         unused = [f'model.{part}.{key}' for key in keys if key in (model.get(part) or {})]
         if unused and not used:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import math
 
-from open_clip.model import resize_pos_embed
+import torch
+import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
@@ -63,6 +64,9 @@ def _check_multiple(image_size: tuple[int, int], patch_size: int | tuple[int, in
 
 def _resized(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     """Position embeddings (1 + n, C) of a class token and a square grid, for ``grid`` rows and columns."""
-    state = {'visual.positional_embedding': embedding.detach()}
-    resize_pos_embed(state, SimpleNamespace(visual=SimpleNamespace(grid_size=grid)))
-    return state['visual.positional_embedding'].clone()
+    token, patches = embedding.detach()[:1], embedding.detach()[1:]
+    side = math.isqrt(len(patches))
+    patches = F.interpolate(
+        patches.T.reshape(1, -1, side, side), grid, mode='bicubic', antialias=True, align_corners=False
+    )
+    return torch.cat([token, patches.flatten(2)[0].T])

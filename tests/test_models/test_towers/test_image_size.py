@@ -26,7 +26,7 @@ def models():
         del open_clip.factory._MODEL_CONFIGS[name]
 
 
-@pytest.mark.parametrize('size', [16, (48, 48), (16, 40), (64, 8)])
+@pytest.mark.parametrize('size', [16, (48, 48), (16, 40), (8, 64)])
 def test_features_equal_open_clip_with_a_checkpoint_of_another_size(tmp_path, size):
     torch.manual_seed(0)
     trained = open_clip.create_model('resizable-vit')
@@ -43,6 +43,18 @@ def test_features_equal_open_clip_with_a_checkpoint_of_another_size(tmp_path, si
     torch.testing.assert_close(backbone(images)[0], expected.encode_image(images))
     assert backbone.image_size == shape
     assert backbone.visual.positional_embedding.requires_grad
+
+
+def test_as_many_patches_in_another_shape(tmp_path):
+    """open_clip leaves the embeddings of a square in place, so that every patch gets a wrong position."""
+    torch.manual_seed(0)
+    path = tmp_path / 'weights.pt'
+    torch.save(open_clip.create_model('resizable-vit').state_dict(), path)
+    square, wide = (OpenCLIPBackbone('resizable-vit', str(path), image_size=size) for size in (32, (16, 64)))
+    before, after = (tower.visual.positional_embedding.detach() for tower in (square, wide))
+    rows = before[1:].view(4, 4, -1).permute(2, 0, 1)[None]
+    expected = torch.nn.functional.interpolate(rows, (2, 8), mode='bicubic', antialias=True)[0].flatten(1).T
+    torch.testing.assert_close(after, torch.cat([before[:1], expected]))
 
 
 @pytest.mark.parametrize('name, size', [('resizable-rn', (96, 64)), ('resizable-timm', (112, 64))])
