@@ -117,7 +117,7 @@ class Plan:
         derivation = [method.wise_ft, method.alpha, method.soup, method.greedy, method.evaluate, *method.options]
         id_set = cfg.test_cfg.id_set
         tuned = self.tuned.get((dataset, method.source or method.name))
-        trials = tuned.tuning.trials if tuned and not method.source else []
+        trials = tuned.tuning.trials if tuned else []
         runs: Runs = {}
         for seed, sources in depends_on.items():
             folder = self.out / dataset / slug(method.name) / ('run' if seed is None else f'seed{seed}')
@@ -129,7 +129,7 @@ class Plan:
                 key=fingerprint(cfg, seed, self.spec.amp, derivation, [source.key for source in sources]),
                 commands=partial(run_commands, settings),
                 leftovers=('*.pth', 'last_checkpoint', 'trained'),
-                depends_on=[*trials, *sources],
+                depends_on=[*sources, *trials],
                 group=(dataset, group, method.name),
                 report=partial(describe_run, folder / 'metrics.json', id_set),
                 choose=tuned.choose if tuned else lambda: '',

@@ -100,6 +100,11 @@ class _Queue:
         """Start the jobs for which there is a slot, and fail those that depend on a failure."""
         for job in list(self.waiting):
             pending = [*self.waiting, *(running.job for running in self.active)]
+            for other in job.depends_on:  # a tuned run that was finished, until its trials chose another setting
+                if other not in pending and not other.is_finished() and other.label not in self.failed:
+                    self.waiting.append(other)
+                    pending.append(other)
+                    self.total += 1
             broken = [other.label for other in job.depends_on if other.label in self.failed]
             if broken:
                 self.waiting.remove(job)

@@ -141,6 +141,24 @@ def test_a_job_that_serves_others_runs_only_for_them(make, console):
     assert scheduler.find_pending([trial, child]) == []
 
 
+def test_a_run_whose_setting_is_no_longer_chosen_runs_again_for_those_that_need_it(make, console, tmp_path):
+    """It was finished as long as its trials were missing; they are made again for another run, and choose another."""
+    choice = tmp_path / 'choice'
+    trial = make('trial', f'open({str(choice)!r}, "w").write(" Y"); {WRITE}')
+    trial.serves = True
+    run, other = make('run', WRITE, depends_on=[trial]), make('other', WRITE, depends_on=[trial])
+    for job in run, other:
+        job.choose, job.basis = lambda: choice.read_text() if choice.exists() else None, ' of grid'
+    child = make('child', WRITE, depends_on=[run])
+    run.product.parent.mkdir()
+    run.product.write_text('old')
+    run.key_file.write_text('same X of grid')
+    jobs = [trial, run, other, child]
+    assert scheduler.find_pending(jobs) == [trial, other, child]
+    assert run_jobs(jobs, console) == {}
+    assert all(job.is_finished() for job in jobs) and run.product.read_text() == 'x'
+
+
 def running(group, seconds, remaining):
     return SimpleNamespace(job=SimpleNamespace(group=group), seconds=seconds, estimate_remaining=lambda: remaining)
 

@@ -78,7 +78,7 @@ def test_every_trained_method_has_a_trial_per_setting_before_its_runs(study, lab
     trial = jobs['shapes FT (tuning, lr=1e-05)']
     assert trial.product == tmp_path / 'shapes' / 'tune' / 'ft' / 'lr=1e-05' / 'trial.json'
     assert trial in jobs['shapes FT (seed 0)'].depends_on
-    assert jobs['shapes FT + WiSE-FT (seed 0)'].depends_on == [jobs['shapes FT (seed 0)']]
+    assert jobs['shapes FT + WiSE-FT (seed 0)'].depends_on[0] == jobs['shapes FT (seed 0)']
     (command,) = [next(trial.commands(trial))]
     cfg = Config.fromfile(command.arguments[1])
     assert (cfg.optim_wrapper.optimizer.lr, cfg.train_dataloader.dataset.size) == (1e-5, 64)
@@ -205,6 +205,13 @@ def test_a_run_whose_setting_is_chosen_again_is_kept(study):
     console = Console(record=True, width=200)
     assert run_jobs(wider, console, LocalExecutor(), refresh=0.01) == {}
     assert 'shapes FT (seed 0): kept' in console.export_text()
+
+
+def test_wise_ft_waits_for_the_trials_that_it_reads(study):
+    planned = study({'FT': 'ft', 'FT + WiSE-FT': dict(wise_ft='FT')}, tune=TUNE)
+    (wise_ft,) = (job for job in planned.jobs if 'WiSE-FT' in job.label)
+    source, *trials = wise_ft.depends_on
+    assert 'FT (seed 0)' in source.label and [job.serves for job in trials] == [True, True]
 
 
 def test_trials_run_only_for_runs_that_are_not_finished(study):
