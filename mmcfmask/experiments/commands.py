@@ -153,9 +153,10 @@ def _interpolate(run: RunSettings, job: Job) -> Iterator[Command]:
 
 def _average(run: RunSettings, job: Job) -> Iterator[Command]:
     folder = job.product.parent
-    soup, ingredients = folder / 'soup.pth', [
-        find_checkpoint(other.product.parent) for other in job.depends_on if not other.serves
-    ]
+    soup, ingredients = (
+        folder / 'soup.pth',
+        [find_checkpoint(other.product.parent) for other in job.depends_on if not other.serves],
+    )
     greedy = ['--greedy'] if run.method.greedy else []
     arguments = tool('soup.py', run.config, *ingredients, '--out', soup, *greedy)
     yield Command('averaging', arguments, folder / 'soup.log', share=0.4)

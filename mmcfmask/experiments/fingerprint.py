@@ -40,6 +40,12 @@ def fingerprint(
     return f'{__version__} {hashlib.sha256(text.encode()).hexdigest()}'
 
 
+def fingerprint_trial(cfg: Config, seed: int, amp: bool) -> str:
+    """Identify a training that is validated and never tested: test sets do not count."""
+    trained = Config({key: value for key, value in cfg.to_dict().items() if not key.startswith('test_')})
+    return fingerprint(trained, seed, amp, ['trial'])
+
+
 def read_version(key: str) -> str:
     """The version of mmcfmask that made a fingerprint; 0.1.0 did not write its own."""
     return key.partition(' ')[0] if ' ' in key else '0.1.0'

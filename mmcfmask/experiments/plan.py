@@ -24,7 +24,7 @@ from .commands import (
     trial_commands,
     update_tuning,
 )
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, fingerprint_trial
 from .jobs import Job
 from .methods import Method
 from .results import describe_run
@@ -174,7 +174,7 @@ class Plan:
                     label=' '.join(filter(None, [dataset, method.name, f'(tuning, {name})'])),
                     product=path,
                     key_file=path.with_name('key'),
-                    key=fingerprint(cfg, self.tune.seed, self.spec.amp, ['trial']),
+                    key=fingerprint_trial(cfg, self.tune.seed, self.spec.amp),
                     commands=partial(
                         trial_commands,
                         cfg,

@@ -214,6 +214,16 @@ def test_wise_ft_waits_for_the_trials_that_it_reads(study):
     assert 'FT (seed 0)' in source.label and [job.serves for job in trials] == [True, True]
 
 
+def test_test_sets_are_no_part_of_a_trial(study):
+    """A run counts with its test sets, a trial without."""
+    before, after = (
+        {job.label: job.key for job in study({'FT': dict(config='ft', cfg_options=options)}, tune=TUNE).jobs}
+        for options in ({}, {'test_dataloader.r.dataset.size': 50})
+    )
+    changed = [label for label in before if before[label] != after[label]]
+    assert changed == ['shapes FT (seed 0)'] and len(before) == 3
+
+
 def test_trials_run_only_for_runs_that_are_not_finished(study):
     """As in a folder that holds nothing but copies of metrics.json."""
     jobs = study({'FT': 'ft'}, tune=TUNE, seeds=[0, 1]).jobs
