@@ -68,6 +68,14 @@ def check_fill(cfg: Config) -> None:
                 f'{where}fill={fill!r} takes patches from other images of the batch, but the last '
                 'batch of an epoch may hold a single one: set train_dataloader.drop_last=True'
             )
+    for index, term in enumerate(cfg.model.get('losses') or ()):
+        two_donors = is_a(ContextInvariance, term.get('type'), MODELS) and term.get('target', 'context') == 'context'
+        if two_donors and cfg.train_dataloader.batch_size < 3:
+            raise ConfigError(
+                f'model.losses[{index}]: ContextInvariance compares two donors of an image, but '
+                f'train_dataloader.batch_size={cfg.train_dataloader.batch_size}: raise it to at least 3, or use '
+                "target='clean'"
+            )
 
 
 def counterfactual_settings(model: dict) -> dict[str, dict]:

@@ -68,6 +68,9 @@ def test_fill_of_terms_with_their_own_images():
     with pytest.raises(ConfigError, match=r"counterfactual: fill='single' .* set train_dataloader.drop_last=True"):
         check_fill(cfg)
     cfg.train_dataloader.drop_last = True
+    with pytest.raises(ConfigError, match=r'losses\[1\]: ContextInvariance compares two donors .* at least 3'):
+        check_fill(cfg)
+    cfg.train_dataloader.batch_size = 3
     check_fill(cfg)
     own['type'], own['counterfactual'] = 'CounterfactualCrossEntropy', dict(mask='context', fill='none')
     check_fill(Config(dict(model=model, train_dataloader=dict(batch_size=1))))
