@@ -60,13 +60,12 @@ class GroupCSVDataset(FolderDataset):
         image_dir (str): Folder of the images in ``data_root``. Defaults to ''.
         group_names (Sequence[str], optional): Names of the groups. Defaults to the names of the values, joined by
             commas.
-        holdout (dict, optional): As for :class:`FolderDataset`, but stratified by group. Defaults to None.
         fraction (float, optional): Part of the images of every group to keep, rounded, at least one. Defaults to None:
             all.
         per_group (int, optional): Number of images of every group to keep. Defaults to None: all.
         subset_seed (int): Seed of ``fraction`` or ``per_group``. A smaller draw is part of a larger one. Defaults to 0.
         **kwargs: Arguments of :class:`FolderDataset` except ``split_dir``, ``folders``, ``other_folders`` and
-            ``per_class``: ``classes``, ``skip_unreadable``, ``pipeline``, ...
+            ``per_class``: ``classes``, ``holdout`` (stratified by group), ``skip_unreadable``, ``pipeline``, ...
 
     Raises:
         MissingSetError: The folder or the file does not exist, or none of the images.

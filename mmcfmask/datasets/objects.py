@@ -43,7 +43,6 @@ class ObjectsOnWhiteDataset(FolderDataset):
         split_dir (str): Sub-folder that holds the class folders: 'cartoon' or 'sketch' of PACS. Defaults to ''.
         per_class (int, optional): Number of images to keep of every class, drawn from those whose object is found.
             Defaults to None: all.
-        subset_seed (int): Seed of ``per_class`` and of the scenes. Defaults to 0.
         image_size (int | tuple[int, int]): Height and width in pixels; images are resized and cropped as
             :class:`ResizeCenterCrop` does. Defaults to 224.
         white (int): Pixels whose channels are all above are near-white. Defaults to 235.
@@ -53,7 +52,7 @@ class ObjectsOnWhiteDataset(FolderDataset):
         scene_folders (Sequence[str], optional): Sub-folders of ``scenes`` to use. Defaults to all of it.
         object_scale (tuple[float, float]): Smallest and largest side of the pasted image, as a share of
             ``image_size``. Defaults to (15 / 28, 5 / 7): 120 to 160 of 224 pixels.
-        **kwargs: Arguments of :class:`FolderDataset`.
+        **kwargs: Arguments of :class:`FolderDataset`; ``subset_seed`` also draws the scenes.
 
     Raises:
         MissingSetError: ``scenes`` or one of its folders does not exist, or has no images.
