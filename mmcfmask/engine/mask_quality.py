@@ -165,8 +165,11 @@ def find_sets(cfg: Config, names: Sequence[str] | None) -> dict[str, dict]:
     Raises:
         ConfigError: There is no such set.
     """
-    loaders = {'train': cfg.get('train_dataloader'), **(cfg.get('test_dataloader') or {})}
-    found = {name: loader['dataset'] for name, loader in loaders.items() if loader}
+    tests = cfg.get('test_dataloader') or {}
+    tests = {'test': tests} if 'dataset' in tests else tests
+    found = {'train': cfg.train_dataloader.dataset} if cfg.get('train_dataloader') else {}
+    for name, loader in tests.items():
+        found[f'test/{name}' if name in found else name] = loader['dataset']
     unknown = [name for name in names or () if name not in found]
     if unknown:
         raise ConfigError(f'--sets: {short_list_with_nearest(unknown, list(found))}; the config has {", ".join(found)}')

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
 from mmcfmask.counterfactual import patch_mask, relevance_map
 from mmcfmask.engine.config import load_config
-from mmcfmask.engine.mask_quality import MAPS, RANDOM, THRESHOLDS, describe_map, measure_masks
+from mmcfmask.engine.mask_quality import MAPS, RANDOM, THRESHOLDS, describe_map, find_sets, measure_masks
 from mmcfmask.engine.testing import build_model
 from mmcfmask.errors import UserError
 from mmcfmask.evaluation import area_under, average_precision, deletion_and_insertion, mask_iou, object_patches
@@ -131,3 +132,10 @@ def test_sets_without_objects_need_curves(tmp_path, tiny_pretrained_224):
     row = results['photo'].maps['published']
     assert set(row) == {'deletion', 'insertion', 'deletion_top1', 'insertion_top1'}
     assert row['deletion'] == pytest.approx(row['insertion'])  # one step: from the image to the blurred one, and back
+
+
+def test_sets_by_name():
+    one, two, train = (dict(dataset=dict(type=name)) for name in ('One', 'Two', 'Train'))
+    assert find_sets(Config(dict(test_dataloader=one)), None) == {'test': one['dataset']}
+    several = Config(dict(train_dataloader=train, test_dataloader=dict(train=one, a=two)))
+    assert list(find_sets(several, None)) == ['train', 'test/train', 'a'] and list(find_sets(several, ['a'])) == ['a']
