@@ -13,6 +13,7 @@ from torch import nn
 from ...errors import ConfigError, blame
 from ...messages import near_names
 from ...models import (
+    ContextDistillation,
     ContextInvariance,
     ContextTerm,
     CounterfactualClassifier,
@@ -32,6 +33,7 @@ from ..values import get_value, is_a
 
 OUR_TERMS = (
     CARFT,
+    ContextDistillation,
     ContextInvariance,
     CounterfactualCrossEntropy,
     CounterfactualDistillation,
@@ -69,12 +71,15 @@ def check_fill(cfg: Config) -> None:
                 'batch of an epoch may hold a single one: set train_dataloader.drop_last=True'
             )
     for index, term in enumerate(cfg.model.get('losses') or ()):
-        two_donors = is_a(ContextInvariance, term.get('type'), MODELS) and term.get('target', 'context') == 'context'
+        invariance = is_a(ContextInvariance, term.get('type'), MODELS)
+        two_donors = invariance and term.get('target', 'context') == 'context'
+        two_donors = two_donors or is_a(ContextDistillation, term.get('type'), MODELS)
         if two_donors and cfg.train_dataloader.batch_size < 3:
+            name = 'ContextInvariance' if invariance else 'ContextDistillation'
             raise ConfigError(
-                f'model.losses[{index}]: ContextInvariance compares two donors of an image, but '
-                f'train_dataloader.batch_size={cfg.train_dataloader.batch_size}: raise it to at least 3, or use '
-                "target='clean'"
+                f'model.losses[{index}]: {name} compares two donors of an image, but '
+                f'train_dataloader.batch_size={cfg.train_dataloader.batch_size}: raise it to at least 3'
+                + (", or use target='clean'" if invariance else '')
             )
 
 

@@ -3,6 +3,7 @@
 from .base import CounterfactualImages, LossTerm, Step, add_losses, check_teacher, find_terms
 from .carft import CARFT, context_divergence
 from .context import (
+    ContextDistillation,
     ContextInvariance,
     ContextTerm,
     CounterfactualCrossEntropy,
@@ -16,6 +17,7 @@ from .lipsum import LipsumFT, energy_gap
 
 __all__ = [
     'CARFT',
+    'ContextDistillation',
     'ContextInvariance',
     'ContextTerm',
     'CounterfactualCrossEntropy',

@@ -172,6 +172,12 @@ class CounterfactualImages:
         with _hidden_from(self.step.teacher.backbone, self.made):
             return self.step.teacher(self.made.images)
 
+    @cached_property
+    def teacher_features_again(self) -> Tensor:
+        """f₀(x̃₂), (B, D)."""
+        with _hidden_from(self.step.teacher.backbone, self.made_again):
+            return self.step.teacher(self.made_again.images)
+
     def _features(self, made: Counterfactual) -> Tensor:
         classifier = self.step.classifier
         with _hidden_from(classifier.backbone, made):

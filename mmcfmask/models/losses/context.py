@@ -11,6 +11,7 @@ from ...errors import ConfigError, blame
 from ...ranges import NonNegative
 from ..maker import CounterfactualMaker, check_names
 from .base import CounterfactualImages, LossTerm, Step, check_hiding
+from .distillation import feature_distillation
 
 
 def counterfactual_cross_entropy(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
@@ -34,7 +35,7 @@ def context_invariance(first: Tensor, second: Tensor) -> Tensor:
 
 
 class ContextTerm(LossTerm):
-    """A term on counterfactual images whose objects stay. It needs no teacher.
+    """A term on counterfactual images whose objects stay.
 
     Args:
         weight (float): Factor of the loss.
@@ -120,13 +121,54 @@ class ContextInvariance(ContextTerm):
 
     def check_maker(self, maker: CounterfactualMaker) -> None:
         super().check_maker(maker)
-        if self.target == 'context' and maker.fill == 'none':
-            raise ConfigError(
-                "ContextInvariance with target='context' compares two donors' contexts, but fill='none' has no donors: "
-                'use fill="single" or "multi", or target="clean"'
-            )
+        if self.target == 'context':
+            check_donors(self, maker)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         images = self.images(step)
         other = step.features if self.target == 'clean' else images.features_again
         return dict(loss_invariance=self.weight * context_invariance(images.features, other))
+
+
+@MODELS.register_module()
+class ContextDistillation(ContextTerm):
+    """``loss_context_distill`` = weight · mean (f(x̃₁) − f₀(x̃₂))²: student and teacher see the same object in two
+    contexts.
+
+    The donors are drawn at random, so the features with the smallest loss are the teacher's mean over the contexts,
+    E_c[f₀(object, c)] (Pearl, "Causality", equation 3.19: adjustment for the context). What the teacher reads from a
+    context cancels out; what it reads from the object stays. Where nothing is taken out it is
+    :class:`.distillation.Distillation`.
+
+    Args:
+        weight (float): Factor of the loss, λ.
+        counterfactual (dict, optional): As in :class:`ContextTerm`; it needs a fill, and at least 3 images per process
+            give an image two donors.
+
+    Raises:
+        ConfigError: Options that a :class:`ContextTerm` does not take, or no fill.
+    """
+
+    needs_teacher = True
+
+    def __init__(self, weight: NonNegative = 30.0, counterfactual: dict | None = None) -> None:
+        super().__init__(weight, counterfactual)
+
+    def check_maker(self, maker: CounterfactualMaker) -> None:
+        super().check_maker(maker)
+        check_donors(self, maker)
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        images = self.images(step)
+        loss = feature_distillation(images.features, images.teacher_features_again)
+        return dict(loss_context_distill=self.weight * loss)
+
+
+def check_donors(term: ContextTerm, maker: CounterfactualMaker) -> None:
+    """Raise a ConfigError if ``term`` compares two donors' contexts but ``maker`` has no donors."""
+    if maker.fill == 'none':
+        other = ', or target="clean"' if isinstance(term, ContextInvariance) else ''
+        raise ConfigError(
+            f"{type(term).__name__} compares two donors' contexts, but fill='none' has no donors: use "
+            f'fill="single" or "multi"{other}'
+        )

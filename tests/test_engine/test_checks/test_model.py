@@ -70,6 +70,9 @@ def test_fill_of_terms_with_their_own_images():
     cfg.train_dataloader.drop_last = True
     with pytest.raises(ConfigError, match=r'losses\[1\]: ContextInvariance compares two donors .* at least 3'):
         check_fill(cfg)
+    cfg.model.losses[1].type = 'ContextDistillation'
+    with pytest.raises(ConfigError, match=r'losses\[1\]: ContextDistillation compares two donors .* at least 3$'):
+        check_fill(cfg)
     cfg.train_dataloader.batch_size = 3
     check_fill(cfg)
     own['type'], own['counterfactual'] = 'CounterfactualCrossEntropy', dict(mask='context', fill='none')

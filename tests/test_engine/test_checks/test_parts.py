@@ -74,7 +74,7 @@ def test_settings_that_cannot_be_built(option, value, message):
         (dict(weight=-1.0), r'model.losses\[1\].weight=-1.0: it must be greater than or equal to 0'),
     ],
 )
-@pytest.mark.parametrize('kind', ['CounterfactualCrossEntropy', 'ContextInvariance'])
+@pytest.mark.parametrize('kind', ['CounterfactualCrossEntropy', 'ContextInvariance', 'ContextDistillation'])
 def test_images_of_a_term(kind, term, message):
     losses = [dict(type='CounterfactualDistillation'), dict(type=kind, **term)]
     with pytest.raises(ConfigError, match=message):

@@ -13,10 +13,11 @@ from terms import build, dot, move_away, unit
 from mmcfmask.counterfactual import relevance_map
 from mmcfmask.errors import ConfigError
 from mmcfmask.models import CounterfactualMaker, Step, classifier
-from mmcfmask.models.losses import base, context_invariance, counterfactual_cross_entropy
+from mmcfmask.models.losses import base, context_invariance, counterfactual_cross_entropy, feature_distillation
 
 CONTEXT = dict(mask='context', mask_share=0.6)
 CE, INVARIANCE = dict(type='CounterfactualCrossEntropy'), dict(type='ContextInvariance')
+DISTILLATION = dict(type='ContextDistillation')
 
 
 def test_cross_entropy_equals_loop():
@@ -62,13 +63,15 @@ def losses_of(model, batch, seed=7):
     ],
 )
 def test_losses_are_those_of_images_made_by_hand(tiny_pretrained, batch, options):
-    for term in dict(CE, weight=0.5), dict(INVARIANCE, weight=2.0):
+    for term in dict(CE, weight=0.5), dict(INVARIANCE, weight=2.0), dict(DISTILLATION, weight=3.0):
         model = move_away(build(tiny_pretrained, dict(term, counterfactual=options), cls_temperature=4.0))
         first, second, labels = by_hand(model, batch, **options)
         assert not torch.equal(first, second)
         features, others = (model.extract_feat(images)[-1] for images in (first, second))
         if term['type'] == 'ContextInvariance':
             name, expected = 'loss_invariance', 2 * context_invariance(features, others)
+        elif term['type'] == 'ContextDistillation':
+            name, expected = 'loss_context_distill', 3 * ((features - model.teacher(second)) ** 2).mean()
         else:
             name, expected = 'loss_counterfactual', 0.5 * counterfactual_cross_entropy(model(first), labels, 4.0)
         losses = losses_of(model, batch)
@@ -81,6 +84,25 @@ def test_temperature_and_labels_are_those_of_the_ordinary_cross_entropy(tiny_pre
     term = dict(CE, counterfactual=dict(mask='random', value=0.0))
     losses = losses_of(move_away(build(tiny_pretrained, term, cls_temperature=10.0)), batch)
     torch.testing.assert_close(losses['loss_counterfactual'], losses['loss_cls'])
+
+
+def test_distillation_averages_over_contexts(tiny_pretrained, batch):
+    """The features with the smallest loss are the teacher's mean over the contexts."""
+    model = build(tiny_pretrained, dict(DISTILLATION, counterfactual=CONTEXT))
+    with torch.no_grad():
+        targets = torch.stack([model.teacher(by_hand(model, batch, seed, **CONTEXT)[1]) for seed in range(20)])
+    guess = torch.zeros_like(targets[0], requires_grad=True)
+    sum(feature_distillation(guess, target) for target in targets).backward()
+    best = guess.detach() - guess.grad * guess.numel() / (2 * len(targets))  # Newton's step of a parabola
+    torch.testing.assert_close(best, targets.mean(dim=0), atol=1e-5, rtol=1e-5)
+    assert targets.std(dim=0).max() > 1e-3
+
+
+def test_distillation_of_whole_images_is_that_of_clean_ones(tiny_pretrained, batch):
+    term = dict(DISTILLATION, counterfactual=dict(mask='random', value=0.0))
+    model = move_away(build(tiny_pretrained, term, dict(type='Distillation')))
+    losses = losses_of(model, batch)
+    torch.testing.assert_close(losses['loss_context_distill'], losses['loss_distill'])
 
 
 def test_clean_target(tiny_pretrained, batch):
@@ -183,6 +205,8 @@ def test_the_terms_need_no_teacher_and_have_no_weights(tiny_pretrained):
         (dict(CE, counterfactual={}), "keep their object, but its counterfactual has mask='object'"),
         (dict(INVARIANCE, target='other'), 'unknown target=\'other\': choose "context" or "clean"'),
         (dict(INVARIANCE, counterfactual=dict(mask='context', fill='none')), "fill='none' has no donors: use fill="),
+        (dict(DISTILLATION, counterfactual=dict(mask='context', fill='none')), "fill='none' has no donors: use fill="),
+        (dict(DISTILLATION), "images that keep their object, but model.data_preprocessor has mask='object'"),
         (
             dict(CE, counterfactual=dict(mask='context', fill='none', donors='other_class')),
             "donors='other_class' fill patches, but fill='none'",
