@@ -1,6 +1,6 @@
 # CFMask+, ours, beyond the publication: an object keeps its label, and its features, in the context of another class.
-# The counterfactual images also get other views and mixed colours. The moving average of the weights is validated, saved
-# and tested. docs/methods.md says how the constants were chosen.
+# The counterfactual images also get other views and mixed colours. The moving average of the weights is validated,
+# saved and tested. docs/methods.md says how the constants were chosen.
 _base_ = '../_base_/shapes.py'
 custom_hooks = [*_base_.custom_hooks, dict(type='RelativeEMAHook', horizon=0.2)]
 model = dict(
