@@ -103,8 +103,8 @@ def test_constants_of_methods():
     texts, length = default(LipsumFT, 'num_texts'), default(LipsumFT, 'length')
     assert f'w = {default(LipsumFT, "weight"):.0f}, M = {texts} texts of {length} tokens' in text
     plus = Config.fromfile(ROOT / 'configs/cfmask_plus_vitb16.py').model
-    swap, distillation = plus.losses
-    assert swap.weight == 1 and f'in a second context, with λ = {distillation.weight:.0f}' in text
+    assert [term.get('weight', 1.0) for term in plus.losses] == [1.0, 1.0] and 'with the same weight' in text
+    assert f'with the published λ = {plus.head.distill_weight:.0f}' in text
     assert f'the {100 * plus.data_preprocessor.mask_share:.0f} % of the patches' in text
     assert f'in {100 * plus.data_preprocessor.color_mixing:.0f} %, a random matrix' in text
     rotation, zoom, shift = (default(random_views, name) for name in ('rotation', 'zoom', 'shift'))
