@@ -73,7 +73,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match='unknown fill'):
         refill(images, mask, 'triple')
     with pytest.raises(ValueError, match='does not fit'):
-        refill(images, torch.ones(6, 5, 4, dtype=torch.bool), 'multi')
+        refill(images, torch.ones(6, images.shape[2] + 1, 4, dtype=torch.bool), 'multi')
     for wrong in (images[0], mask[0, 0]), (images, mask.flatten(1)):
         with pytest.raises(ValueError, match=r'it must be \(B, h, w\) for images \(B, C, H, W\)'):
             refill(*wrong, 'single')

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.counterfactual import AttentionCall, patch_grid, relevance_map
+from mmcfmask.counterfactual import AttentionCall, relevance_map
 from mmcfmask.counterfactual import relevance as relevance_module
 from mmcfmask.counterfactual.reference import explicit_relevance
 from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
@@ -108,30 +108,6 @@ def test_restores_attention_after_an_error(tiny_pretrained, batch):
     with pytest.raises((ValueError, RuntimeError)):
         relevance_map(model, batch[0][:, :1], batch[1])
     assert F.scaled_dot_product_attention is before
-
-
-def test_tower_without_class_token_is_refused(batch):
-    model = MODELS.build(
-        dict(
-            type='CounterfactualClassifier',
-            backbone=dict(
-                type='VisionTransformer',
-                arch='deit-tiny',
-                img_size=32,
-                patch_size=8,
-                out_type='avg_featmap',
-                with_cls_token=False,
-            ),
-            head=dict(type='CLIPDistillHead', num_classes=5),
-        )
-    )
-    with pytest.raises(ValueError, match='one class token'):
-        relevance_map(model, *batch)
-
-
-def test_convolutional_tower_is_refused(batch):
-    with pytest.raises(ValueError, match='has no patches'):
-        patch_grid(torch.nn.Conv2d(3, 4, 3), batch[0])
 
 
 def test_non_square_grid(batch):
