@@ -247,10 +247,11 @@ def grad_cam(feature_map: Tensor, grad: Tensor, grid: tuple[int, int]) -> Tensor
         Tensor: (B, h w) float32.
     """
     features, grad = (
-        (x.flatten(2).mT if x.shape[2:] == grid else x.reshape(len(x), -1, x.shape[-1])).float()
-        for x in (feature_map, grad)
+        x.flatten(2).mT if x.shape[2:] == grid else x.reshape(len(x), -1, x.shape[-1])
+        for x in (feature_map, grad)  # (B, h w, C)
     )
-    return (features * grad.mean(dim=1, keepdim=True)).sum(dim=-1).relu()
+    weights = grad.mean(dim=1, keepdim=True, dtype=torch.promote_types(grad.dtype, torch.float32))
+    return (features * weights).sum(dim=-1).relu().float()
 
 
 def _clean(
