@@ -167,7 +167,7 @@ def _replace_pixels(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
     mask, donors = (x[:, row[:, None], col] for x in (mask, donors))  # (B, H, W)
     y, x = (torch.arange(size, device=images.device) for size in images.shape[2:])
     given = images.movedim(1, -1)[donors, y[:, None], x].movedim(-1, 1)
-    return torch.where(mask[:, None], given, images)
+    return torch.where(mask[:, None], given, images).contiguous()
 
 
 def check_sizes(images: Tensor, mask: Tensor) -> None:

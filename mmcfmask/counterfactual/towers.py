@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..precision import no_autocast
 from .listening import replace_attention, replace_softmax
 
 CLASS_TOKEN, ATTENTION_POOL, MEAN, FEATURE_MAP = 'class token', 'attention pool', 'mean of tokens', 'feature map'
@@ -215,7 +216,8 @@ def _watch(tower: nn.Module, images: Tensor) -> list[_Seen]:
     modes = [(module, module.training) for module in tower.modules()]
     try:
         tower.eval()
-        with torch.no_grad(), replace_attention(tower, attention), replace_softmax(softmax):
+        # Autocast would keep casts of the weights that have no gradient.
+        with torch.no_grad(), no_autocast(), replace_attention(tower, attention), replace_softmax(softmax):
             tower(images.new_zeros(2, *images.shape[1:]))
     finally:
         for handle in handles:

@@ -1,12 +1,16 @@
 """Relevance, grids and hidden patches of every family of towers, against explicit slow definitions."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
 from towers import build, register
 
-from mmcfmask.counterfactual import logits_and_relevance, patch_grid, tower_layout
+from mmcfmask.counterfactual import hide_patches, logits_and_relevance, patch_grid, tower_layout
 from mmcfmask.counterfactual.reference import explicit_attention, explicit_grad_cam, explicit_recursion
+from mmcfmask.errors import ConfigError
 
 TOKENS = {
     'EVA02': ('timm', 'eva02_base_patch16_clip_224', {}, ('class token', 1)),
@@ -153,3 +157,89 @@ def test_feature_maps_have_grad_cam(name):
     for frozen in (False, True):
         relevance = logits_and_relevance(tower.requires_grad_(not frozen), classify, images, labels)[1]
         torch.testing.assert_close(relevance.double(), expected, rtol=1e-6, atol=1e-6 * expected.max().item())
+
+
+@pytest.mark.parametrize('family', TOKENS)
+def test_hidden_patches_have_no_say(family):
+    kind, name, options, _ = TOKENS[family]
+    tower = build(kind, name, **options)
+    images, _ = batch(tower)
+    hidden = torch.zeros(3, 4, 4, dtype=torch.bool)
+    hidden[:, 1, 2] = hidden[:, 3, 0] = True
+    other = images.clone()
+    other[:, :, 8:16, 16:24], other[:, :, 24:, :8] = 2.0, -2.0
+    seen = []
+    for num_kept in (None, 14):  # keys are masked; tokens are dropped where the tower allows it
+        for batch_ in (images, other):
+            with torch.no_grad(), hide_patches(tower, batch_, hidden.flatten(1), num_kept):
+                seen.append(features(tower, batch_))
+    for found in seen[1:]:
+        torch.testing.assert_close(found, seen[0])
+    with torch.no_grad():
+        assert (features(tower, images) - seen[0]).abs().max() > 1e-5
+
+
+def test_a_mean_of_a_map_keeps_its_shape():
+    """mmpretrain gives the tokens as a map, which needs all of them, for a neck to pool."""
+    tower = build('mmpretrain', 'VisionTransformer', out_type='featmap')
+    images, _ = batch(tower)
+    hidden = torch.rand(3, 16).argsort(dim=1) < 5
+    mean = build('mmpretrain', 'VisionTransformer', out_type='avg_featmap')
+    mean.load_state_dict(tower.state_dict(), strict=False)
+    mean.ln2 = torch.nn.Identity()
+    seen = []
+    for model in (tower, mean):
+        with torch.no_grad(), hide_patches(model, images, hidden, 11):
+            seen.append(features(model, images))
+    torch.testing.assert_close(*seen)
+
+
+def test_an_image_without_a_patch_is_left_whole():
+    tower = build('timm', 'vit_base_patch16_siglip_224')
+    images, _ = batch(tower)
+    hidden = torch.zeros(3, 16, dtype=torch.bool)
+    hidden[1] = True
+    with torch.no_grad(), hide_patches(tower, images, hidden):
+        found = tower(images)
+    torch.testing.assert_close(found, tower(images))
+
+
+@pytest.mark.parametrize('name', ['tiny-resnet', 'tiny-convnext'])
+def test_nothing_can_be_hidden_from_convolutions(name):
+    tower = build('open_clip', name)
+    images, _ = batch(tower)
+    hiding = hide_patches(tower, images, torch.zeros(3, 4, dtype=torch.bool))
+    with pytest.raises(ConfigError, match=r'fill="none" hides patches, but .* is no plain transformer'):
+        hiding.__enter__()
+
+
+def test_towers_that_fit_no_definition_are_named():
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with pytest.raises(ConfigError, match="VisionTransformer pools its tokens by 'max'"):
+        patch_grid(build('timm', 'vit_base_patch16_224', global_pool='max'), images)
+    with pytest.raises(ConfigError, match='XCiT has neither tokens of equal number in all layers nor a feature map'):
+        tower = build('mmpretrain', 'XCiT', depth=2, embed_dims=32, num_heads=4, patch_size=8).float()
+        patch_grid(tower, images.float())
+
+
+def test_layout_is_found_once_and_leaves_nothing_behind(monkeypatch):
+    tower = build('open_clip', 'tiny-fastvit').train()
+    tower.visual.trunk.stages[0].eval()
+    images, _ = batch(tower)
+    modes, state = [module.training for module in tower.modules()], {**tower.state_dict()}
+    before = {name: value.clone() for name, value in state.items()}
+    layout = tower_layout(tower, images)
+    assert [module.training for module in tower.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
+    assert all(not module._forward_hooks for module in tower.modules())
+    monkeypatch.setattr(type(tower), 'forward', None)
+    assert tower_layout(tower, images[:1]) is layout
+    gone = weakref.ref(tower)
+    del tower, modes, state
+    gc.collect()
+    assert gone() is None
+
+
+def test_grid_follows_the_size_of_the_images():
+    tower = build('mmpretrain', 'ResNet', depth=18, base_channels=8)
+    assert [patch_grid(tower, torch.zeros(1, 3, *size).double()) for size in [(64, 96), (70, 33)]] == [(2, 3), (3, 2)]

@@ -91,8 +91,6 @@ class CounterfactualDistillation(Distillation):
 
 def check_same_patches(classifier: nn.Module) -> None:
     """Raise a ConfigError unless the same patches can be hidden from student and teacher (``fill='none'``)."""
-    if classifier.teacher.is_pretrained_student:
-        return
     student, teacher = find_layout(classifier.backbone), find_layout(classifier.teacher.backbone)
     if student is not None and teacher is not None and student.grid != teacher.grid:
         raise ConfigError(
