@@ -9,6 +9,7 @@ from mmpretrain.registry import MODELS
 from timm.models import register_model
 from timm.models.convnext import ConvNeXt
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import mmcfmask  # noqa: F401
@@ -50,7 +51,7 @@ OPEN_CLIP = {
             ),
             text_cfg=TEXT,
         )
-        for name, size in {'tiny-convnext': 64, 'tiny-swin': 32, 'tiny-fastvit': 64}.items()
+        for name, size in {'tiny-convnext': 64, 'tiny-swin': 32, 'tiny-fastvit': 64, 'tiny-siglip': 64}.items()
     },
 }
 
@@ -64,6 +65,12 @@ def tiny_convnext(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=
 def tiny_swin(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
     sizes = dict(img_size=32, patch_size=2, window_size=4, embed_dim=8, depths=(2, 1), num_heads=(1, 2))
     return _with_cfg(SwinTransformer(**sizes, **kwargs))
+
+
+@register_model
+def tiny_siglip(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
+    sizes = dict(img_size=64, patch_size=18, embed_dim=32, depth=2, num_heads=4, global_pool='map', class_token=False)
+    return _with_cfg(VisionTransformer(**sizes, **kwargs))
 
 
 @register_model

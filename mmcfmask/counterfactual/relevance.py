@@ -130,11 +130,12 @@ def attention_relevance(
     Only the CLS row of R is needed, so the product is computed from the left: r ← one-hot(CLS); for l = N..1:
     r ← r + r Ā_l. Everything after the gradient is float32, whatever the autocast state.
 
-    Towers that pool otherwise are beyond the publication (docs/backbones.md). Only the start of r differs:
+    Towers that pool otherwise are beyond the publication (docs/backbones.md). Only the start of r differs, and the
+    relevance of a patch is what attention adds to its start:
 
     - attention pool (CoCa, PE-Core, SigLIP, CLIP's ResNets): r ← Ā of the pool, summed over its queries, without the
       identity, because no residual leads around a pool (Chefer et al., on attention of one sequence to another);
-    - mean of tokens: r ← 1/N at each of the N pooled tokens;
+    - mean of tokens: r ← 1/N at each of the N pooled tokens (the same for all, so it is not part of the relevance);
     - a feature map (convolutions, windows): the map F is Grad-CAM (Selvaraju et al., ICCV 2017):
       relu(Σ_c α_c F_c), α_c = mean over positions of ∂s/∂F_c.
 
@@ -218,9 +219,11 @@ def _patches_by_layers(
     found = dict(last=added[:, layout.prefix :])
     if every:
         # No residual leads around a pool.
-        start = 0 * added if layout.pooling == ATTENTION_POOL else F.pad(start, (0, tokens - start.shape[1]))
+        pool = layout.pooling == ATTENTION_POOL
+        row = added if pool else F.pad(start, (0, tokens - start.shape[1])) + added
         for call, grad in layers:
-            added = added + _through_layer(start + added, call, grad)
+            step = _through_layer(row, call, grad)
+            row, added = row + step, added + step
         found['all'] = added[:, layout.prefix :]
     return found
 
