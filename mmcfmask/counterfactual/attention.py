@@ -67,13 +67,13 @@ class AttentionWeights:
 
 
 class AttentionRecord(list[AttentionCall | AttentionWeights]):
-    """The attention calls of a forward pass, in order; none of a tower that pools a feature map.
+    """The attention calls of a forward pass, in order; none of a tower that pools a feature map without attention.
 
     Attributes:
         layout (TowerLayout | None): Of the tower.
         norms (Tensor | None): (B, L) float32, norms of the tokens that enter the last block; None where no block was
             found (:func:`last_block`).
-        feature_map (Tensor | None): Of a tower that pools one: (B, C, h, w), (B, h, w, C) or (B, h w, C), part of the
+        feature_map (Tensor | None): Of a tower that has one: (B, C, h, w), (B, h, w, C) or (B, h w, C), part of the
             graph.
     """
 
@@ -141,10 +141,10 @@ def record_attention(tower: nn.Module, images: Tensor) -> Iterator[AttentionReco
             calls.feature_map = _with_gradient(features)
 
     with ExitStack() as stack:
-        if calls.layout.pooling == FEATURE_MAP:
+        if calls.layout.has_map:
             module = tower.get_submodule(calls.layout.module)
             stack.callback(module.register_forward_hook(record_map).remove)
-        else:
+        if calls.layout.pooling != FEATURE_MAP:
             block = last_block(tower)
             if block is not None:
                 stack.callback(block.register_forward_pre_hook(record_norms).remove)
@@ -188,7 +188,7 @@ def hide_patches(tower: nn.Module, images: Tensor, hidden: Tensor, num_kept: int
 
 def check_can_hide(tower: nn.Module, layout: TowerLayout) -> None:
     """Raise a ConfigError for a tower from which patches cannot be hidden: one that is no plain transformer."""
-    if not layout.can_hide:
+    if layout.has_map:
         raise ConfigError(
             f'fill="none" hides patches, but {type(inner_tower(tower)).__name__} is no plain transformer: what '
             'attention does not see comes in by other ways. Use fill="single" or "multi"'

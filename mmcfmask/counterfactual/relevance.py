@@ -22,7 +22,7 @@ from .towers import ATTENTION_POOL, CLASS_TOKEN, TowerLayout
 # Elements of the attention matrices processed at once: what fits into the cache of a CPU, and little for a GPU.
 _CHUNK = {True: 2**19, False: 2**26}
 
-LAYERS = ('all', 'last')
+LAYERS = ('all', 'last', 'feature_map')
 
 _activations_only = False
 
@@ -146,7 +146,8 @@ def attention_relevance(
         score (Tensor): Scalar s = Σ_i logits[i, y_i].
         calls (AttentionRecord): What :func:`record_attention` recorded of the forward pass that gave the logits.
         retain_graph (bool): Keep the graph, because the loss uses it too.
-        layers (str): 'all', or 'last': the attention of the last layer alone (of the pool, if attention pools).
+        layers (str): 'all', or 'last': the attention of the last layer alone (of the pool, if attention pools); or
+            'feature_map': Grad-CAM, also of a tower whose feature map is pooled by attention (CLIP's ResNets).
         outliers (float, optional): The relevance of patches whose token is an outlier by this many deviations becomes 0
             (:func:`.cleaning.find_outliers`). Defaults to None: none.
         smooth (str, optional): Then the 'mean' or the 'median' of 3 × 3 patches (:func:`.cleaning.smooth`). Defaults to
@@ -185,15 +186,18 @@ def attention_relevances(
     layout = calls.layout
     if layout is None or not calls and calls.feature_map is None:
         raise ConfigError('nothing was recorded: run the tower with record_attention, with gradients')
-    recorded = [call.output for call in calls] if calls.feature_map is None else [calls.feature_map]
+    asked = {option.get('layers', 'all') for option in options}
+    if calls.feature_map is None and 'feature_map' in asked:
+        raise ConfigError("relevance: layers='feature_map' needs a tower that ends in one: choose 'all' or 'last'")
+    recorded = [call.output for call in calls] + ([] if calls.feature_map is None else [calls.feature_map])
     with activations_only():
         grads = torch.autograd.grad(score, recorded, retain_graph=retain_graph)
     with torch.no_grad(), no_autocast():
+        patches: dict[str, Tensor] = {}
         if calls.feature_map is not None:
-            patches = dict.fromkeys(LAYERS, grad_cam(calls.feature_map.detach(), grads[0], layout.grid))
-        else:
-            every = any(option.get('layers', 'all') == 'all' for option in options)
-            patches = _patches_by_layers(calls, grads, layout, every)
+            patches = dict.fromkeys(LAYERS, grad_cam(calls.feature_map.detach(), grads[-1], layout.grid))
+        if calls:
+            patches.update(_patches_by_layers(calls, grads[: len(calls)], layout, 'all' in asked))
         return [
             _clean(
                 patches[option.get('layers', 'all')], calls.norms, layout, option.get('outliers'), option.get('smooth')

@@ -35,9 +35,10 @@ class TowerLayout:
         prefix (int): Tokens before those of the patches: class tokens, registers.
         first_pooled (int): The first token that a mean pools.
         module (str): Name of the module whose output is pooled; '' is the tower itself. Read where the pooling is a
-            mean or a feature map.
+            mean, and in towers with a feature map.
         written_out (bool): Attention is a softmax and a product, not ``scaled_dot_product_attention``.
-        can_hide (bool): Patches can be hidden from the tower: it has tokens, and nothing else leads around attention.
+        has_map (bool): The tower ends in a feature map, which ``module`` returns. So patches cannot be hidden from it:
+            what attention does not see comes in by other ways.
         can_drop (bool): Tokens can be left out: only the position embedding says where they are.
     """
 
@@ -47,7 +48,7 @@ class TowerLayout:
     first_pooled: int = 0
     module: str = ''
     written_out: bool = False
-    can_hide: bool = True
+    has_map: bool = False
     can_drop: bool = False
 
 
@@ -154,33 +155,38 @@ def _find_layout(tower: nn.Module, images: Tensor) -> TowerLayout:
     seen, size = _watch(tower, images), tuple(images.shape[2:])
     if any(event.module is None and not event.written_out for event in seen):
         seen = [event for event in seen if not event.written_out]  # a softmax inside of an attention function
-    inner = inner_tower(tower)
-    if getattr(inner, 'attnpool', None) is not None:  # the ResNets of CLIP
-        return TowerLayout(_last_map(tower, seen, size)[1], ATTENTION_POOL, prefix=1, can_hide=False)
+    layout = _token_layout(tower, seen, size)
+    if layout is not None:
+        return layout
+    module, grid = _last_map(tower, seen, size)
+    if getattr(inner_tower(tower), 'attnpool', None) is not None:  # the ResNets of CLIP
+        return TowerLayout(grid, ATTENTION_POOL, prefix=1, module=module, has_map=True)
+    return TowerLayout(grid, FEATURE_MAP, module=module, has_map=True)
+
+
+def _token_layout(tower: nn.Module, seen: list[_Seen], size: tuple[int, ...]) -> TowerLayout | None:
+    """The layout of a plain transformer: the same tokens in all layers, those of a grid among them. None for others."""
     attention = [event for event in seen if event.module is None]
     plain = last_block(tower) is not None and all(event.shape[0] == 2 for event in attention)
-    if plain and len({event.shape[2] for event in attention}) == 1:
-        tokens = attention[0].shape[2]
-        prefix = getattr(inner, 'num_prefix_tokens', getattr(inner, 'num_extra_tokens', 0))
-        grids = [_grid(event.shape, size) for event in seen if event.module is not None and len(event.shape) == 4]
-        grid = next((grid for grid in grids[::-1] if grid and grid[0] * grid[1] == tokens - prefix), None)
-        if grid is not None:
-            outputs = [event.module for event in seen if event.module is not None and event.shape[:-1] == (2, tokens)]
-            written_out = attention[0].written_out
-            return TowerLayout(
-                grid,
-                _pooling(inner),
-                prefix,
-                first_pooled=0 if getattr(inner, 'pool_include_prefix', False) else prefix,
-                module=outputs[-1],
-                written_out=written_out,
-                can_drop=not written_out
-                and not attention[0].biased
-                and after_position(tower) is not None
-                and getattr(inner, 'out_type', None) != 'featmap',
-            )
-    module, grid = _last_map(tower, seen, size)
-    return TowerLayout(grid, FEATURE_MAP, module=module, can_hide=False)
+    if not plain or len({event.shape[2] for event in attention}) != 1:
+        return None
+    inner, tokens, written_out = inner_tower(tower), attention[0].shape[2], attention[0].written_out
+    prefix = getattr(inner, 'num_prefix_tokens', getattr(inner, 'num_extra_tokens', 0))
+    grids = [_grid(event.shape, size) for event in seen if event.module is not None and len(event.shape) == 4]
+    grid = next((grid for grid in grids[::-1] if grid and grid[0] * grid[1] == tokens - prefix), None)
+    if grid is None:
+        return None
+    outputs = [event.module for event in seen if event.module is not None and event.shape[:-1] == (2, tokens)]
+    only_embedded = not written_out and not attention[0].biased and after_position(tower) is not None
+    return TowerLayout(
+        grid,
+        _pooling(inner),
+        prefix,
+        first_pooled=0 if getattr(inner, 'pool_include_prefix', False) else prefix,
+        module=outputs[-1],
+        written_out=written_out,
+        can_drop=only_embedded and getattr(inner, 'out_type', None) != 'featmap',
+    )
 
 
 def _watch(tower: nn.Module, images: Tensor) -> list[_Seen]:

@@ -117,9 +117,11 @@ def test_resnets_of_clip_have_the_map_of_their_pool(monkeypatch):
     expected = explicit(tower, classify, images, labels, monkeypatch).unflatten(1, (2, 2))
     assert patch_grid(tower, images) == (2, 2)
     assert_same(logits_and_relevance(tower, classify, images, labels)[1], expected)
+    assert_same(logits_and_relevance(tower, classify, images, labels, layers='last')[1], expected)
 
 
 MAPS = {  # the module that returns the last feature map, and its grid
+    'tiny-resnet': ('open_clip', {}, 'visual.layer4', (2, 2)),
     'tiny-convnext': ('open_clip', {}, 'visual.trunk.stages', (2, 2)),
     'tiny-swin': ('open_clip', {}, 'visual.trunk.norm', (8, 8)),
     'tiny-fastvit': ('open_clip', {}, 'visual.trunk.final_conv', (2, 2)),
@@ -155,7 +157,9 @@ def test_feature_maps_have_grad_cam(name):
     assert patch_grid(tower, images) == expected.shape[1:] == grid
     assert expected.amax() > 0
     for frozen in (False, True):
-        relevance = logits_and_relevance(tower.requires_grad_(not frozen), classify, images, labels)[1]
+        tower.requires_grad_(not frozen)
+        layers = 'feature_map' if name == 'tiny-resnet' else 'all'
+        relevance = logits_and_relevance(tower, classify, images, labels, layers=layers)[1]
         torch.testing.assert_close(relevance.double(), expected, rtol=1e-6, atol=1e-6 * expected.max().item())
 
 
@@ -243,3 +247,9 @@ def test_layout_is_found_once_and_leaves_nothing_behind(monkeypatch):
 def test_grid_follows_the_size_of_the_images():
     tower = build('mmpretrain', 'ResNet', depth=18, base_channels=8)
     assert [patch_grid(tower, torch.zeros(1, 3, *size).double()) for size in [(64, 96), (70, 33)]] == [(2, 3), (3, 2)]
+
+
+def test_grad_cam_needs_a_feature_map():
+    tower = build('open_clip', 'tiny-mean')
+    with pytest.raises(ConfigError, match="layers='feature_map' needs a tower that ends in one"):
+        logits_and_relevance(tower, classifier(tower), *batch(tower), layers='feature_map')
