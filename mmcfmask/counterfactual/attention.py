@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .listening import replace_attention, replace_softmax
 from .towers import (
+    CLASS_TOKEN,
     FEATURE_MAP,
     MEAN,
     TowerLayout,
@@ -175,11 +176,11 @@ def hide_patches(tower: nn.Module, images: Tensor, hidden: Tensor, num_kept: int
     layout = tower_layout(tower, images)
     check_can_hide(tower, layout)
     module = after_position(tower)
-    if num_kept is not None and layout.can_drop and module is not None:
+    if num_kept and layout.can_drop and module is not None:
         with drop_tokens(module, hidden, num_kept):
             yield
         return
-    if layout.prefix == 0:  # without a token that stays, a softmax needs a patch: an image without one is left whole
+    if layout.pooling != CLASS_TOKEN:  # there must be something to pool: an image without a patch is left whole
         hidden = hidden & ~hidden.all(dim=1, keepdim=True)
     pooled = _pool_visible(tower.get_submodule(layout.module), hidden, layout) if layout.pooling == MEAN else None
     with mask_keys(tower, hidden, layout.written_out), pooled or nullcontext():

@@ -107,12 +107,12 @@ def explicit_recursion(
         for attention, grad in zip(attentions, torch.autograd.grad(score, attentions))
     ]
     pool = layers.pop() if pooling == 'attention pool' else None
-    identity = torch.eye(attentions[-1].shape[-1], dtype=score.dtype).expand(len(attentions[0]), -1, -1)
+    identity = torch.eye(attentions[0].shape[-1], dtype=score.dtype).expand(len(attentions[0]), -1, -1)
     relevance = identity
     for layer in layers:
         relevance = relevance + layer @ relevance
-    if pool is not None:
-        return (pool @ relevance).sum(dim=1)[:, prefix:]
+    if pool is not None:  # of all tokens, or of the last ones
+        return (pool @ relevance[:, -pool.shape[-1] :]).sum(dim=1)[:, prefix:]
     if pooling == 'class token':
         return relevance[:, 0, prefix:]
     return (relevance - identity)[:, first_pooled:].mean(dim=1)[:, prefix:]

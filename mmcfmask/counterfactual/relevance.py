@@ -212,18 +212,18 @@ def _patches_by_layers(
     """Relevance (B, n) of the patches by the ``'last'`` layer, and by ``'all'`` if asked for ``every`` one."""
     layers = zip(reversed(calls), reversed(grads))
     call, grad = next(layers)
-    tokens, patches = call.num_keys, layout.grid[0] * layout.grid[1]
-    if tokens != layout.prefix + patches:
+    pool, patches = layout.pooling == ATTENTION_POOL, layout.grid[0] * layout.grid[1]
+    tokens = layout.prefix + patches
+    if call.num_keys != tokens and not (pool and call.num_keys == patches):
         raise ConfigError(
-            f'the tower has {tokens} tokens, but relevance needs {layout.prefix} and {layout.grid[0]} x '
+            f'the tower has {call.num_keys} tokens, but relevance needs {layout.prefix} and {layout.grid[0]} x '
             f'{layout.grid[1]} patches'
         )
     start = _start(layout, grad)
-    added = _through_layer(start, call, grad)
+    added = F.pad(_through_layer(start, call, grad), (tokens - call.num_keys, 0))  # a pool may leave out the prefix
     found = dict(last=added[:, layout.prefix :])
     if every:
         # No residual leads around a pool.
-        pool = layout.pooling == ATTENTION_POOL
         row = added if pool else F.pad(start, (0, tokens - start.shape[1])) + added
         for call, grad in layers:
             step = _through_layer(row, call, grad)

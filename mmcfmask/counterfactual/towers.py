@@ -167,12 +167,15 @@ def _find_layout(tower: nn.Module, images: Tensor) -> TowerLayout:
 def _token_layout(tower: nn.Module, seen: list[_Seen], size: tuple[int, ...]) -> TowerLayout | None:
     """The layout of a plain transformer: the same tokens in all layers, those of a grid among them. None for others."""
     attention = [event for event in seen if event.module is None]
-    plain = last_block(tower) is not None and all(event.shape[0] == 2 for event in attention)
-    if not plain or len({event.shape[2] for event in attention}) != 1:
+    if last_block(tower) is None or not attention or any(event.shape[0] != 2 for event in attention):
         return None
     inner, tokens, written_out = inner_tower(tower), attention[0].shape[2], attention[0].written_out
     prefix = getattr(inner, 'num_prefix_tokens', getattr(inner, 'num_extra_tokens', 0))
-    grids = [_grid(event.shape, size) for event in seen if event.module is not None and len(event.shape) == 4]
+    pool = getattr(inner, 'attn_pool', None) is not None and attention[-1].shape[2] == tokens - prefix  # patches alone
+    if any(event.shape[2] != tokens for event in (attention[:-1] if pool else attention)):
+        return None
+    maps = sorted((event.shape for event in seen if event.module is not None), key=len)  # (B, C, h, w) over (B, h w, C)
+    grids = [_grid(shape, size) for shape in maps if len(shape) <= 4]
     grid = next((grid for grid in grids[::-1] if grid and grid[0] * grid[1] == tokens - prefix), None)
     if grid is None:
         return None
@@ -257,12 +260,13 @@ def _grid(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, int] | No
 
 
 def _last_map(tower: nn.Module, seen: list[_Seen], size: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
-    """The module that returns the last feature map, and its grid. After it there may be one attention: a pool."""
+    """The module that returns the last feature map, and its grid. After a map (B, C, h, w) there may be one attention:
+    a pool."""
     attention = 0
     for event in reversed(seen):
         attention += event.module is None
         grid = None if event.module is None else _grid(event.shape, size)
-        if grid is not None and event.module is not None and attention <= 1:
+        if grid is not None and event.module is not None and attention <= (len(event.shape) == 4):
             return event.module, grid
     raise ConfigError(
         f'{type(inner_tower(tower)).__name__} has neither tokens of equal number in all layers nor a feature map with '

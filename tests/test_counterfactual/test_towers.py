@@ -21,6 +21,13 @@ TOKENS = {
     'CoCa': ('open_clip', 'tiny-coca', {}, ('attention pool', 1)),
     'PE-Core': ('timm', 'vit_pe_core_base_patch16_224', {}, ('attention pool', 1)),
     'SigLIP': ('timm', 'vit_base_patch16_siglip_224', {}, ('attention pool', 0)),
+    'pool of patches alone': (
+        'timm',
+        'vit_base_patch16_224',
+        dict(global_pool='map', reg_tokens=2),
+        ('attention pool', 3),
+    ),
+    'NaFlex': ('timm', 'naflexvit_base_patch16_siglip', {}, ('attention pool', 0)),
     'CLIPA': ('open_clip', 'tiny-clipa', {}, ('mean of tokens', 1)),
     'mean after the last norm': ('open_clip', 'tiny-mean', {}, ('mean of tokens', 1)),
     'mean of timm': ('timm', 'vit_medium_patch16_gap_256', {}, ('mean of tokens', 0)),
@@ -71,7 +78,7 @@ def batch(tower):
 def assert_same(relevance, expected):
     assert relevance.dtype == torch.float32 and relevance.shape == expected.shape
     for got, want in zip(relevance.double(), expected):
-        assert want.max() > 1.5 * want.min() and want.max() > 0  # not a flat map
+        assert want.max() > 1.2 * want.min() and want.max() > 0  # not a flat map
         assert (got - want).norm() < 1e-6 * want.norm()
 
 
@@ -198,14 +205,16 @@ def test_a_mean_of_a_map_keeps_its_shape():
     torch.testing.assert_close(*seen)
 
 
-def test_an_image_without_a_patch_is_left_whole():
-    tower = build('timm', 'vit_base_patch16_siglip_224')
+@pytest.mark.parametrize('family', ['SigLIP', 'pool of patches alone', 'CLIPA', 'BEiT'])
+def test_an_image_without_a_patch_is_left_whole(family):
+    kind, name, options, _ = TOKENS[family]
+    tower = build(kind, name, **options)
     images, _ = batch(tower)
     hidden = torch.zeros(3, 16, dtype=torch.bool)
     hidden[1] = True
     with torch.no_grad(), hide_patches(tower, images, hidden):
-        found = tower(images)
-    torch.testing.assert_close(found, tower(images))
+        found = features(tower, images)
+    torch.testing.assert_close(found, features(tower, images))
 
 
 @pytest.mark.parametrize('name', ['tiny-resnet', 'tiny-convnext'])
