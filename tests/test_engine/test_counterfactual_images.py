@@ -108,12 +108,12 @@ def test_other_views_and_colours_are_shown(show):
     train = dict(split='train', num=4)
     plain = show(**train)
     assert '4 images' in show.text and 'random views' not in show.text
-    plus = show(**train, config=SHAPES.replace('cfmask.py', 'cfmask_plus.py'))
+    augmented = [*SMALL, 'model.data_preprocessor=dict(views=dict(), color_mixing=0.7)']
+    plus = show(**train, options=augmented)
     assert ', random views, random color mixing' in show.text
     assert torch.equal(plain[2], plus[2]) and not torch.equal(plain[3], plus[3])  # the same patches, other pictures
     all_ours, all_plus = (
-        show(**train, all_variants=True, config=SHAPES.replace('cfmask.py', name))[2][1].images
-        for name in ('cfmask.py', 'cfmask_plus.py')
+        show(**train, all_variants=True, options=options)[2][1].images for options in (SMALL, augmented)
     )
     assert torch.equal(all_ours, all_plus)
     show(**train, config=SHAPES.replace('cfmask.py', 'fd.py'))
