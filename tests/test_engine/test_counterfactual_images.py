@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from towers import register
 
 from mmcfmask.counterfactual import part_of_grid, patch_mask, relevance_center, relevance_map, zoom_in
 from mmcfmask.counterfactual.cleaning import smooth
@@ -117,6 +118,17 @@ def test_other_views_and_colours_are_shown(show):
     assert torch.equal(all_ours, all_plus)
     show(**train, config=SHAPES.replace('cfmask.py', 'fd.py'))
     assert 'the config itself does not train on counterfactual images' in show.text
+
+
+@pytest.mark.parametrize('name, grid', [('tiny-convnext', (2, 2)), ('tiny-resnet', (2, 2)), ('tiny-siglip', (3, 3))])
+def test_other_families_of_towers_are_shown(show, tmp_path, name, grid):
+    """Feature maps of 2 x 2, and patches of 18 pixels, which do not divide 64."""
+    register(tmp_path)
+    options = [*SMALL, f'model.backbone.model_name={name}']
+    images, relevance, mask, _, *_ = show(split='train', num=2, options=options, mask='context')
+    assert relevance.shape == mask.shape == (2, *grid) and images.shape[2:] == (64, 64)
+    variants = show(split='train', num=2, options=options, all_variants=True)[2]
+    assert len(variants) == 9
 
 
 def test_images_of_a_loss_term_are_shown(show):
