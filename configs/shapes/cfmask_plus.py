@@ -1,9 +1,8 @@
 # CFMask+, ours, beyond the publication: the object stays, its context is another class's, and the label stays. The
-# head, whose weights hold CLIP's logit scale of 100, learns 100 times as fast. The counterfactual images also get other
-# views and mixed colours. The moving average of the weights is validated, saved and tested (docs/methods.md).
+# counterfactual images also get other views and mixed colours. The moving average of the weights is validated, saved and
+# tested. docs/methods.md says how it was chosen.
 _base_ = '../_base_/shapes.py'
 custom_hooks = [*_base_.custom_hooks, dict(type='RelativeEMAHook', horizon=0.2)]
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=100.0))))
 model = dict(
     teacher=dict(type='OpenCLIPTeacher'),
     losses=[dict(type='CounterfactualDistillation'), dict(type='CounterfactualCrossEntropy', weight=1.0)],
