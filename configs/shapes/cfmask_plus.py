@@ -1,6 +1,6 @@
 # CFMask+, ours, beyond the publication: the object stays, its context is another class's, and the label stays. The
-# counterfactual images also get other views and mixed colours. The moving average of the weights is validated, saved and
-# tested. docs/methods.md says how it was chosen.
+# counterfactual images also get other views and mixed colours. The moving average of the weights is validated, saved
+# and tested. docs/methods.md says how it was chosen.
 _base_ = '../_base_/shapes.py'
 custom_hooks = [*_base_.custom_hooks, dict(type='RelativeEMAHook', horizon=0.2)]
 model = dict(
