@@ -140,11 +140,11 @@ def load_text_model(
         model = _create_from_schema(model_name)
     else:
         path = resolve_pretrained(model_name, pretrained)
-        state_dict = None if path is None else read_state_dict(path, model_name)
-        if state_dict is not None and not has_text_tower(state_dict):
+        state_dict = {} if path is None else read_state_dict(path, model_name)
+        if path is not None and not has_text_tower(state_dict):
             raise NoTextTowerError(f'{path} has no text tower')
         model = _or_explain_download(lambda: _create_model(model_name, pretrained), model_name)
-        if state_dict is not None:
+        if path is not None:
             check_tensors(state_dict, path)
             try:
                 # open_clip's own reader would run TorchScript.

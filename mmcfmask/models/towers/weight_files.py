@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -51,7 +52,7 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
         if path.suffix in ('.npz', '.npy'):
             return open_clip.create_model(model_name, pretrained=str(path)).state_dict()
         if is_torchscript(path):
-            state_dict = read_torchscript(path)
+            state_dict: Any = read_torchscript(path)
             for key in TORCHSCRIPT_KEYS:
                 state_dict.pop(key, None)
         else:
@@ -63,9 +64,8 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
         reason = explain_unreadable(error)
         advice = ': save the state_dict() of the model' if 'could run code' in reason else ''
         raise ConfigError(f'{path} cannot be read as a checkpoint: {reason}{advice}') from error
-    for key in NESTED:
-        if isinstance(state_dict, Mapping) and isinstance(state_dict.get(key), Mapping):
-            state_dict = state_dict[key]
+    if isinstance(state_dict, Mapping):
+        state_dict = next((state_dict[key] for key in NESTED if isinstance(state_dict.get(key), Mapping)), state_dict)
     if not isinstance(state_dict, Mapping) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ConfigError(
             f'{path} is not a state dict: it holds '
