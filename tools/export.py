@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--part',
         choices=['full', 'image', 'classifier'],
-        help='image tower and text tower, image tower alone, or image tower and classifier (default: full for open_clip '
-        'and hf, classifier for torch)',
+        help='image and text tower, image tower alone, or image tower and classifier (default: full for open_clip and '
+        'hf, classifier for torch)',
     )
     parser.add_argument(
         '--metrics',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier
@@ -113,7 +114,7 @@ def write_onnx(folder: Path, graph: torch.export.ExportedProgram, output: str) -
     """
     check_onnx()
     try:
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             graph, dynamo=True, input_names=['images'], output_names=[output], verbose=False, optimize=True
         )
     except Exception as error:  # torch raises errors of many types

@@ -24,6 +24,7 @@ from .parts import Preprocessing, WholeModel, activation_name, image_weights, wr
 
 CODE = 'modeling_embedding_classifier.py'
 OTHERS = 'export it to open_clip, torch or onnx'
+NO_TEXT = 'export the image tower alone (--part image), or all of it to open_clip'
 
 WHOLE_MODEL = """
 from transformers import AutoModel, AutoProcessor
@@ -106,9 +107,7 @@ def text_config(model: nn.Module, siglip: bool, name: str) -> dict[str, Any]:
     pool = getattr(text, 'pool_type', None) or getattr(text, 'text_pool_type', None)
     causal = getattr(text, 'attn_mask', None) is not None
     if not hasattr(text, 'token_embedding') or pool != ('last' if siglip else 'argmax') or causal == siglip:
-        raise ConfigError(
-            f'{where} has no counterpart in transformers: export the image tower alone (--part image), or {OTHERS[7:]}'
-        )
+        raise ConfigError(f'{where} has no counterpart in transformers: {NO_TEXT}')
     block = text.transformer.resblocks[0]
     config = dict(
         model_type='siglip_text_model' if siglip else 'clip_text_model',
@@ -170,8 +169,8 @@ def write_whole_model(folder: Path, backbone: OpenCLIPBackbone, whole: WholeMode
     weights, unknown = to_hugging_face(tensors, siglip)
     if unknown:
         raise ConfigError(
-            f'the text tower of {backbone.model_name!r} has weights that transformers lacks ({short_list(unknown, 3)}): '
-            f'export the image tower alone (--part image), or {OTHERS[7:]}'
+            f'the text tower of {backbone.model_name!r} has weights that transformers lacks, '
+            f'{short_list(unknown, 3)}: {NO_TEXT}'
         )
     _write(folder, dict(config, text_config=text, vision_config=vision), weights, preprocessing)
     if isinstance(whole.tokenizer, SimpleTokenizer):
