@@ -50,9 +50,7 @@ def test_the_image_tower(name, backbone, preprocessing, tmp_path, offline):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8))
     namespace = dict(image=image)
     exec(usage.replace('FOLDER', str(tmp_path)), namespace)
-    torch.testing.assert_close(
-        namespace['features'], ours(preprocessed(image, preprocessing))[0], rtol=0.05, atol=0.05
-    )
+    torch.testing.assert_close(namespace['features'], ours(preprocessed(image, preprocessing))[0], rtol=0.05, atol=0.05)
 
 
 def preprocessed(image, preprocessing):
@@ -84,10 +82,10 @@ def test_the_whole_model(name, backbone, preprocessing, tmp_path, offline):
             (output.image_embeds, ours(IMAGES)[0]),
             (output.text_embeds, whole.model.encode_text(tokens)),
         ):
-            torch.testing.assert_close(
-                embeds, torch.nn.functional.normalize(expected), rtol=1e-5, atol=1e-5
-            )
-        image, text = (torch.nn.functional.normalize(part) for part in (ours(IMAGES)[0], whole.model.encode_text(tokens)))
+            torch.testing.assert_close(embeds, torch.nn.functional.normalize(expected), rtol=1e-5, atol=1e-5)
+        image, text = (
+            torch.nn.functional.normalize(part) for part in (ours(IMAGES)[0], whole.model.encode_text(tokens))
+        )
         expected = whole.weights['logit_scale'].exp() * image @ text.T + whole.weights.get('logit_bias', 0)
     torch.testing.assert_close(output.logits_per_image, expected, rtol=1e-4, atol=1e-4)
     words = offline.AutoTokenizer.from_pretrained(tmp_path)(texts, padding='max_length', max_length=16)['input_ids']

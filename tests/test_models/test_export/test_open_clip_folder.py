@@ -75,7 +75,9 @@ def test_a_text_tower_that_was_trained(backbone):
     ours = backbone('tiny-vit')
     trained = {key: value + 1 for key, value in whole_model(ours).weights.items() if not key.startswith('visual.')}
     checkpoint = {f'losses.1.text.{key}': value for key, value in trained.items()}
-    weights = whole_model(ours, {**checkpoint, 'losses.0.other': torch.zeros(1), 'head.fc.bias': torch.zeros(1)}).weights
+    weights = whole_model(
+        ours, {**checkpoint, 'losses.0.other': torch.zeros(1), 'head.fc.bias': torch.zeros(1)}
+    ).weights
     assert weights.keys() == whole_model(ours).weights.keys()
     assert all(torch.equal(weights[key], value) for key, value in trained.items())
 
