@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ...files import atomic_write
 
 # A file of ONNX cannot hold more; weights of larger models lie beside it.
 LARGEST_FILE = 1_900_000_000
+# The axis of any length, and its name in a graph.
+BATCH = dict(images={0: torch.export.Dim('batch')})
 
 TORCH = """
 import torch
@@ -71,7 +74,7 @@ def export_graph(model: ImageClassifier, image_size: tuple[int, int], classifier
     images = torch.zeros(2, 3, *image_size)
     try:
         with torch.no_grad(), no_fused_transformer_layers():
-            return torch.export.export(module, (images,), dynamic_shapes=dict(images={0: torch.export.Dim('batch')}))
+            return torch.export.export(module, (images,), dynamic_shapes=BATCH)
     except Exception as error:  # torch raises errors of many types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f'torch.export cannot trace this {type(model.backbone).__name__}: {reason}') from error
@@ -113,13 +116,18 @@ def write_onnx(folder: Path, graph: torch.export.ExportedProgram, output: str) -
         StorageError: A file cannot be written.
     """
     check_onnx()
+    logger = logging.getLogger('onnxscript')
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # hides what it does not simplify
     try:
         program: Any = torch.onnx.export(
-            graph, dynamo=True, input_names=['images'], output_names=[output], verbose=False, optimize=True
+            graph, dynamo=True, input_names=['images'], output_names=[output], dynamic_shapes=BATCH, verbose=False
         )
     except Exception as error:  # torch raises errors of many types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f'torch.onnx cannot export this model: {reason}') from error
+    finally:
+        logger.setLevel(level)
     path = folder / 'model.onnx'
     if sum(value.numel() * value.element_size() for value in graph.state_dict.values()) > LARGEST_FILE:
         program.save(str(path), external_data=True)

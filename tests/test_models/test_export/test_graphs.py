@@ -55,7 +55,9 @@ def test_onnx_with_the_weights_apart(backbone, tmp_path, monkeypatch):
     model = classifier(backbone('tiny-vit'))
     write_onnx(tmp_path, export_graph(model, (32, 32), True), 'logits')
     assert (tmp_path / 'model.onnx.data').stat().st_size > 1000
-    (logits,) = onnxruntime.InferenceSession(tmp_path / 'model.onnx').run(None, dict(images=IMAGES.numpy()))
+    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
+    assert session.get_inputs()[0].shape == ['batch', 3, 32, 32] and session.get_outputs()[0].shape == ['batch', 4]
+    (logits,) = session.run(None, dict(images=IMAGES.numpy()))
     with torch.no_grad():
         np.testing.assert_allclose(logits, model(IMAGES).numpy(), rtol=1e-5, atol=1e-5)
 
