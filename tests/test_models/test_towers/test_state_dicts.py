@@ -1,7 +1,6 @@
 """Checkpoints of other programs: brought to open_clip's names, or recognised."""
 
 import json
-import re
 
 import open_clip
 import pytest
@@ -63,6 +62,16 @@ def test_bare_towers_of_other_kinds(name, monkeypatch):
     assert to_open_clip(visual).keys() == {f'visual.{key}' for key in visual}
 
 
+def test_adapters_are_refused(whole, tmp_path):
+    key = 'visual.transformer.resblocks.0.attn.out_proj.lora_A.default.weight'
+    torch.save(
+        {f'base_model.model.{name}': value for name, value in {**whole, key: torch.ones(1)}.items()},
+        tmp_path / 'lora.pt',
+    )
+    with pytest.raises(ValueError, match='lora.pt: it holds LoRA adapters.*merge_and_unload'):
+        load_image_tower('tiny-vit', str(tmp_path / 'lora.pt'))
+
+
 def test_two_towers_are_refused(whole, tmp_path):
     torch.save(
         {f'{who}.{key}': value for who in ('teacher', 'student') for key, value in whole.items()}, tmp_path / 'two.pt'
@@ -74,7 +83,6 @@ def test_two_towers_are_refused(whole, tmp_path):
 @pytest.mark.parametrize(
     'key, what',
     [
-        ('base_model.model.visual_lora.lora_A.weight', 'LoRA adapters.*merge_and_unload'),
         ('backbone.layers.0.attn.qkv.weight', 'mmpretrain backbone: .*init_cfg'),
         ('backbone.layer1.0.conv1.weight', 'mmpretrain backbone'),
         ('embeddings.patch_embeddings.projection.weight', 'a ViT or DINOv2 of transformers'),
@@ -122,7 +130,7 @@ def test_other_formats_are_named(key, what, tmp_path):
 def test_models_of_transformers_without_a_counterpart(weights, what, tmp_path):
     torch.save({key: torch.zeros(shape) for key, shape in weights.items()}, tmp_path / 'pytorch_model.bin')
     for load in load_image_tower, load_text_model:
-        with pytest.raises(ValueError, match=f'pytorch_model.bin: {re.escape("")}.*{what}'):
+        with pytest.raises(ValueError, match=f'pytorch_model.bin: .*{what}'):
             load('tiny-vit', str(tmp_path / 'pytorch_model.bin'))
 
 
