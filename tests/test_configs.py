@@ -25,6 +25,8 @@ LOSSES = dict(
     CARFT='loss_carft',
     FLYP='loss_flyp',
     LipsumFT='loss_lipsum',
+    CounterfactualCrossEntropy='loss_counterfactual',
+    ContextDistillation='loss_context_distill',
 )
 UNTRAINED = ('zeroshot', 'objects')
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')

@@ -103,7 +103,9 @@ def test_constants_of_methods():
     texts, length = default(LipsumFT, 'num_texts'), default(LipsumFT, 'length')
     assert f'w = {default(LipsumFT, "weight"):.0f}, M = {texts} texts of {length} tokens' in text
     plus = Config.fromfile(ROOT / 'configs/cfmask_plus_vitb16.py').model
-    assert f'CE of l / {plus.head.cls_temperature:.0f}' in text
+    assert [term.get('weight', 1.0) for term in plus.losses] == [1.0, 1.0] and 'with the same weight' in text
+    assert f'with the published λ = {plus.head.distill_weight:.0f}' in text
+    assert f'the {100 * plus.data_preprocessor.mask_share:.0f} % of the patches' in text
     assert f'in {100 * plus.data_preprocessor.color_mixing:.0f} %, a random matrix' in text
     rotation, zoom, shift = (default(random_views, name) for name in ('rotation', 'zoom', 'shift'))
     assert plus.data_preprocessor.views == dict(probability=0.5) and 'half of them are rotated' in text
@@ -163,7 +165,9 @@ def test_metrics():
     assert [name for name in documented if name not in source] == []
 
 
-@pytest.mark.parametrize('name', ['docs/results.md', 'docs/results/ablations.md', 'docs/results/negative.md'])
+@pytest.mark.parametrize(
+    'name', ['docs/results.md', *(f'docs/results/{name}.md' for name in ('ablations', 'pacs', 'negative'))]
+)
 def test_averages_of_results(name):
     """The OOD average of every row is the mean of its shifts, up to rounding."""
     checked = 0

@@ -3,7 +3,8 @@
 from .attention import (
     AttentionCall,
     AttentionRecord,
-    after_position,
+    AttentionWeights,
+    check_can_hide,
     drop_tokens,
     hide_patches,
     mask_keys,
@@ -25,21 +26,25 @@ from .relevance import (
     attention_relevances,
     check_relevance,
     compare_relevance,
+    grad_cam,
     logits_and_relevance,
-    patch_grid,
     relevance_map,
 )
+from .towers import TowerLayout, after_position, patch_grid, tower_layout
 from .views import part_of_grid, random_color_mixing, random_views, relevance_center, zoom_in
 
 __all__ = [
     'AttentionCall',
     'AttentionRecord',
+    'AttentionWeights',
     'DONORS',
     'FILLS',
     'MASKS',
+    'TowerLayout',
     'after_position',
     'attention_relevance',
     'attention_relevances',
+    'check_can_hide',
     'check_relevance',
     'check_share',
     'check_value',
@@ -47,6 +52,7 @@ __all__ = [
     'compare_relevance',
     'drop_tokens',
     'exact_random_mask',
+    'grad_cam',
     'hide_patches',
     'logits_and_relevance',
     'mask_keys',
@@ -65,5 +71,6 @@ __all__ = [
     'relevance_map',
     'replace_patches',
     'single_donors',
+    'tower_layout',
     'zoom_in',
 ]

@@ -1,14 +1,9 @@
-"""Records the attention of a stock vision transformer, and hides patches from it.
-
-Every tower used here (open_clip's, mmpretrain's, timm's) calls ``torch.nn.functional.scaled_dot_product_attention``
-once per layer. Replacing this one function records what a relevance map needs, and hides patches from every layer.
-Fused attention stays on, and no attention module is modified.
-"""
+"""Records the attention of a stock tower, or its last feature map, and hides patches from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..compat import no_fused_transformer_layers
 from ..errors import ConfigError
+from .listening import replace_attention, replace_softmax
+from .towers import (
+    CLASS_TOKEN,
+    FEATURE_MAP,
+    MEAN,
+    TowerLayout,
+    after_position,
+    inner_tower,
+    last_block,
+    last_tensor,
+    tower_layout,
+)
 
 
 @dataclass
 class AttentionCall:
-    """One call of scaled-dot-product attention.
+    """One call of scaled-dot-product attention, of T queries to L keys.
 
     Attributes:
-        query, key, value (Tensor): (B, heads, L, d), detached from the autograd graph.
-        output (Tensor): (B, heads, L, d), part of the graph: the tensor to differentiate with respect to.
+        query, key, value (Tensor): (B, heads, T or L, d), detached from the autograd graph.
+        output (Tensor): (B, heads, T, d), part of the graph: the tensor to differentiate with respect to.
         scale (float): Factor on q kᵀ.
+        bias (Tensor, optional): Broadcastable to (B, heads, T, L), detached: added to the scores, or bool, True where a
+            key is seen.
     """
 
     query: Tensor
@@ -35,152 +43,208 @@ class AttentionCall:
     value: Tensor
     output: Tensor
     scale: float
+    bias: Tensor | None = None
+
+    @property
+    def num_keys(self) -> int:
+        """L."""
+        return self.key.shape[2]
 
 
-class AttentionRecord(list[AttentionCall]):
-    """The attention calls of a forward pass, in order.
+@dataclass
+class AttentionWeights:
+    """Attention that a tower writes out.
 
     Attributes:
+        output (Tensor): (B, heads, T, L), after the softmax, part of the graph.
+    """
+
+    output: Tensor
+
+    @property
+    def num_keys(self) -> int:
+        """L."""
+        return self.output.shape[3]
+
+
+class AttentionRecord(list[AttentionCall | AttentionWeights]):
+    """The attention calls of a forward pass, in order; none of a tower that pools a feature map without attention.
+
+    Attributes:
+        layout (TowerLayout | None): Of the tower.
         norms (Tensor | None): (B, L) float32, norms of the tokens that enter the last block; None where no block was
             found (:func:`last_block`).
+        feature_map (Tensor | None): Of a tower that has one: (B, C, h, w), (B, h, w, C) or (B, h w, C), part of the
+            graph.
     """
 
+    layout: TowerLayout | None = None
     norms: Tensor | None = None
+    feature_map: Tensor | None = None
 
 
 @contextmanager
-def _replace_attention(tower: nn.Module, make: Callable[[Callable], Callable]) -> Iterator[None]:
-    """Inside the context, attention calls go to ``make(original)``.
-
-    The replacement is global to the process for functions that look it up in ``torch.nn.functional`` (open_clip, timm)
-    and per instance for mmpretrain's ``MultiheadAttention``, which keeps its own reference. Not for use by two threads.
-    """
-    original = F.scaled_dot_product_attention
-    replacement = make(original)
-    holders = [module for module in tower.modules() if 'scaled_dot_product_attention' in vars(module)]
-    own: list[Any] = [module.scaled_dot_product_attention for module in holders]
-    try:
-        F.scaled_dot_product_attention = replacement
-        for module, function in zip(holders, own):
-            module.scaled_dot_product_attention = make(function)  # type: ignore[assignment]
-        with no_fused_transformer_layers():
-            yield
-    finally:
-        F.scaled_dot_product_attention = original
-        for module, function in zip(holders, own):
-            module.scaled_dot_product_attention = function
-
-
-@contextmanager
-def record_attention(tower: nn.Module) -> Iterator[AttentionRecord]:
-    """Record every attention call of ``tower`` made inside the context, in order.
+def record_attention(tower: nn.Module, images: Tensor) -> Iterator[AttentionRecord]:
+    """Record what a relevance map needs of every forward pass of ``tower`` inside the context: its attention calls, in
+    order, or its last feature map.
 
     Outputs and gradients of the tower do not change. If nothing before a layer requires a gradient (frozen towers), the
     output of the layer is made to require one, so that a relevance map can be computed.
 
+    Args:
+        tower (nn.Module): The image tower.
+        images (Tensor): (B, 3, H, W), of the size that the tower will see.
+
     Yields:
         AttentionRecord: Grows by one entry per layer during the forward pass.
+
+    Raises:
+        ConfigError: See :func:`tower_layout`.
     """
     calls = AttentionRecord()
+    calls.layout = tower_layout(tower, images)
 
     def make(original: Callable) -> Callable:
 
-        def recording(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            output = original(query, key, value, *args, **kwargs)
+        def recording(
+            query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+        ) -> Tensor:
+            output = original(query, key, value, attn_mask, *args, **kwargs)
             if torch.is_grad_enabled():
-                if not output.requires_grad:
-                    output.requires_grad_(True)
                 scale = kwargs.get('scale')
                 calls.append(
                     AttentionCall(
                         query.detach(),
                         key.detach(),
                         value.detach(),
-                        output,
+                        _with_gradient(output),
                         query.shape[-1] ** -0.5 if scale is None else scale,
+                        None if attn_mask is None else attn_mask.detach(),
                     )
                 )
             return output
 
         return recording
 
+    def record_weights(original: Callable, scores: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        weights = original(scores, *args, **kwargs)
+        if torch.is_grad_enabled():
+            calls.append(AttentionWeights(_with_gradient(weights)))
+        return weights
+
     def record_norms(_: nn.Module, args: tuple) -> None:
         if args and torch.is_grad_enabled():
             calls.norms = args[0].detach().float().norm(dim=-1)
 
-    block = last_block(tower)
-    handle = None if block is None else block.register_forward_pre_hook(record_norms)
-    try:
-        with _replace_attention(tower, make):
-            yield calls
-    finally:
-        if handle is not None:
-            handle.remove()
+    def record_map(_: nn.Module, args: tuple, output: Any) -> None:
+        features = last_tensor(output)
+        if features is not None and torch.is_grad_enabled():
+            calls.feature_map = _with_gradient(features)
+
+    with ExitStack() as stack:
+        if calls.layout.has_map:
+            module = tower.get_submodule(calls.layout.module)
+            stack.callback(module.register_forward_hook(record_map).remove)
+        if calls.layout.pooling != FEATURE_MAP:
+            block = last_block(tower)
+            if block is not None:
+                stack.callback(block.register_forward_pre_hook(record_norms).remove)
+            stack.enter_context(
+                replace_softmax(record_weights) if calls.layout.written_out else replace_attention(tower, make)
+            )
+        yield calls
+
+
+def _with_gradient(output: Tensor) -> Tensor:
+    return output if output.requires_grad else output.requires_grad_(True)
 
 
 @contextmanager
-def hide_patches(tower: nn.Module, hidden: Tensor, num_kept: int | None = None) -> Iterator[None]:
+def hide_patches(tower: nn.Module, images: Tensor, hidden: Tensor, num_kept: int | None = None) -> Iterator[None]:
     """Inside the context, ``tower`` does not see the hidden patches: by :func:`drop_tokens` where every image keeps the
     same number of patches and the tower allows it, else by :func:`mask_keys`.
 
     Args:
         tower (nn.Module): The image tower.
+        images (Tensor): (B, 3, H, W), of the size that the tower will see.
         hidden (Tensor): (B, n) bool over the n patches, True where the patch is hidden.
         num_kept (int, optional): Patches that every image keeps, if the number is the same for all.
+
+    Raises:
+        ConfigError: See :func:`check_can_hide`.
     """
+    layout = tower_layout(tower, images)
+    check_can_hide(tower, layout)
     module = after_position(tower)
-    if num_kept is not None and module is not None:
+    if num_kept and layout.can_drop and module is not None:
         with drop_tokens(module, hidden, num_kept):
             yield
-    else:
-        with mask_keys(tower, hidden):
-            yield
+        return
+    if layout.pooling != CLASS_TOKEN:  # there must be something to pool: an image without a patch is left whole
+        hidden = hidden & ~hidden.all(dim=1, keepdim=True)
+    pooled = _pool_visible(tower.get_submodule(layout.module), hidden, layout) if layout.pooling == MEAN else None
+    with mask_keys(tower, hidden, layout.written_out), pooled or nullcontext():
+        yield
 
 
-def after_position(tower: nn.Module) -> nn.Module | None:
-    """The module that tokens pass right after the position embedding (open_clip: ``visual.patch_dropout``; mmpretrain:
-    ``drop_after_pos``); None where ``tower`` has none."""
-    tower = getattr(tower, 'visual', tower)
-    return getattr(tower, 'patch_dropout', getattr(tower, 'drop_after_pos', None))
-
-
-def last_block(tower: nn.Module) -> nn.Module | None:
-    """The last block of a transformer (open_clip: ``visual.transformer.resblocks``; mmpretrain: ``layers``; timm:
-    ``trunk.blocks``), which takes tokens (B, L, C); None where ``tower`` has none."""
-    tower = getattr(tower, 'visual', tower)
-    tower = getattr(tower, 'transformer', getattr(tower, 'trunk', tower))
-    blocks = next((getattr(tower, name) for name in ('resblocks', 'layers', 'blocks') if hasattr(tower, name)), ())
-    return blocks[-1] if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks) else None
+def check_can_hide(tower: nn.Module, layout: TowerLayout) -> None:
+    """Raise a ConfigError for a tower from which patches cannot be hidden: one that is no plain transformer."""
+    if layout.has_map:
+        raise ConfigError(
+            f'fill="none" hides patches, but {type(inner_tower(tower)).__name__} is no plain transformer: what '
+            'attention does not see comes in by other ways. Use fill="single" or "multi"'
+        )
 
 
 @contextmanager
-def mask_keys(tower: nn.Module, hidden: Tensor) -> Iterator[None]:
+def mask_keys(tower: nn.Module, hidden: Tensor, written_out: bool = False) -> Iterator[None]:
     """Inside the context, no token of ``tower`` attends to a hidden patch in any layer (−∞ on its key).
 
     Args:
         tower (nn.Module): The image tower.
         hidden (Tensor): (B, n) bool over the n patches, True where the patch is hidden. Prefix tokens (CLS) stay
             visible.
+        written_out (bool): The tower writes attention out (:class:`TowerLayout`).
     """
+
+    def visible(keys: int) -> Tensor:
+        return F.pad(~hidden, (keys - hidden.shape[1], 0), value=True)[:, None, None, :]
 
     def make(original: Callable) -> Callable:
 
         def masked(
             query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
         ) -> Tensor:
+            mask = visible(key.shape[-2])
             if attn_mask is not None:
-                raise ConfigError(
-                    'hiding patches from a tower with its own attention mask is not supported: use fill="single" or '
-                    '"multi"'
-                )
-            prefix = key.shape[-2] - hidden.shape[1]
-            visible = F.pad(~hidden, (prefix, 0), value=True)[:, None, None, :]
-            return original(query, key, value, visible, *args, **kwargs)
+                mask = attn_mask & mask if attn_mask.dtype == torch.bool else attn_mask.where(mask, float('-inf'))
+            return original(query, key, value, mask, *args, **kwargs)
 
         return masked
 
-    with _replace_attention(tower, make):
+    def softmax(original: Callable, scores: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return original(scores.where(visible(scores.shape[-1]), float('-inf')), *args, **kwargs)
+
+    with replace_softmax(softmax) if written_out else replace_attention(tower, make):
         yield
+
+
+@contextmanager
+def _pool_visible(module: nn.Module, hidden: Tensor, layout: TowerLayout) -> Iterator[None]:
+    """Inside the context, a mean over the tokens (B, L, C) that ``module`` returns is one over visible tokens: each
+    hidden one is replaced by the mean of the visible ones."""
+
+    def hook(_: nn.Module, args: tuple, tokens: Tensor) -> Tensor:
+        gone = F.pad(hidden, (tokens.shape[1] - hidden.shape[1], 0))[:, layout.first_pooled :, None]
+        pooled = tokens[:, layout.first_pooled :]
+        mean = pooled.masked_fill(gone, 0).sum(dim=1, keepdim=True) / (~gone).sum(dim=1, keepdim=True)
+        return torch.cat([tokens[:, : layout.first_pooled], pooled.where(~gone, mean)], dim=1)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def replace_patches(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
 
     Args:
         images (Tensor): (B, C, H, W), any dtype.
-        mask (Tensor): (B, h, w) bool, True where the patch is to be replaced; h and w divide H and W.
+        mask (Tensor): (B, h, w) bool, True where the patch is to be replaced, see :func:`check_sizes`.
         donors (Tensor): (B, h, w) int64, the images that give.
 
     Returns:
@@ -148,7 +148,9 @@ def replace_patches(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
         ValueError: Sizes that do not fit.
     """
     check_sizes(images, mask)
-    rows, cols = mask.shape[1:]
+    (height, width), (rows, cols) = images.shape[2:], mask.shape[1:]
+    if height % rows or width % cols:
+        return _replace_pixels(images, mask, donors)
     # (B, C, H, W) seen as patches (B, h, w, C, H/h, W/w): no copy.
     patches = images.unflatten(3, (cols, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)
     row = torch.arange(rows, device=images.device)[:, None]
@@ -157,18 +159,27 @@ def replace_patches(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
     return filled.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
 
+def _replace_pixels(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
+    """:func:`replace_patches` for patches of unequal sizes: pixel i of H belongs to patch ⌊i h / H⌋ of h."""
+    row, col = (
+        torch.arange(size, device=images.device) * num // size for size, num in zip(images.shape[2:], mask.shape[1:])
+    )
+    mask, donors = (x[:, row[:, None], col] for x in (mask, donors))  # (B, H, W)
+    y, x = (torch.arange(size, device=images.device) for size in images.shape[2:])
+    given = images.movedim(1, -1)[donors, y[:, None], x].movedim(-1, 1)
+    return torch.where(mask[:, None], given, images).contiguous()
+
+
 def check_sizes(images: Tensor, mask: Tensor) -> None:
-    """Raise ValueError unless ``mask`` has a patch for every part of every image."""
-    if (
-        images.ndim != 4
-        or mask.ndim != 3
-        or len(mask) != len(images)
-        or images.shape[2] % mask.shape[1]
-        or images.shape[3] % mask.shape[2]
-    ):
+    """Raise ValueError unless ``mask`` (B, h, w) has at most one patch per pixel of ``images`` (B, C, H, W).
+
+    Where h and w do not divide H and W, patches differ in size by a pixel.
+    """
+    fits = images.ndim == 4 and mask.ndim == 3 and len(mask) == len(images)
+    if not fits or any(num > size or not num for num, size in zip(mask.shape[1:], images.shape[2:])):
         raise ValueError(
             f'a mask of shape {tuple(mask.shape)} does not fit images of shape {tuple(images.shape)}: it must be '
-            '(B, h, w) for images (B, C, H, W), where h and w divide H and W'
+            '(B, h, w) for images (B, C, H, W), with h and w of at most H and W'
         )
 
 
@@ -187,7 +198,7 @@ def refill(
 
     Args:
         images (Tensor): (B, C, H, W), any dtype.
-        mask (Tensor): (B, h, w) bool, True where the patch is to be replaced; h and w divide H and W.
+        mask (Tensor): (B, h, w) bool, True where the patch is to be replaced, see :func:`check_sizes`.
         fill (str): 'single' or 'multi'.
         generator (torch.Generator, optional): On the device of ``images``.
         labels (Tensor, optional): (B,) int64: donors have another class where the batch has one. Ours, not published.

@@ -1,4 +1,5 @@
-"""The method, plainly: section 3 of "Masked Images Are Counterfactual Samples for Robust Fine-tuning" (CVPR 2023).
+"""The method, plainly: section 3 of "Masked Images Are Counterfactual Samples for Robust Fine-tuning" (CVPR 2023), and
+what it is for other towers.
 
 Explicit attention with autograd through it, and the full recursion of relevance matrices. Tests and
 ``tools/benchmark.py`` compare the fast code with it; no training uses it.
@@ -68,6 +69,64 @@ def explicit_relevance(
     return relevance[:, 0, 1:].unflatten(1, visual.grid_size)
 
 
+def explicit_attention(attentions: list[Tensor]) -> Callable[..., Tensor]:
+    """A plain ``scaled_dot_product_attention`` that appends its attention matrix (B, heads, T, L) to ``attentions``."""
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+    ) -> Tensor:
+        scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+        attentions.append((scores if attn_mask is None else scores + attn_mask).softmax(dim=-1))
+        return attentions[-1] @ value
+
+    return attend
+
+
+def explicit_recursion(
+    score: Tensor, attentions: list[Tensor], pooling: str, prefix: int = 0, first_pooled: int = 0
+) -> Tensor:
+    """Relevance of patches (B, n) by the full recursion of matrices, for every way to pool tokens.
+
+    R ← I, then R ← R + Ā R layer by layer. A class token has its row of R; a mean has the mean of the rows of the
+    pooled tokens, without the identity; an attention pool has Ā R, summed over its queries.
+
+    Args:
+        score (Tensor): s, a scalar.
+        attentions (list[Tensor]): Of all layers, (B, heads, T, L); the last one is the pool, if attention pools.
+        pooling (str): 'class token', 'mean of tokens' or 'attention pool'.
+        prefix (int): Tokens before those of the patches.
+        first_pooled (int): The first token of the mean.
+    """
+    layers = [
+        (attention * grad).clamp(min=0).mean(dim=1).detach()
+        for attention, grad in zip(attentions, torch.autograd.grad(score, attentions))
+    ]
+    pool = layers.pop() if pooling == 'attention pool' else None
+    identity = torch.eye(attentions[0].shape[-1], dtype=score.dtype).expand(len(attentions[0]), -1, -1)
+    relevance = identity
+    for layer in layers:
+        relevance = relevance + layer @ relevance
+    if pool is not None:  # of all tokens, or of the last ones
+        return (pool @ relevance[:, -pool.shape[-1] :]).sum(dim=1)[:, prefix:]
+    if pooling == 'class token':
+        return relevance[:, 0, prefix:]
+    return (relevance - identity)[:, first_pooled:].mean(dim=1)[:, prefix:]
+
+
+def explicit_grad_cam(feature_map: Tensor, grad: Tensor) -> Tensor:
+    """Grad-CAM (Selvaraju et al. 2017) of a feature map and ∂s/∂ of it, (B, C, h, w), image by image: (B, h, w)."""
+    maps = []
+    for features, slopes in zip(feature_map, grad):
+        weighted = [slope.mean() * channel for channel, slope in zip(features, slopes)]
+        maps.append(torch.stack(weighted).sum(dim=0).clamp(min=0))
+    return torch.stack(maps)
+
+
 def explicit_mask(relevance: Tensor, kind: str, value: float) -> Tensor:
     """(B, h, w) bool: c > ``value`` (object) or not (context), with c = relevance / (its maximum + 1e-8)."""
     hot = torch.stack([image / (image.max() + 1e-8) > value for image in relevance])
@@ -79,8 +138,8 @@ def explicit_refill(images: Tensor, mask: Tensor, donors: Tensor) -> Tensor:
     single fill, all patches of an image have the same donor."""
     (batch, _, height, width), (rows, cols) = images.shape, mask.shape[1:]
     source = torch.where(mask, donors, torch.arange(batch, device=images.device)[:, None, None])
-    source = source.repeat_interleave(height // rows, 1).repeat_interleave(width // cols, 2)
     row, col = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
+    source = source[:, row * rows // height, col * cols // width]
     return images[source, :, row, col].permute(0, 3, 1, 2)
 
 

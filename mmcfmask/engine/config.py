@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import difflib
 import os
 import sys
 import traceback
@@ -23,6 +24,8 @@ from .checks.schema import check_top_level
 from .options import parse_options
 from .shared import READ_KEYS, find_copies, find_shared, is_same, log_once, update_shared
 from .values import get_value
+
+SUFFIXES = ('.py', '.yaml', '.yml', '.json')  # of files of settings
 
 
 def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = (), complete: bool = False) -> Config:
@@ -230,6 +233,14 @@ def _find_bases(path: str) -> list[str]:
     return found
 
 
+def _near_files(path: str) -> str:
+    """``' Did you mean …?'`` with files of settings in the folder of ``path`` that have a similar name."""
+    folder = Path(path).parent
+    stems = {str(file.with_suffix('')): str(file) for file in folder.glob('*') if file.suffix in SUFFIXES}
+    near = difflib.get_close_matches(str(Path(path).with_suffix('')), list(stems), n=2, cutoff=0.8)
+    return f' Did you mean {" or ".join(stems[stem] for stem in near)}?' if near else ''
+
+
 def check_text_file(path: str, what: str, more: str = '') -> None:
     """Raise a UserError unless a file of settings is readable text.
 
@@ -239,10 +250,10 @@ def check_text_file(path: str, what: str, more: str = '') -> None:
         more (str): More about it, for errors.
     """
     if not os.path.exists(path):
-        raise MissingFileError(f'there is no {what} {path!r}{more}')
+        raise MissingFileError(f'there is no {what} {path!r}{more}.{_near_files(path)}'.removesuffix('.'))
     if not os.path.isfile(path):
         raise ConfigError(f'the {what} {path!r}{more} is a folder or a device, not a file')
-    if Path(path).suffix not in ('.py', '.yaml', '.yml', '.json'):
+    if Path(path).suffix not in SUFFIXES:
         raise ConfigError(f'the {what} {path!r}{more} must be a .py, .yaml, .yml or .json file')
     if os.path.getsize(path) > 10 * 2**20:
         raise ConfigError(f'the {what} {path!r}{more} is larger than 10 MB')

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..counterfactual import object_coverage
+
 
 def object_patches(objects: Tensor, grid: tuple[int, int]) -> Tensor:
     """The patches of which the object covers more than half.
@@ -19,7 +21,7 @@ def object_patches(objects: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         Tensor: (B, h, w) bool.
     """
-    return F.adaptive_avg_pool2d(objects[:, None].float(), grid)[:, 0] > 0.5
+    return object_coverage(objects, grid) > 0.5
 
 
 def average_precision(relevance: Tensor, patches: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def best_iou(grid: tuple[int, int], objects: Tensor) -> Tensor:
     The best mask takes patches in the order of how much of each the object covers, so trying every prefix finds it.
     """
     size = (objects.shape[1] // grid[0]) * (objects.shape[2] // grid[1])
-    covered = F.adaptive_avg_pool2d(objects[:, None].float(), grid).flatten(1) * size
+    covered = object_coverage(objects, grid).flatten(1) * size
     covered = covered.sort(dim=1, descending=True).values.cumsum(dim=1)
     taken = size * covered.new_ones(covered.shape).cumsum(dim=1)
     total = objects.flatten(1).sum(dim=1, keepdim=True)

@@ -68,6 +68,8 @@ def _fine_tune(run: RunSettings, job: Job) -> Iterator[Command]:
     folder = job.product.parent
     trained = folder / 'trained'  # exists once the training is finished
     if not is_trained(folder):
+        take_trial(run, folder)
+    if not is_trained(folder):
         trained.unlink(missing_ok=True)  # its checkpoint is gone
         arguments = tool('train.py', run.config, '--seed', run.seed, '--resume', *_shared_options(run, job))
         yield Command('fine-tuning', arguments, folder / 'train.log', 0.85, run.cfg.train_cfg.max_epochs)
@@ -82,6 +84,23 @@ def is_trained(folder: Path) -> bool:
     return (folder / 'trained').is_file() and any(folder.glob('*.pth'))
 
 
+def take_trial(run: RunSettings, folder: Path) -> None:
+    """Move the training of the chosen trial into the folder of the run, if it was the same training."""
+    tuning = run.tuned.tuning if run.tuned else None
+    best = tuning.find_best() if tuning else None
+    if tuning is None or best is None or tuning.method != run.method.name or not tuning.repeats(run.seed):
+        return
+    source = tuning.trials[best].product.parent
+    checkpoint = best_checkpoint(source)
+    if checkpoint is None:  # of another machine, or taken already
+        return
+    for path in [checkpoint, *(path for path in source.iterdir() if path.is_dir() or path.suffix == '.log')]:
+        path.replace(folder / path.name)
+    write_text(folder / 'trained', '')
+    for trial in tuning.trials:
+        delete_checkpoints(trial.product.parent)
+
+
 def delete_checkpoints(folder: Path, keep: Path | None = None) -> None:
     """Delete the checkpoints of a training, except one."""
     for old in [*(path for path in folder.glob('*.pth') if path != keep), folder / LAST]:
@@ -89,9 +108,10 @@ def delete_checkpoints(folder: Path, keep: Path | None = None) -> None:
 
 
 def trial_commands(
-    cfg: Config, config: Path, method: str, setting: Setting, seed: int, amp: bool, job: Job
+    cfg: Config, config: Path, method: str, setting: Setting, seed: int, amp: bool, keep: bool, job: Job
 ) -> Iterator[Command]:
-    """Yield the training of a trial, then write its best validation and delete its checkpoints."""
+    """Yield the training of a trial, then write its best validation and delete its checkpoints; with ``keep`` the best
+    one stays, for a run that would be the same training (:func:`take_trial`)."""
     folder = job.product.parent
     result, log = folder / 'best.json', folder / 'train.log'  # the former exists once the training is finished
     if not result.is_file():
@@ -102,7 +122,7 @@ def trial_commands(
         yield command
         found = describe_divergence(log) if command.failed else read_validation(folder)
         write_json(result, dict(method=method, seed=seed, setting=setting, **found))
-    delete_checkpoints(folder)
+    delete_checkpoints(folder, keep=best_checkpoint(folder) if keep else None)
     sign_metrics(result, job.product, method, seed, job.full_key)
 
 

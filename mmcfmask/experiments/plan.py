@@ -165,11 +165,12 @@ class Plan:
     def _plan_trials(
         self, dataset: str, method: Method, grid: Mapping[str, Sequence[Any]], settings: Mapping[str, Setting]
     ) -> Tuning:
-        trials = []
+        tuning = Tuning(method.name, grid, list(settings.values()), [], self.tune)
+        keep = any(map(tuning.repeats, method.seeds or self.spec.seeds))
         for name, setting in settings.items():
             cfg = self._load_config(dataset, method, {**self.tune.cfg_options, **setting})
             path = name_trial(self.out / dataset, method.name, name)
-            trials.append(
+            tuning.trials.append(
                 Job(
                     label=' '.join(filter(None, [dataset, method.name, f'(tuning, {name})'])),
                     product=path,
@@ -183,6 +184,7 @@ class Plan:
                         setting,
                         self.tune.seed,
                         self.spec.amp,
+                        keep,
                     ),
                     leftovers=('*.pth', 'last_checkpoint', 'best.json'),
                     group=(dataset, 'trial', method.name),
@@ -190,7 +192,7 @@ class Plan:
                     serves=True,
                 )
             )
-        return Tuning(method.name, grid, list(settings.values()), trials, self.tune)
+        return tuning
 
     def locate_config(self, dataset: str, name: str) -> Path:
         """Where the config of a method is written."""

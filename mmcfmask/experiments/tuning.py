@@ -53,6 +53,10 @@ class Tuning:
     trials: list[Job]
     spec: TuneSpec
 
+    def repeats(self, seed: int | None) -> bool:
+        """Whether a trial is the same training as the method's run with this seed and the trial's setting."""
+        return seed == self.spec.seed and not self.spec.cfg_options
+
     @property
     def basis(self) -> str:
         """Identifies the trials, as the end of a key."""

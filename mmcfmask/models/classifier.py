@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from ..counterfactual import AttentionRecord, patch_grid, record_attention
+from ..counterfactual import AttentionRecord, record_attention
 from ..errors import ConfigError
 from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
@@ -20,8 +22,10 @@ from .head import CLIPDistillHead
 from .inference.knn_gate import KNNGate
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
 from .losses import Step, add_losses, check_teacher, find_terms
+from .losses.base import find_layout
 from .preprocessor import CAMRefillDataPreprocessor
 from .teacher import OpenCLIPTeacher
+from .towers.modes import keep_pretrained_mode, take_class_token
 
 
 @MODELS.register_module()
@@ -49,6 +53,9 @@ class CounterfactualClassifier(ImageClassifier):
             training images. Defaults to None: the fine-tuned model predicts for all.
         crop_scale (float, optional): Predict with a relevance crop of this scale, see
             :func:`mmcfmask.models.inference.relevance_crop.predict_with_crop`. Defaults to None: without.
+        train_batch_norm (bool): Let the batch norms of the tower normalise by the batch in training, and update their
+            statistics; in distributed training on GPUs, by the batches of all processes. Defaults to False: by the
+            pretrained statistics, as the teacher does.
         **kwargs: Arguments of ``ImageClassifier``, except ``pretrained`` and ``init_cfg``, which would act after the
             teacher was copied.
 
@@ -57,6 +64,7 @@ class CounterfactualClassifier(ImageClassifier):
             image normalisation that the weights were not trained with, …
     """
 
+    backbone: nn.Module
     data_preprocessor: CAMRefillDataPreprocessor
     head: CLIPDistillHead
     losses: nn.ModuleList
@@ -73,6 +81,7 @@ class CounterfactualClassifier(ImageClassifier):
         losses: list[dict] | None = None,
         knn_gate: dict | None = None,
         crop_scale: OpenShare | None = None,
+        train_batch_norm: bool = False,
         **kwargs: Any,
     ) -> None:
         refuse_old_names('model', type(self), kwargs)
@@ -97,8 +106,9 @@ class CounterfactualClassifier(ImageClassifier):
         self.data_preprocessor.check_normalisation(self.backbone)
         if crop_scale is not None:
             check_crop_scale(crop_scale)
-            patch_grid(self.backbone, torch.empty(1, 3, 224, 224))  # an error without patches
+            find_layout(self.backbone)
         self.crop_scale = crop_scale
+        self.train_batch_norm = train_batch_norm
         self.losses = nn.ModuleList()
         self._set_frozen(teacher=None, knn_gate=None)
         self._load_pretrained()
@@ -111,6 +121,9 @@ class CounterfactualClassifier(ImageClassifier):
             gate.setup(self)
             self._set_frozen(knn_gate=gate)
         self._set_up_losses(losses or [])
+        if train_batch_norm and get_world_size() > 1 and torch.cuda.is_available():
+            self.backbone = convert_sync_batchnorm(self.backbone)  # timm's, which keeps activations of its batch norms
+        self.train()
 
     def _load_pretrained(self) -> None:
         """Put the pretrained weights of the tower and the class embeddings of the head in place."""
@@ -147,9 +160,14 @@ class CounterfactualClassifier(ImageClassifier):
 
     def train(self, mode: bool = True) -> CounterfactualClassifier:
         super().train(mode)
+        keep_pretrained_mode(self.backbone, self.train_batch_norm, keep_units=len(self.losses) > 0)
         if not mode:
             self._finish()
         return self
+
+    def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> tuple:
+        """As ``ImageClassifier.extract_feat``; of a distilled tower, the class tokens."""
+        return take_class_token(super().extract_feat(inputs, stage))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self._finish()
@@ -175,7 +193,7 @@ class CounterfactualClassifier(ImageClassifier):
             inputs (Tensor): (B, 3, H, W), normalised.
             data_samples (list[DataSample]): With ``gt_label``.
         """
-        with self._attention_for_terms() as attention:
+        with self._attention_for_terms(inputs) as attention:
             feats = self.extract_feat(inputs)
             logits = self.head(feats)
         losses = self.head.loss_by_logits(logits, data_samples)
@@ -185,10 +203,10 @@ class CounterfactualClassifier(ImageClassifier):
             add_losses(losses, term, step)
         return losses
 
-    def _attention_for_terms(self) -> AbstractContextManager[AttentionRecord]:
+    def _attention_for_terms(self, inputs: Tensor) -> AbstractContextManager[AttentionRecord]:
         """Inside the context, attention is recorded if a term needs relevance."""
         if any(term.needs_relevance(self) for term in self.losses) and not self.data_preprocessor.oracle:
-            return record_attention(self.backbone)
+            return record_attention(self.backbone, inputs)
         return nullcontext(AttentionRecord())
 
     def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs: Any) -> list:

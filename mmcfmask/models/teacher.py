@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..precision import autocast_dtype
 from .towers.loading import load_text_tower
+from .towers.modes import take_class_token
 
 PRECISIONS = {None: None, 'bf16': torch.bfloat16}
 
@@ -148,7 +149,7 @@ class OpenCLIPTeacher(nn.Module):
 
     def _features(self, images: Tensor) -> tuple[Tensor]:
         feats = self.backbone(images)
-        return feats if self.neck is None else self.neck(feats)
+        return take_class_token(feats if self.neck is None else self.neck(feats))
 
     def classify(self, images: Tensor) -> Tensor:
         """Zero-shot logits (B, C) of images (B, 3, H, W), with a graph if gradients are enabled."""

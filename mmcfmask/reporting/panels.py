@@ -46,7 +46,7 @@ def grey_out_patches(images, mask, grey: float = HIDDEN_GREY) -> np.ndarray:
 
     Args:
         images (Tensor | ndarray): (B, 3, H, W), float RGB in 0..1.
-        mask (Tensor | ndarray): (B, h, w), bool; H and W are multiples of h and w.
+        mask (Tensor | ndarray): (B, h, w), bool. Pixel i of H belongs to patch ⌊i h / H⌋ of h.
         grey: The grey, in 0..1.
 
     Returns:
@@ -56,11 +56,8 @@ def grey_out_patches(images, mask, grey: float = HIDDEN_GREY) -> np.ndarray:
         ValueError: If the shapes do not fit.
     """
     images, mask = _images(images), _grid(mask, 'mask', len(images)).astype(bool)
-    height, width = images.shape[2:]
-    rows, columns = mask.shape[1:]
-    if height % rows or width % columns:
-        raise ValueError(f'images of {height}x{width} do not divide into a grid of {rows}x{columns} patches')
-    pixels = mask.repeat(height // rows, axis=1).repeat(width // columns, axis=2)
+    row, column = (np.arange(size) * num // size for size, num in zip(images.shape[2:], mask.shape[1:]))
+    pixels = mask[:, row[:, None], column]
     return np.where(pixels[:, None], grey, images)
 
 

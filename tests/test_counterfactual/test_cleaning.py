@@ -88,7 +88,7 @@ def test_map_is_the_published_one_cleaned(model, batch, deviations, how):
 
 def test_last_layer_alone(model, batch):
     images, labels = batch
-    with record_attention(model.backbone) as calls:
+    with record_attention(model.backbone, images) as calls:
         score = model(images).gather(1, labels[:, None]).sum()
     call = calls[-1]
     (grad,) = torch.autograd.grad(score, call.output)

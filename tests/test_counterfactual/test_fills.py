@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,21 @@ def test_fixed_generator_reproduces_and_input_is_untouched(fill):
     assert torch.equal(refill(images, torch.zeros_like(mask), fill), images)
 
 
+@pytest.mark.parametrize('fill', ['single', 'multi'])
+def test_patches_of_unequal_sizes(fill):
+    """A grid that does not divide the image, such as 27 x 27 of 384 pixels: pixel i of H is in patch ⌊i h / H⌋."""
+    images, mask = torch.rand(4, 3, 11, 16), torch.rand(4, 3, 5) < 0.5
+    donors = choose_donors(fill, (4, 3, 5), generator=torch.Generator().manual_seed(1))
+    expected = images.clone()
+    for image, y, x in np.ndindex(4, 11, 16):
+        row, col = y * 3 // 11, x * 5 // 16
+        if mask[image, row, col]:
+            expected[image, :, y, x] = images[donors[image, row, col], :, y, x]
+    found = refill(images, mask, fill, torch.Generator().manual_seed(1))
+    assert torch.equal(found, expected) and found.is_contiguous()
+    assert torch.equal(explicit_refill(images, mask, donors), expected)
+
+
 def test_bad_input():
     images, mask = marked_images(), torch.ones(6, 3, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match='at least 2 images'):
@@ -73,7 +89,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match='unknown fill'):
         refill(images, mask, 'triple')
     with pytest.raises(ValueError, match='does not fit'):
-        refill(images, torch.ones(6, 5, 4, dtype=torch.bool), 'multi')
+        refill(images, torch.ones(6, images.shape[2] + 1, 4, dtype=torch.bool), 'multi')
     for wrong in (images[0], mask[0, 0]), (images, mask.flatten(1)):
         with pytest.raises(ValueError, match=r'it must be \(B, h, w\) for images \(B, C, H, W\)'):
             refill(*wrong, 'single')

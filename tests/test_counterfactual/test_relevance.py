@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
 import mmcfmask  # noqa: F401
-from mmcfmask.counterfactual import AttentionCall, patch_grid, relevance_map
+from mmcfmask.counterfactual import AttentionCall, mask_keys, relevance_map
 from mmcfmask.counterfactual import relevance as relevance_module
 from mmcfmask.counterfactual.reference import explicit_relevance
 from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
@@ -110,30 +110,6 @@ def test_restores_attention_after_an_error(tiny_pretrained, batch):
     assert F.scaled_dot_product_attention is before
 
 
-def test_tower_without_class_token_is_refused(batch):
-    model = MODELS.build(
-        dict(
-            type='CounterfactualClassifier',
-            backbone=dict(
-                type='VisionTransformer',
-                arch='deit-tiny',
-                img_size=32,
-                patch_size=8,
-                out_type='avg_featmap',
-                with_cls_token=False,
-            ),
-            head=dict(type='CLIPDistillHead', num_classes=5),
-        )
-    )
-    with pytest.raises(ValueError, match='one class token'):
-        relevance_map(model, *batch)
-
-
-def test_convolutional_tower_is_refused(batch):
-    with pytest.raises(ValueError, match='has no patches'):
-        patch_grid(torch.nn.Conv2d(3, 4, 3), batch[0])
-
-
 def test_non_square_grid(batch):
     model = MODELS.build(
         dict(
@@ -159,6 +135,37 @@ def test_one_layer_is_its_formula(monkeypatch, dtype, queries, chunk):
     layer = (attention * (grad.double() @ v.double().transpose(-2, -1))).clamp(min=0).mean(dim=1)[:, :queries]
     expected = torch.stack([r @ one for r, one in zip(row.double(), layer)])
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('chunk', [1, 2**20])
+@pytest.mark.parametrize('shape', [(1, 3, 9, 9), (5, 1, 1, 9), (9, 9)])
+@pytest.mark.parametrize('bias', ['bias', 'mask'])
+def test_a_bias_or_mask_is_part_of_attention(monkeypatch, bias, shape, chunk):
+    """Relative positions (per head), padding (per image and key)."""
+    monkeypatch.setattr(relevance_module, '_CHUNK', {True: chunk, False: chunk})
+    q, k, v, grad = torch.randn(4, 5, 3, 9, 8)
+    values = torch.randn(shape) if bias == 'bias' else torch.rand(shape) < 0.7
+    values = values if bias == 'bias' else values.index_fill(-1, torch.tensor([0]), True)  # a key that all see
+    row = torch.rand(5, 4)
+    result = relevance_module._through_layer(row, AttentionCall(q, k, v, None, 0.3, values), grad)
+    added = values.double() if bias == 'bias' else torch.zeros(shape).double().masked_fill(~values, float('-inf'))
+    attention = (q.double() @ k.double().mT * 0.3 + added).softmax(dim=-1)
+    layer = (attention * (grad.double() @ v.double().mT)).clamp(min=0).mean(dim=1)[:, :4]
+    torch.testing.assert_close(result.double(), torch.einsum('bt,btl->bl', row.double(), layer), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('bias', [torch.randn(1, 3, 9, 9), torch.rand(9, 9) < 0.9])
+def test_hidden_keys_beside_a_bias_or_mask(bias):
+    q, k, v = torch.randn(3, 2, 3, 9, 8)
+    bias = bias.index_fill(-1, torch.tensor([0]), True) if bias.dtype == torch.bool else bias
+    hidden = torch.rand(2, 7) < 0.5  # of two prefix tokens and seven patches
+    with mask_keys(torch.nn.Identity(), hidden):
+        found = F.scaled_dot_product_attention(q, k, v, bias)
+    added = torch.zeros(9, 9).masked_fill(~bias, float('-inf')) if bias.dtype == torch.bool else bias
+    scores = q @ k.mT / 8**0.5 + added
+    for image in range(2):
+        scores[image, :, :, 2:][:, :, hidden[image]] = float('-inf')
+    torch.testing.assert_close(found, scores.softmax(dim=-1) @ v)
 
 
 def test_model_without_a_backbone():

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 import mmcfmask  # noqa: F401
 from mmcfmask.engine.config import load_config, read_config
-from mmcfmask.errors import ConfigError, UserError
+from mmcfmask.errors import ConfigError, MissingFileError, UserError
 
 ROOT = Path(__file__).parents[2]
 OURS = sorted(str(path) for path in (ROOT / 'configs').rglob('*.py') if path.parent.name != '_base_')
@@ -307,3 +307,14 @@ def test_configs_of_the_package_that_do_not_exist(tmp_path):
     with pytest.raises(UserError, match='none.py.*, which does not exist; there are: .*random_multi') as found:
         load_config(str(path))
     assert 'cannot be found' not in str(found.value)
+
+
+def test_near_names_of_a_config_that_does_not_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('cfmask.py', 'studies.yaml', 'notes.txt'):
+        Path(name).write_text('a = 1')
+    for wrong, said in ('cfmsk.py', "'cfmsk.py'. Did you mean cfmask.py[?]$"), ('notes.py', "'notes.py'$"):
+        with pytest.raises(MissingFileError, match=said):
+            load_config(wrong)
+    with pytest.raises(MissingFileError, match="'x/cfmask.py'$"):
+        load_config('x/cfmask.py')

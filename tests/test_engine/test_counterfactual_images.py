@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from towers import register
 
 from mmcfmask.counterfactual import part_of_grid, patch_mask, relevance_center, relevance_map, zoom_in
 from mmcfmask.counterfactual.cleaning import smooth
@@ -107,16 +108,27 @@ def test_other_views_and_colours_are_shown(show):
     train = dict(split='train', num=4)
     plain = show(**train)
     assert '4 images' in show.text and 'random views' not in show.text
-    plus = show(**train, config=SHAPES.replace('cfmask.py', 'cfmask_plus.py'))
+    augmented = [*SMALL, 'model.data_preprocessor=dict(views=dict(), color_mixing=0.7)']
+    plus = show(**train, options=augmented)
     assert ', random views, random color mixing' in show.text
     assert torch.equal(plain[2], plus[2]) and not torch.equal(plain[3], plus[3])  # the same patches, other pictures
     all_ours, all_plus = (
-        show(**train, all_variants=True, config=SHAPES.replace('cfmask.py', name))[2][1].images
-        for name in ('cfmask.py', 'cfmask_plus.py')
+        show(**train, all_variants=True, options=options)[2][1].images for options in (SMALL, augmented)
     )
     assert torch.equal(all_ours, all_plus)
     show(**train, config=SHAPES.replace('cfmask.py', 'fd.py'))
     assert 'the config itself does not train on counterfactual images' in show.text
+
+
+@pytest.mark.parametrize('name, grid', [('tiny-convnext', (2, 2)), ('tiny-resnet', (2, 2)), ('tiny-siglip', (3, 3))])
+def test_other_families_of_towers_are_shown(show, tmp_path, name, grid):
+    """Feature maps of 2 x 2, and patches of 18 pixels, which do not divide 64."""
+    register(tmp_path)
+    options = [*SMALL, f'model.backbone.model_name={name}']
+    images, relevance, mask, _, *_ = show(split='train', num=2, options=options, mask='context')
+    assert relevance.shape == mask.shape == (2, *grid) and images.shape[2:] == (64, 64)
+    variants = show(split='train', num=2, options=options, all_variants=True)[2]
+    assert len(variants) == 9
 
 
 def test_images_of_a_loss_term_are_shown(show):

@@ -166,7 +166,7 @@ def test_a_part_of_the_config_may_be_shared(write, lines):
     assert cfg.model.head.class_weights.dataset.part == 1
 
 
-@pytest.mark.parametrize('name', ['shapes/lpft', 'shapes/cfmask_plus_lp', 'pacs/lpft_vitb16', 'baselines/lpft_vitb16'])
+@pytest.mark.parametrize('name', ['shapes/lpft', 'pacs/lpft_vitb16', 'baselines/lpft_vitb16'])
 def test_shipped_probes_follow_the_training_images(name):
     key = 'size' if 'shapes' in name else 'per_class'
     cfg = load_config(f'configs/{name}.py', {f'train_dataloader.dataset.{key}': 60})

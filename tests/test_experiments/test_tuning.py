@@ -286,6 +286,35 @@ def test_a_trial_that_was_killed_after_its_training_is_not_trained_again(study):
     assert not (job.product.parent / 'epoch_1.pth').exists() and json.loads(job.product.read_text())['metrics'] == 1
 
 
+def test_a_run_takes_the_training_of_its_trial(study):
+    """If it would train the same: the chosen setting, seed and budget of the trial."""
+    methods = {'FT': 'ft', 'CFMask': dict(config='cfmask', tuned_as='FT')}
+    first, second, *runs = study(methods, seeds=[5, 6], tune={**TUNE, 'cfg_options': {}}).jobs
+    for job in first, second:
+        assert run_trial(job, TRAIN.replace('75.0', '80.0') if job is second else TRAIN) == {}
+        kept = {path.name for path in job.product.parent.iterdir()}
+        assert kept == {'trial.json', 'key', 'train.log', 'best.pth'}
+    seen = {job.label: [command.what for command in go_through(job, write_test)] for job in runs[:4]}
+    assert seen == {
+        'shapes FT (seed 5)': ['testing on'],
+        'shapes FT (seed 6)': ['fine-tuning', 'testing on'],
+        'shapes CFMask (seed 5)': ['fine-tuning', 'testing on'],
+        'shapes CFMask (seed 6)': ['fine-tuning', 'testing on'],
+    }
+    taken = runs[0].product.parent
+    assert torch.load(taken / 'best.pth')['meta']['best']['value'] == 80.0 and runs[0].is_usable()
+    assert (taken / 'train.log').is_file() and not (second.product.parent / 'train.log').exists()
+    assert not [path for job in (first, second) for path in job.product.parent.glob('*.pth')]
+    assert first.is_finished() and second.is_finished()
+
+
+@pytest.mark.parametrize('change', [dict(seed=4), dict(cfg_options={'train_cfg.max_epochs': 1})])
+def test_a_trial_of_another_training_keeps_no_checkpoint(study, change):
+    job = study({'FT': 'ft'}, seeds=[5, 6], tune={**TUNE, 'cfg_options': {}, **change}).jobs[0]
+    assert run_trial(job, TRAIN) == {}
+    assert not list(job.product.parent.glob('*.pth'))
+
+
 def test_a_diverging_trial_is_a_result_and_another_failure_is_not(study):
     first, second = study({'FT': 'ft'}, tune=TUNE).jobs[:2]
     line = 'the loss or its gradient is not finite at iteration 3'

@@ -297,9 +297,7 @@ def test_teacher_that_is_another_model(tiny_pretrained, tmp_path):
     with pytest.raises(ValueError, match="'tiny-vit-fine' has no class embeddings of its own"):
         build(tiny_pretrained, teacher, head=dict(distill='logits'))
     for mask in MASKS:
-        with pytest.raises(
-            ValueError, match=r'patches of \(4, 4\) pixels and the student of \(8, 8\): use fill="single"'
-        ):
+        with pytest.raises(ValueError, match=r'has \(8, 8\) patches and the student \(4, 4\): use fill="single"'):
             build(tiny_pretrained, teacher, preprocessor=dict(mask=mask, fill='none'))
 
 

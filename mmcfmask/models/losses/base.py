@@ -12,15 +12,19 @@ from weakref import proxy
 
 import torch
 from mmpretrain.registry import MODELS
+from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
 from ...counterfactual import (
     AttentionRecord,
+    TowerLayout,
     after_position,
     attention_relevance,
+    check_can_hide,
     hide_patches,
     object_coverage,
     patch_grid,
+    tower_layout,
 )
 from ...errors import ConfigError
 from ..maker import Counterfactual, CounterfactualMaker
@@ -69,7 +73,7 @@ class Step:
 
     @cached_property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Rows and columns of what can be masked."""
         return patch_grid(self.classifier.backbone, self.images)
 
     @cached_property
@@ -85,7 +89,7 @@ class Step:
             )
         score = self.logits.gather(1, self.labels[:, None]).sum()
         options = self.classifier.data_preprocessor.relevance
-        return attention_relevance(score, self.attention, self.grid, retain_graph=True, **options)
+        return attention_relevance(score, self.attention, retain_graph=True, **options)
 
     @property
     def objects(self) -> Tensor:
@@ -186,7 +190,7 @@ class CounterfactualImages:
 
 def _hidden_from(tower: nn.Module, made: Counterfactual) -> AbstractContextManager:
     """Inside the context ``tower`` does not see patches that were taken out and not refilled."""
-    return hide_patches(tower, made.mask.flatten(1), made.kept) if made.hidden else nullcontext()
+    return hide_patches(tower, made.images, made.mask.flatten(1), made.kept) if made.hidden else nullcontext()
 
 
 class LossTerm(nn.Module):
@@ -241,9 +245,26 @@ class LossTerm(nn.Module):
         a part of it."""
 
 
-def check_hiding(classifier: nn.Module, maker: CounterfactualMaker) -> None:
-    """Raise a ConfigError unless the patches of ``maker`` can be hidden from the tower (``fill='none'``)."""
-    in_attention = maker.needs_relevance or after_position(classifier.backbone) is None
+def find_layout(tower: nn.Module) -> TowerLayout | None:
+    """The layout of a tower that knows the size of its images; None for others, whose errors come with the first
+    images.
+
+    Raises:
+        ConfigError: A tower of none of the known kinds, see :func:`mmcfmask.counterfactual.tower_layout`.
+    """
+    size = getattr(tower, 'image_size', getattr(tower, 'img_size', None))
+    return None if size is None else tower_layout(tower, next(tower.parameters()).new_empty(1, 3, *to_2tuple(size)))
+
+
+def check_maker(classifier: nn.Module, maker: CounterfactualMaker) -> None:
+    """Raise a ConfigError unless the tower has patches that ``maker`` can mask, and hide where nothing fills them."""
+    layout = find_layout(classifier.backbone)
+    if maker.fill != 'none':
+        return
+    if layout is not None:
+        check_can_hide(classifier.backbone, layout)
+    can_drop = after_position(classifier.backbone) is not None and (layout is None or layout.can_drop)
+    in_attention = maker.needs_relevance or not can_drop
     if in_attention and getattr(classifier.backbone, 'grad_checkpointing', False):
         raise ConfigError(
             'fill="none" hides patches in the attention of the forward pass, but backbone.grad_checkpointing=True '

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError, blame
 from ...ranges import NonNegative
 from ..maker import CounterfactualMaker, check_names
-from .base import CounterfactualImages, LossTerm, Step, check_hiding
+from .base import CounterfactualImages, LossTerm, Step, check_maker
 from .distillation import feature_distillation
 
 
@@ -63,8 +63,7 @@ class ContextTerm(LossTerm):
         super().setup(classifier)
         maker = self.maker or classifier.data_preprocessor
         self.check_maker(maker)
-        if maker.fill == 'none':
-            check_hiding(classifier, maker)
+        check_maker(classifier, maker)
 
     def check_maker(self, maker: CounterfactualMaker) -> None:
         """Raise a ConfigError unless the term can use the images of ``maker``: its own, or the data preprocessor."""

@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from .base import LossTerm, Step, check_hiding
+from .base import LossTerm, Step, check_maker, find_layout
 
 
 def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class CounterfactualDistillation(Distillation):
         super().setup(classifier)
         if classifier.data_preprocessor.fill == 'none':
             check_same_patches(classifier)
-            check_hiding(classifier, classifier.data_preprocessor)
+        check_maker(classifier, classifier.data_preprocessor)
 
     def needs_relevance(self, classifier: nn.Module) -> bool:
         return classifier.data_preprocessor.needs_relevance
@@ -91,11 +91,10 @@ class CounterfactualDistillation(Distillation):
 
 def check_same_patches(classifier: nn.Module) -> None:
     """Raise a ConfigError unless the same patches can be hidden from student and teacher (``fill='none'``)."""
-    towers = classifier.backbone, classifier.teacher.backbone
-    student, teacher = (getattr(tower, 'patch_size', None) for tower in towers)
-    if None not in (student, teacher) and student != teacher:
+    student, teacher = find_layout(classifier.backbone), find_layout(classifier.teacher.backbone)
+    if student is not None and teacher is not None and student.grid != teacher.grid:
         raise ConfigError(
             f'fill="none" hides patches from student and teacher, but the teacher '
-            f'{classifier.teacher.model_name!r} has patches of {teacher} pixels and the student of {student}: use '
+            f'{classifier.teacher.model_name!r} has {teacher.grid} patches and the student {student.grid}: use '
             'fill="single" or "multi"'
         )

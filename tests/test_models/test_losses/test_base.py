@@ -38,7 +38,7 @@ def test_counterfactual_images_are_made_once(tiny_pretrained, batch, monkeypatch
             base, name, lambda *args, name=name, original=original, **kw: made.append(name) or original(*args, **kw)
         )
     losses = model(*batch, mode='loss')
-    assert made == ['patch_grid', 'attention_relevance']
+    assert made == ['attention_relevance', 'patch_grid']
     assert set(losses) == {'loss_cls', 'loss_distill', 'loss_distill_2'}
     assert losses['loss_distill'] == losses['loss_distill_2'] > 0
 

@@ -69,9 +69,10 @@ def test_compiled_code_runs_backward_for_the_map_and_for_the_loss(tiny_pretraine
             dict(type='OpenCLIPBackbone', model_name='tiny-vit-quickgelu', pretrained=tiny_pretrained, compile=compile)
         ).train()
         torch.manual_seed(0)
-        with record_attention(tower) as calls:
-            features = tower(torch.randn(3, 3, 32, 32))[0]
-        maps.append(attention_relevance(features.sum(), calls, (4, 4), retain_graph=True))
+        images = torch.randn(3, 3, 32, 32)
+        with record_attention(tower, images) as calls:
+            features = tower(images)[0]
+        maps.append(attention_relevance(features.sum(), calls, retain_graph=True))
         features.square().sum().backward()
     torch.testing.assert_close(*maps)
 

@@ -125,7 +125,7 @@ def test_recorded_attention_of_the_last_layer_has_one_query():
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     recorded = []
     for tower in (stock, lean):
-        with record_attention(tower) as calls:
+        with record_attention(tower, images) as calls:
             tower(images)
         recorded.append(calls)
     assert [call.query.shape[2] for call in recorded[1]] == [17, 17, 1] and len(recorded[0]) == 3
@@ -259,12 +259,13 @@ def test_relevance_recomputes_nothing_and_leaves_the_casts_of_weights(name, monk
     for block in lean.transformer.resblocks:
         for module in (block.ln_1, block.ln_2, block.mlp.gelu):
             module.register_forward_hook(lambda *_: calls.append(1))
+    images = torch.randn(3, 3, 32, 32)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        with record_attention(lean) as recorded:
-            score = lean(torch.randn(3, 3, 32, 32)).float().square().sum()
+        with record_attention(lean, images) as recorded:
+            score = lean(images).float().square().sum()
         monkeypatch.setattr(torch, 'clear_autocast_cache', lambda: cleared.append(1))
         with ThreadPoolExecutor(1) as pool:
-            relevance = pool.submit(attention_relevance, score, recorded, (4, 4), retain_graph=True).result()
+            relevance = pool.submit(attention_relevance, score, recorded, retain_graph=True).result()
             assert len(calls) == 3 * 3 and relevance.isfinite().all()
             pool.submit(score.backward).result()
         assert not cleared
