@@ -102,7 +102,7 @@ def no_fused_transformer_layers() -> Iterator[None]:
 
 
 def is_compiling() -> bool:
-    """Whether ``torch.compile`` traces this call. Ends with torch < 2.3, which has another name for it."""
+    """Whether ``torch.compile`` or ``torch.export`` traces this call. Ends with torch < 2.3, which has another name."""
     return torch.compiler.is_compiling() if hasattr(torch.compiler, 'is_compiling') else torch._dynamo.is_compiling()
 
 

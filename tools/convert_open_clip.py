@@ -5,7 +5,7 @@
 
 PRETRAINED is a tag of open_clip or the path of a checkpoint. Writes the weights (``backbone.*``, ``neck.*``; load them
 with ``init_cfg=dict(type='Pretrained', checkpoint=...)`` or ``load_from``) and prints the matching ``backbone`` and
-``neck`` config.
+``neck`` config. ``tools/export.py --to mmpretrain`` does this for a fine-tuned model.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def main(args: argparse.Namespace) -> None:
     import json
 
     from mmcfmask.files import write_tensors
-    from mmcfmask.models.towers.conversion import mmpretrain_config, open_clip_to_mmpretrain
-    from mmcfmask.models.towers.loading import load_image_tower
+    from mmcfmask.models import OpenCLIPBackbone
+    from mmcfmask.models.towers.conversion import mmpretrain_config, mmpretrain_model
 
-    config = mmpretrain_config(args.model_name, args.pretrained)  # refuses other towers before anything is loaded
-    state_dict = open_clip_to_mmpretrain(load_image_tower(args.model_name, args.pretrained).visual.state_dict())
+    mmpretrain_config(args.model_name, args.pretrained)  # refuses other towers before anything is loaded
+    config, state_dict = mmpretrain_model(OpenCLIPBackbone(args.model_name, args.pretrained))
     write_tensors(args.out, dict(state_dict=state_dict))
     print(f'{args.out}: {len(state_dict)} tensors. The model:')
     print(json.dumps(config, indent=4))

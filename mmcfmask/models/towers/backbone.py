@@ -34,6 +34,8 @@ class OpenCLIPBackbone(BaseBackbone):
         recompute (bool, optional): Recompute cheap activations (QuickGELU, layer norms) in the backward pass. Saves up
             to a third of the memory and costs a few percent of the time, a tenth on a GPU. Defaults to None: True on
             CPUs and on GPUs with less than 40 GB.
+        lean (bool): Use the faster forward and backward pass of :mod:`mmcfmask.models.towers.fast_path`. False: the
+            tower is open_clip's own module. Defaults to True.
         image_size (int | tuple[int, int], optional): Height and width of the images, a multiple of the patch size. The
             position embeddings are resized as open_clip does (bicubic). Defaults to None: the model's own size.
         init_cfg (dict, optional): Initialisation config, applied on top of the loaded weights. Defaults to None.
@@ -48,7 +50,8 @@ class OpenCLIPBackbone(BaseBackbone):
             with. None if ``pretrained`` is a path or None.
 
     Raises:
-        ConfigError: Unknown name or tag, weights that do not fit, or ``compile`` for a tower that is not a plain ViT.
+        ConfigError: Unknown name or tag, weights that do not fit, ``compile`` for a tower that is not a plain ViT, or
+            ``compile`` or ``recompute`` with ``lean=False``.
         MissingFileError: The weights are not on this machine and cannot be downloaded.
 
     Examples:
@@ -66,6 +69,7 @@ class OpenCLIPBackbone(BaseBackbone):
         grad_checkpointing: bool = False,
         compile: bool = False,
         recompute: bool | None = None,
+        lean: bool = True,
         image_size: Pixels | tuple[Pixels, Pixels] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -82,7 +86,10 @@ class OpenCLIPBackbone(BaseBackbone):
         self.logit_scale = tower.logit_scale
         self.mean = tower.mean
         self.std = tower.std
-        make_lean(self.visual, compile, recompute)
+        if lean:
+            make_lean(self.visual, compile, recompute)
+        elif compile or recompute:
+            raise ConfigError('compile and recompute are parts of the fast path: leave them out, or set lean=True')
         if grad_checkpointing:
             self.visual.set_grad_checkpointing(True)
         if frozen:

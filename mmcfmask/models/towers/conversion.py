@@ -12,6 +12,7 @@ from open_clip.utils import to_2tuple
 
 from ...errors import ConfigError
 from ...messages import short_list
+from .backbone import OpenCLIPBackbone
 from .loading import check_model_name
 
 # open_clip's names (without 'visual.') on the left, mmpretrain's on the right; norms and linears by module, rest by
@@ -65,6 +66,23 @@ def open_clip_to_mmpretrain(state_dict: dict[str, torch.Tensor]) -> dict[str, to
             f"Not a plain ViT tower of open_clip: mmpretrain's VisionTransformer lacks {short_list(unknown, 5)}."
         )
     return converted
+
+
+def mmpretrain_model(backbone: OpenCLIPBackbone) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The mmpretrain model that equals an open_clip ViT, and its weights.
+
+    Args:
+        backbone: The image tower.
+
+    Returns:
+        ``dict(backbone=…, neck=…)`` for the size of images of the tower, and ``backbone.*`` and ``neck.proj``.
+
+    Raises:
+        ConfigError: A tower that mmpretrain's VisionTransformer cannot represent.
+    """
+    config = mmpretrain_config(backbone.model_name, backbone.pretrained)
+    config['backbone']['img_size'] = backbone.image_size
+    return config, open_clip_to_mmpretrain(backbone.visual.state_dict())
 
 
 def mmpretrain_config(model_name: str, pretrained: str | None = None) -> dict:

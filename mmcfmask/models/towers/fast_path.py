@@ -109,10 +109,11 @@ def _is_plain_attention(module: nn.MultiheadAttention) -> bool:
 
 
 class LeanVisionTransformer(VisionTransformer):
-    """The patch embedding as a matrix product, except in float32 on a CPU, where the convolution is as fast."""
+    """The patch embedding as a matrix product, except in float32 on a CPU, where the convolution is as fast, and in a
+    graph that torch traces."""
 
     def _embeds(self, x: Tensor) -> Tensor:
-        if on_cpu(x.device) and x.dtype == torch.float32 and not autocast_dtype('cpu'):
+        if is_compiling() or (on_cpu(x.device) and x.dtype == torch.float32 and not autocast_dtype('cpu')):
             return super()._embeds(x)
         rows, cols = (size // patch for size, patch in zip(x.shape[-2:], self.patch_size))
         x = x.unflatten(3, (cols, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)  # (B, h, w, 3, H/h, W/w)
@@ -133,8 +134,10 @@ class LeanTransformer(Transformer):
     recompute: bool | None = None
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        recompute = recomputes_on(x.device) if self.recompute is None else self.recompute
-        recompute = recompute and not self.grad_checkpointing
+        # In a graph that torch traces, or without a backward pass, there is nothing to recompute.
+        recompute = torch.is_grad_enabled() and not is_compiling() and not self.grad_checkpointing
+        if recompute:
+            recompute = recomputes_on(x.device) if self.recompute is None else self.recompute
         for block in self.resblocks:
             args = (x, None, None, attn_mask, attn_mask is None and block is self.resblocks[-1], recompute)
             x = checkpoint(block, *args, use_reentrant=False) if self.grad_checkpointing else block(*args)
@@ -168,12 +171,13 @@ class LeanBlock(ResidualAttentionBlock):
     ) -> Tensor:
         if k_x is not None or v_x is not None or attn_mask is not None:
             return super().forward(q_x, k_x, v_x, attn_mask)
+        compiled = self.compiled and not is_compiling()
         normed = self.ln_1(q_x)
         x, query = (q_x[:, :1], normed[:, :1]) if cls_only else (q_x, normed)
-        keep = recomputed if recompute and not self.compiled else _kept
+        keep = recomputed if recompute and not compiled else _kept
         with keep(normed, self.ln_1, q_x):
             update = self.ls_1(self.attn(query, normed, normed, need_weights=False)[0])
-        if self.compiled:  # as (B·T, C): one compiled version serves every number of rows
+        if compiled:  # as (B·T, C): one compiled version serves every number of rows
             x, normed = (
                 part.view_as(update)
                 for part in _compiled(_add_and_normalize)(x.flatten(0, 1).contiguous(), update.flatten(0, 1), self.ln_2)
@@ -297,6 +301,8 @@ class LeanQuickGELU(QuickGELU):
     compiled = False
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_compiling():  # exported graphs have operations of every backend only
+            return _quick_gelu(x)
         return _compiled(_quick_gelu)(x.flatten(0, -2)).view_as(x) if self.compiled else _QuickGELU.apply(x)
 
 
@@ -329,7 +335,8 @@ def attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
     """``scaled_dot_product_attention`` with a faster backward pass in bfloat16 on a CPU."""
-    if on_cpu(query.device) and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not args and not kwargs:
+    low = on_cpu(query.device) and query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not is_compiling()
+    if low and not args and not kwargs:
         return _LowPrecisionCPUAttention.apply(query, key, value, attn_mask)
     return _fused_attention(query, key, value, attn_mask, *args, **kwargs)
 

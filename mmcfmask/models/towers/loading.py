@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -18,8 +20,9 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from mmengine.logging import print_log
 from open_clip.convert import convert_state_dict
-from open_clip.factory import parse_model_name
+from open_clip.factory import HF_HUB_PREFIX, parse_model_name
 from open_clip.model import resize_pos_embed
+from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transform import merge_preprocess_dict
 from open_clip.utils import to_2tuple
 from torch import nn
@@ -28,7 +31,8 @@ from ...errors import ConfigError, MissingFileError
 from ...messages import near_names
 from ...ranges import height_and_width
 from .image_size import set_image_size
-from .weight_files import check_parameters, check_tensors, has_text_tower, read_state_dict, warn_of_activation
+from .state_dicts import explain_format, has_image_tower, has_text_tower
+from .weight_files import check_parameters, check_tensors, read_state_dict, warn_of_activation
 
 ASSETS = Path(__file__).resolve().parents[2] / 'assets'
 SHAPES_MODEL = 'ShapesCLIP-ViT-8-64'
@@ -70,10 +74,11 @@ def load_image_tower(
         model_name: A name of ``open_clip.list_models()``, or ``hf-hub:org/repo`` / ``local-dir:path``, which include
             their weights.
         pretrained: None (random weights), a tag of ``open_clip.list_pretrained_tags_by_model(model_name)`` such as
-            ``'openai'``, ``'shapes'`` (weights of the built-in mini CLIP), or the path of a checkpoint: a state dict of
-            the whole model or of the image tower only (keys ``visual.*``), in float32 or half precision, possibly under
-            ``'state_dict'``, in any format that open_clip reads. OpenAI's weights need QuickGELU: their tags switch it
-            on; with a path, use one of the ``-quickgelu`` model names.
+            ``'openai'``, ``'shapes'`` (weights of the built-in mini CLIP), ``'hf-hub:org/repo'`` (the weights of a
+            repository of open_clip or transformers), or the path of a checkpoint in float32 or half precision: a state
+            dict of the whole model or of the image tower only, possibly under ``'state_dict'``, in any format that
+            open_clip reads or :func:`.state_dicts.to_open_clip` converts. OpenAI's weights need QuickGELU: their tags
+            switch it on; otherwise use one of the ``-quickgelu`` model names.
         load: False leaves the weights random; a tag still decides the activation.
         image_size: Height and width of the images, see :func:`.image_size.set_image_size`. None: those of the model.
 
@@ -101,13 +106,13 @@ def load_image_tower(
         return _image_tower(model_name, model, preprocess, float(model.logit_scale.detach().exp()), image_size)
 
     state_dict = read_state_dict(path, model_name)
+    if not has_image_tower(state_dict):
+        raise ConfigError(f'{path} holds no image tower of a CLIP: {explain_format(state_dict)}')
     if not tag:
         warn_of_activation(model_name, path, state_dict)
     state_dict = convert_state_dict(model, state_dict)
     logit_scale = state_dict.get('logit_scale')
     state_dict = {key: value for key, value in state_dict.items() if key.startswith('visual.')}
-    if not state_dict:
-        raise ConfigError(f'{path} holds no image tower: no key starts with "visual.".')
     _resize_pos_embed(state_dict, model, path)
     weights = {key[len('visual.') :]: value for key, value in state_dict.items()}
     check_parameters(model.visual.state_dict(), weights, where=f'{path} does not fit the image tower of {model_name!r}')
@@ -135,11 +140,11 @@ def load_text_model(
         model = _create_from_schema(model_name)
     else:
         path = resolve_pretrained(model_name, pretrained)
-        if path is not None and not has_text_tower(path, model_name):
+        state_dict = {} if path is None else read_state_dict(path, model_name)
+        if path is not None and not has_text_tower(state_dict):
             raise NoTextTowerError(f'{path} has no text tower')
         model = _or_explain_download(lambda: _create_model(model_name, pretrained), model_name)
         if path is not None:
-            state_dict = read_state_dict(path, model_name)
             check_tensors(state_dict, path)
             try:
                 # open_clip's own reader would run TorchScript.
@@ -170,6 +175,8 @@ def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:
         return None
     if pretrained == 'shapes':
         return ASSETS / f'{SHAPES_MODEL}.safetensors'
+    if pretrained.startswith(HF_HUB_PREFIX):
+        return Path(_or_explain_download(lambda: _download_weights(pretrained), model_name, pretrained))
     if open_clip.is_pretrained_cfg(model_name, pretrained):
         cfg = open_clip.get_pretrained_cfg(model_name, pretrained)
         return Path(_or_explain_download(lambda: open_clip.download_pretrained(cfg), model_name, pretrained, cfg))
@@ -194,6 +201,10 @@ def check_pretrained(model_name: str, pretrained: str | None) -> None:
             )
         return
     if pretrained is None or open_clip.is_pretrained_cfg(model_name, pretrained):
+        return
+    if pretrained.startswith(HF_HUB_PREFIX):
+        if not re.fullmatch(r'[\w.-]+/[\w.-]+', pretrained[len(HF_HUB_PREFIX) :]):
+            raise ConfigError(f"pretrained={pretrained!r} names no repository: write 'hf-hub:organisation/repository'")
         return
     path = Path(pretrained).expanduser()
     if path.is_file():
@@ -238,6 +249,15 @@ def _create_from_schema(model_name: str) -> nn.Module:
     if model_name.startswith('hf-hub:'):
         return _or_explain_download(lambda: open_clip.create_model(model_name, require_pretrained=True), model_name)
     return open_clip.create_model(model_name, require_pretrained=True)
+
+
+def _download_weights(pretrained: str) -> str:
+    """The weights of a repository of the Hugging Face hub: those for open_clip, or else those for transformers."""
+    repo = pretrained[len(HF_HUB_PREFIX) :]
+    for filename in (None, 'model.safetensors'):  # None: open_clip's own name
+        with suppress(FileNotFoundError):
+            return download_pretrained_from_hf(repo, filename)
+    return download_pretrained_from_hf(repo, 'pytorch_model.bin')
 
 
 def _image_tower(
@@ -288,6 +308,9 @@ def _or_explain_download(
             )
         if cfg and cfg.get('url'):
             sources.append(f'{cfg["url"]} to {Path("~/.cache/clip").expanduser() / os.path.basename(cfg["url"])}')
+        if pretrained and pretrained.startswith(HF_HUB_PREFIX):
+            repo = pretrained[len(HF_HUB_PREFIX) :]
+            sources.append(f'{repo!r} to the hub cache {HF_HUB_CACHE} (`hf download {repo}` does it)')
         if not sources:
             sources.append(f'{model_name!r} and its tokenizer to the hub cache {HF_HUB_CACHE}')
         what = f'The weights {pretrained!r} of {model_name!r}' if pretrained else f'Parts of {model_name!r}'

@@ -6,40 +6,53 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from mmengine.logging import print_log
 from open_clip.factory import load_state_dict
 
-from ...errors import ConfigError, StorageError
+from ...errors import ConfigError, StorageError, blame
 from ...files import check_whole
 from ...messages import short_list
+from .state_dicts import has_text_tower, to_open_clip
 from .torchscript import is_torchscript, read_torchscript
 
 # What OpenAI's TorchScript archives hold beside weights.
 TORCHSCRIPT_KEYS = ('input_resolution', 'context_length', 'vocab_size')
-
-
-# Keys of an open_clip checkpoint that belong to no tower.
-SHARED_KEYS = ('logit_scale', 'logit_bias')
+# Under which keys other programs keep a state dict.
+NESTED = ('model', 'model_state_dict')
+# Endings of files that hold no state dict of torch, what they are, and what to do.
+OTHER_FILES = {
+    '.onnx': ('an ONNX graph', 'use the weights that it was made from'),
+    '.pt2': ('a graph of torch.export', 'use the weights that it was made from'),
+    '.gguf': ('weights for llama.cpp', 'use the weights that they were made from'),
+    '.msgpack': ('weights of Flax', "load it with transformers' from_flax=True and save it again"),
+    '.h5': ('weights of TensorFlow', "load it with transformers' from_tf=True and save it again"),
+    '.json': ('a config, or an index of shards', 'save the model as one file (max_shard_size="100GB" in transformers)'),
+}
 
 
 def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor]:
-    """Read a checkpoint file as a flat state dict; unpickles tensors only.
+    """Read a checkpoint file as the state dict of an open_clip model; unpickles tensors only.
 
-    ``model_name`` is needed for big_vision's .npz files, whose layout open_clip derives from the model.
+    The names may be those of other programs, see :func:`.state_dicts.to_open_clip`. ``model_name`` is needed for
+    big_vision's .npz files, whose layout open_clip derives from the model.
 
     Raises:
-        ConfigError: The file is not a checkpoint.
+        ConfigError: The file is not a checkpoint, or one without a counterpart in open_clip.
         StorageError: The file is damaged.
     """
     path = Path(path)
+    if path.suffix in OTHER_FILES:
+        kind, advice = OTHER_FILES[path.suffix]
+        raise ConfigError(f'{path} is {kind}, not a checkpoint of torch: {advice}')
     try:
         if path.suffix in ('.npz', '.npy'):
             return open_clip.create_model(model_name, pretrained=str(path)).state_dict()
         if is_torchscript(path):
-            state_dict = read_torchscript(path)
+            state_dict: Any = read_torchscript(path)
             for key in TORCHSCRIPT_KEYS:
                 state_dict.pop(key, None)
         else:
@@ -48,7 +61,11 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
     except StorageError:
         raise
     except Exception as error:  # the readers raise pickle, zip, safetensors and key errors of many types
-        raise ConfigError(f'{path} cannot be read as a checkpoint: {explain_unreadable(error)}') from error
+        reason = explain_unreadable(error)
+        advice = ': save the state_dict() of the model' if 'could run code' in reason else ''
+        raise ConfigError(f'{path} cannot be read as a checkpoint: {reason}{advice}') from error
+    if isinstance(state_dict, Mapping):
+        state_dict = next((state_dict[key] for key in NESTED if isinstance(state_dict.get(key), Mapping)), state_dict)
     if not isinstance(state_dict, Mapping) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ConfigError(
             f'{path} is not a state dict: it holds '
@@ -58,13 +75,8 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
                 else f'a {type(state_dict).__name__}.'
             )
         )
-    if any(key.startswith('vision_model.') for key in state_dict):
-        raise ConfigError(
-            f"{path} holds weights in the format of Hugging Face's transformers (vision_model.…), which is not "
-            "supported: use the same model in open_clip's format, by a tag such as pretrained='openai' or by "
-            "'hf-hub:…' of a repository for open_clip, or convert it."
-        )
-    return state_dict
+    with blame(str(path)):
+        return to_open_clip(state_dict)
 
 
 def explain_unreadable(error: Exception) -> str:
@@ -91,7 +103,7 @@ def warn_of_activation(model_name: str, path: Path, state_dict: Mapping[str, tor
     if is_torchscript(path):
         why = "has the format of OpenAI's weights, which were"
     else:
-        if any(not key.startswith('visual.') and key not in SHARED_KEYS for key in state_dict) and any(
+        if has_text_tower(state_dict) and any(
             value.is_floating_point() and not torch.equal(value.half().to(value.dtype), value)
             for key, value in state_dict.items()
             if key.endswith('weight') and value.ndim > 1
@@ -104,11 +116,6 @@ def warn_of_activation(model_name: str, path: Path, state_dict: Mapping[str, tor
         'current',
         level=logging.WARNING,
     )
-
-
-def has_text_tower(path: str | Path, model_name: str) -> bool:
-    """Whether a checkpoint holds more than an image tower."""
-    return any(not key.startswith('visual.') and key not in SHARED_KEYS for key in read_state_dict(path, model_name))
 
 
 def check_tensors(state_dict: Mapping[str, torch.Tensor], where: str | Path) -> None:

@@ -203,6 +203,33 @@ def test_recompute_is_a_choice():
     assert all(torch.equal(grad, kept_grads[name]) for name, grad in grads.items())
 
 
+def test_without_a_backward_pass_nothing_is_prepared_for_one(monkeypatch):
+    from mmcfmask.models.towers import fast_path
+
+    lean = towers()[0]
+    make_lean(lean, recompute=True)
+    monkeypatch.setattr(fast_path, 'recomputed', lambda *args: pytest.fail('prepares recomputation'))
+    with torch.no_grad():
+        lean(torch.randn(3, 3, 32, 32, dtype=torch.float64))
+    with pytest.raises(pytest.fail.Exception):
+        lean(torch.randn(3, 3, 32, 32, dtype=torch.float64))
+
+
+@pytest.mark.parametrize('name', ['tiny-vit', 'tiny-vit-quickgelu'])
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('recorded', [False, True])
+def test_the_tower_is_a_graph_of_torch_export(name, strict, recorded):
+    """With any number of images, also where gradients are recorded."""
+    _, lean = towers(name, torch.float32)
+    lean.eval()
+    with torch.set_grad_enabled(recorded):
+        batch = torch.export.Dim('batch')
+        graph = torch.export.export(lean, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: batch},), strict=strict)
+    images = torch.randn(5, 3, 32, 32)
+    torch.testing.assert_close(graph.module()(images), lean(images), rtol=1e-5, atol=1e-5)
+    assert not {str(node.target) for node in graph.graph.nodes} & {'aten.softplus_backward.default'}
+
+
 def test_recomputed_tensors_are_freed_and_given_again():
     layer, x = nn.Linear(6, 4).double(), torch.randn(3, 5, 6, dtype=torch.float64)
     calls = []
@@ -358,3 +385,13 @@ def test_unknown_towers_are_left_alone():
 
 def test_the_backbone_is_lean(tiny_pretrained):
     assert isinstance(OpenCLIPBackbone('tiny-vit', tiny_pretrained).visual.transformer, LeanTransformer)
+
+
+def test_a_backbone_may_be_stock(tiny_pretrained):
+    stock = OpenCLIPBackbone('tiny-vit', tiny_pretrained, lean=False).eval()
+    assert not [type(module) for module in stock.modules() if type(module).__name__.startswith('Lean')]
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(stock(images), OpenCLIPBackbone('tiny-vit', tiny_pretrained).eval()(images))
+    for options in dict(compile=True), dict(recompute=True):
+        with pytest.raises(ValueError, match='parts of the fast path'):
+            OpenCLIPBackbone('tiny-vit', lean=False, **options)

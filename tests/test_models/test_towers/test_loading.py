@@ -100,7 +100,8 @@ def test_only_tensors_are_unpickled(tmp_path):
 
     torch.save({'visual.proj': Evil()}, tmp_path / 'evil.pt')
     with pytest.raises(
-        ValueError, match='evil.pt cannot be read as a checkpoint: it holds more .* could run code$'
+        ValueError,
+        match=r'evil.pt cannot be read as a checkpoint: it holds more .* could run code: save the state_dict\(\)',
     ) as error:
         load_image_tower('tiny-vit', str(tmp_path / 'evil.pt'))
     assert '\n' not in str(error.value) and 'weights_only' not in str(error.value)
@@ -309,15 +310,9 @@ def test_weights_that_cannot_be(tmp_path, tiny_pretrained, change, message):
         load_image_tower('tiny-vit', str(tmp_path / 'clip.pt'))
 
 
-def test_flipped_byte_and_weights_of_transformers(tmp_path, tiny_pretrained):
+def test_flipped_byte(tmp_path, tiny_pretrained):
     data = bytearray(Path(tiny_pretrained).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / 'flipped.pt').write_bytes(data)
     with pytest.raises(OSError, match='flipped.pt.* is damaged: the checksum'):
         load_image_tower('tiny-vit', str(tmp_path / 'flipped.pt'))
-    torch.save({'vision_model.embeddings.class_embedding': torch.zeros(2)}, tmp_path / 'pytorch_model.bin')
-    for load in load_image_tower, load_text_model:
-        with pytest.raises(
-            ValueError, match="pytorch_model.bin holds weights in the format of Hugging Face's transformers"
-        ):
-            load('tiny-vit', str(tmp_path / 'pytorch_model.bin'))
