@@ -171,7 +171,7 @@ def test_metrics():
 def test_averages_of_results(name):
     """The OOD average of every row is the mean of its shifts, up to rounding."""
     checked = 0
-    for header, rows in re.findall(r'^(\|.*OOD avg \|)\n\|[-:| ]+\|\n((?:\|.*\n)+)', PAGES[name], re.MULTILINE):
+    for header, rows in re.findall(r'^(\|.*OOD avg \|.*)\n\|[-:| ]+\|\n((?:\|.*\n)+)', PAGES[name], re.MULTILINE):
         columns = [cell.strip() for cell in header.strip('|').split('|')]
         shifts = [
             index
@@ -180,8 +180,11 @@ def test_averages_of_results(name):
         ]
         for row in rows.splitlines() if shifts else ():
             cells = [cell.strip() for cell in row.strip('|').split('|')]
-            values = [number(cells[index]) for index in range(shifts[0], len(columns) - 1)]
-            assert statistics.mean(values) == pytest.approx(number(cells[-1]), abs=0.11), row
+            average = columns.index('OOD avg')
+            if not cells[average]:  # not tested
+                continue
+            values = [number(cells[index]) for index in range(shifts[0], average)]
+            assert statistics.mean(values) == pytest.approx(number(cells[average]), abs=0.11), row
             checked += 1
     assert checked > 8
 
