@@ -51,7 +51,7 @@ OPEN_CLIP = {
             ),
             text_cfg=TEXT,
         )
-        for name, size in {'tiny-convnext': 64, 'tiny-swin': 32, 'tiny-fastvit': 64, 'tiny-siglip': 64}.items()
+        for name, size in {'tiny-convnext': 64, 'tiny-swin': 32, 'tiny-fastvit': 64, 'tiny-map-pool': 64}.items()
     },
 }
 
@@ -68,7 +68,7 @@ def tiny_swin(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None
 
 
 @register_model
-def tiny_siglip(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
+def tiny_map_pool(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
     sizes = dict(img_size=64, patch_size=18, embed_dim=32, depth=2, num_heads=4, global_pool='map', class_token=False)
     return _with_cfg(VisionTransformer(**sizes, **kwargs))
 

@@ -120,7 +120,7 @@ def test_other_views_and_colours_are_shown(show):
     assert 'the config itself does not train on counterfactual images' in show.text
 
 
-@pytest.mark.parametrize('name, grid', [('tiny-convnext', (2, 2)), ('tiny-resnet', (2, 2)), ('tiny-siglip', (3, 3))])
+@pytest.mark.parametrize('name, grid', [('tiny-convnext', (2, 2)), ('tiny-resnet', (2, 2)), ('tiny-map-pool', (3, 3))])
 def test_other_families_of_towers_are_shown(show, tmp_path, name, grid):
     """Feature maps of 2 x 2, and patches of 18 pixels, which do not divide 64."""
     register(tmp_path)
