@@ -121,7 +121,7 @@ class ContextInvariance(ContextTerm):
     def check_maker(self, maker: CounterfactualMaker) -> None:
         super().check_maker(maker)
         if self.target == 'context':
-            check_donors(self, maker)
+            check_donors(self, maker, ', or target="clean"')
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         images = self.images(step)
@@ -163,11 +163,10 @@ class ContextDistillation(ContextTerm):
         return dict(loss_context_distill=self.weight * loss)
 
 
-def check_donors(term: ContextTerm, maker: CounterfactualMaker) -> None:
-    """Raise a ConfigError if ``term`` compares two donors' contexts but ``maker`` has no donors."""
+def check_donors(term: ContextTerm, maker: CounterfactualMaker, remedy: str = '') -> None:
+    """Raise a ConfigError if ``term`` compares two donors' contexts but ``maker`` has no donors; ``remedy`` ends it."""
     if maker.fill == 'none':
-        other = ', or target="clean"' if isinstance(term, ContextInvariance) else ''
         raise ConfigError(
             f"{type(term).__name__} compares two donors' contexts, but fill='none' has no donors: use "
-            f'fill="single" or "multi"{other}'
+            f'fill="single" or "multi"{remedy}'
         )
