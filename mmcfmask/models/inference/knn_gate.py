@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...precision import autocast_dtype, no_autocast
 from ...ranges import Count, OpenShare, Whole
-from ..class_embeddings.features import cached_features, class_name, load_batches, num_classes, read_labels
+from ..class_embeddings.features import cached_features, class_name, map_images, num_classes, read_labels
 from ..interpolation import fingerprint
 from ..teacher import OpenCLIPTeacher
 from .relevance_crop import predict_with_crop
@@ -117,7 +117,7 @@ class KNNGate(nn.Module):
         k: Count = 5,
         level: OpenShare = 0.02,
         batch_size: Count = 64,
-        num_workers: Whole = 0,
+        num_workers: Whole | None = None,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -158,14 +158,15 @@ class KNNGate(nn.Module):
         key = (classifier.crop_scale, options, autocast_dtype(device), *fingerprint(classifier).tolist())
         if key not in self.thresholds:
             dataset = DATASETS.build(self.held_out)
-            batches = load_batches(
-                dataset,
+            predicted = map_images(
+                lambda images: scores(images).argmax(dim=1),
                 classifier.data_preprocessor,
+                dataset,
+                range(len(dataset)),
                 self.reading['batch_size'],
                 self.reading['num_workers'],
                 f'Predictions for {len(dataset)} held-out images',
             )
-            predicted = torch.cat([scores(images).argmax(dim=1) for images in batches])
             similarity = self._similarity(self.held_out_features, predicted)
             self.thresholds[key] = conformal_threshold(similarity, self.level)
         return self.thresholds[key]
