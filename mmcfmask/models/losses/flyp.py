@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import get_rank, get_world_size
 from mmpretrain.registry import MODELS
-from open_clip import ClipLoss
+from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor, nn
 
 from ...errors import ConfigError
@@ -20,12 +20,27 @@ from .base import Step
 from .text import PromptLoss
 
 
+def contrast(image: Tensor, text: Tensor, model: nn.Module) -> Tensor:
+    """The loss that an open_clip model was pretrained with, over the pairs of all processes: softmax (CLIP), or sigmoid
+    where the model has a ``logit_bias`` (SigLIP, Zhai et al., ICCV 2023).
+
+    Args:
+        image, text (Tensor): (B, D), L2-normalised; row i of both is a pair.
+        model (nn.Module): Has ``logit_scale``, and ``logit_bias`` or None.
+    """
+    scale, bias = model.logit_scale.exp(), getattr(model, 'logit_bias', None)
+    processes = dict(rank=get_rank(), world_size=get_world_size())
+    if bias is not None:
+        return SigLipLoss(**processes, dist_impl='gather')(image, text, scale, bias)
+    return ClipLoss(gather_with_grad=True, **processes)(image, text, scale)
+
+
 @MODELS.register_module()
 class FLYP(PromptLoss):
-    """``loss_flyp`` = weight · CLIP's own symmetric contrastive loss between the images and one prompt each of their
-    labels, with a random template (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3).
+    """``loss_flyp`` = weight · the model's own contrastive loss (:func:`contrast`) between the images and one prompt each
+    of their labels, with a random template (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3).
 
-    Image tower, text tower and logit scale are trained. There is no cross-entropy: set ``head.cls_weight=0``.
+    Image tower, text tower, logit scale and bias are trained. There is no cross-entropy: set ``head.cls_weight=0``.
 
     No loss trains the head. Before each evaluation and saving, the current text tower makes the head from the prompts,
     so a checkpoint is tested like any other. Checkpoints also hold the text tower, to resume from; a test ignores it.
@@ -61,10 +76,9 @@ class FLYP(PromptLoss):
             self.tokens = self.tokenizer(prompts).int().unflatten(0, (len(self.classnames), -1)).to(step.labels.device)
         chosen = torch.randint(len(self.templates), (len(step.labels),)).to(step.labels.device, non_blocking=True)
         texts = self.text.encode_text(self.tokens[step.labels, chosen])
-        contrast = ClipLoss(gather_with_grad=True, rank=get_rank(), world_size=get_world_size())
         with torch.autocast(step.features.device.type, enabled=False):
             image, text = (F.normalize(features.float(), dim=-1) for features in (step.features, texts))
-            return dict(loss_flyp=self.weight * contrast(image, text, self.text.logit_scale.exp()))
+            return dict(loss_flyp=self.weight * contrast(image, text, self.text))
 
     def finish(self, classifier: nn.Module) -> None:
         """Make the head with the text tower, if the tower has changed since."""
