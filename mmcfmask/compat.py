@@ -57,7 +57,7 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
-from mmengine.dist import init_dist
+from mmengine.dist import init_dist, is_main_process
 from mmengine.logging import HistoryBuffer
 from mmpretrain import ImageClassificationInferencer
 from mmpretrain.registry import MODELS, TRANSFORMS
@@ -292,6 +292,8 @@ def keep_checkpoints_plain() -> None:
     def save(
         checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None
     ) -> None:
+        if not is_main_process():  # of a sharded model, all processes come here
+            return
         checkpoint = make_plain(checkpoint)
         if file_client_args or backend_args or '://' in filename:
             save_to_backend(checkpoint, filename, file_client_args, backend_args)

@@ -70,8 +70,7 @@ def launch(script, processes, *args, **kwargs):
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     command = [
         sys.executable,
-        '-m',
-        'torch.distributed.run',
+        str(ROOT / 'tools' / 'launch.py'),
         '--standalone',
         f'--nproc_per_node={processes}',
         script,

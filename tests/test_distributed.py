@@ -20,11 +20,12 @@ for items in (1, 2, 3, 7):
     assert whole.tolist() == [[item, item ** 2] for item in range(items)]
 
 assert on_main(lambda: f'of process {rank}') == 'of process 0'
+start = dict(meta=dict(iter=30)) if rank == 0 else None
 def fail():
     raise ConfigError(f'error of process {rank}')
 for function, expected in (
     (lambda: on_main(fail), 'error of process 0'),
-    (lambda: check_same_start(dict(meta=dict(iter=30)) if rank == 0 else None, 'runs'), 'from iteration 30, .* from the start. Put the'),
+    (lambda: check_same_start(start, 'runs'), 'from iteration 30, .* from the start. Put the'),
 ):
     try:
         function()

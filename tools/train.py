@@ -21,6 +21,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--seed', type=seed, help='seed of all random numbers (default: the value of the config)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument(
+        '--fsdp', action='store_true', help='split model, gradients and optimizer over all processes (FSDP2)'
+    )
     add_run_arguments(parser, work_dir='folder for logs and checkpoints')
     return parser.parse_args()
 
@@ -40,6 +43,7 @@ def main(args: argparse.Namespace) -> None:
             validate=not args.no_validate,
             launcher=args.launcher,
             local_rank=args.local_rank,
+            fsdp=args.fsdp,
         )
 
 

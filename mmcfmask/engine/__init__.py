@@ -1,5 +1,6 @@
 from .checkpoint_hook import CheckpointHook
 from .checks.classes import CheckClassesHook
+from .fsdp import FullyShardedDataParallel, GatherCheckpointHook, SplitCheckpointHook
 from .hooks import DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
 from .logs import MeanLogProcessor
 from .optim import AutocastOptimWrapper, OneCycle
@@ -12,6 +13,8 @@ __all__ = [
     'CheckClassesHook',
     'CheckpointHook',
     'DistillWeightHook',
+    'FullyShardedDataParallel',
+    'GatherCheckpointHook',
     'IterationSeedHook',
     'MeanLogProcessor',
     'MultiSetTestLoop',
@@ -20,6 +23,7 @@ __all__ = [
     'RelativeEMAHook',
     'ResumableEpochLoop',
     'ResumableSampler',
+    'SplitCheckpointHook',
     'StopOnInvalidLossHook',
     'WiSEFTHook',
     'WiSEFTLoop',

@@ -20,6 +20,7 @@ from ..distributed import cores_per_process
 from ..errors import ConfigError
 from ..precision import use_tf32
 from .checks.model import slow_bfloat16, unmatched_keys
+from .fsdp import prepare_sharding
 from .hooks import RelativeEMAHook
 from .launcher import world_size
 from .train_loop import ResumableSampler
@@ -164,6 +165,7 @@ def build_runner(cfg: Config) -> Runner:
         Runner: Of mmengine.
     """
     add_own_hooks(cfg)
+    prepare_sharding(cfg)
     fit_loaders(cfg, world_size(cfg.launcher))
     cache_images(cfg)
     fit_optimizer(cfg)

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..evaluation import nll_key, preference
 from ..files import atomic_write, check_file_name, write_text
 from .checkpoints import BEST, LAST, read_checkpoint
+from .fsdp import save_checkpoint
 
 
 @HOOKS.register_module(force=True)
@@ -127,7 +128,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
+        save_checkpoint(
+            runner,
             self.out_dir,
             name,
             self.file_client_args,
@@ -174,7 +176,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, Real) and not isinstance(v, bool)}
             chosen = dict(metric=key, value=float(metrics[key]), rule=rule, metrics=numbers)
             meta = dict(epoch=runner.epoch, iter=runner.iter, best=chosen)
-            runner.save_checkpoint(
+            save_checkpoint(
+                runner,
                 self.out_dir,
                 path.name,
                 self.file_client_args,

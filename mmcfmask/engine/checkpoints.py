@@ -301,7 +301,9 @@ def check_same_start(checkpoint: dict | None, work_dir: str) -> None:
     """
     found = all_gather_object((socket.gethostname(), checkpoint and checkpoint['meta']['iter']))
     if len({iteration for _, iteration in found}) > 1:
-        starts = {f'{host} from {"the start" if iteration is None else f"iteration {iteration}"}' for host, iteration in found}
+        starts = {
+            f'{host} from {"the start" if iteration is None else f"iteration {iteration}"}' for host, iteration in found
+        }
         raise ConfigError(
             f'--resume: the machines found different checkpoints in {work_dir}: {", ".join(sorted(starts))}. Put the '
             'work dir on a file system that all machines share, or copy the latest checkpoint to all of them'

@@ -34,6 +34,7 @@ def run_training(
     validate: bool = True,
     launcher: str | None = None,
     local_rank: int = 0,
+    fsdp: bool = False,
 ) -> None:
     """Train the model of a config.
 
@@ -48,6 +49,7 @@ def run_training(
         validate (bool): Evaluate during the training.
         launcher (str, optional): None: the value of the config, or 'none'.
         local_rank (int): The GPU of this process, unless the environment says so.
+        fsdp (bool): Split model, gradients and optimizer over all processes (:mod:`mmcfmask.engine.fsdp`).
 
     Raises:
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
@@ -60,6 +62,8 @@ def run_training(
         if is_first_process(cfg.launcher):
             stack.enter_context(locked(cfg.work_dir, 'a training'))
         apply_training_arguments(cfg, resume, seed, amp, validate)
+        if fsdp:
+            cfg.model_wrapper_cfg = dict(type='FullyShardedDataParallel')
         checkpoint = check_training(cfg, keep_seed=seed is not None)
         start_process_group(cfg)
         check_same_start(checkpoint if cfg.get('resume') else None, cfg.work_dir)

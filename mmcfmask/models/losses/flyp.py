@@ -37,8 +37,8 @@ def contrast(image: Tensor, text: Tensor, model: nn.Module) -> Tensor:
 
 @MODELS.register_module()
 class FLYP(PromptLoss):
-    """``loss_flyp`` = weight · the model's own contrastive loss (:func:`contrast`) between the images and one prompt each
-    of their labels, with a random template (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3).
+    """``loss_flyp`` = weight · the model's own contrastive loss (:func:`contrast`) between the images and one prompt
+    each of their labels, with a random template (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3).
 
     Image tower, text tower, logit scale and bias are trained. There is no cross-entropy: set ``head.cls_weight=0``.
 

@@ -23,10 +23,9 @@ FolderDataset.__getitem__ = lambda self, index: read.append(index) or get(self, 
 pipeline = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='PackInputs')]
 dataset = dict(type='FolderDataset', data_root=images, pipeline=pipeline)
 part = dict(holdout=dict(fraction=0.3, part='train'))
-results = dict(
-    prototype=build_class_weights(dict(type='prototype', dataset=dataset, per_class=5, batch_size=2, num_workers=0), classifier),
-    linear_probe=build_class_weights(
-        dict(type='linear_probe', num_workers=0, dataset=dict(dataset, **part), strengths=[0.1, 1.0, 10.0]), classifier))
+means = dict(type='prototype', dataset=dataset, per_class=5, batch_size=2, num_workers=0)
+probe = dict(type='linear_probe', dataset=dict(dataset, **part), strengths=[0.1, 1.0, 10.0], num_workers=0)
+results = dict(prototype=build_class_weights(means, classifier), linear_probe=build_class_weights(probe, classifier))
 results['read'] = torch.tensor(len(read))
 torch.save(results, f'{out}/{dist.get_world_size()}-{dist.get_rank()}.pt')
 """
