@@ -45,6 +45,11 @@ load_yapf()
 # is imported. Ends when mmcv-lite is silent.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
+# mmengine says with every run that it sets these variables, and passes an argument to DDP that torch renamed. Ends when
+# mmengine is silent.
+warnings.filterwarnings('ignore', message=r'Setting (OMP|MKL)_NUM_THREADS environment variable')
+warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
+
 import mmengine.fileio.file_client
 import mmengine.fileio.handlers.yaml_handler
 import mmengine.runner

@@ -28,6 +28,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         '--jobs', type=count, default=1, help='runs at once; they share a GPU if there is only one (default: 1)'
     )
+    parser.add_argument(
+        '--executor',
+        choices=['local', 'slurm'],
+        default='local',
+        help='where runs go: processes of this machine (default), or jobs of a SLURM cluster',
+    )
     parser.add_argument('--seeds', nargs='+', type=seed, help='training seeds, instead of the seeds of the study')
     parser.add_argument(
         '--only',
@@ -62,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
         jobs=args.jobs,
         list_only=args.list,
         export=args.export,
+        executor=args.executor,
     )
 
 

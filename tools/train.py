@@ -24,6 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--fsdp', action='store_true', help='split model, gradients and optimizer over all processes (FSDP2)'
     )
+    parser.add_argument('--verbose', action='store_true', help='show the environment and all settings')
     add_run_arguments(parser, work_dir='folder for logs and checkpoints')
     return parser.parse_args()
 
@@ -44,6 +45,7 @@ def main(args: argparse.Namespace) -> None:
             launcher=args.launcher,
             local_rank=args.local_rank,
             fsdp=args.fsdp,
+            verbose=args.verbose,
         )
 
 

@@ -1,6 +1,7 @@
 from .checkpoint_hook import CheckpointHook
 from .checks.classes import CheckClassesHook
 from .fsdp import FullyShardedDataParallel, GatherCheckpointHook, SplitCheckpointHook
+from .header import HeaderHook
 from .hooks import DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
 from .logs import MeanLogProcessor
 from .optim import AutocastOptimWrapper, OneCycle
@@ -15,6 +16,7 @@ __all__ = [
     'DistillWeightHook',
     'FullyShardedDataParallel',
     'GatherCheckpointHook',
+    'HeaderHook',
     'IterationSeedHook',
     'MeanLogProcessor',
     'MultiSetTestLoop',

@@ -21,13 +21,15 @@ from ..errors import ConfigError
 from ..precision import use_tf32
 from .checks.model import slow_bfloat16, unmatched_keys
 from .fsdp import prepare_sharding
+from .header import QuietRunner
 from .hooks import RelativeEMAHook
 from .launcher import world_size
 from .train_loop import ResumableSampler
 from .values import is_a
 
-# Hooks that every run needs: a resumed run equals an uninterrupted one, and a run with wrong classes or losses stops.
-OWN_HOOKS = ('IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook')
+# Hooks that every run needs: a resumed run equals an uninterrupted one, a run with wrong classes or losses stops, and a
+# training says what it does.
+OWN_HOOKS = ('IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook', 'HeaderHook')
 
 
 def set_gradient_accumulation(cfg: Config, processes: int) -> None:
@@ -150,7 +152,7 @@ def start_process_group(cfg: Config) -> None:
     assert get_world_size() == world_size(cfg.launcher)
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     """Build the Runner of a config.
 
     Beyond ``Runner.from_cfg`` this works under a launcher on a machine without a GPU, fits the loaders to the machine,
@@ -160,6 +162,8 @@ def build_runner(cfg: Config) -> Runner:
         cfg (Config): The config; it is changed. ``tf32`` (default: False) lets float32 products and convolutions on a
             GPU round their factors to TensorFloat32; ``randomness.deterministic`` makes two runs on a GPU equal to the
             last bit.
+        verbose (bool): Show on the console what mmengine logs meanwhile: environment, settings and hooks. They are in
+            the log file in any case.
 
     Returns:
         Runner: Of mmengine.
@@ -185,7 +189,7 @@ def build_runner(cfg: Config) -> Runner:
         if is_a(DistributedDataParallel, wrapper['type'], MODEL_WRAPPERS):
             wrapper['device_ids'] = None
         cfg.model_wrapper_cfg = wrapper
-    runner = Runner.from_cfg(cfg)
+    runner = (Runner if verbose else QuietRunner).from_cfg(cfg)
     for handler in runner.logger.handlers:
         if isinstance(handler, logging.FileHandler):  # file names may not be UTF-8
             handler.stream.reconfigure(errors='backslashreplace')

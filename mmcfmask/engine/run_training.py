@@ -35,6 +35,7 @@ def run_training(
     launcher: str | None = None,
     local_rank: int = 0,
     fsdp: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Train the model of a config.
 
@@ -50,6 +51,7 @@ def run_training(
         launcher (str, optional): None: the value of the config, or 'none'.
         local_rank (int): The GPU of this process, unless the environment says so.
         fsdp (bool): Split model, gradients and optimizer over all processes (:mod:`mmcfmask.engine.fsdp`).
+        verbose (bool): Show the environment and all settings on the console too.
 
     Raises:
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
@@ -71,7 +73,7 @@ def run_training(
             cfg.randomness = dict(cfg.get('randomness') or {}, seed=checkpoint['meta']['seed'])
         set_gradient_accumulation(cfg, world_size(cfg.launcher))
         follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, verbose)
         if checkpoint:
             check_state_dict(unwrapped(runner.model), checkpoint, cfg.load_from)
             del checkpoint

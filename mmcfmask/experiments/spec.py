@@ -18,6 +18,9 @@ from pydantic import (
     GetJsonSchemaHandler,
     Strict,
     StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -196,6 +199,9 @@ class StudySpec(Section):
     cfg_options: CfgOptions = Field(
         {},
         description='Config values of every run. Values of a data set, and then values of a method, take precedence.',
+    )
+    slurm: dict[Text, StrictStr | StrictInt | StrictFloat | StrictBool] = Field(
+        {}, description='Of --executor slurm: resources of every job, as submitit names them.'
     )
     tune: TuneSpec | None = Field(None, description='Tune every trained method before its runs.')
     datasets: Annotated[dict[Text, Annotated[DatasetSpec, ShortForm()]], AfterValidator(check_folder_names)] = Field(

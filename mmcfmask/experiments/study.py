@@ -24,12 +24,13 @@ from ..precision import multiplies_bfloat16
 from ..reporting.runs import Run, read_run
 from .export import export_results
 from .fingerprint import read_version
-from .jobs import Job
+from .jobs import Executor, Job
 from .local import LocalExecutor
 from .methods import expand_methods, select_methods
 from .plan import Plan
 from .results import write_results
 from .scheduler import find_pending, run_jobs
+from .slurm import SlurmExecutor
 from .spec import StudySpec, parse, read_study
 
 
@@ -61,8 +62,13 @@ class Study:
         runs = list(dict.fromkeys(job for run in runs for job in [*(t for t in run.depends_on if t.serves), run]))
         return runs + (self.plan.plan_pictures(self.chosen) if self.spec.pictures else [])
 
-    def run(self, console: Console, jobs: int = 1) -> dict[str, str]:
+    def run(self, console: Console, jobs: int = 1, executor: str = 'local') -> dict[str, str]:
         """Run what is not finished, ``jobs`` at once, then write the results.
+
+        Args:
+            console: Where to print.
+            jobs: Runs at once.
+            executor: 'local': processes of this machine; 'slurm': jobs of a cluster.
 
         Returns:
             dict[str, str]: Label to reason, of the jobs that failed.
@@ -78,7 +84,10 @@ class Study:
             folders = {self.plan.out / dataset for dataset in self.plan.datasets}
             for folder in folders | {job.product.parent for job in planned}:
                 remove_leftovers(folder)
-            failed = run_jobs(planned, console, LocalExecutor(jobs))
+            starter: Executor = LocalExecutor(jobs)
+            if executor == 'slurm':
+                starter = SlurmExecutor(jobs, self.plan.out / 'slurm', self.spec.slurm)
+            failed = run_jobs(planned, console, starter)
             for job in planned:
                 if job.is_finished():
                     job.refresh(job)
@@ -137,6 +146,7 @@ def run_study(
     jobs: int = 1,
     list_only: bool = False,
     export: str | None = None,
+    executor: str = 'local',
 ) -> int:
     """Run a study file; the body of ``tools/study.py``.
 
@@ -150,6 +160,7 @@ def run_study(
         jobs: Runs at once.
         list_only: List the runs and their states, and run nothing.
         export: Copy the finished results to this folder, without paths of this machine, and run nothing.
+        executor: 'local' or 'slurm'.
 
     Returns:
         The exit code: 1 if a run failed.
@@ -177,7 +188,7 @@ def run_study(
         written = export_results(study.jobs, Path(spec.out), Path(export))
         print(f'{len(written)} files written to {export}')
         return 0
-    return run_with_messages(study, jobs)
+    return run_with_messages(study, jobs, executor)
 
 
 def compare(
@@ -209,13 +220,13 @@ def compare(
     return run_with_messages(study)
 
 
-def run_with_messages(study: Study, jobs: int = 1) -> int:
+def run_with_messages(study: Study, jobs: int = 1, executor: str = 'local') -> int:
     """Run a study for a command line; 1 if a job failed."""
     console = Console()
     if study.spec.amp and not multiplies_bfloat16(get_device()):
         console.print(f'--amp: {SLOW_BFLOAT16}', style='yellow')
     try:
-        return int(bool(study.run(console, jobs)))
+        return int(bool(study.run(console, jobs, executor)))
     except KeyboardInterrupt:
         raise SystemExit('stopped; the same command resumes the study') from None
 
