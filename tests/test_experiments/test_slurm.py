@@ -64,7 +64,7 @@ def command(tmp_path):
     return make
 
 
-def wait(process, seconds=60):
+def wait(process, seconds=300):
     end = time.monotonic() + seconds
     while (code := process.poll()) is None:
         assert time.monotonic() < end, 'the job did not end'
