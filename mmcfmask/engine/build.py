@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
 from ..errors import ConfigError
 from ..precision import use_tf32
-from .checks.model import slow_bfloat16, unmatched_keys
+from .checks.model import slow_bfloat16
 from .hooks import RelativeEMAHook
 from .launcher import world_size
 from .train_loop import ResumableSampler
@@ -181,6 +181,7 @@ def build_runner(cfg: Config) -> Runner:
     for handler in runner.logger.handlers:
         if isinstance(handler, logging.FileHandler):  # file names may not be UTF-8
             handler.stream.reconfigure(errors='backslashreplace')
-    for warning in filter(None, [slow_bfloat16(cfg, get_device()), unmatched_keys(cfg, runner.model)]):
+    warning = slow_bfloat16(cfg, get_device())
+    if warning:
         runner.logger.warning(warning)
     return runner
