@@ -113,7 +113,7 @@ class OpenCLIPBackbone(BaseBackbone):
     def train(self, mode: bool = True) -> OpenCLIPBackbone:
         super().train(mode and not self.frozen)
         if self.frozen_stages >= 0:
-            keep_frozen_mode(self)
+            keep_frozen_mode(self.visual)
         return self
 
     @cached_property

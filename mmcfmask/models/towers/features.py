@@ -8,7 +8,7 @@ import torch
 from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.registry import MODELS
 from open_clip.utils import to_2tuple
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import ConfigError
 from .backbone import OpenCLIPBackbone
@@ -52,18 +52,19 @@ def find_features(tower: nn.Module, neck: nn.Module | None = None) -> tuple[nn.M
     if neck is None and isinstance(tower, OpenCLIPBackbone):
         return None, tower.embed_dims
     height, width = known_image_size(tower) or USUAL_SIZE
-    tower.eval()
-    try:
-        with torch.no_grad():
-            feats = take_class_token(tower(next(tower.parameters()).new_zeros(1, 3, height, width)))
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+    image = next(tower.parameters()).new_zeros(1, 3, height, width)
+    feats = _call(tower, image, 'backbone', f'an image of {height}x{width} pixels')
+    shapes = {tuple(part.shape): None for part in feats[-1]} if isinstance(feats[-1], (tuple, list)) else {}
+    if len(shapes) > 1:  # two of equal shape are the tokens of a distilled DeiT
         raise ConfigError(
-            f'model.backbone: {type(tower).__name__} cannot see an image of {height}x{width} pixels: {error}'
-        ) from error
+            f'model.backbone: {type(tower).__name__} returns several features of one image, '
+            f'{" and ".join(map(str, shapes))}, but the head needs one: choose another backbone'
+        )
+    feats = take_class_token(feats)
     if neck is None and feats[-1].ndim == 4:
         neck = MODELS.build(dict(type='GlobalAveragePooling'))
     if neck is not None:
-        feats = neck.eval()(feats)
+        feats = _call(neck, feats, 'neck', f'{tuple(feats[-1].shape)}, which the backbone returns for one image')
     if feats[-1].ndim != 2:
         raise ConfigError(
             f'model.{"backbone" if neck is None else "neck"}: {type(neck or tower).__name__} returns '
@@ -71,3 +72,13 @@ def find_features(tower: nn.Module, neck: nn.Module | None = None) -> tuple[nn.M
             "'cls_token' or 'avg_featmap', or a neck that pools"
         )
     return neck, feats[-1].shape[1]
+
+
+def _call(module: nn.Module, inputs: Tensor | tuple, where: str, what: str) -> tuple:
+    """The output of a module in eval mode, or a ConfigError that says what it cannot take."""
+    module.eval()
+    try:
+        with torch.no_grad():
+            return module(inputs)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(f'model.{where}: {type(module).__name__} cannot take {what}: {error}') from error

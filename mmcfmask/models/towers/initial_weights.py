@@ -109,7 +109,7 @@ def load_weights(module: nn.Module, path: str, where: str, prefix: str = '') -> 
     norms = [name for name in missing if isinstance(module.get_submodule(name.rpartition('.')[0]), nn.LayerNorm)]
     if len(norms) < len(missing):
         raise ConfigError(
-            f'{named} lacks {len(missing)} of {len(parameters)} weights of {type(module).__name__}: '
+            f'{named} lacks {len(missing)} weights of {type(module).__name__}: '
             f'{short_list(missing, 4)}. It holds {short_list(state, 4) or f"nothing below {prefix!r}"}. Give weights of '
             'this backbone, under the names of mmpretrain, DINO, MAE or timm'
         )
