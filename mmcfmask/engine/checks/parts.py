@@ -64,7 +64,7 @@ def _check_model_parts(cfg: Config) -> None:
     """Build the head, the data preprocessor and the context terms of a CounterfactualClassifier."""
     if not is_a(CounterfactualClassifier, get_value(cfg, 'model.type'), MODELS):
         return
-    if get_value(cfg, 'model.head') is not None:
+    if get_value(cfg, 'model.head.type') is not None:
         check_head(get_value(cfg, 'model.head'))
     for name, default in dict(head=None, data_preprocessor='CAMRefillDataPreprocessor').items():
         part = get_value(cfg, f'model.{name}') or {}
