@@ -175,7 +175,9 @@ def read_labels(data_samples: list) -> Tensor:
     for sample in data_samples:
         scored = 'gt_score' in sample
         if scored or 'gt_label' not in sample or sample.gt_label.numel() != 1:
-            kind = 'a soft label (gt_score)' if scored else f'the labels {sample.get("gt_label", torch.empty(0)).tolist()}'
+            kind = (
+                'a soft label (gt_score)' if scored else f'the labels {sample.get("gt_label", torch.empty(0)).tolist()}'
+            )
             raise ConfigError(
                 f'{sample.get("img_path", "a training image")} has {kind}, but relevance and class embeddings need one '
                 'class per image: soft and multiple labels are not supported'

@@ -226,7 +226,7 @@ def warn_of_random_weights(cfg: Config) -> None:
 def _has_weights(tower: dict) -> bool:
     """Whether a backbone config names weights."""
     named = tower.get('pretrained') or tower.get('checkpoint_path') or ':' in str(tower.get('model_name', ''))
-    return bool(named or any(pretrained_cfgs(tower.get('init_cfg'))))
+    return bool(named or pretrained_cfgs(tower.get('init_cfg')))
 
 
 def check_has_weights(cfg: Config) -> None:

@@ -68,8 +68,8 @@ def find_features(tower: nn.Module, neck: nn.Module | None = None) -> tuple[nn.M
     if feats[-1].ndim != 2:
         raise ConfigError(
             f'model.{"backbone" if neck is None else "neck"}: {type(neck or tower).__name__} returns '
-            f'{tuple(feats[-1].shape)} for one image, but the head needs one feature (1, D): choose an out_type such as '
-            "'cls_token' or 'avg_featmap', or a neck that pools"
+            f'{tuple(feats[-1].shape)} for one image, but the head needs one feature (1, D): choose an out_type such '
+            "as 'cls_token' or 'avg_featmap', or a neck that pools"
         )
     return neck, feats[-1].shape[1]
 

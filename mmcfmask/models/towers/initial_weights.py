@@ -46,24 +46,20 @@ def initialise(part: nn.Module, where: str) -> None:
     """
     if not isinstance(part, BaseModule):
         return
-    given, pretrained = part.init_cfg, list(pretrained_cfgs(part.init_cfg))
-    if not part.is_init:
-        part.init_cfg = [cfg for cfg in _as_list(given) if cfg not in pretrained]
+    files = pretrained_cfgs(part.init_cfg)
+    if not files and not part.is_init:
         with _quiet():
             part.init_weights()
-        part.init_cfg = given
-    for cfg in pretrained:  # published weights of timm know nothing of its wrapper
-        module = getattr(part, 'timm_model', part)
+    for cfg in files:  # they replace all other weights
+        module = getattr(part, 'timm_model', part)  # published weights of timm know nothing of its wrapper
         load_weights(module, cfg['checkpoint'], f'{where}.init_cfg.checkpoint', cfg.get('prefix') or '')
+        part.is_init = True
 
 
-def pretrained_cfgs(init_cfg: dict | list[dict] | None) -> Iterator[dict]:
+def pretrained_cfgs(init_cfg: dict | list[dict] | None) -> list[dict]:
     """Those of an ``init_cfg`` that load weights."""
-    return (cfg for cfg in _as_list(init_cfg) if cfg.get('type') in ('Pretrained', PretrainedInit))
-
-
-def _as_list(init_cfg: dict | list[dict] | None) -> list[dict]:
-    return list(init_cfg) if isinstance(init_cfg, (list, tuple)) else [init_cfg] if init_cfg else []
+    cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+    return [cfg for cfg in cfgs if cfg and cfg.get('type') in ('Pretrained', PretrainedInit)]
 
 
 @contextmanager
@@ -109,9 +105,9 @@ def load_weights(module: nn.Module, path: str, where: str, prefix: str = '') -> 
     norms = [name for name in missing if isinstance(module.get_submodule(name.rpartition('.')[0]), nn.LayerNorm)]
     if len(norms) < len(missing):
         raise ConfigError(
-            f'{named} lacks {len(missing)} weights of {type(module).__name__}: '
-            f'{short_list(missing, 4)}. It holds {short_list(state, 4) or f"nothing below {prefix!r}"}. Give weights of '
-            'this backbone, under the names of mmpretrain, DINO, MAE or timm'
+            f'{named} lacks {len(missing)} weights of {type(module).__name__}: {short_list(missing, 4)}. It holds '
+            f'{short_list(state, 4) or f"nothing below {prefix!r}"}. Give weights of this backbone, under the names of '
+            'mmpretrain, DINO, MAE or timm'
         )
     for names, what, level in (
         (norms, 'are not in the file and start as they are', logging.WARNING),

@@ -46,8 +46,8 @@ def _matcher(inner: nn.Module, stages: bool) -> dict:
         return dict(stem=r'(?:conv|bn)\d', blocks=r'layer(\d)' if stages else r'layer(\d)\.(\d+)')
     if not hasattr(inner, 'group_matcher'):
         raise ConfigError(
-            f'{type(inner).__name__} does not say which of its parameters are of one layer: leave out frozen_stages and '
-            'learning rates by layer'
+            f'{type(inner).__name__} does not say which of its parameters are of one layer: leave out frozen_stages '
+            'and learning rates by layer'
         )
     return inner.group_matcher(coarse=stages)
 

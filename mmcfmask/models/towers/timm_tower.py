@@ -12,8 +12,9 @@ from mmpretrain.registry import MODELS
 
 from ...errors import ConfigError, MissingFileError
 from ...messages import near_names
+from ...ranges import Stages
 from .initial_weights import load_weights
-from .layers import find_depth, layer_depths
+from .layers import find_depth, freeze_stages, keep_frozen_mode, layer_depths
 
 
 class PooledTIMMBackbone(TIMMBackbone):
@@ -29,6 +30,7 @@ class PooledTIMMBackbone(TIMMBackbone):
         pretrained (bool): Load the weights of timm.
         checkpoint_path (str): File with the weights of the timm model; a classifier in it is left out.
         in_channels (int): Channels of the images.
+        frozen_stages (int): As of :class:`.backbone.OpenCLIPBackbone`.
         init_cfg (dict, optional): mmengine's.
         **kwargs: Arguments of ``timm.create_model``, such as ``global_pool`` or ``drop_path_rate``.
 
@@ -49,6 +51,7 @@ class PooledTIMMBackbone(TIMMBackbone):
         pretrained: bool = False,
         checkpoint_path: str = '',
         in_channels: int = 3,
+        frozen_stages: Stages = -1,
         init_cfg: dict | list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -73,11 +76,20 @@ class PooledTIMMBackbone(TIMMBackbone):
             load_weights(model, checkpoint_path, 'checkpoint_path')
         self._is_init = bool(pretrained or checkpoint_path)
         self.timm_model = model
+        self.frozen_stages = frozen_stages
+        if frozen_stages >= 0:
+            freeze_stages(self, frozen_stages)
         size = getattr(getattr(model, 'patch_embed', None), 'img_size', None)
         if size is not None:
             self.image_size = tuple(size)
         self.pretrained = model_name if pretrained else None
         self.mean, self.std = (model.pretrained_cfg.get(key) if pretrained else None for key in ('mean', 'std'))
+
+    def train(self, mode: bool = True) -> PooledTIMMBackbone:
+        super().train(mode)
+        if self.frozen_stages >= 0:
+            keep_frozen_mode(self.timm_model)
+        return self
 
     @cached_property
     def _depths(self) -> dict[str, int]:

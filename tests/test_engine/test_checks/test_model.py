@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from towers import MMPRETRAIN
 
 from mmcfmask.engine.checks.model import (
     check_backbone,
@@ -293,9 +294,16 @@ def test_settings_for_parameters_that_are_not_there():
 def test_layers_that_a_backbone_does_not_know():
     by_layer = dict(optim_wrapper=dict(constructor='LearningRateDecayOptimWrapperConstructor'))
     head = dict(type='CLIPDistillHead', num_classes=3)
+    swin = dict(embed_dims=8, depths=[1] * 4, num_heads=[1] * 4)
     for backbone, known in (
         (dict(type='OpenCLIPBackbone', model_name='tiny-vit'), True),
         (dict(type='ResNet', depth=50, base_channels=4), True),
+        (dict(type='SwinTransformer', arch=swin), True),
+        (dict(type='ConvNeXt', arch=dict(depths=[1] * 4, channels=[4] * 4)), True),
+        *(
+            (dict(type=kind, **MMPRETRAIN), True)
+            for kind in ('VisionTransformer', 'DistilledVisionTransformer', 'BEiTViT', 'ViTEVA02')
+        ),
         (dict(type='ResNet', depth=18, base_channels=4), False),
         (dict(type='MobileNetV3', arch='small_050'), False),
     ):

@@ -221,7 +221,11 @@ def test_groups_of_parameters_have_settings_of_the_optimizer():
     [
         ('layer_decay_rate', 1.5, 'paramwise_cfg.layer_decay_rate=1.5: it must be less than or equal to 1'),
         ('bias_lr_mult', 2.0, "paramwise_cfg has no 'bias_lr_mult'. Did you mean 'bias_decay_mult'"),
-        ('custom_keys', dict(head=dict(lr_mult=2.0)), 'custom_keys.head.lr_mult=2.0: the constructor sets the learning'),
+        (
+            'custom_keys',
+            dict(head=dict(lr_mult=2.0)),
+            'custom_keys.head.lr_mult=2.0: the constructor sets the learning',
+        ),
         ('custom_keys', dict(head=dict(lr=2.0)), 'custom_keys.head.lr=2.0: the constructor sets the learning rate by'),
     ],
 )

@@ -101,9 +101,7 @@ def classifier(backbone, head=None, losses=('CounterfactualDistillation',), **op
 def test_every_family_trains_from_class_means(name, images):
     backbone, pooled, width, hides = FAMILIES[name]
     size = (64, 64) if not hides else (32, 32)
-    model = classifier(
-        backbone, dict(class_weights=dict(type='prototype', dataset=dataset(images, size), per_class=2))
-    )
+    model = classifier(backbone, dict(class_weights=dict(type='prototype', dataset=dataset(images, size), per_class=2)))
     assert (type(model.neck).__name__ == 'GlobalAveragePooling') == pooled
     assert model.head.fc.weight.shape == (2, width)
     torch.testing.assert_close(model.head.fc.weight.norm(dim=1), torch.full((2,), 100.0))
@@ -127,7 +125,9 @@ def test_every_family_trains_from_class_means(name, images):
 @pytest.mark.parametrize('start', ['linear_probe', 'file', 'random'])
 def test_heads_of_a_backbone_without_texts(start, images, tmp_path):
     torch.save(torch.randn(2, 64), tmp_path / 'head.pt')
-    parts = {part: dict(dataset(images, (64, 64)), holdout=dict(fraction=0.4, part=part)) for part in ('train', 'held_out')}
+    parts = {
+        part: dict(dataset(images, (64, 64)), holdout=dict(fraction=0.4, part=part)) for part in ('train', 'held_out')
+    }
     weights = dict(
         linear_probe=dict(
             type='linear_probe', dataset=parts['train'], held_out=parts['held_out'], strengths=[0.1, 1.0, 10.0]

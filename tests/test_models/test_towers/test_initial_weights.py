@@ -92,7 +92,11 @@ LAYOUTS = {
         dict(init_values=1.0),
     ),
     'DeiT': (lambda state: dict(model=state), VIT, {}),
-    'DINO in timm': (lambda state: state, dict(type='TIMMBackbone', model_name='vit_base_patch16_224', mlp_ratio=2), {}),
+    'DINO in timm': (
+        lambda state: state,
+        dict(type='TIMMBackbone', model_name='vit_base_patch16_224', mlp_ratio=2),
+        {},
+    ),
 }
 
 
@@ -157,7 +161,7 @@ def test_a_neck_takes_its_own_weights(tiny_pretrained, tmp_path):
     [
         (
             lambda state: {name: value for name, value in state.items() if 'layer4' not in name},
-            r"model.backbone.init_cfg.checkpoint='.*' lacks 25 weights of ResNet: layer4.0.conv1.weight, .* It holds conv1",
+            r"backbone.init_cfg.checkpoint='.*' lacks 25 weights of ResNet: layer4.0.conv1.weight, .* It holds conv1",
         ),
         (
             lambda state: {name: value for name, value in state.items() if 'running' not in name},
@@ -169,7 +173,10 @@ def test_a_neck_takes_its_own_weights(tiny_pretrained, tmp_path):
         ),
         (lambda state: {**state, 'conv1.weight': state['conv1.weight'] * float('nan')}, 'conv1.weight holds .* finite'),
         (lambda state: dict(epoch=3), 'is not a state dict: it holds the keys epoch'),
-        (lambda state: {'visual.conv1.bias': torch.ones(1)}, 'lacks 105 weights of ResNet: .* It holds visual.conv1.bias'),
+        (
+            lambda state: {'visual.conv1.bias': torch.ones(1)},
+            'lacks 105 weights of ResNet: .* It holds visual.conv1.bias',
+        ),
     ],
 )
 def test_weights_that_do_not_fit(change, message, tmp_path):
@@ -185,7 +192,9 @@ def test_a_prefix_that_the_file_does_not_have(tmp_path):
 
 
 def test_files_that_are_not_there(monkeypatch):
-    with pytest.raises(MissingFileError, match="model.backbone.init_cfg.checkpoint='gone.pth': the file does not exist"):
+    with pytest.raises(
+        MissingFileError, match="model.backbone.init_cfg.checkpoint='gone.pth': the file does not exist"
+    ):
         build(dict(RESNET, init_cfg=pretrained('gone.pth')))
     check_file('https://host/file.pth', 'key')
     source = MODELS.build(RESNET)
@@ -212,7 +221,7 @@ def test_what_is_not_of_mmengine_is_left_alone():
     before = layer.weight.clone()
     initialise(layer, 'model.neck')
     assert torch.equal(layer.weight, before)
-    assert list(pretrained_cfgs(None)) == [] == list(pretrained_cfgs(dict(type='Kaiming')))
+    assert pretrained_cfgs(None) == [] == pretrained_cfgs(dict(type='Kaiming'))
 
 
 def test_a_file_may_hold_more(tmp_path):

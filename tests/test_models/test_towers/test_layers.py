@@ -150,8 +150,18 @@ def test_no_decay_of_norms_and_biases():
     [
         ('tiny-vit', 0, ['conv1.weight', 'ln_pre.bias'], ['transformer.resblocks.0.ln_1.weight']),
         ('tiny-vit', 1, ['class_embedding', 'transformer.resblocks.0.attn.in_proj_bias'], ['proj', 'ln_post.bias']),
-        ('tiny-resnet', 2, ['conv3.weight', 'layer2.0.conv1.weight'], ['layer3.0.conv1.weight', 'attnpool.c_proj.bias']),
-        ('tiny-convnext', 3, ['trunk.stem.0.weight', 'trunk.stages.2.downsample.0.bias'], ['trunk.stages.3.blocks.0.gamma']),
+        (
+            'tiny-resnet',
+            2,
+            ['conv3.weight', 'layer2.0.conv1.weight'],
+            ['layer3.0.conv1.weight', 'attnpool.c_proj.bias'],
+        ),
+        (
+            'tiny-convnext',
+            3,
+            ['trunk.stem.0.weight', 'trunk.stages.2.downsample.0.bias'],
+            ['trunk.stages.3.blocks.0.gamma'],
+        ),
     ],
 )
 def test_frozen_stages(name, stages, frozen, trained):
@@ -163,6 +173,13 @@ def test_frozen_stages(name, stages, frozen, trained):
     assert free == {
         parameter for parameter in parameters if layer_depths(backbone, stages=True).get(parameter, 99) > stages
     }
+
+
+def test_frozen_stages_of_a_timm_backbone():
+    backbone = build_tower(dict(type='TIMMBackbone', model_name='resnet18', frozen_stages=1, stem_width=8)).train()
+    model = backbone.timm_model
+    for module, trains in ((model.bn1, False), (model.layer1[0].bn1, False), (model.layer2, True)):
+        assert module.training == trains and {part.requires_grad for part in module.parameters()} == {trains}
 
 
 def test_a_training_with_frozen_stages():
@@ -181,7 +198,9 @@ def test_a_training_with_frozen_stages():
     batch = torch.randn(4, 3, 64, 64), [DataSample().set_gt_label(label) for label in (0, 1, 2, 0)]
     sum(model(*batch, mode='loss').values()).backward()
     step.step()
-    changed = {name.split('.')[0] for name, value in visual.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name.split('.')[0] for name, value in visual.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {'layer3', 'layer4', 'attnpool'}
 
 

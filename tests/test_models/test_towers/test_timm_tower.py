@@ -46,11 +46,15 @@ def test_weights_of_timm(monkeypatch):
     assert (tower.mean, tower.std, tower.pretrained) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), 'vit_base_patch16_224')
     head = dict(type='CLIPDistillHead', num_classes=2)
     model = dict(type='CounterfactualClassifier', backbone=dict(type='TIMMBackbone', **VIT, pretrained=True), head=head)
-    with pytest.raises(ConfigError, match=r"the weights 'vit_base_patch16_224' were trained with mean=\[127.5, 102.0, 76.5"):
+    with pytest.raises(
+        ConfigError, match=r"the weights 'vit_base_patch16_224' were trained with mean=\[127.5, 102.0, 76.5"
+    ):
         MODELS.build(dict(model, data_preprocessor=dict(mean=[120.0] * 3, std=[60.0] * 3)))
     MODELS.build(dict(model, data_preprocessor=dict(mean=[127.5, 102.0, 76.5], std=[51.0, 51.0, 25.5])))
     monkeypatch.setattr(timm_tower.timm, 'create_model', fail)
-    with pytest.raises(MissingFileError, match=r"weights of 'vit_base.*' are not on this machine .*set checkpoint_path"):
+    with pytest.raises(
+        MissingFileError, match=r"weights of 'vit_base.*' are not on this machine .*set checkpoint_path"
+    ):
         PooledTIMMBackbone(**VIT, pretrained=True)
 
 
