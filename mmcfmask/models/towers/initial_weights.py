@@ -57,9 +57,13 @@ def initialise(part: nn.Module, where: str) -> None:
 
 
 def pretrained_cfgs(init_cfg: dict | list[dict] | None) -> list[dict]:
-    """Those of an ``init_cfg`` that load weights."""
+    """Those of an ``init_cfg`` that load weights. Raises a ConfigError for one that names no file."""
     cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-    return [cfg for cfg in cfgs if cfg and cfg.get('type') in ('Pretrained', PretrainedInit)]
+    files = [cfg for cfg in cfgs if cfg and cfg.get('type') in ('Pretrained', PretrainedInit)]
+    for cfg in files:
+        if not isinstance(cfg.get('checkpoint'), str):
+            raise ConfigError(f"init_cfg={dict(cfg)} names no file: write dict(type='Pretrained', checkpoint=…)")
+    return files
 
 
 @contextmanager

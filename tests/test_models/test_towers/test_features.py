@@ -167,7 +167,7 @@ def test_features_are_those_of_timm(name, options):
 
 
 def test_a_neck_of_the_config_is_kept():
-    neck = dict(type='LinearNeck', in_channels=64, out_channels=8, norm_cfg=None, act_cfg=None)
+    neck = dict(type='LinearNeck', in_channels=64, out_channels=8, gap_dim=2, norm_cfg=None, act_cfg=None)
     model = classifier(dict(type='ResNet', depth=18, base_channels=8), neck=neck)
     assert type(model.neck).__name__ == 'LinearNeck' and model.head.in_channels == 8
     assert model.teacher(torch.randn(2, 3, 64, 64)).shape == (2, 8)

@@ -221,6 +221,8 @@ def test_what_is_not_of_mmengine_is_left_alone():
     before = layer.weight.clone()
     initialise(layer, 'model.neck')
     assert torch.equal(layer.weight, before)
+    with pytest.raises(ConfigError, match=r"init_cfg=\{'type': 'Pretrained'\} names no file: write dict\(type="):
+        pretrained_cfgs([dict(type='Kaiming'), dict(type='Pretrained')])
     assert pretrained_cfgs(None) == [] == pretrained_cfgs(dict(type='Kaiming'))
 
 
