@@ -18,6 +18,7 @@ Momentum = Annotated[float, Ge(0), Lt(1)]
 OpenShare = Annotated[float, Gt(0), Lt(1)]
 Count = Annotated[int, Ge(1), Le(10**9)]
 Whole = Annotated[int, Ge(0), Le(10**9)]
+Stages = Annotated[int, Ge(-1), Le(10**4)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 MOST_PIXELS = 16384
 Pixels = Annotated[int, Ge(1), Le(MOST_PIXELS)]

@@ -272,11 +272,11 @@ def test_inheritance_from_elsewhere(tmp_path):
 
 def readme_configs():
     blocks = re.findall(r'```python\n(_base_.*?)```', (CONFIGS.parent / 'README.md').read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     return blocks
 
 
-@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize('index', [0, 1, 2])
 def test_examples_of_the_readme_load(index, tmp_path):
     example = tmp_path / 'example.py'
     example.write_text(readme_configs()[index])
@@ -296,4 +296,4 @@ def test_examples_of_the_readme_load(index, tmp_path):
             )
         assert list(cfg.test_dataloader) == ['mine', 'drawings'] and cfg.model.head.class_weights.type == 'prototype'
     else:
-        assert cfg.model.teacher.type == 'OpenCLIPTeacher' and cfg.total_batch_size == 512
+        assert cfg.model.teacher.type == 'OpenCLIPTeacher' and cfg.model.losses[0].type == 'CounterfactualDistillation'

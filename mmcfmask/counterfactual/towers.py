@@ -83,9 +83,11 @@ def patch_grid(tower: nn.Module, inputs: Tensor) -> tuple[int, int]:
 
 
 def inner_tower(tower: nn.Module) -> nn.Module:
-    """``tower`` without the wrappers of this package (``visual``) and of open_clip (``trunk``)."""
-    tower = getattr(tower, 'visual', tower)
-    return getattr(tower, 'trunk', tower)
+    """``tower`` without the wrappers of this package (``visual``), of open_clip (``trunk``) and of mmpretrain
+    (``timm_model``)."""
+    for wrapper in ('visual', 'trunk', 'timm_model'):
+        tower = getattr(tower, wrapper, tower)
+    return tower
 
 
 def last_block(tower: nn.Module) -> nn.Module | None:
@@ -126,6 +128,8 @@ def _pooling(inner: nn.Module) -> str:
     if getattr(inner, 'attn_pool', None) is not None:
         return ATTENTION_POOL
     name = next((getattr(inner, key) for key in ('pool_type', 'global_pool', 'out_type') if hasattr(inner, key)), None)
+    if hasattr(inner, 'head_dist'):  # of timm; mmpretrain's distilled DeiT returns both tokens
+        name = 'the mean of class and distillation token'
     if name not in _POOLINGS:
         raise ConfigError(
             f'{type(inner).__name__} pools its tokens by {name!r}, for which relevance is not defined: choose a class '

@@ -19,7 +19,7 @@ from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_
 from ..distributed import cores_per_process
 from ..errors import ConfigError
 from ..precision import use_tf32
-from .checks.model import slow_bfloat16, unmatched_keys
+from .checks.model import slow_bfloat16
 from .fsdp import prepare_sharding
 from .header import QuietRunner
 from .hooks import RelativeEMAHook
@@ -193,6 +193,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     for handler in runner.logger.handlers:
         if isinstance(handler, logging.FileHandler):  # file names may not be UTF-8
             handler.stream.reconfigure(errors='backslashreplace')
-    for warning in filter(None, [slow_bfloat16(cfg, get_device()), unmatched_keys(cfg, runner.model)]):
+    warning = slow_bfloat16(cfg, get_device())
+    if warning:
         runner.logger.warning(warning)
     return runner

@@ -269,7 +269,7 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
         return
     ours = parse_config_text(Config(dict(model=model)).pretty_text, free=())['model']
     now = ours.get('backbone') or {}
-    for key in ('model_name', 'arch', 'layer_cfgs', 'act_cfg', 'norm_cfg', 'pre_norm', 'out_type'):
+    for key in ('model_name', 'arch', 'layer_cfgs', 'act_cfg', 'norm_cfg', 'pre_norm', 'out_type', 'global_pool'):
         old, new = (
             _tower_name(part) if key == 'model_name' and part.get(key) else part.get(key) for part in (before, now)
         )

@@ -16,7 +16,7 @@ from ..files import as_path, explained, locked
 from .build import build_runner, set_gradient_accumulation, start_process_group
 from .checkpoints import check_same_start, check_state_dict, find_resumable
 from .checks import check_training, check_work_dir
-from .checks.model import warn_of_random_weights, warn_of_unused_settings
+from .checks.model import check_parameter_groups, warn_of_random_weights, warn_of_unused_settings
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments, is_first_process, world_size
@@ -74,6 +74,7 @@ def run_training(
         set_gradient_accumulation(cfg, world_size(cfg.launcher))
         follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
         runner = build_runner(cfg, verbose)
+        check_parameter_groups(cfg, unwrapped(runner.model))
         if checkpoint:
             check_state_dict(unwrapped(runner.model), checkpoint, cfg.load_from)
             del checkpoint

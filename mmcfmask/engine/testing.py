@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
+from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.registry import DATASETS, MODELS
 from torch import nn
 
@@ -269,8 +270,12 @@ def skip_pretrained_weights(model: dict) -> None:
     if model.get('backbone') and model.backbone.get('pretrained'):
         if is_a(OpenCLIPBackbone, model.backbone.type, MODELS):
             model.backbone.load = False  # `pretrained` still decides the activation
+        elif is_a(TIMMBackbone, model.backbone.type, MODELS):
+            model.backbone.pretrained = False
         else:
             model.backbone.pretrained = None
+    if model.get('backbone'):
+        model.backbone.pop('checkpoint_path', None)
 
 
 def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = None) -> nn.Module:

@@ -15,6 +15,7 @@ from .losses import (
     Distillation,
     LipsumFT,
     LossTerm,
+    MixedCrossEntropy,
     Step,
 )
 from .maker import CounterfactualMaker
@@ -39,6 +40,7 @@ __all__ = [
     'L2SP',
     'LipsumFT',
     'LossTerm',
+    'MixedCrossEntropy',
     'OpenCLIPBackbone',
     'OpenCLIPTeacher',
     'Step',

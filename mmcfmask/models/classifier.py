@@ -18,13 +18,15 @@ from ..errors import ConfigError
 from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
 from .class_embeddings.build import build_class_weights
-from .head import CLIPDistillHead
+from .head import CLIPDistillHead, check_head, read_labels
 from .inference.knn_gate import KNNGate
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
 from .losses import Step, add_losses, check_teacher, find_terms
 from .losses.base import find_layout
 from .preprocessor import CAMRefillDataPreprocessor
 from .teacher import OpenCLIPTeacher
+from .towers.features import build_tower, find_features
+from .towers.initial_weights import initialise
 from .towers.modes import keep_pretrained_mode, take_class_token
 
 
@@ -41,10 +43,11 @@ class CounterfactualClassifier(ImageClassifier):
     CLIP needs no training step, and errors come early.
 
     Args:
-        backbone (dict): :class:`OpenCLIPBackbone`, or mmpretrain's ``VisionTransformer`` with a ``CLIPProjection``
-            neck.
+        backbone (dict): :class:`OpenCLIPBackbone`, or any backbone of mmpretrain; its ``init_cfg`` acts now, before
+            the teacher is copied.
         head (dict): :class:`CLIPDistillHead`; ``in_channels`` is filled in.
-        neck (dict, optional): As in ``ImageClassifier``.
+        neck (dict, optional): As in ``ImageClassifier``. Defaults to a ``GlobalAveragePooling`` for a backbone that
+            returns a map.
         teacher (dict, optional): :class:`OpenCLIPTeacher`, for loss terms that compare with the pretrained model.
         losses (list[dict], optional): Loss terms, added to the cross-entropy: modules of
             :mod:`mmcfmask.models.losses`. Defaults to none, which is plain fine-tuning.
@@ -91,13 +94,18 @@ class CounterfactualClassifier(ImageClassifier):
                     f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher '
                     'was copied from the student: use model.backbone.pretrained or model.backbone.init_cfg'
                 )
-        tower = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
-        neck = MODELS.build(neck) if isinstance(neck, dict) else neck
-        width = tower.embed_dims if neck is None else neck.out_channels
+        check_head(head)
+        tower = build_tower(backbone)
+        neck, width = find_features(tower, MODELS.build(neck) if isinstance(neck, dict) else neck)
         if isinstance(head, dict):
             head = {'in_channels': width, **head}
         data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **(data_preprocessor or {})}
         super().__init__(tower, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
+        if self.head.in_channels != width:
+            raise ConfigError(
+                f'model.head.in_channels={self.head.in_channels}, but the image features have width {width}: leave '
+                'in_channels out'
+            )
         if not isinstance(self.data_preprocessor, CAMRefillDataPreprocessor):
             raise ConfigError(
                 'CounterfactualClassifier needs data_preprocessor.type="CAMRefillDataPreprocessor", but got '
@@ -127,9 +135,8 @@ class CounterfactualClassifier(ImageClassifier):
 
     def _load_pretrained(self) -> None:
         """Put the pretrained weights of the tower and the class embeddings of the head in place."""
-        for part in (self.backbone, self.neck):  # an init_cfg acts now, not at train()
-            if part is not None and getattr(part, 'init_cfg', None):
-                part.init_weights()
+        for part in 'backbone', 'neck':
+            initialise(getattr(self, part), f'model.{part}')
         if self.head.class_weights is not None:
             weights = build_class_weights(self.head.class_weights, self)
             if self.head.class_weights['type'] == 'linear_probe':
@@ -196,8 +203,8 @@ class CounterfactualClassifier(ImageClassifier):
         with self._attention_for_terms(inputs) as attention:
             feats = self.extract_feat(inputs)
             logits = self.head(feats)
+        labels = read_labels(data_samples)
         losses = self.head.loss_by_logits(logits, data_samples)
-        labels = torch.cat([sample.gt_label for sample in data_samples])
         step = Step(self, inputs, labels, feats[-1], logits, attention, data_samples)
         for term in self.losses:
             add_losses(losses, term, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -151,3 +152,34 @@ class CLIPDistillHead(ClsHead):
         else:
             loss = knowledge_distillation(self((student,)), teacher.logits(teacher_features), self.temperature)
         return dict(loss_distill=self.distill_weight * loss)
+
+
+def check_head(head: dict | nn.Module | None) -> None:
+    """Raise a ConfigError unless this is, or names, a :class:`CLIPDistillHead`."""
+    kind: Any = head.get('type') if isinstance(head, Mapping) else type(head)
+    found = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(found, type) and issubclass(found, CLIPDistillHead)):
+        name = 'None' if head is None else repr(kind if isinstance(kind, str) else getattr(kind, '__name__', kind))
+        raise ConfigError(
+            f"model.head.type={name}: a CounterfactualClassifier needs 'CLIPDistillHead', with one class per image; "
+            'heads of other kinds, without classes or with several labels, are not supported'
+        )
+
+
+def read_labels(data_samples: list) -> Tensor:
+    """The class of every image, (B,) int64.
+
+    Raises:
+        ConfigError: Not one class per image.
+    """
+    for sample in data_samples:
+        scored = 'gt_score' in sample
+        if scored or 'gt_label' not in sample or sample.gt_label.numel() != 1:
+            kind = (
+                'a soft label (gt_score)' if scored else f'the labels {sample.get("gt_label", torch.empty(0)).tolist()}'
+            )
+            raise ConfigError(
+                f'{sample.get("img_path", "a training image")} has {kind}, but relevance and class embeddings need one '
+                'class per image: soft and multiple labels are not supported'
+            )
+    return torch.cat([sample.gt_label for sample in data_samples])

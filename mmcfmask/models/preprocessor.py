@@ -65,7 +65,8 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
         if kwargs.get('batch_augments'):
             raise ConfigError(
                 'batch_augments (mixup, cutmix, …) mix images and labels, so a class activation map of one label has '
-                'no meaning there: remove batch_augments (or train_cfg.augments) or use ClsDataPreprocessor'
+                'no meaning there: remove batch_augments (or train_cfg.augments), and mix for the cross-entropy alone '
+                "with dict(type='MixedCrossEntropy', augments=[…]) in model.losses"
             )
         super().__init__(**kwargs)
         self._non_blocking = True  # from pinned memory; mmpretrain's class has no argument for it

@@ -89,3 +89,9 @@ def test_name_says_what_was_tested():
         (probe, None, 'LP'),
     ):
         assert name_method('configs/pacs/ft.py', model, None if meta is None else dict(meta=meta)) == name
+
+
+def test_backbones_of_timm_load_nothing_beside_a_checkpoint():
+    model = Config(dict(backbone=dict(type='TIMMBackbone', model_name='x', pretrained=True, checkpoint_path='y')))
+    skip_pretrained_weights(model)
+    assert model.backbone == dict(type='TIMMBackbone', model_name='x', pretrained=False)

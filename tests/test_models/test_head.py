@@ -6,6 +6,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 import mmcfmask  # noqa: F401
+from mmcfmask.errors import ConfigError
+from mmcfmask.models.head import check_head, read_labels
 from mmcfmask.models.losses import knowledge_distillation
 
 
@@ -119,3 +121,29 @@ def test_predict_gives_the_logits():
 def test_classifier_that_no_loss_sees_is_not_trained(options, trained):
     """Under DDP every parameter that requires a gradient must get one."""
     assert {parameter.requires_grad for parameter in head(**options).parameters()} == {trained}
+
+
+def test_heads_of_other_kinds_are_refused():
+    check_head(dict(type='CLIPDistillHead'))
+    check_head(head())
+    for other, name in (
+        (dict(type='LinearClsHead', num_classes=3), "'LinearClsHead'"),
+        (dict(type='MultiLabelLinearClsHead', num_classes=3), "'MultiLabelLinearClsHead'"),
+        (dict(num_classes=3), 'None'),
+        (None, 'None'),
+        (torch.nn.Linear(1, 1), "'Linear'"),
+    ):
+        with pytest.raises(ConfigError, match=f"model.head.type={name}: a CounterfactualClassifier needs 'CLIPDistil"):
+            check_head(other)
+
+
+def test_an_image_has_one_class():
+    assert read_labels([DataSample().set_gt_label(2), DataSample().set_gt_label([0])]).tolist() == [2, 0]
+    soft = DataSample(metainfo=dict(img_path='a.png')).set_gt_label(1).set_gt_score(torch.tensor([0.5, 0.5]))
+    for sample, message in (
+        (DataSample().set_gt_label([0, 2]), r'a training image has the labels \[0, 2\], but relevance'),
+        (DataSample(), r'has the labels \[\], but'),
+        (soft, r'a.png has a soft label \(gt_score\), but .* one class per image'),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_labels([DataSample().set_gt_label(0), sample])

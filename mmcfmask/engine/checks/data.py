@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmengine.config import Config
+from mmpretrain.datasets import MultiLabelDataset, MultiTaskDataset
 from mmpretrain.registry import DATASETS
 
 from ...datasets import FolderDataset, GroupCSVDataset, MissingSetError
@@ -27,7 +28,13 @@ def check_training_data(cfg: Config) -> None:
         **named_loaders(cfg, 'val'),
     }
     for key, loader in loaders.items():
-        _find_folder(f'{key}.dataset', (loader or {}).get('dataset'))
+        dataset = (loader or {}).get('dataset')
+        if dataset and is_a((MultiLabelDataset, MultiTaskDataset), dataset.get('type'), DATASETS):
+            raise ConfigError(
+                f'{key}.dataset.type={dataset["type"]!r} gives an image several labels, but relevance and class '
+                'embeddings need one class per image: such data sets are not supported'
+            )
+        _find_folder(f'{key}.dataset', dataset)
 
 
 def check_test_data(cfg: Config) -> None:

@@ -7,7 +7,9 @@ import logging
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmpretrain.registry import MODELS
+from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
+from mmpretrain.models.backbones import TIMMBackbone
+from mmpretrain.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ...errors import ConfigError, blame
@@ -21,13 +23,16 @@ from ...models import (
     CounterfactualDistillation,
     Distillation,
     LossTerm,
+    MixedCrossEntropy,
     OpenCLIPBackbone,
 )
 from ...models.class_embeddings.build import resolve_rows
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
 from ...models.losses import CARFT, FLYP, L2SP, LipsumFT, check_teacher, find_terms
 from ...models.maker import OPTIONS
+from ...models.towers.initial_weights import check_file, pretrained_cfgs
 from ...models.towers.loading import check_pretrained
+from ...models.towers.timm_tower import check_timm_model
 from ...precision import multiplies_bfloat16
 from ..values import get_value, is_a
 
@@ -41,6 +46,7 @@ OUR_TERMS = (
     FLYP,
     L2SP,
     LipsumFT,
+    MixedCrossEntropy,
 )
 
 SLOW_BFLOAT16 = (
@@ -108,11 +114,19 @@ def makes_counterfactuals(model: dict) -> bool:
 
 
 def check_backbone(model: dict) -> None:
-    """Raise a UserError for an image tower that open_clip does not have, or a missing file of weights."""
+    """Raise a UserError for an image tower that open_clip or timm does not have, or a missing file of weights."""
     tower = model.get('backbone') or {}
     if is_a(OpenCLIPBackbone, tower.get('type'), MODELS) and tower.get('load', True):
         with blame('model.backbone'):
             check_pretrained(tower.get('model_name'), tower.get('pretrained'))
+    if is_a(TIMMBackbone, tower.get('type'), MODELS):
+        with blame('model.backbone'):
+            check_timm_model(tower.get('model_name'))
+            if tower.get('checkpoint_path'):
+                check_file(tower['checkpoint_path'], 'checkpoint_path')
+    for part in 'backbone', 'neck':
+        for cfg in pretrained_cfgs((model.get(part) or {}).get('init_cfg')):
+            check_file(cfg['checkpoint'], f'model.{part}.init_cfg.checkpoint')
 
 
 def check_losses(model: dict) -> None:
@@ -194,18 +208,25 @@ def check_classes_of_checkpoint(model: dict, checkpoint: dict, name: str) -> Non
 def warn_of_random_weights(cfg: Config) -> None:
     """Log a warning for an image tower without pretrained weights."""
     tower = cfg.model.get('backbone') or {}
-    if (
-        tower.get('model_name')
-        and tower.get('pretrained') is None
-        and ':' not in tower.model_name
-        and not tower.get('init_cfg')
-    ):
-        print_log(
-            f'{tower.model_name} starts from random weights, because model.backbone.pretrained is not set: there is no '
-            "robustness to keep. Name a tag of open_clip, such as 'openai', or a file",
-            'current',
-            level=logging.WARNING,
-        )
+    if not tower or _has_weights(tower):
+        return
+    name = tower.get('model_name') or tower.get('type')
+    if is_a(OpenCLIPBackbone, tower.get('type'), MODELS):
+        key, remedy = 'pretrained', "Name a tag of open_clip, such as 'openai', or a file"
+    else:
+        key, remedy = 'init_cfg', "Write init_cfg=dict(type='Pretrained', checkpoint=…)"
+    print_log(
+        f'{name} starts from random weights, because model.backbone.{key} is not set: there is no robustness to keep. '
+        f'{remedy}',
+        'current',
+        level=logging.WARNING,
+    )
+
+
+def _has_weights(tower: dict) -> bool:
+    """Whether a backbone config names weights."""
+    named = tower.get('pretrained') or tower.get('checkpoint_path') or ':' in str(tower.get('model_name', ''))
+    return bool(named or pretrained_cfgs(tower.get('init_cfg')))
 
 
 def check_has_weights(cfg: Config) -> None:
@@ -213,25 +234,37 @@ def check_has_weights(cfg: Config) -> None:
     if cfg.model.get('pretrained') or cfg.model.get('init_cfg'):
         return
     tower, head = cfg.model.get('backbone') or {}, cfg.model.get('head') or {}
-    if not (tower.get('pretrained') or tower.get('init_cfg') or ':' in tower.get('model_name', '')):
+    if not _has_weights(tower):
+        ours = is_a(OpenCLIPBackbone, tower.get('type'), MODELS)
         raise ConfigError(
-            'the image tower would have random weights: give a checkpoint, or set model.backbone.pretrained'
+            'the image tower would have random weights: give a checkpoint, or set model.backbone.'
+            + ('pretrained' if ours else "init_cfg=dict(type='Pretrained', checkpoint=…)")
         )
     if not (head.get('class_weights') or head.get('init_cfg')):
         raise ConfigError('the head would have random weights: give a checkpoint, or set model.head.class_weights')
 
 
-def unmatched_keys(cfg: Config, model: nn.Module) -> str | None:
-    """Return a warning of settings for parameters that the model does not have, or None."""
-    keys = get_value(cfg, 'optim_wrapper.paramwise_cfg.custom_keys') or {}
-    names = [name for name, _ in model.named_parameters()] if keys else []
-    unmatched = [key for key in keys if not any(key in name for name in names)]
-    if not unmatched:
-        return None
+def check_parameter_groups(cfg: Config, model: nn.Module) -> None:
+    """Raise a ConfigError for settings of parameters that the model does not have, or learning rates by layer of a
+    backbone that does not say its layers."""
+    names = [name for name, _ in model.named_parameters()]
     parts = sorted({part for name in names for part in name.split('.')} - {'weight', 'bias'})
-    return 'optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has ' + ', '.join(
-        f'{key!r} in its name, so it does nothing.{near_names(key, parts)}' for key in unmatched
-    )
+    for key in get_value(cfg, 'optim_wrapper.paramwise_cfg.custom_keys') or {}:
+        if not any(key in name for name in names):
+            raise ConfigError(
+                f'optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has {key!r} in its name.'
+                f'{near_names(key, parts)}'
+            )
+    constructor = get_value(cfg, 'optim_wrapper.constructor')
+    if is_a(LearningRateDecayOptimWrapperConstructor, constructor, OPTIM_WRAPPER_CONSTRUCTORS):
+        try:
+            for name in names:
+                model.get_layer_depth(name)
+        except NotImplementedError:
+            raise ConfigError(
+                f'optim_wrapper.constructor={constructor!r}: {type(model.backbone).__name__} does not say which of its '
+                'parameters are of one layer: leave the constructor out'
+            ) from None
 
 
 def check_device(cfg: Config) -> None:

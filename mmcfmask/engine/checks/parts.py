@@ -28,6 +28,7 @@ from ...models import (
     CounterfactualClassifier,
     CounterfactualMaker,
 )
+from ...models.head import check_head
 from ...models.maker import OPTIONS
 from ..values import get_value, is_a
 
@@ -63,6 +64,8 @@ def _check_model_parts(cfg: Config) -> None:
     """Build the head, the data preprocessor and the context terms of a CounterfactualClassifier."""
     if not is_a(CounterfactualClassifier, get_value(cfg, 'model.type'), MODELS):
         return
+    if get_value(cfg, 'model.head.type') is not None:
+        check_head(get_value(cfg, 'model.head'))
     for name, default in dict(head=None, data_preprocessor='CAMRefillDataPreprocessor').items():
         part = get_value(cfg, f'model.{name}') or {}
         kind = part.get('type', default)

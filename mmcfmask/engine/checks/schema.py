@@ -328,18 +328,24 @@ def _check_optim_wrapper(where: str, wrapper: Any, check: Callable, complete: bo
         check_arguments(f'{where}.clip_grad', arguments, functions[kind], given=('parameters',))
     options = wrapper.get('paramwise_cfg')
     if options is not None and known:
-        allowed = PARAMWISE if make is DefaultOptimWrapperConstructor else {**PARAMWISE, **LAYER_DECAY}
+        by_layer = make is not DefaultOptimWrapperConstructor
+        allowed = LAYER_DECAY if by_layer else PARAMWISE
         check_value(f'{where}.paramwise_cfg', options, dict[str, Any])
         _check_keys(f'{where}.paramwise_cfg', options, allowed)
         make_optimizer = _look_up((wrapper.get('optimizer') or {}).get('type'), OPTIMIZERS)
         for name, settings in (options.get('custom_keys') or {}).items():
-            _check_group(f'{where}.paramwise_cfg.custom_keys.{name}', settings, make_optimizer)
+            _check_group(f'{where}.paramwise_cfg.custom_keys.{name}', settings, make_optimizer, by_layer)
 
 
-def _check_group(where: str, settings: Mapping[str, Any], make_optimizer: Callable | None) -> None:
-    """Check the settings of some parameters: factors, or settings of the optimizer, which ignores all others."""
+def _check_group(
+    where: str, settings: Mapping[str, Any], make_optimizer: Callable | None, by_layer: bool = False
+) -> None:
+    """Check the settings of some parameters: factors, or settings of the optimizer, which ignores all others. Where the
+    layer decides about the learning rate (``by_layer``), they cannot."""
     known, _, takes_others = read_signature(make_optimizer) if make_optimizer else ({}, [], True)
     for key, value in settings.items():
+        if by_layer and key in ('lr', 'lr_mult'):
+            raise ConfigError(f'{where}.{key}={shorten(value)}: the constructor sets the learning rate by the layer')
         if key in CUSTOM:
             check_value(f'{where}.{key}', value, CUSTOM[key])
         elif not takes_others and key not in known:

@@ -123,7 +123,7 @@ RANGES: dict[Any, dict[str, Any]] = {
     Runner.set_randomness: dict(seed=Optional[Seed]),
 }
 
-# Of DefaultOptimWrapperConstructor, and of mmpretrain's constructor with decay by layer.
+# Of DefaultOptimWrapperConstructor.
 Mult = NonNegative
 
 PARAMWISE = dict(
@@ -139,7 +139,11 @@ PARAMWISE = dict(
 
 CUSTOM = dict(lr_mult=Mult, decay_mult=Mult)  # and, of custom_keys, what the optimizer takes
 
-LAYER_DECAY = dict(layer_decay_rate=Annotated[float, Gt(0), Le(1)], num_layers=Count)
+# mmpretrain's constructor with decay by layer reads these alone, and no lr_mult.
+LAYER_DECAY = dict(
+    {key: PARAMWISE[key] for key in ('bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'custom_keys')},
+    layer_decay_rate=Annotated[float, Gt(0), Le(1)],
+)
 
 # Top-level keys of a config, by dotted name.
 TOP_LEVEL = {

@@ -14,6 +14,7 @@ from .distillation import CounterfactualDistillation, Distillation, feature_dist
 from .flyp import FLYP
 from .l2sp import L2SP, l2_sp
 from .lipsum import LipsumFT, energy_gap
+from .mixing import MixedCrossEntropy, soft_cross_entropy
 
 __all__ = [
     'CARFT',
@@ -28,6 +29,7 @@ __all__ = [
     'L2SP',
     'LipsumFT',
     'LossTerm',
+    'MixedCrossEntropy',
     'Step',
     'add_losses',
     'check_teacher',
@@ -39,4 +41,5 @@ __all__ = [
     'find_terms',
     'knowledge_distillation',
     'l2_sp',
+    'soft_cross_entropy',
 ]

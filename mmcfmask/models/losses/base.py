@@ -12,7 +12,6 @@ from weakref import proxy
 
 import torch
 from mmpretrain.registry import MODELS
-from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
 from ...counterfactual import (
@@ -28,6 +27,7 @@ from ...counterfactual import (
 )
 from ...errors import ConfigError
 from ..maker import Counterfactual, CounterfactualMaker
+from ..towers.features import known_image_size
 
 if TYPE_CHECKING:  # the classifier imports this module
     from ..classifier import CounterfactualClassifier
@@ -252,8 +252,8 @@ def find_layout(tower: nn.Module) -> TowerLayout | None:
     Raises:
         ConfigError: A tower of none of the known kinds, see :func:`mmcfmask.counterfactual.tower_layout`.
     """
-    size = getattr(tower, 'image_size', getattr(tower, 'img_size', None))
-    return None if size is None else tower_layout(tower, next(tower.parameters()).new_empty(1, 3, *to_2tuple(size)))
+    size = known_image_size(tower)
+    return None if size is None else tower_layout(tower, next(tower.parameters()).new_empty(1, 3, *size))
 
 
 def check_maker(classifier: nn.Module, maker: CounterfactualMaker) -> None:

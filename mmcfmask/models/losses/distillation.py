@@ -51,7 +51,7 @@ class Distillation(LossTerm):
     def setup(self, classifier: nn.Module) -> None:
         super().setup(classifier)
         teacher, head = classifier.teacher, classifier.head
-        width = head.in_channels if teacher.neck is not None else teacher.backbone.embed_dims
+        width = head.in_channels if teacher.is_pretrained_student else teacher.backbone.embed_dims
         if width != head.in_channels:
             raise ConfigError(
                 f'the teacher {teacher.model_name!r} gives features of width {width}, but the student gives width '

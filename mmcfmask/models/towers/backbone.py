@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 
 from ...errors import ConfigError
-from ...ranges import Pixels
+from ...ranges import Pixels, Stages
 from .fast_path import make_lean
+from .layers import find_depth, freeze_stages, keep_frozen_mode, layer_depths
 from .loading import load_image_tower
 
 
@@ -27,6 +30,8 @@ class OpenCLIPBackbone(BaseBackbone):
         load (bool): Load the weights that ``pretrained`` names. False leaves them random, for a checkpoint to replace;
             the tag still decides the activation. Defaults to True.
         frozen (bool): Freeze the tower (linear probing): no gradients, always in eval mode. Defaults to False.
+        frozen_stages (int): Freeze the stem (0), or the stem and the first stages (1, 2, …), in eval mode; the stages
+            of a ViT are its blocks. Defaults to -1: none.
         grad_checkpointing (bool): Recompute activations in the backward pass to save memory. Defaults to False.
         compile (bool): Run the operations between the matrix products of a block through ``torch.compile``. For GPUs;
             on a CPU it is no faster. All blocks share the code, which is compiled in the first step. Needs torch ≥ 2.5.
@@ -71,6 +76,7 @@ class OpenCLIPBackbone(BaseBackbone):
         recompute: bool | None = None,
         lean: bool = True,
         image_size: Pixels | tuple[Pixels, Pixels] | None = None,
+        frozen_stages: Stages = -1,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -92,6 +98,9 @@ class OpenCLIPBackbone(BaseBackbone):
             raise ConfigError('compile and recompute are parts of the fast path: leave them out, or set lean=True')
         if grad_checkpointing:
             self.visual.set_grad_checkpointing(True)
+        self.frozen_stages = frozen_stages
+        if frozen_stages >= 0:
+            freeze_stages(self, frozen_stages)
         if frozen:
             self.requires_grad_(False)
             self.eval()
@@ -103,7 +112,18 @@ class OpenCLIPBackbone(BaseBackbone):
 
     def train(self, mode: bool = True) -> OpenCLIPBackbone:
         super().train(mode and not self.frozen)
+        if self.frozen_stages >= 0:
+            keep_frozen_mode(self.visual)
         return self
+
+    @cached_property
+    def _depths(self) -> dict[str, int]:
+        return layer_depths(self)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, and the number of depths, for learning rates by layer; see
+        :func:`.layers.layer_depths`."""
+        return find_depth(self._depths, param_name, prefix)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         if tuple(x.shape[-2:]) != self.image_size:

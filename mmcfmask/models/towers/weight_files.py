@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .torchscript import is_torchscript, read_torchscript
 # What OpenAI's TorchScript archives hold beside weights.
 TORCHSCRIPT_KEYS = ('input_resolution', 'context_length', 'vocab_size')
 # Under which keys other programs keep a state dict.
-NESTED = ('model', 'model_state_dict')
+NESTED = ('state_dict', 'model', 'model_state_dict', 'teacher')
 # Endings of files that hold no state dict of torch, what they are, and what to do.
 OTHER_FILES = {
     '.onnx': ('an ONNX graph', 'use the weights that it was made from'),
@@ -45,12 +46,26 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
         StorageError: The file is damaged.
     """
     path = Path(path)
+    if path.suffix in ('.npz', '.npy'):
+        with _explained(path):
+            return open_clip.create_model(model_name, pretrained=str(path)).state_dict()
+    state_dict = read_tensors(path)
+    with blame(str(path)):
+        return to_open_clip(state_dict)
+
+
+def read_tensors(path: str | Path) -> Mapping[str, torch.Tensor]:
+    """Read a state dict from a checkpoint file of any program, under its own names; unpickles tensors only.
+
+    Raises:
+        ConfigError: The file is not a checkpoint.
+        StorageError: The file is damaged.
+    """
+    path = Path(path)
     if path.suffix in OTHER_FILES:
         kind, advice = OTHER_FILES[path.suffix]
         raise ConfigError(f'{path} is {kind}, not a checkpoint of torch: {advice}')
-    try:
-        if path.suffix in ('.npz', '.npy'):
-            return open_clip.create_model(model_name, pretrained=str(path)).state_dict()
+    with _explained(path):
         if is_torchscript(path):
             state_dict: Any = read_torchscript(path)
             for key in TORCHSCRIPT_KEYS:
@@ -58,25 +73,38 @@ def read_state_dict(path: str | Path, model_name: str) -> dict[str, torch.Tensor
         else:
             check_whole(path)
             state_dict = load_state_dict(str(path), weights_only=True)
-    except StorageError:
-        raise
-    except Exception as error:  # the readers raise pickle, zip, safetensors and key errors of many types
-        reason = explain_unreadable(error)
-        advice = ': save the state_dict() of the model' if 'could run code' in reason else ''
-        raise ConfigError(f'{path} cannot be read as a checkpoint: {reason}{advice}') from error
+    return find_tensors(state_dict, path)
+
+
+def find_tensors(checkpoint: Any, where: str | Path) -> Mapping[str, torch.Tensor]:
+    """The state dict in a checkpoint, which may be nested. Raises a ConfigError, which names ``where``, if there is
+    none."""
+    state_dict = checkpoint
     if isinstance(state_dict, Mapping):
         state_dict = next((state_dict[key] for key in NESTED if isinstance(state_dict.get(key), Mapping)), state_dict)
     if not isinstance(state_dict, Mapping) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ConfigError(
-            f'{path} is not a state dict: it holds '
+            f'{where} is not a state dict: it holds '
             + (
                 f'the keys {short_list(state_dict, 5)}.'
                 if isinstance(state_dict, Mapping)
                 else f'a {type(state_dict).__name__}.'
             )
         )
-    with blame(str(path)):
-        return to_open_clip(state_dict)
+    return state_dict
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Inside the context, an error of a reader is a ConfigError that says why the file cannot be read."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:  # the readers raise pickle, zip, safetensors and key errors of many types
+        reason = explain_unreadable(error)
+        advice = ': save the state_dict() of the model' if 'could run code' in reason else ''
+        raise ConfigError(f'{path} cannot be read as a checkpoint: {reason}{advice}') from error
 
 
 def explain_unreadable(error: Exception) -> str:

@@ -43,6 +43,18 @@ def test_training_data_is_looked_for_before_the_model(tmp_path):
         check_training_data(Config(dict(train_dataloader=dict(dataset=gone))))
 
 
+@pytest.mark.parametrize('kind', ['MultiLabelDataset', 'VOC', 'MultiTaskDataset'])
+def test_sets_with_several_labels_are_refused(kind):
+    several = dict(dataset=dict(type=kind, data_root='gone'))
+    for key, cfg in {
+        'train_dataloader': dict(train_dataloader=several),
+        'val_dataloader': dict(val_dataloader=several),
+        'model.head.class_weights': dict(model=dict(head=dict(class_weights=dict(type='prototype', **several)))),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{key}.dataset.type='{kind}' gives an image several labels"):
+            check_training_data(Config(cfg))
+
+
 def test_test_sets_are_looked_for_before_the_model(tmp_path):
     photo, sketch = (
         dict(dataset=dict(type='PACSDataset', data_root=str(tmp_path), domain=domain)) for domain in ('photo', 'sketch')

@@ -4,18 +4,20 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from towers import MMPRETRAIN
 
 from mmcfmask.engine.checks.model import (
     check_backbone,
     check_class_names,
     check_device,
     check_fill,
+    check_has_weights,
     check_losses,
+    check_parameter_groups,
     counterfactual_settings,
     makes_counterfactuals,
     shown_settings,
     slow_bfloat16,
-    unmatched_keys,
     warn_of_random_weights,
     warn_of_unused_settings,
 )
@@ -33,6 +35,27 @@ def test_tower_is_looked_for_before_the_model():
         cfg = load_config('configs/shapes/cfmask.py', {f'model.backbone.{key}': value for key, value in change.items()})
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             check_backbone(cfg.model)
+
+
+@pytest.mark.parametrize(
+    'backbone, message',
+    [
+        (dict(type='TIMMBackbone', model_name='resnet81'), "model.backbone: unknown timm model 'resnet81'.*'resnet18'"),
+        (
+            dict(type='TIMMBackbone', model_name='resnet18', checkpoint_path='gone.pth'),
+            "model.backbone: checkpoint_path='gone.pth': the file does not exist",
+        ),
+        (
+            dict(type='ResNet', depth=50, init_cfg=dict(type='Pretrained', checkpoint='gone.pth')),
+            "model.backbone.init_cfg.checkpoint='gone.pth': the file does not exist",
+        ),
+    ],
+)
+def test_weights_of_other_backbones_are_looked_for_before_the_model(backbone, message):
+    with pytest.raises(UserError, match=message):
+        check_backbone(dict(backbone=backbone))
+    remote = dict(type='Pretrained', checkpoint='torchvision://resnet50')
+    check_backbone(dict(backbone=dict(type='ResNet', init_cfg=remote), neck=None))
 
 
 def test_fill_needs_two_images_in_every_batch():
@@ -189,16 +212,32 @@ def test_a_term_of_a_user_may_use_all_settings(monkeypatch):
 def test_random_start_is_named(monkeypatch):
     said = []
     monkeypatch.setattr('mmcfmask.engine.checks.model.print_log', lambda text, *args, **kwargs: said.append(text))
+    loaded = dict(type='Pretrained', checkpoint='x')
+    ours, timm = dict(type='OpenCLIPBackbone', model_name='ViT-B-16'), dict(type='TIMMBackbone', model_name='resnet18')
+    head = dict(class_weights=dict(type='prototype'))
     for tower in (
-        dict(model_name='ViT-B-16', pretrained='openai'),
-        dict(model_name='hf-hub:org/clip'),
-        dict(type='VisionTransformer'),
-        dict(model_name='ViT-B-16', init_cfg=dict(type='Pretrained', checkpoint='x')),
+        dict(ours, pretrained='openai'),
+        dict(ours, model_name='hf-hub:org/clip'),
+        dict(ours, init_cfg=loaded),
+        dict(type='VisionTransformer', init_cfg=[dict(type='Kaiming', layer='Conv2d'), loaded]),
+        dict(timm, pretrained=True),
+        dict(timm, checkpoint_path='x'),
     ):
-        warn_of_random_weights(Config(dict(model=dict(backbone=tower))))
+        cfg = Config(dict(model=dict(backbone=tower, head=head)))
+        warn_of_random_weights(cfg)
+        check_has_weights(cfg)
     assert not said
-    warn_of_random_weights(Config(dict(model=dict(backbone=dict(model_name='ViT-B-16')))))
-    assert len(said) == 1 and 'ViT-B-16 starts from random weights' in said[0]
+    for tower, name, key in (
+        (ours, 'ViT-B-16', 'pretrained'),
+        (timm, 'resnet18', 'init_cfg'),
+        (dict(type='ResNet', depth=50), 'ResNet', 'init_cfg'),
+        (dict(type='ResNet', depth=50, init_cfg=dict(type='Kaiming', layer='Conv2d')), 'ResNet', 'init_cfg'),
+    ):
+        cfg = Config(dict(model=dict(backbone=tower, head=head)))
+        warn_of_random_weights(cfg)
+        assert f'{name} starts from random weights, because model.backbone.{key} is not set' in said.pop()
+        with pytest.raises(ConfigError, match=f'random weights: give a checkpoint, or set model.backbone.{key}'):
+            check_has_weights(cfg)
 
 
 @pytest.mark.parametrize(
@@ -238,16 +277,45 @@ def test_slow_bfloat16_is_named(monkeypatch):
 
 def test_settings_for_parameters_that_are_not_there():
     model = torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(1, 1)))
-    cfg = Config(
-        dict(
-            optim_wrapper=dict(paramwise_cfg=dict(custom_keys={'bakcbone': dict(lr_mult=0.1), 'backbone.bias': dict()}))
-        )
-    )
-    assert (
-        "no parameter of the model has 'bakcbone' in its name, so it does nothing. Did you mean 'backbone'"
-        in unmatched_keys(cfg, model)
-    )
-    assert unmatched_keys(Config(dict(optim_wrapper=None)), model) is None
+
+    def check(**keys):
+        check_parameter_groups(Config(dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=keys)))), model)
+
+    check_parameter_groups(Config(dict(optim_wrapper=None)), model)
+    check(**{'backbone': dict(lr_mult=0.1), '.bias': dict(decay_mult=0.0)})
+    with pytest.raises(
+        ConfigError,
+        match="optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has 'bakcbone' in its name. Did you "
+        "mean 'backbone'",
+    ):
+        check(backbone=dict(lr_mult=0.1), bakcbone=dict(lr_mult=0.1))
+
+
+def test_layers_that_a_backbone_does_not_know():
+    by_layer = dict(optim_wrapper=dict(constructor='LearningRateDecayOptimWrapperConstructor'))
+    head = dict(type='CLIPDistillHead', num_classes=3)
+    swin = dict(embed_dims=8, depths=[1] * 4, num_heads=[1] * 4)
+    for backbone, known in (
+        (dict(type='OpenCLIPBackbone', model_name='tiny-vit'), True),
+        (dict(type='ResNet', depth=50, base_channels=4), True),
+        (dict(type='SwinTransformer', arch=swin), True),
+        (dict(type='ConvNeXt', arch=dict(depths=[1] * 4, channels=[4] * 4)), True),
+        *(
+            (dict(type=kind, **MMPRETRAIN), True)
+            for kind in ('VisionTransformer', 'DistilledVisionTransformer', 'BEiTViT', 'ViTEVA02')
+        ),
+        (dict(type='ResNet', depth=18, base_channels=4), False),
+        (dict(type='MobileNetV3', arch='small_050'), False),
+    ):
+        model = MODELS.build(dict(type='CounterfactualClassifier', backbone=backbone, head=head))
+        check_parameter_groups(Config(dict(optim_wrapper=dict(constructor=None))), model)
+        if known:
+            check_parameter_groups(Config(by_layer), model)
+            continue
+        with pytest.raises(
+            ConfigError, match=f"constructor='Learning.*': {backbone['type']} does not say which of its parameters are"
+        ):
+            check_parameter_groups(Config(by_layer), model)
 
 
 def test_float16_autocast_needs_a_gpu(monkeypatch):

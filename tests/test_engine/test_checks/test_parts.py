@@ -29,6 +29,15 @@ def test_settings_that_a_part_does_not_take(part, setting, near):
         check_config(cfg)
 
 
+def test_a_head_of_another_kind():
+    cfg = load_config('configs/shapes/cfmask.py', {})
+    cfg.model.head = dict(type='LinearClsHead', num_classes=10, in_channels=16)
+    with pytest.raises(
+        ConfigError, match="model.head.type='LinearClsHead': a CounterfactualClassifier needs 'CLIPDist"
+    ):
+        check_config(cfg)
+
+
 @pytest.mark.parametrize(
     'option, value, message',
     [

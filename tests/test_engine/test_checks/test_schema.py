@@ -216,6 +216,32 @@ def test_groups_of_parameters_have_settings_of_the_optimizer():
     check_schema(cfg)
 
 
+@pytest.mark.parametrize(
+    'key, value, message',
+    [
+        ('layer_decay_rate', 1.5, 'paramwise_cfg.layer_decay_rate=1.5: it must be less than or equal to 1'),
+        ('bias_lr_mult', 2.0, "paramwise_cfg has no 'bias_lr_mult'. Did you mean 'bias_decay_mult'"),
+        (
+            'custom_keys',
+            dict(head=dict(lr_mult=2.0)),
+            'custom_keys.head.lr_mult=2.0: the constructor sets the learning',
+        ),
+        ('custom_keys', dict(head=dict(lr=2.0)), 'custom_keys.head.lr=2.0: the constructor sets the learning rate by'),
+    ],
+)
+def test_learning_rates_by_layer(key, value, message):
+    """mmpretrain's constructor ignores what it does not read."""
+    cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
+    cfg.optim_wrapper.constructor = 'LearningRateDecayOptimWrapperConstructor'
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        layer_decay_rate=0.7, flat_decay_mult=0.0, custom_keys=dict(head=dict(decay_mult=0.0, eps=1e-6))
+    )
+    check_schema(cfg)
+    cfg.optim_wrapper.paramwise_cfg[key] = value
+    with pytest.raises(ConfigError, match=message):
+        check_schema(cfg)
+
+
 def test_log_level_may_be_a_number():
     cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
     for level in (20, 'WARNING'):
