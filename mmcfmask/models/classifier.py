@@ -14,7 +14,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..counterfactual import AttentionRecord, record_attention
-from ..errors import ConfigError
+from ..errors import ConfigError, blame
 from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
 from .class_embeddings.build import build_class_weights
@@ -25,6 +25,7 @@ from .losses import Step, add_losses, check_teacher, find_terms
 from .losses.base import find_layout
 from .preprocessor import CAMRefillDataPreprocessor
 from .teacher import OpenCLIPTeacher
+from .towers.lora import LoRA, add_lora, has_lora, holds_adapters, is_adapter
 from .towers.modes import keep_pretrained_mode, take_class_token
 
 
@@ -42,7 +43,8 @@ class CounterfactualClassifier(ImageClassifier):
 
     Args:
         backbone (dict): :class:`OpenCLIPBackbone`, or mmpretrain's ``VisionTransformer`` with a ``CLIPProjection``
-            neck.
+            neck. ``lora=dict(rank=8)`` beside its arguments trains adapters in place of its weights, see
+            :class:`mmcfmask.models.towers.lora.LoRA`; the neck is frozen then.
         head (dict): :class:`CLIPDistillHead`; ``in_channels`` is filled in.
         neck (dict, optional): As in ``ImageClassifier``.
         teacher (dict, optional): :class:`OpenCLIPTeacher`, for loss terms that compare with the pretrained model.
@@ -91,6 +93,10 @@ class CounterfactualClassifier(ImageClassifier):
                     f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher '
                     'was copied from the student: use model.backbone.pretrained or model.backbone.init_cfg'
                 )
+        lora = None
+        if isinstance(backbone, dict):
+            lora = backbone.get('lora')
+            backbone = {key: value for key, value in backbone.items() if key != 'lora'}
         tower = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
         neck = MODELS.build(neck) if isinstance(neck, dict) else neck
         width = tower.embed_dims if neck is None else neck.out_channels
@@ -112,14 +118,16 @@ class CounterfactualClassifier(ImageClassifier):
         self.losses = nn.ModuleList()
         self._set_frozen(teacher=None, knn_gate=None)
         self._load_pretrained()
-        if teacher is not None:
-            frozen = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
-            frozen.setup(self.backbone, self.neck, self.head)
-            self._set_frozen(teacher=frozen)
         if knn_gate is not None:
             gate = MODELS.build({'type': 'KNNGate', **knn_gate})
             gate.setup(self)
             self._set_frozen(knn_gate=gate)
+        if lora is not None:
+            self._add_lora(lora)
+        if teacher is not None:
+            frozen = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
+            frozen.setup(self.backbone, self.neck, self.head)
+            self._set_frozen(teacher=frozen)
         self._set_up_losses(losses or [])
         if train_batch_norm and get_world_size() > 1 and torch.cuda.is_available():
             self.backbone = convert_sync_batchnorm(self.backbone)  # timm's, which keeps activations of its batch norms
@@ -137,6 +145,12 @@ class CounterfactualClassifier(ImageClassifier):
             else:
                 self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
 
+    def _add_lora(self, options: dict) -> None:
+        with blame('model.backbone.lora'):
+            add_lora(self.backbone, LoRA(**options))
+        if self.neck is not None:
+            self.neck.requires_grad_(False)
+
     def _set_up_losses(self, losses: list[dict]) -> None:
         find_terms(losses)  # an error with the place of what is no loss term
         terms = [MODELS.build(term) for term in losses]
@@ -145,7 +159,8 @@ class CounterfactualClassifier(ImageClassifier):
             term.setup(self)
             self.losses.append(term)
         if self.teacher is not None:
-            self.teacher.exact = any(term.reads_teacher_weights for term in self.losses)
+            reads = any(term.reads_teacher_weights for term in self.losses)
+            self.teacher.exact = reads or has_lora(self.backbone)  # then the student reads them too
 
     def _set_frozen(self, **modules: nn.Module | None) -> None:
         # Not registered as sub-modules, so not in parameters(), state_dict(), EMA or DDP.
@@ -170,8 +185,25 @@ class CounterfactualClassifier(ImageClassifier):
         return take_class_token(super().extract_feat(inputs, stage))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As ``nn.Module.state_dict``; with adapters, without the frozen weights that they belong to."""
         self._finish()
-        return super().state_dict(*args, **kwargs)
+        state = super().state_dict(*args, **kwargs)
+        for name in self._frozen_weights(kwargs.get('prefix', '')):
+            del state[name]
+        return state
+
+    def _frozen_weights(self, prefix: str) -> dict[str, Tensor]:
+        """The weights that a model with adapters never changes; none without adapters."""
+        if not has_lora(self.backbone):
+            return {}
+        parts = dict(backbone=self.backbone, neck=self.neck)
+        return {
+            f'{prefix}{part}.{name}': weight
+            for part, module in parts.items()
+            if module is not None
+            for name, weight in module.named_parameters()
+            if not is_adapter(name)
+        }
 
     def _finish(self) -> None:
         for term in self.losses:
@@ -181,10 +213,35 @@ class CounterfactualClassifier(ImageClassifier):
         renamed = rename_weights(state_dict, prefix)
         if not len(self.losses):  # a test ignores the weights of loss terms, without a warning
             renamed = {name: value for name, value in renamed.items() if not name.startswith(f'{prefix}losses.')}
+        renamed = self._with_frozen_weights(renamed, prefix)
         if renamed.keys() != state_dict.keys():
             state_dict.clear()
             state_dict.update(renamed)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _with_frozen_weights(self, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """A state dict of adapters with the frozen weights, which the model has; others as they are.
+
+        Raises:
+            ConfigError: Adapters of other pretrained weights, or for a model without any, or weights without adapters.
+        """
+        frozen, adapted = self._frozen_weights(prefix), holds_adapters(state)
+        if adapted and not frozen:
+            raise ConfigError(
+                'these weights are LoRA adapters, but the model has none: set model.backbone.lora as in their training'
+            )
+        if frozen.keys() & state.keys():
+            raise ConfigError(
+                'these are weights of a whole tower, but the model has LoRA adapters: leave out model.backbone.lora, or '
+                'start from them by model.backbone.pretrained'
+            )
+        base = state.get(f'{prefix}backbone.lora_base')
+        if frozen and base is not None and base.item() != self.backbone.lora_base.item():
+            raise ConfigError(
+                'these LoRA adapters belong to other pretrained weights than those of model.backbone (pretrained or '
+                'init_cfg): name those of their training'
+            )
+        return {**state, **frozen}
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_cls`` and the losses of all terms.

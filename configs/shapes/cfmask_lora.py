@@ -1,0 +1,4 @@
+# CFMask with LoRA (Hu et al. 2022): adapters of rank 8 and the head are trained. The frozen tower is the teacher too.
+_base_ = './cfmask.py'
+optim_wrapper = dict(optimizer=dict(lr=5e-3))
+model = dict(backbone=dict(lora=dict(rank=8)))
