@@ -17,7 +17,7 @@ from ..datasets.holdout import follow_run
 from ..errors import ConfigError, blame
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
-from ..models.towers.lora import holds_adapters, uses_lora
+from ..models.towers.lora import holds_adapters, remove_lora, uses_lora
 from .build import usable_cores
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
@@ -121,6 +121,7 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
 @MODELS.register_module()
 def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocessor: None = None) -> nn.Module:  # noqa: N802
     """Build a model and load its weights, for programs that build a config and load none, such as ``get_model``.
+    Adapters are merged.
 
     Args:
         model: The ``model`` of a config.
@@ -137,6 +138,7 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
     built = MODELS.build(model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     load_weights(built, loaded, checkpoint)
+    remove_lora(built, merge=True)
     return built
 
 

@@ -93,9 +93,8 @@ class CounterfactualClassifier(ImageClassifier):
                     f'CounterfactualClassifier got {key}={kwargs[key]!r}, which mmengine would load after the teacher '
                     'was copied from the student: use model.backbone.pretrained or model.backbone.init_cfg'
                 )
-        lora = None
+        lora = backbone.get('lora') if isinstance(backbone, dict) else None
         if isinstance(backbone, dict):
-            lora = backbone.get('lora')
             backbone = {key: value for key, value in backbone.items() if key != 'lora'}
         tower = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
         neck = MODELS.build(neck) if isinstance(neck, dict) else neck
@@ -232,8 +231,8 @@ class CounterfactualClassifier(ImageClassifier):
             )
         if frozen.keys() & state.keys():
             raise ConfigError(
-                'these are weights of a whole tower, but the model has LoRA adapters: leave out model.backbone.lora, or '
-                'start from them by model.backbone.pretrained'
+                'these are weights of a whole tower, but the model has LoRA adapters: leave out model.backbone.lora, '
+                'or start from them by model.backbone.pretrained'
             )
         base = state.get(f'{prefix}backbone.lora_base')
         if frozen and base is not None and base.item() != self.backbone.lora_base.item():

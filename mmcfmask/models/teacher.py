@@ -25,8 +25,9 @@ class OpenCLIPTeacher(nn.Module):
     """A frozen image tower with its projection.
 
     Without a ``model_name``, or with the student's own, it is a copy of the pretrained student, and no weights are
-    loaded twice. Of a student with adapters it is the student without them, and shares its frozen weights. Under autocast, and with ``precision='bf16'``, the first call rounds its weights for good, as autocast
-    would do in every step: the features are the same, with less memory and time. :attr:`exact` prevents this.
+    loaded twice. Of a student with adapters (LoRA) it is the student without them, and shares its frozen weights. Under
+    autocast, and with ``precision='bf16'``, the first call rounds its weights for good, as autocast would do in every
+    step: the features are the same, with less memory and time. :attr:`exact` prevents this.
 
     It is always in eval mode and needs no gradient. Its owner keeps it out of ``named_modules()``, so it is absent from
     the optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it, because it never changes.

@@ -239,7 +239,7 @@ def remove_lora(tower: nn.Module, merge: bool = False) -> None:
     """Take the adapters away, in place; the layers are of their former classes again.
 
     Args:
-        tower (nn.Module): A tower with or without adapters.
+        tower (nn.Module): A tower, or a model with one, with or without adapters.
         merge (bool): First add s B A to the weights. False: they are the pretrained ones.
     """
     for layer in [module for module in tower.modules() if isinstance(module, LAYERS)]:
@@ -248,8 +248,8 @@ def remove_lora(tower: nn.Module, merge: bool = False) -> None:
                 _frozen_weight(layer).add_(low_rank_update(layer.lora_A, layer.lora_B, layer.lora_scale))
         layer.__class__ = layer.plain_class  # type: ignore[assignment]
         del layer.lora_A, layer.lora_B, layer.lora_scale, layer.plain_class
-    if hasattr(tower, 'lora_base'):
-        del tower.lora_base
+    for module in tower.modules():
+        module._buffers.pop('lora_base', None)
 
 
 def copy_without_lora(tower: nn.Module) -> nn.Module:
@@ -273,24 +273,6 @@ def is_adapter(name: str) -> bool:
 def holds_adapters(names: Iterable[str]) -> bool:
     """Whether a state dict with these names holds adapters in place of the weights."""
     return any(map(is_adapter, names))
-
-
-def merged_weights(pretrained: Mapping[str, Tensor], adapters: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """A state dict without adapters: what a model with them computes.
-
-    Args:
-        pretrained (Mapping): State dict of the model before training, without adapters.
-        adapters (Mapping): State dict of the trained model: adapters, and whatever else was trained.
-        scale (float): s.
-    """
-    merged = {**pretrained, **{name: value for name, value in adapters.items() if name in pretrained}}
-    for name, down in adapters.items():
-        layer, _, kind = name.rpartition('.')
-        if kind != 'lora_A':
-            continue
-        weight = f'{layer}.in_proj_weight' if f'{layer}.in_proj_weight' in merged else f'{layer}.weight'
-        merged[weight] = merged[weight] + low_rank_update(down, adapters[f'{layer}.lora_B'], scale)
-    return merged
 
 
 def _adapt(layer: Any, options: LoRA) -> None:
