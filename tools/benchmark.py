@@ -4,6 +4,7 @@
     python tools/benchmark.py                                                 # ViT-B/16, noise images, this machine
     python tools/benchmark.py --model ViT-B-32-quickgelu --batch 16 --amp     # bfloat16
     python tools/benchmark.py --config configs/cfmask_vitl14.py --loader      # any config, with its own images
+    python tools/benchmark.py --cfg-options "model.backbone.lora=dict(rank=8)"      # beside the same step with LoRA
     python tools/benchmark.py --evaluation                                    # tools/test.py against the tower alone
     python tools/benchmark.py --count --card H100 --amp --batch 128           # work and traffic on a GPU, counted
 
@@ -13,6 +14,7 @@ The candidates run in turns within one process (A B C A B C …), so a busy mach
 - fine-tuning: the same step without teacher and counterfactual images, in the same precision;
 - naive: the step written plainly after the publication, in float32, with separate forward passes for the loss and the
   relevance map, autograd through every attention matrix, and the full L x L relevance recursion;
+- LoRA and LoRA fine-tuning: the first two with adapters, for a config with model.backbone.lora;
 - arithmetic: 8 F divided by the rate of this machine's matrix products in the same precision. F is one forward pass of
   the image tower: clean forward 1, relevance 1, teacher 1, masked forward 1, two backward passes 4.
 
@@ -61,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--compile', action='store_true', help='torch.compile the blocks of the towers')
     parser.add_argument('--threads', type=count, help="CPU threads (default: torch's own choice)")
     parser.add_argument(
-        '--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'memory'], help='leave these out'
+        '--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'LoRA fine-tuning', 'memory'], help='leave these out'
     )
     parser.add_argument('--out', type=file_name, help='write all measurements to this JSON file')
     add_cfg_options(parser)

@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..models import CounterfactualDistillation, CounterfactualMaker
 from ..models.losses import base
 
-CANDIDATES = ('counterfactual', 'fine-tuning', 'naive')
+CANDIDATES = ('counterfactual', 'fine-tuning', 'naive', 'LoRA', 'LoRA fine-tuning')
 PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'teacher', 'backward', 'optimizer', 'other')
 
 
@@ -99,7 +99,7 @@ def naive_losses(model: nn.Module, teacher: nn.Module, images: Tensor, labels: T
 
 
 class Steps:
-    """The candidates, which share one model.
+    """The candidates, which share one model; those with LoRA have one of their own.
 
     The learning rate is 0, so all of them compute with the same weights, at the same cost.
 
@@ -124,27 +124,34 @@ class Steps:
         cfg, candidates = copy.deepcopy(cfg), tuple(candidates)
         self.device = device
         cfg.optim_wrapper.optimizer.lr = 0.0
-        if candidates == ('fine-tuning',):
+        if all('fine-tuning' in name for name in candidates):
             forget_training(cfg.model)
-        self.model = MODELS.build(cfg.model).to(device).train()
-        prepare(self.model)
-        self.teacher, self.losses = self.model.teacher, self.model.losses
+        adapters = cfg.model.backbone.pop('lora', None)
+        models = {}
+        for lora in {'LoRA' in name for name in candidates}:
+            cfg.model.backbone.lora = adapters if lora else None
+            models[lora] = MODELS.build(cfg.model).to(device).train()
+            prepare(models[lora])
+        self.models = {name: models['LoRA' in name] for name in candidates}
+        self.losses = {name: model.losses for name, model in self.models.items()}
+        self.model = self.models[candidates[0]]
+        self.teacher = self.model.teacher
         visual = self.model.backbone.visual
         if 'naive' in candidates and not hasattr(visual, 'transformer'):
             raise ConfigError(
                 f'the naive step is written for ViTs of open_clip, not for {type(visual).__name__}: use --skip naive'
             )
-        if 'naive' in candidates and [type(term) for term in self.losses] != [CounterfactualDistillation]:
+        if 'naive' in candidates and [type(term) for term in self.losses['naive']] != [CounterfactualDistillation]:
             raise ConfigError(
                 'the naive step is written for losses=[dict(type="CounterfactualDistillation")] alone, but the config '
-                f'has {", ".join(type(term).__name__ for term in self.losses)}: use --skip naive'
+                f'has {", ".join(type(term).__name__ for term in self.losses["naive"])}: use --skip naive'
             )
         if 'naive' in candidates:  # a teacher that is not rounded under autocast
             teacher = self.teacher.backbone.visual
             self.naive_teacher = teacher if candidates == ('naive',) else copy.deepcopy(teacher)
         plain = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.0, weight_decay=0.1))
         wrappers = {name: {**cfg.optim_wrapper, **(plain if name == 'naive' else {})} for name in candidates}
-        self.wrappers = {name: build_optim_wrapper(self.model, wrapper) for name, wrapper in wrappers.items()}
+        self.wrappers = {name: build_optim_wrapper(self.models[name], wrapper) for name, wrapper in wrappers.items()}
 
     def synthetic_batch(self, batch: int) -> dict:
         """Noise in the form of a data loader's batch, uint8 on the CPU."""
@@ -157,14 +164,14 @@ class Steps:
 
     def run(self, name: str, data: dict) -> None:
         """One step of a candidate."""
-        wrapper = self.wrappers[name]
-        self.model.losses = nn.ModuleList() if name == 'fine-tuning' else self.losses
+        wrapper, model = self.wrappers[name], self.models[name]
+        model.losses = nn.ModuleList() if 'fine-tuning' in name else self.losses[name]
         if name == 'naive':
-            data = self.model.data_preprocessor(data, training=True)
+            data = model.data_preprocessor(data, training=True)
             labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-            wrapper.update_params(sum(naive_losses(self.model, self.naive_teacher, data['inputs'], labels)))
+            wrapper.update_params(sum(naive_losses(model, self.naive_teacher, data['inputs'], labels)))
         else:
-            self.model.train_step(data, wrapper)
+            model.train_step(data, wrapper)
 
     def synchronize(self) -> None:
         if self.device.type == 'cuda':

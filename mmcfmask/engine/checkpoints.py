@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..files import check_whole
+from ..models.towers.lora import LoRA, holds_adapters
 from ..models.towers.torchscript import is_torchscript
 from ..models.towers.weight_files import check_parameters, check_tensors, explain_unreadable
 from ..renamed import rename_weights
@@ -278,6 +279,12 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
                 f'{name} was trained with model.backbone.{key} = {before.get(key)!r}, but now it is {now.get(key)!r}, '
                 'which computes something else from the same weights'
             )
+    lora = [LoRA(**part['lora']) if part.get('lora') is not None else None for part in (before, now)]
+    if holds_adapters(checkpoint['state_dict']) and lora[0] != lora[1]:
+        raise ConfigError(
+            f'{name} holds adapters trained with model.backbone.lora = {before.get("lora")}, but now it is '
+            f'{now.get("lora")}: set it as in the training'
+        )
     for key in ('mean', 'std'):
         old, new = ((part.get('data_preprocessor') or {}).get(key) for part in (trained, ours))
         if old and new and (len(old) != len(new) or any(abs(a - b) > 1e-3 for a, b in zip(old, new))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..datasets.holdout import follow_run
 from ..errors import ConfigError
 from ..evaluation import preference
 from ..files import as_path, write_tensors
+from ..models.towers.lora import holds_adapters, remove_lora
 from .build import build_runner
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict, inherited_meta
 from .checks import check_out
@@ -22,7 +24,7 @@ from .checks.classes import CheckClassesHook
 from .config import load_config
 from .hooks import unwrapped
 from .soup import State, greedy_soup, head_maker, uniform_soup
-from .testing import skip_pretrained_weights
+from .testing import build_model, skip_pretrained_weights
 
 
 def run_soup(
@@ -64,13 +66,11 @@ def run_soup(
     trained = _check_ingredients(cfg, ingredients)
     if greedy:
         _check_held_out(cfg, ingredients)
+    load = state_loader(cfg.model, ingredients)
+    cfg.model.backbone.pop('lora', None)  # a soup holds merged weights
     make_head = head_maker(cfg.model)
     skip_pretrained_weights(cfg.model)
     table = None
-
-    def load(path: str) -> State:
-        return ingredients[path]['state_dict']
-
     if greedy:
         evaluate = evaluator_on_held_out(cfg, work_dir or str(Path(out).parent), trained)
         soup, chosen, alone = greedy_soup(checkpoints, load, evaluate, ties, make_head)
@@ -86,6 +86,32 @@ def run_soup(
             Console().print(table)
         Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {out}', highlight=False)
     return meta
+
+
+def state_loader(model: dict, ingredients: Mapping[str, dict]) -> Callable[[str], State]:
+    """Return a function from the name of an ingredient to its state dict, with LoRA adapters merged into the pretrained
+    weights: the average of products B A is no product of averages.
+
+    Args:
+        model (dict): The ``model`` of the config that the ingredients were trained with.
+        ingredients (Mapping): Checkpoints by name.
+    """
+    if not any(holds_adapters(checkpoint['state_dict']) for checkpoint in ingredients.values()):
+        return lambda path: ingredients[path]['state_dict']
+    pretrained = build_model(copy.deepcopy(model))
+
+    def load(path: str) -> State:
+        state = ingredients[path]['state_dict']
+        if not holds_adapters(state):
+            return state
+        check_state_dict(pretrained, ingredients[path], path)
+        pretrained.load_state_dict(state)
+        merged = copy.deepcopy(pretrained)
+        remove_lora(merged, merge=True)
+        terms = {name: value for name, value in state.items() if name.startswith('losses.')}
+        return {**merged.state_dict(), **terms}
+
+    return load
 
 
 def _check_ingredients(cfg: Config, ingredients: dict[str, dict]) -> dict:

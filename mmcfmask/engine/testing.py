@@ -18,6 +18,7 @@ from ..datasets.holdout import follow_run
 from ..errors import ConfigError, blame
 from ..models import CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
+from ..models.towers.lora import holds_adapters, remove_lora, uses_lora
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
 from .checks.model import check_has_weights, makes_head
@@ -70,6 +71,7 @@ def prepare_test(
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
+    fit_lora(cfg.model, loaded)
     follow_run(cfg, ((loaded or {}).get('meta') or {}).get('seed', (cfg.get('randomness') or {}).get('seed')))
     if not (keep_pretrained and makes_head(cfg.model)):
         forget_training(cfg.model)
@@ -119,6 +121,7 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
 @MODELS.register_module()
 def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocessor: None = None) -> nn.Module:  # noqa: N802
     """Build a model and load its weights, for programs that build a config and load none, such as ``get_model``.
+    Adapters are merged.
 
     Args:
         model: The ``model`` of a config.
@@ -135,6 +138,7 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
     built = MODELS.build(model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     load_weights(built, loaded, checkpoint)
+    remove_lora(built, merge=True)
     return built
 
 
@@ -260,10 +264,26 @@ def forget_training(model: dict) -> None:
         model.pop(part, None)
 
 
+def fit_lora(model: dict, checkpoint: dict | None) -> None:
+    """Drop the adapters from a model config, in place, for a checkpoint that holds merged weights.
+
+    Args:
+        model (dict): The ``model`` of a config.
+        checkpoint (dict, optional): From :func:`check_checkpoint`. None: the pretrained weights, which have no use for
+            adapters either, but WiSE-FT compares them with a model that has.
+    """
+    if checkpoint is not None and uses_lora(model) and not holds_adapters(checkpoint['state_dict']):
+        model['backbone']['lora'] = None
+
+
 def skip_pretrained_weights(model: dict) -> None:
-    """Make a model config load no weights, in place: a checkpoint will bring them all."""
+    """Make a model config load no weights, in place: a checkpoint will bring them all. With adapters, it brings the
+    head alone, and the weights of the tower are loaded."""
     forget_training(model)
     model.pop('knn_gate', None)  # it needs the pretrained weights
+    if uses_lora(model):
+        model['head']['class_weights'] = None
+        return
     for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None
@@ -295,6 +315,7 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
     ours = cfg.type == 'CounterfactualClassifier'
     if checkpoint is not None:
         check_same_tower(cfg, checkpoint, name)
+        fit_lora(cfg, checkpoint)
     if ours and checkpoint is not None:
         skip_pretrained_weights(cfg)
     elif ours:

@@ -82,9 +82,9 @@ class WiSEFTLoop(MultiSetTestLoop):
     """A :class:`MultiSetTestLoop` over the weights (1 − α) θ0 + α θ1, which reads every image once for all α.
 
     θ0 are the :func:`pretrained_weights` of the runner's config, θ1 the weights of the runner's model, which has them
-    again after the run. Metrics are named ``alpha=<α>/<set>/<metric>``. If a text tower makes the head
-    (:class:`mmcfmask.models.losses.flyp.FLYP`), the loop interpolates the text towers and makes the head of each α from
-    the result.
+    again after the run. Adapters (LoRA) are scaled by α. Metrics are named ``alpha=<α>/<set>/<metric>``. If a text
+    tower makes the head (:class:`mmcfmask.models.losses.flyp.FLYP`), the loop interpolates the text towers and makes
+    the head of each α from the result.
 
     Args:
         *args, **kwargs: Arguments of :class:`MultiSetTestLoop`.
@@ -121,6 +121,8 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.weights = self._model_weights()  # written to in place
         self.finetuned = {name: value.clone() for name, value in self.weights.items()}
         self.pretrained = {name: value.to(self.finetuned[name].device) for name, value in self.pretrained.items()}
+        # LoRA: B is 0 in θ0, whatever its A. With the A of θ1, the line scales the update s B A by α.
+        self.pretrained.update({name: value for name, value in self.finetuned.items() if name.endswith('.lora_A')})
         self.maker = next((module for module in getattr(self.model, 'losses', ()) if isinstance(module, FLYP)), None)
         if self.maker is not None:
             self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}

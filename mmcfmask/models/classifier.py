@@ -14,7 +14,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..counterfactual import AttentionRecord, record_attention
-from ..errors import ConfigError
+from ..errors import ConfigError, blame
 from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
 from .class_embeddings.build import build_class_weights
@@ -27,6 +27,7 @@ from .preprocessor import CAMRefillDataPreprocessor
 from .teacher import OpenCLIPTeacher
 from .towers.features import build_tower, find_features
 from .towers.initial_weights import initialise
+from .towers.lora import LoRA, add_lora, has_lora, holds_adapters, is_adapter
 from .towers.modes import keep_pretrained_mode, take_class_token
 
 
@@ -44,7 +45,8 @@ class CounterfactualClassifier(ImageClassifier):
 
     Args:
         backbone (dict): :class:`OpenCLIPBackbone`, or any backbone of mmpretrain; its ``init_cfg`` acts now, before
-            the teacher is copied.
+            the teacher is copied. ``lora=dict(rank=8)`` beside its arguments trains adapters in place of its weights,
+            see :class:`mmcfmask.models.towers.lora.LoRA`; the neck is frozen then.
         head (dict): :class:`CLIPDistillHead`; ``in_channels`` is filled in.
         neck (dict, optional): As in ``ImageClassifier``. Defaults to a ``GlobalAveragePooling`` for a backbone that
             returns a map.
@@ -95,6 +97,9 @@ class CounterfactualClassifier(ImageClassifier):
                     'was copied from the student: use model.backbone.pretrained or model.backbone.init_cfg'
                 )
         check_head(head)
+        lora = backbone.get('lora') if isinstance(backbone, dict) else None
+        if isinstance(backbone, dict):
+            backbone = {key: value for key, value in backbone.items() if key != 'lora'}
         tower = build_tower(backbone)
         neck, width = find_features(tower, MODELS.build(neck) if isinstance(neck, dict) else neck)
         if isinstance(head, dict):
@@ -120,14 +125,16 @@ class CounterfactualClassifier(ImageClassifier):
         self.losses = nn.ModuleList()
         self._set_frozen(teacher=None, knn_gate=None)
         self._load_pretrained()
-        if teacher is not None:
-            frozen = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
-            frozen.setup(self.backbone, self.neck, self.head)
-            self._set_frozen(teacher=frozen)
         if knn_gate is not None:
             gate = MODELS.build({'type': 'KNNGate', **knn_gate})
             gate.setup(self)
             self._set_frozen(knn_gate=gate)
+        if lora is not None:
+            self._add_lora(lora)
+        if teacher is not None:
+            frozen = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
+            frozen.setup(self.backbone, self.neck, self.head)
+            self._set_frozen(teacher=frozen)
         self._set_up_losses(losses or [])
         if train_batch_norm and get_world_size() > 1 and torch.cuda.is_available():
             self.backbone = convert_sync_batchnorm(self.backbone)  # timm's, which keeps activations of its batch norms
@@ -144,6 +151,12 @@ class CounterfactualClassifier(ImageClassifier):
             else:
                 self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
 
+    def _add_lora(self, options: dict) -> None:
+        with blame('model.backbone.lora'):
+            add_lora(self.backbone, LoRA(**options))
+        if self.neck is not None:
+            self.neck.requires_grad_(False)
+
     def _set_up_losses(self, losses: list[dict]) -> None:
         find_terms(losses)  # an error with the place of what is no loss term
         terms = [MODELS.build(term) for term in losses]
@@ -152,7 +165,8 @@ class CounterfactualClassifier(ImageClassifier):
             term.setup(self)
             self.losses.append(term)
         if self.teacher is not None:
-            self.teacher.exact = any(term.reads_teacher_weights for term in self.losses)
+            reads = any(term.reads_teacher_weights for term in self.losses)
+            self.teacher.exact = reads or has_lora(self.backbone)  # then the student reads them too
 
     def _set_frozen(self, **modules: nn.Module | None) -> None:
         # Not registered as sub-modules, so not in parameters(), state_dict(), EMA or DDP.
@@ -177,8 +191,25 @@ class CounterfactualClassifier(ImageClassifier):
         return take_class_token(super().extract_feat(inputs, stage))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As ``nn.Module.state_dict``; with adapters, without the frozen weights that they belong to."""
         self._finish()
-        return super().state_dict(*args, **kwargs)
+        state = super().state_dict(*args, **kwargs)
+        for name in self._frozen_weights(kwargs.get('prefix', '')):
+            del state[name]
+        return state
+
+    def _frozen_weights(self, prefix: str) -> dict[str, Tensor]:
+        """The weights that a model with adapters never changes; none without adapters."""
+        if not has_lora(self.backbone):
+            return {}
+        parts = dict(backbone=self.backbone, neck=self.neck)
+        return {
+            f'{prefix}{part}.{name}': weight
+            for part, module in parts.items()
+            if module is not None
+            for name, weight in module.named_parameters()
+            if not is_adapter(name)
+        }
 
     def _finish(self) -> None:
         for term in self.losses:
@@ -188,10 +219,35 @@ class CounterfactualClassifier(ImageClassifier):
         renamed = rename_weights(state_dict, prefix)
         if not len(self.losses):  # a test ignores the weights of loss terms, without a warning
             renamed = {name: value for name, value in renamed.items() if not name.startswith(f'{prefix}losses.')}
+        renamed = self._with_frozen_weights(renamed, prefix)
         if renamed.keys() != state_dict.keys():
             state_dict.clear()
             state_dict.update(renamed)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _with_frozen_weights(self, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """A state dict of adapters with the frozen weights, which the model has; others as they are.
+
+        Raises:
+            ConfigError: Adapters of other pretrained weights, or for a model without any, or weights without adapters.
+        """
+        frozen, adapted = self._frozen_weights(prefix), holds_adapters(state)
+        if adapted and not frozen:
+            raise ConfigError(
+                'these weights are LoRA adapters, but the model has none: set model.backbone.lora as in their training'
+            )
+        if frozen.keys() & state.keys():
+            raise ConfigError(
+                'these are weights of a whole tower, but the model has LoRA adapters: leave out model.backbone.lora, '
+                'or start from them by model.backbone.pretrained'
+            )
+        base = state.get(f'{prefix}backbone.lora_base')
+        if frozen and base is not None and base.item() != self.backbone.lora_base.item():
+            raise ConfigError(
+                'these LoRA adapters belong to other pretrained weights than those of model.backbone (pretrained or '
+                'init_cfg): name those of their training'
+            )
+        return {**state, **frozen}
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_cls`` and the losses of all terms.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..precision import autocast_dtype
 from .towers.loading import load_text_tower
+from .towers.lora import copy_without_lora
 from .towers.modes import take_class_token
 
 PRECISIONS = {None: None, 'bf16': torch.bfloat16}
@@ -24,8 +25,9 @@ class OpenCLIPTeacher(nn.Module):
     """A frozen image tower with its projection.
 
     Without a ``model_name``, or with the student's own, it is a copy of the pretrained student, and no weights are
-    loaded twice. Under autocast, and with ``precision='bf16'``, the first call rounds its weights for good, as autocast
-    would do in every step: the features are the same, with less memory and time. :attr:`exact` prevents this.
+    loaded twice. Of a student with adapters (LoRA) it is the student without them, and shares its frozen weights. Under
+    autocast, and with ``precision='bf16'``, the first call rounds its weights for good, as autocast would do in every
+    step: the features are the same, with less memory and time. :attr:`exact` prevents this.
 
     It is always in eval mode and needs no gradient. Its owner keeps it out of ``named_modules()``, so it is absent from
     the optimizer, checkpoints, EMA and DDP. A deep copy of the owner shares it, because it never changes.
@@ -84,7 +86,7 @@ class OpenCLIPTeacher(nn.Module):
             getattr(backbone, 'pretrained', None),
         )
         if self.model_name is None or same:
-            self.backbone, self.neck = deepcopy(backbone), deepcopy(neck)
+            self.backbone, self.neck = copy_without_lora(backbone), deepcopy(neck)
         else:
             self.backbone = MODELS.build(
                 dict(

@@ -276,6 +276,14 @@ def names() -> Iterator[Case]:
     ):
         yield value('model.losses', [dict(type='CounterfactualCrossEntropy', counterfactual=own)], says=near)
     yield value('model.losses', [dict(type='ContextInvariance', target='cleen')], says='clean')
+    for own, near in (
+        (dict(rank=0), 'rank'),
+        (dict(rnk=8), 'rank'),
+        (dict(targets=['atn']), 'attn'),
+        (dict(rank=10**6), 'larger'),
+        (8, 'dict'),
+    ):
+        yield value('model.backbone.lora', own, says=near)
 
 
 def keys() -> Iterator[Case]:

@@ -19,6 +19,7 @@ CONTEXT_TERMS = [
         {'model.data_preprocessor.mask': 'object', 'model.data_preprocessor.fill': 'single'},
         {'model.data_preprocessor.mask': 'random', 'model.data_preprocessor.fill': 'multi'},
         {'model.data_preprocessor.donors': 'other_class', 'model.losses': CONTEXT_TERMS},
+        {'model.backbone.lora': dict(rank=2)},
     ],
 )
 def test_resume_in_the_middle_of_an_epoch_goes_on_as_if_nothing_had_happened(

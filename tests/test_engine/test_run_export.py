@@ -9,15 +9,19 @@ import open_clip
 import pytest
 import torch
 from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.registry import MODELS
 
 from mmcfmask import load_model
 from mmcfmask.datasets import ShapesDataset
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.run_export import PARTS, check_part, find_metrics, read_preprocessing, run_export, write_model
+from mmcfmask.engine.run_soup import run_soup
 from mmcfmask.engine.run_test import run_test
+from mmcfmask.engine.testing import forget_training
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/shapes/cfmask.py')
+LORA = str(ROOT / 'configs/shapes/cfmask_lora.py')
 IMAGES = torch.randn(3, 3, 64, 64)
 
 
@@ -48,6 +52,54 @@ def expected(trained):
     model = load_model(CONFIG, trained)
     with torch.no_grad():
         return dict(features=model.extract_feat(IMAGES)[-1], logits=model(IMAGES))
+
+
+@pytest.fixture(scope='module')
+def adapted(tmp_path_factory):
+    """A checkpoint of adapters, and the logits of its model."""
+    cfg = load_config(LORA)
+    forget_training(cfg.model)
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith('lora_B'):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        logits = model(IMAGES)
+    meta = dict(cfg=cfg.pretty_text, seed=7, dataset_meta=dict(classes=ShapesDataset.METAINFO['classes']))
+    path = tmp_path_factory.mktemp('adapted') / 'best.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    return path, logits
+
+
+def test_adapters_alone_and_merged(adapted, tmp_path):
+    """A checkpoint of adapters and one of merged weights are tested, loaded and exported alike."""
+    path, logits = adapted
+    merged = tmp_path / 'merged.pth'
+    run_soup(LORA, [path], merged)
+    assert path.stat().st_size < 0.2 * merged.stat().st_size
+    weights = torch.load(merged, weights_only=True)['state_dict']
+    assert not any('lora' in name for name in weights) and 'backbone.visual.conv1.weight' in weights
+    assert not torch.equal(load_model(CONFIG)(IMAGES), logits)
+    metrics = []
+    for name, checkpoint in dict(alone=path, merged=merged).items():
+        model = load_model(LORA, checkpoint)
+        assert not any('lora' in key for key in model.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(model(IMAGES), logits, rtol=1e-5, atol=1e-4)
+        run = run_test(LORA, checkpoint, ['test_dataloader.test.dataset.size=20'], shifts=[], work_dir=tmp_path / name)
+        metrics.append(run['sets']['test']['metrics'])
+    assert metrics[0] == pytest.approx(metrics[1])
+    run_export(LORA, path, to='torch', out=tmp_path / 'out')
+    graph = torch.export.load(tmp_path / 'out' / 'model.pt2').module()
+    torch.testing.assert_close(graph(IMAGES), logits, rtol=1e-5, atol=1e-4)
+
+
+def test_adapters_need_the_config_of_their_training(adapted):
+    path, _ = adapted
+    with pytest.raises(ValueError, match=r"adapters trained with model.backbone.lora = \{'rank': 8\}, but now .*None"):
+        load_model(CONFIG, path)
+    with pytest.raises(ValueError, match=r"but now it is \{'rank': 8, 'alpha': 4.0\}"):
+        load_model(LORA, path, options={'model.backbone.lora.alpha': 4.0})
 
 
 def usage(folder):

@@ -35,6 +35,7 @@ from .tables import (
     OWN_TYPES,
     PARAMWISE,
     REGISTRIES,
+    TAKEN,
     TOP_LEVEL,
 )
 
@@ -225,6 +226,11 @@ def _check_inside(
             check_own_type(where, value, OWN_TYPES[base][key])
         if key in OPTIONS.get(base, ()):
             check_arguments(where, value, OPTIONS[base][key])
+        for name, taker in TAKEN.get(base, {}).get(key, {}).items():
+            if value.get(name) is not None:
+                check_value(f'{where}.{name}', value[name], dict)
+                check_arguments(f'{where}.{name}', value[name], taker)
+            value = {own_key: item for own_key, item in value.items() if own_key != name}
     default = next(
         (DEFAULTS[base][key] for base in getattr(owner, '__mro__', ()) if key in DEFAULTS.get(base, ())), None
     )

@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader
 
 from ...models import CLIPDistillHead, ContextTerm, CounterfactualClassifier, CounterfactualMaker
 from ...models.class_embeddings.build import CLASS_WEIGHTS
+from ...models.towers.lora import LoRA
 from ...ranges import Count, Finite, NonNegative, OpenShare, Pixels, Positive, Seed, Share, Whole
 
 Text = Annotated[str, MinLen(1)]
@@ -206,6 +207,9 @@ OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS)}
 
 # Dicts of arguments, by the class that owns the dict: what takes them.
 OPTIONS = {ContextTerm: dict(counterfactual=CounterfactualMaker)}
+
+# Keys of a part that the class which owns the part takes for itself, and what their dicts are arguments of.
+TAKEN = {CounterfactualClassifier: dict(backbone=dict(lora=LoRA))}
 
 # Keys whose dicts, or lists of dicts, name a class of this registry, anywhere in a config.
 REGISTRIES = dict(

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import torch
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...ranges import NonNegative
 from ...renamed import refuse_old_names
+from ..towers.lora import has_lora
 from .base import LossTerm, Step
 
 
@@ -48,6 +49,20 @@ class L2SP(LossTerm):
         self.alpha = alpha
         self.beta = beta
         self.head = head
+
+    def setup(self, classifier: nn.Module) -> None:
+        """Refuse adapters: they keep the weights that the penalty would hold.
+
+        Raises:
+            ConfigError: The tower has adapters.
+        """
+        super().setup(classifier)
+        if has_lora(classifier.backbone):
+            raise ConfigError(
+                'L2SP holds the weights of the tower to the pretrained ones, but with model.backbone.lora these do not '
+                'change: leave out one of them. Weight decay on the adapters (optim_wrapper.optimizer.weight_decay) '
+                'pulls towards the pretrained model'
+            )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         model, teacher = step.classifier, step.teacher

@@ -273,17 +273,20 @@ class LeanAttention(nn.MultiheadAttention):
 
     def project(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         """q, k, v: (B, heads, T or L, d) of a query (B, T, C) to tokens (B, L, C)."""
-        weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.embed_dim
         if query is tokens:
-            return self._heads(F.linear(tokens, weight, bias), 3)
-        return (
-            *self._heads(F.linear(query, weight[:width], bias[:width]), 1),
-            *self._heads(F.linear(tokens, weight[width:], bias[width:]), 2),
-        )
+            return self._heads(self.project_parts(tokens), 3)
+        return *self._heads(self.project_parts(query, 0, 1), 1), *self._heads(self.project_parts(tokens, 1, 3), 2)
+
+    def project_parts(self, x: Tensor, first: int = 0, last: int = 3) -> Tensor:
+        """(B, L, (last − first) · C): some of q, k and v of x (B, L, C)."""
+        if last - first == 3:  # autocast keeps its copy of a whole weight
+            return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        rows = slice(first * self.embed_dim, last * self.embed_dim)
+        return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
 
     def merge(self, output: Tensor) -> Tensor:
         """(B, T, C) of the heads' outputs (B, heads, T, d)."""
-        return F.linear(output.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
+        return self.out_proj(output.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, L, parts · C) as ``parts`` views (B, heads, L, d)."""

@@ -20,7 +20,7 @@ OTHER_FORMATS = (
     (
         LORA,
         'LoRA adapters, without the weights that they change',
-        'merge them into the model (`model.merge_and_unload()` of peft) and save that',
+        'merge them into the model (tools/soup.py of one checkpoint; `model.merge_and_unload()` of peft) and save that',
     ),
     (
         r'backbone\.(layers\.\d+\.(ln\d|attn\.qkv)|patch_embed\.projection|layer\d\.\d+|stages\.\d+)\..*',

@@ -208,6 +208,38 @@ def test_parts_of_a_config(key, value, message):
         check_schema(cfg)
 
 
+@pytest.mark.parametrize(
+    'lora, message',
+    [
+        (dict(rnk=8), "model.backbone.lora: LoRA has no 'rnk'. Did you mean 'rank'"),
+        (dict(rank=0), 'model.backbone.lora.rank=0: it must be greater than or equal to 1'),
+        (dict(rank=8.0), 'model.backbone.lora.rank=8.0: it must be a whole number'),
+        (dict(alpha=-1.0), 'model.backbone.lora.alpha=-1.0: it must be greater than 0 or None'),
+        (dict(targets='attn'), "model.backbone.lora.targets='attn': it must be a list or None"),
+        (8, 'model.backbone.lora=8: it must be a dict'),
+    ],
+)
+def test_adapters(lora, message):
+    cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
+    cfg.model.backbone.lora = lora
+    with pytest.raises(ConfigError, match=message):
+        check_schema(cfg)
+
+
+def test_adapters_are_for_the_backbone_of_our_classifier():
+    cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
+    for adapted in (dict(rank=8), {}, None):
+        cfg.model.backbone.lora = adapted
+        check_schema(cfg)
+    cfg.model.head.lora = dict(rank=8)
+    with pytest.raises(ConfigError, match="model.head: CLIPDistillHead has no 'lora'"):
+        check_schema(cfg)
+    cfg = Config.fromfile(THEIRS / 'resnet' / 'resnet18_8xb32_in1k.py')
+    cfg.model.backbone.lora = dict(rank=8)
+    with pytest.raises(ConfigError, match="model.backbone: ResNet has no 'lora'"):
+        check_schema(cfg)
+
+
 def test_groups_of_parameters_have_settings_of_the_optimizer():
     cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
     cfg.optim_wrapper.paramwise_cfg = dict(
