@@ -23,7 +23,7 @@ from .inference.knn_gate import KNNGate
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
 from .losses import Step, add_losses, check_teacher, find_terms
 from .losses.base import find_layout
-from .preprocessor import CAMRefillDataPreprocessor
+from .preprocessor import CAMRefillDataPreprocessor, fill_normalisation
 from .teacher import OpenCLIPTeacher
 from .towers.modes import keep_pretrained_mode, take_class_token
 
@@ -96,7 +96,8 @@ class CounterfactualClassifier(ImageClassifier):
         width = tower.embed_dims if neck is None else neck.out_channels
         if isinstance(head, dict):
             head = {'in_channels': width, **head}
-        data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **(data_preprocessor or {})}
+        options = fill_normalisation(data_preprocessor or {}, tower)
+        data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **options}
         super().__init__(tower, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
         if not isinstance(self.data_preprocessor, CAMRefillDataPreprocessor):
             raise ConfigError(

@@ -9,7 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from mmcfmask.models.towers import loading, weight_files
-from mmcfmask.models.towers.loading import load_image_tower, load_text_model, resolve_pretrained
+from mmcfmask.models.towers.loading import (
+    load_image_tower,
+    load_text_model,
+    resolve_pretrained,
+    weights_normalisation,
+)
 from mmcfmask.models.towers.weight_files import read_state_dict
 
 
@@ -141,6 +146,21 @@ def test_tag_decides_activation_and_normalisation(tmp_path, monkeypatch, tiny_pr
     unloaded.visual.load_state_dict(tower.visual.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(unloaded.visual.eval()(images), quick.encode_image(images), rtol=0, atol=0)
+
+
+def test_normalisation_that_weights_were_trained_with():
+    clip = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+    half, pixels = dict(mean=(0.5,) * 3, std=(0.5,) * 3), dict(mean=(0.0,) * 3, std=(1.0,) * 3)
+    for name, pretrained, expected in (
+        ('ViT-B-16-SigLIP2', 'webli', half),
+        ('ViT-B-16-SigLIP2', 'a/file.safetensors', half),  # all tags agree
+        ('MobileCLIP2-S0', None, pixels),
+        ('ViT-L-14', 'openai', clip),
+        ('ViT-L-14', 'laion2b_s32b_b82k', half),
+        ('ViT-L-14', 'a/file.pt', clip),  # tags differ
+        ('ViT-S-16', 'a/file.pt', clip),  # there are none
+    ):
+        assert weights_normalisation(name, pretrained) == expected, (name, pretrained)
 
 
 def test_position_embedding_is_resized_as_open_clip_does(tmp_path, reference, images):
