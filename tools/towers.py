@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Try every image tower of open_clip with random weights, and write the table of docs/towers.md.
 
-    python tools/towers.py                                   # all towers, from the smallest; continues a run
+    python tools/towers.py                                   # all towers, the smallest of every family first
     python tools/towers.py RN50 ViT-B-16-SigLIP2             # these alone, again
     python tools/towers.py --max-memory 10 --page page.md    # towers that need more than 10 GB are named, not run
 
 Each tower is built in a process of its own, trained for one step per variant with noise for images, and exported. A
-tower that crashes or runs out of memory is a row of the table, not the end. Without images or weights, and on the CPU.
+tower that crashes or runs out of memory is a row of the table, not the end. A run that was stopped goes on with the
+towers that --out lacks. It needs no images, no weights and no GPU.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+# Of weights, gradients and both moments of AdamW of the student, and of weights of the teacher: float32.
+BYTES_PER_PARAMETER = 5 * 4
 Record = Mapping[str, Any]
 
 # Title, and what the names of the family match; the first match counts.
@@ -35,6 +37,8 @@ FORMATS = dict(open_clip='o', hf='h', mmpretrain='m', torch='t', onnx='x')
 
 # Change of the features, relative to their norm, below which hidden patches have no say.
 NO_SAY = 1e-4
+# Squared difference of student and teacher at the start, relative to the features, that is rounding.
+ROUNDING = 1e-8
 
 HEAD = """\
 # Towers
@@ -42,9 +46,13 @@ HEAD = """\
 Every image tower of `open_clip.list_models()`: does it build, has it a relevance map, does it train, and does it leave
 again? Tried with **random weights and noise for images**: this says what works and what it costs, not how well. Made by
 
-    python tools/towers.py --out docs/results/towers.jsonl --page docs/towers.md
+    python tools/towers.py --variants-below 10 --out docs/results/towers.jsonl --page docs/towers.md
 
 which continues from [towers.jsonl](results/towers.jsonl), where whole messages are. Tried with {versions}.
+
+Random weights cannot tell whether a map sees the object. So it is open for CLIP's ResNets whether the map of their
+attention pool, the default, is better than Grad-CAM (`model.data_preprocessor.relevance=dict(layers='feature_map')`):
+`tools/mask_quality.py` compares maps, but pretrained weights were not at hand.
 """
 
 COLUMNS = """\
@@ -133,12 +141,12 @@ def describe(record: Record, lora: bool) -> list[str]:
     names = ', '.join(f'`{name}`' for name in record['names'])
     size = '×'.join(map(str, record['image_size'])) if 'image_size' in record else ''
     size = size if len({*record.get('image_size', ())}) > 1 else size.partition('×')[0]
-    costs = [f'{record.get("parameters", 0) / 1e6:.0f}', size, f'{record.get("gflop", 0):.0f}']
+    costs = [f'{record.get("parameters", 0) / 1e6:.3g}', size, f'{record.get("gflop", 0):.3g}']
     if 'variants' not in record:
         return [names, *costs, record['built'].partition(':')[0], *[''] * (5 + lora)]
     tried = {name: text for name, text in record['variants'].items() if not text.startswith('refused')}
     trained = sum(text == 'ok' for text in tried.values())
-    fixed = 20 * record['parameters'] / 1e9
+    fixed = BYTES_PER_PARAMETER * record['parameters'] / 1e9
     return [
         names,
         *costs,
@@ -146,8 +154,8 @@ def describe(record: Record, lora: bool) -> list[str]:
         f'{trained} of {len(tried)}',
         describe_hiding(record['hidden']),
         ''.join(mark for name, mark in FORMATS.items() if record['export'].get(name) == 'ok'),
-        '' if record['kept'] is None else f'{fixed:.1f} + {record["kept"]:.2f}',
-        '' if record['seconds'] is None else f'{record["seconds"]:.1f}',
+        '' if record['kept'] is None else f'{fixed:.1f} + {record["kept"]:.2g}',
+        '' if record['seconds'] is None else f'{record["seconds"]:.2g}',
         *[record.get('lora', '').partition(':')[0]] * lora,
     ]
 
@@ -167,8 +175,8 @@ def problems(record: Record) -> Iterator[str]:
     outcomes['hidden patches'] = str(record.get('hidden', ''))
     yield from (f'{part}: {text}' for part, text in outcomes.items() if text.startswith('failed'))
     yield from (f'{part}: {outcomes[part]}' for part in ('built', 'lora') if outcomes[part].startswith('refused'))
-    if record.get('start'):
-        yield f'the distillation starts at {record["start"]:.2g}'
+    if not record.get('start', 0) < ROUNDING:
+        yield f'the distillation starts at {record["start"]:.2g} of the square of the features'
     if record.get('unused'):
         yield f'no gradient for {", ".join(record["unused"])}'
 

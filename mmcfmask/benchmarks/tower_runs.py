@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import platform
 import resource
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import open_clip
@@ -21,7 +23,7 @@ from ..errors import ConfigError
 from ..files import write_text
 from ..messages import near_names
 from . import tower_trials
-from .tower_page import make_page, problems
+from .tower_page import find_family, make_page, problems
 from .training import describe_machine
 
 NOT_REACHED = 'the run was stopped before'
@@ -40,8 +42,8 @@ def run_towers(
     timeout: float = 1800.0,
     onnx: bool = False,
 ) -> list[dict[str, Any]]:
-    """Try towers in the order of their work, and write a JSON line and the page after each. Towers that ``out`` has are
-    kept, so a run that was killed goes on where it was; towers that are named are tried again.
+    """Try towers, and write the records and the page after each. Towers that ``out`` has are kept, so a run that was
+    killed goes on where it was; towers that are named are tried again.
 
     Args:
         config: Path of ``configs/cfmask_vitb16.py``.
@@ -72,7 +74,7 @@ def run_towers(
         needs = guarded(tower_trials.estimate, name=name, batch=batch) if None in known.values() else known
         records[name] = dict(name=name, names=groups[name], batch=batch, **needs, skipped=NOT_REACHED)
     write(records, out, page)
-    for number, name in enumerate(sorted(groups, key=lambda name: records[name].get('gflop', 0)), 1):
+    for number, name in enumerate(order([records[name] for name in groups]), 1):
         record = records[name]
         del record['skipped']
         if record.get('memory', 0) > limit:
@@ -84,6 +86,13 @@ def run_towers(
         write(records, out, page)
         console.print(f'{number}/{len(groups)} {name}: {summary(record)}', highlight=False)
     return list(records.values())
+
+
+def order(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The names of towers: the smallest of every family, then all others, from the smallest to the largest."""
+    by_size = sorted(records, key=lambda record: record.get('gflop', 0))
+    smallest = {find_family(record['name']): record['name'] for record in reversed(by_size)}
+    return sorted((record['name'] for record in by_size), key=lambda name: name not in smallest.values())
 
 
 def write(records: dict[str, dict[str, Any]], out: str, page: str | None) -> None:
@@ -158,8 +167,16 @@ def in_process(timeout: float, limit: float, arguments: dict[str, Any]) -> dict[
 
 
 def _try_tower(sender: Connection, limit: float, arguments: dict[str, Any]) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     resource.setrlimit(resource.RLIMIT_DATA, (int(limit * 1e9), resource.RLIM_INFINITY))
     sender.send(guarded(tower_trials.try_tower, **arguments))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def guarded(function: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:

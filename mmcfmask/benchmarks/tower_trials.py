@@ -30,11 +30,10 @@ from ..models.export.open_clip_folder import model_config
 from ..models.towers.conversion import mmpretrain_model
 from ..models.towers.loading import SMALL_TEXT
 from .steps import Steps, read_config
+from .tower_page import BYTES_PER_PARAMETER
 from .training import read_status
 
 HEADLINE = 'object', 'single'
-# Weights, gradients and both moments of AdamW of the student, weights of the teacher: float32.
-BYTES_PER_PARAMETER = 5 * 4
 # What :func:`estimate` finds.
 ESTIMATED = ('parameters', 'gflop', 'image_size', 'memory')
 
@@ -179,10 +178,12 @@ class Trial:
         return dict(pooling=layout.pooling, grid=list(layout.grid), prefix=layout.prefix, has_map=layout.has_map)
 
     def distillation_at_start(self) -> float:
-        """The mean squared difference of student and teacher on unmasked images, which must be 0."""
+        """The mean squared difference of student and teacher on unmasked images, relative to the mean square of the
+        teacher's features. It must be 0, up to rounding."""
         with torch.no_grad():
-            features = self.model.extract_feat(self.images)[-1]
-            return float((features - self.model.teacher(self.images)).square().mean())
+            expected = self.model.teacher(self.images)
+            difference = self.model.extract_feat(self.images)[-1] - expected
+            return float(difference.square().mean() / expected.square().mean())
 
     def check_map(self) -> None:
         """Raise an error for a relevance map that says nothing."""

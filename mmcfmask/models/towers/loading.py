@@ -6,6 +6,7 @@ module adds the built-in mini CLIP ``ShapesCLIP-ViT-8-64``; its weights are ``pr
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -27,7 +28,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from open_clip.utils import to_2tuple
 from torch import nn
 
-from ...errors import ConfigError, MissingFileError
+from ...errors import ConfigError, MissingFileError, MissingPackageError
 from ...messages import near_names
 from ...ranges import height_and_width
 from .image_size import set_image_size
@@ -133,6 +134,7 @@ def load_text_model(
 
     Raises:
         NoTextTowerError: The weights hold an image tower only.
+        MissingPackageError: The text tower or its tokenizer needs transformers, which is not installed.
         ConfigError, MissingFileError: As :func:`load_image_tower`.
     """
     schema, _ = parse_model_name(model_name)
@@ -318,7 +320,13 @@ def _or_explain_download(
     """Call ``load``; if a download fails, say which file to get and where to put it."""
     try:
         return load()
-    except (OSError, RuntimeError) as error:  # the hub and urllib raise OSErrors, open_clip RuntimeErrors
+    except (OSError, RuntimeError, ImportError) as error:  # the hub and urllib raise OSErrors, open_clip RuntimeErrors
+        if importlib.util.find_spec('transformers') is None and 'transformers' in str(error):
+            raise MissingPackageError(
+                f'the text tower of {model_name!r} needs transformers: pip install transformers'
+            ) from None
+        if isinstance(error, ImportError):
+            raise
         sources = []
         if cfg and cfg.get('hf_hub'):
             repo, filename = os.path.split(cfg['hf_hub'])

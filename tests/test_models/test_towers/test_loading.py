@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mmcfmask.errors import MissingPackageError
 from mmcfmask.models.towers import loading, weight_files
 from mmcfmask.models.towers.loading import (
     load_image_tower,
@@ -336,3 +337,26 @@ def test_flipped_byte(tmp_path, tiny_pretrained):
     (tmp_path / 'flipped.pt').write_bytes(data)
     with pytest.raises(OSError, match='flipped.pt.* is damaged: the checksum'):
         load_image_tower('tiny-vit', str(tmp_path / 'flipped.pt'))
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        ModuleNotFoundError("No module named 'transformers'"),
+        RuntimeError('Please `pip install transformers` to use pre-trained HuggingFace models'),
+    ],
+)
+def test_texts_that_need_transformers(error, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(loading.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(open_clip, 'get_tokenizer', fail)
+    with pytest.raises(MissingPackageError, match="text tower of 'tiny-vit' needs transformers: pip install"):
+        load_text_model('tiny-vit')
+
+
+def test_other_failed_imports_are_shown(monkeypatch):
+    monkeypatch.setattr(open_clip, 'get_tokenizer', lambda name: __import__('mmcfmask.nothing'))
+    with pytest.raises(ModuleNotFoundError, match='mmcfmask.nothing'):
+        load_text_model('tiny-vit')
