@@ -31,6 +31,7 @@ COMMANDS = {
     'convert': ('convert_open_clip.py', "convert pretrained weights of open_clip for mmpretrain's VisionTransformer"),
     'mask-quality': ('mask_quality.py', 'measure how well the relevance map finds the object'),
     'benchmark': ('benchmark.py', 'measure the speed of a training step'),
+    'towers': ('towers.py', 'try every image tower of open_clip with random weights'),
     'benchmark-data': ('benchmark_data.py', 'measure the speed of reading images'),
     'pretrain-shapes-clip': ('pretrain_shapes_clip.py', 'pre-train the small CLIP of the built-in benchmark'),
 }

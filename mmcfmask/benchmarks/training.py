@@ -195,17 +195,17 @@ def measure_memory(cfg: Config, device: torch.device, name: str, threads: int | 
 def _peak_memory(cfg: Config, device: torch.device, name: str, threads: int | None) -> int:
     """Bytes at the highest point of three steps: allocated on the GPU, or resident above the imported libraries."""
     prepare_process(device, threads)
-    before = _status('VmRSS')
+    before = read_status('VmRSS')
     steps = Steps(cfg, device, (name,))
     data = steps.synthetic_batch(cfg.train_dataloader.batch_size)
     for _ in range(3):
         steps.run(name, data)
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
-    return _status('VmHWM') - before
+    return read_status('VmHWM') - before
 
 
-def _status(field: str) -> int:
+def read_status(field: str) -> int:
     """Bytes of this process, a field of /proc/self/status."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f'{field}:'))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..files import check_whole
+from ..models.preprocessor import fill_normalisation
 from ..models.towers.lora import LoRA, holds_adapters
 from ..models.towers.torchscript import is_torchscript
 from ..models.towers.weight_files import check_parameters, check_tensors, explain_unreadable
@@ -285,8 +286,11 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
             f'{name} holds adapters trained with model.backbone.lora = {before.get("lora")}, but now it is '
             f'{now.get("lora")}: set it as in the training'
         )
+    normalised = [
+        fill_normalisation(part.get('data_preprocessor') or {}, part.get('backbone') or {}) for part in (trained, ours)
+    ]
     for key in ('mean', 'std'):
-        old, new = ((part.get('data_preprocessor') or {}).get(key) for part in (trained, ours))
+        old, new = (options.get(key) for options in normalised)
         if old and new and (len(old) != len(new) or any(abs(a - b) > 1e-3 for a, b in zip(old, new))):
             print_log(
                 f'{name} was trained on images normalised by model.data_preprocessor.{key} = {old}, but now it is '

@@ -23,7 +23,7 @@ from .inference.knn_gate import KNNGate
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
 from .losses import Step, add_losses, check_teacher, find_terms
 from .losses.base import find_layout
-from .preprocessor import CAMRefillDataPreprocessor
+from .preprocessor import CAMRefillDataPreprocessor, fill_normalisation
 from .teacher import OpenCLIPTeacher
 from .towers.features import build_tower, find_features
 from .towers.initial_weights import initialise
@@ -104,7 +104,8 @@ class CounterfactualClassifier(ImageClassifier):
         neck, width = find_features(tower, MODELS.build(neck) if isinstance(neck, dict) else neck)
         if isinstance(head, dict):
             head = {'in_channels': width, **head}
-        data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **(data_preprocessor or {})}
+        options = fill_normalisation(data_preprocessor or {}, tower)
+        data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **options}
         super().__init__(tower, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
         if self.head.in_channels != width:
             raise ConfigError(

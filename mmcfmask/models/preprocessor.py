@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from mmpretrain.models import ClsDataPreprocessor
@@ -11,9 +12,10 @@ from torch import nn
 
 from ..counterfactual import check_relevance
 from ..errors import ConfigError
-from ..ranges import OpenShare, Share
+from ..ranges import Finite, OpenShare, Positive, Share
 from ..renamed import refuse_old_names
 from .maker import PUBLISHED_VALUES, Counterfactual, CounterfactualMaker, check_names
+from .towers.loading import weights_normalisation
 
 __all__ = ['PUBLISHED_VALUES', 'CAMRefillDataPreprocessor', 'Counterfactual']
 
@@ -30,12 +32,41 @@ def check_options(relevance: dict | None) -> None:
         raise ConfigError(f'model.data_preprocessor.{error}') from None
 
 
+def fill_normalisation(options: Mapping[str, Any], backbone: Any) -> dict[str, Any]:
+    """The options of a data preprocessor, with numbers in place of ``mean='pretrained'`` and ``std='pretrained'``: what
+    the weights of an open_clip tower were trained with (:func:`.towers.loading.weights_normalisation`).
+
+    Args:
+        options (Mapping): Of :class:`CAMRefillDataPreprocessor`.
+        backbone (nn.Module | dict): The tower, or its config.
+
+    Raises:
+        ConfigError: The backbone is no tower of open_clip.
+    """
+    filled = dict(options)
+    for key in 'mean', 'std':
+        if filled.get(key) != 'pretrained':
+            continue
+        tower = backbone if isinstance(backbone, Mapping) else vars(backbone)
+        if not tower.get('model_name'):
+            raise ConfigError(
+                f"model.data_preprocessor.{key}='pretrained' is for towers of open_clip, which say how their weights "
+                'were trained: give three numbers in 0-255'
+            )
+        known = tower.get(key) or weights_normalisation(tower['model_name'], tower.get('pretrained'))[key]
+        filled[key] = [255 * value for value in known]
+    return filled
+
+
 @MODELS.register_module()
 class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
     """mmpretrain's ``ClsDataPreprocessor`` that also makes counterfactual images, as a :class:`CounterfactualMaker`.
 
     Args:
         mask, fill, value, mask_share, views, color_mixing, donors: Of :class:`CounterfactualMaker`.
+        mean, std (Sequence[float] | str, optional): Of RGB images in 0-255 (BGR without ``to_rgb``). 'pretrained': as
+            the weights of the backbone were trained, which the classifier fills in (:func:`fill_normalisation`).
+            Defaults to None: images are not normalised.
         relevance (dict, optional): How relevance is computed, here, in the relevance crop and in pictures: ``layers``,
             ``outliers`` and ``smooth`` of :func:`mmcfmask.counterfactual.attention_relevance`. Defaults to None: as
             published.
@@ -59,6 +90,8 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
         views: dict | None = None,
         color_mixing: Share = 0.0,
         donors: str = 'any',
+        mean: Sequence[Finite] | Literal['pretrained'] | None = None,
+        std: Sequence[Positive] | Literal['pretrained'] | None = None,
         **kwargs: Any,
     ) -> None:
         refuse_old_names('model.data_preprocessor', type(self), dict(kwargs, mask=mask, relevance=relevance))
@@ -68,7 +101,12 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
                 'no meaning there: remove batch_augments (or train_cfg.augments), and mix for the cross-entropy alone '
                 "with dict(type='MixedCrossEntropy', augments=[…]) in model.losses"
             )
-        super().__init__(**kwargs)
+        if isinstance(mean, str) or isinstance(std, str):
+            raise ConfigError(
+                f'model.data_preprocessor has mean={mean!r}, std={std!r}: numbers, or "pretrained" in a '
+                'CounterfactualClassifier, which fills them in'
+            )
+        super().__init__(mean=mean, std=std, **kwargs)
         self._non_blocking = True  # from pinned memory; mmpretrain's class has no argument for it
         CounterfactualMaker.__init__(self, mask, fill, value, mask_share, views, color_mixing, donors)
         check_options(relevance)

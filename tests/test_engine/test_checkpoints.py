@@ -279,6 +279,14 @@ def test_images_normalised_as_in_training(monkeypatch):
         'a.pth was trained on images normalised by model.data_preprocessor.mean = [1.0, 2.0, 3.0], but now it is '
         '[0.0, 2.0, 3.0]'
     ]
+    said.clear()
+    siglip = dict(backbone=dict(type='OpenCLIPBackbone', model_name='ViT-B-16-SigLIP2'))
+    words = dict(siglip, data_preprocessor=dict(mean='pretrained', std='pretrained'))
+    checkpoint = dict(meta=dict(cfg=Config(dict(model=words)).pretty_text))
+    check_same_tower(dict(siglip, data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3)), checkpoint, 'a.pth')
+    assert not said
+    check_same_tower(dict(siglip, data_preprocessor=dict(mean=[120.0] * 3)), checkpoint, 'a.pth')
+    assert 'mean = [127.5, 127.5, 127.5], but now it is [120.0, 120.0, 120.0]' in said[0]
 
 
 def test_names_of_a_wrapped_model_and_old_formats(tmp_path):

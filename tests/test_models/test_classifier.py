@@ -331,3 +331,8 @@ def test_normalisation_of_the_weights(tiny_pretrained, monkeypatch):
     with pytest.raises(ValueError, match=r'preprocessor.mean is \[122.77, 116.75, 104.09\].*mean=\[127.5'):
         build('half', preprocessor=dict(mean=[122.7709, 116.746, 104.0937], std=right['std']))
     build(tiny_pretrained, preprocessor=dict(right, std=[1.0] * 3))  # a path does not tell
+    words = dict(mean='pretrained', std='pretrained')
+    for pretrained in ('half', tiny_pretrained):  # the only tag of this tower
+        model = build(pretrained, preprocessor=words)
+        assert model.data_preprocessor.mean.flatten().tolist() == right['mean']
+        assert model.data_preprocessor.std.flatten().tolist() == right['std']

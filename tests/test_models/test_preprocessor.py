@@ -5,7 +5,7 @@ from mmpretrain.structures import DataSample
 
 import mmcfmask  # noqa: F401
 from mmcfmask.counterfactual import patch_mask, random_color_mixing, random_views, refill
-from mmcfmask.models.preprocessor import PUBLISHED_VALUES
+from mmcfmask.models.preprocessor import PUBLISHED_VALUES, fill_normalisation
 
 NORM = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0], to_rgb=True)
 
@@ -107,6 +107,7 @@ def test_refilled_again_from_other_donors(fill, donors):
         (dict(mask_share=1.5), 'share of patches that the object mask takes out must lie in'),
         (dict(colors=0.5), 'data_preprocessor.colors is now color_mixing'),
         (dict(batch_augments=dict(augments=dict(type='Mixup', alpha=0.2))), 'batch_augments'),
+        (dict(mean='pretrained', std='pretrained'), 'or "pretrained" in a CounterfactualClassifier'),
     ],
 )
 def test_bad_options(options, message):
@@ -135,3 +136,12 @@ def test_views_and_colors_need_a_fill(option):
 def test_views_and_colors_out_of_range(option):
     with pytest.raises(ValueError, match='zoom|color_mixing'):
         build(**option)
+
+
+def test_only_towers_of_open_clip_say_how_their_weights_were_trained():
+    options = dict(mean='pretrained', std=[1.0, 2.0, 3.0])
+    tower = dict(model_name='ViT-B-16-SigLIP2', pretrained='webli')
+    assert fill_normalisation(options, tower) == dict(mean=[127.5] * 3, std=[1.0, 2.0, 3.0])
+    assert options['mean'] == 'pretrained'
+    with pytest.raises(ValueError, match="mean='pretrained' is for towers of open_clip.* give three numbers"):
+        fill_normalisation(options, dict(type='VisionTransformer'))

@@ -30,6 +30,7 @@ from ...models import (
 )
 from ...models.head import check_head
 from ...models.maker import OPTIONS
+from ...models.preprocessor import fill_normalisation
 from ..values import get_value, is_a
 
 
@@ -72,6 +73,8 @@ def _check_model_parts(cfg: Config) -> None:
         kind = MODELS.get(kind) if isinstance(kind, str) else kind
         if is_a((CLIPDistillHead, CAMRefillDataPreprocessor), kind, MODELS):
             arguments = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
+            if name == 'data_preprocessor':
+                arguments = fill_normalisation(arguments, get_value(cfg, 'model.backbone') or {})
             given = dict(in_channels=1) if name == 'head' else {}
             with _blame(f'model.{name}', (OSError, ValueError, TypeError)), _aside():
                 kind(**{**given, **arguments})

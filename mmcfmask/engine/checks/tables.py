@@ -31,7 +31,13 @@ from mmpretrain.registry import (
 )
 from torch.utils.data import DataLoader
 
-from ...models import CLIPDistillHead, ContextTerm, CounterfactualClassifier, CounterfactualMaker
+from ...models import (
+    CAMRefillDataPreprocessor,
+    CLIPDistillHead,
+    ContextTerm,
+    CounterfactualClassifier,
+    CounterfactualMaker,
+)
 from ...models.class_embeddings.build import CLASS_WEIGHTS
 from ...models.towers.lora import LoRA
 from ...ranges import Count, Finite, NonNegative, OpenShare, Pixels, Positive, Seed, Share, Whole
@@ -106,6 +112,9 @@ RANGES: dict[Any, dict[str, Any]] = {
         rule=Rule,
         periods=list[Count],
         threshold=NonNegative,
+    ),
+    CAMRefillDataPreprocessor: dict(
+        mean=Union[Sequence[Finite], Literal['pretrained']], std=Union[Sequence[Positive], Literal['pretrained']]
     ),
     ClsDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),
     ImgDataPreprocessor: dict(mean=Sequence[Finite], std=Sequence[Positive]),

@@ -6,6 +6,7 @@ module adds the built-in mini CLIP ``ShapesCLIP-ViT-8-64``; its weights are ``pr
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -23,11 +24,11 @@ from open_clip.convert import convert_state_dict
 from open_clip.factory import HF_HUB_PREFIX, parse_model_name
 from open_clip.model import resize_pos_embed
 from open_clip.pretrained import download_pretrained_from_hf
-from open_clip.transform import merge_preprocess_dict
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from open_clip.utils import to_2tuple
 from torch import nn
 
-from ...errors import ConfigError, MissingFileError
+from ...errors import ConfigError, MissingFileError, MissingPackageError
 from ...messages import near_names
 from ...ranges import height_and_width
 from .image_size import set_image_size
@@ -36,6 +37,8 @@ from .weight_files import check_parameters, check_tensors, read_state_dict, warn
 
 ASSETS = Path(__file__).resolve().parents[2] / 'assets'
 SHAPES_MODEL = 'ShapesCLIP-ViT-8-64'
+# A text tower as small as possible, where only the image tower is kept.
+SMALL_TEXT = dict(context_length=8, vocab_size=8, width=64, heads=1, layers=1)
 WEIGHT_SUFFIXES = ('.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.npz', '.npy')
 
 if (ASSETS / f'{SHAPES_MODEL}.json').is_file() and open_clip.get_model_config(SHAPES_MODEL) is None:
@@ -97,9 +100,7 @@ def load_image_tower(
         )
 
     path = resolve_pretrained(model_name, pretrained) if load else None
-    # Only the image tower is kept, so the text tower is as small as possible.
-    text_cfg = dict(context_length=8, vocab_size=8, width=64, heads=1, layers=1)
-    model = _create_model(model_name, pretrained, text_cfg=text_cfg)
+    model = _create_model(model_name, pretrained, text_cfg=SMALL_TEXT)
     tag = open_clip.get_pretrained_cfg(model_name, pretrained or '')
     preprocess = merge_preprocess_dict(model.visual.preprocess_cfg, tag) if tag else {}
     if path is None:
@@ -133,6 +134,7 @@ def load_text_model(
 
     Raises:
         NoTextTowerError: The weights hold an image tower only.
+        MissingPackageError: The text tower or its tokenizer needs transformers, which is not installed.
         ConfigError, MissingFileError: As :func:`load_image_tower`.
     """
     schema, _ = parse_model_name(model_name)
@@ -181,6 +183,26 @@ def resolve_pretrained(model_name: str, pretrained: str | None) -> Path | None:
         cfg = open_clip.get_pretrained_cfg(model_name, pretrained)
         return Path(_or_explain_download(lambda: open_clip.download_pretrained(cfg), model_name, pretrained, cfg))
     return Path(pretrained).expanduser()
+
+
+def weights_normalisation(model_name: str, pretrained: str | None) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of RGB images in 0-1 that the weights of an open_clip model were trained with.
+
+    Args:
+        model_name: Name of the model.
+        pretrained: Its weights. Only a tag says how they were trained. All else is taken for what the tags of
+            ``model_name`` agree on, or, where they do not, for open_clip's default, the values of OpenAI's CLIP.
+
+    Returns:
+        ``dict(mean=…, std=…)``.
+    """
+    tagged = pretrained is not None and open_clip.is_pretrained_cfg(model_name, pretrained)
+    tags = [pretrained] if tagged else open_clip.list_pretrained_tags_by_model(model_name)
+    default = PreprocessCfg()
+    settings = [merge_preprocess_dict(default, open_clip.get_pretrained_cfg(model_name, tag)) for tag in tags]
+    found = {(tuple(setting['mean']), tuple(setting['std'])) for setting in settings}
+    mean, std = found.pop() if len(found) == 1 else (default.mean, default.std)
+    return dict(mean=mean, std=std)
 
 
 def check_pretrained(model_name: str, pretrained: str | None) -> None:
@@ -298,7 +320,13 @@ def _or_explain_download(
     """Call ``load``; if a download fails, say which file to get and where to put it."""
     try:
         return load()
-    except (OSError, RuntimeError) as error:  # the hub and urllib raise OSErrors, open_clip RuntimeErrors
+    except (OSError, RuntimeError, ImportError) as error:  # the hub and urllib raise OSErrors, open_clip RuntimeErrors
+        if importlib.util.find_spec('transformers') is None and 'transformers' in str(error):
+            raise MissingPackageError(
+                f'the text tower of {model_name!r} needs transformers: pip install transformers'
+            ) from None
+        if isinstance(error, ImportError):
+            raise
         sources = []
         if cfg and cfg.get('hf_hub'):
             repo, filename = os.path.split(cfg['hf_hub'])

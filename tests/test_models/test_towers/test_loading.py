@@ -8,8 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mmcfmask.errors import MissingPackageError
 from mmcfmask.models.towers import loading, weight_files
-from mmcfmask.models.towers.loading import load_image_tower, load_text_model, resolve_pretrained
+from mmcfmask.models.towers.loading import (
+    load_image_tower,
+    load_text_model,
+    resolve_pretrained,
+    weights_normalisation,
+)
 from mmcfmask.models.towers.weight_files import read_state_dict
 
 
@@ -141,6 +147,21 @@ def test_tag_decides_activation_and_normalisation(tmp_path, monkeypatch, tiny_pr
     unloaded.visual.load_state_dict(tower.visual.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(unloaded.visual.eval()(images), quick.encode_image(images), rtol=0, atol=0)
+
+
+def test_normalisation_that_weights_were_trained_with():
+    clip = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+    half, pixels = dict(mean=(0.5,) * 3, std=(0.5,) * 3), dict(mean=(0.0,) * 3, std=(1.0,) * 3)
+    for name, pretrained, expected in (
+        ('ViT-B-16-SigLIP2', 'webli', half),
+        ('ViT-B-16-SigLIP2', 'a/file.safetensors', half),  # all tags agree
+        ('MobileCLIP2-S0', None, pixels),
+        ('ViT-L-14', 'openai', clip),
+        ('ViT-L-14', 'laion2b_s32b_b82k', half),
+        ('ViT-L-14', 'a/file.pt', clip),  # tags differ
+        ('ViT-S-16', 'a/file.pt', clip),  # there are none
+    ):
+        assert weights_normalisation(name, pretrained) == expected, (name, pretrained)
 
 
 def test_position_embedding_is_resized_as_open_clip_does(tmp_path, reference, images):
@@ -316,3 +337,26 @@ def test_flipped_byte(tmp_path, tiny_pretrained):
     (tmp_path / 'flipped.pt').write_bytes(data)
     with pytest.raises(OSError, match='flipped.pt.* is damaged: the checksum'):
         load_image_tower('tiny-vit', str(tmp_path / 'flipped.pt'))
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        ModuleNotFoundError("No module named 'transformers'"),
+        RuntimeError('Please `pip install transformers` to use pre-trained HuggingFace models'),
+    ],
+)
+def test_texts_that_need_transformers(error, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(loading.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(open_clip, 'get_tokenizer', fail)
+    with pytest.raises(MissingPackageError, match="text tower of 'tiny-vit' needs transformers: pip install"):
+        load_text_model('tiny-vit')
+
+
+def test_other_failed_imports_are_shown(monkeypatch):
+    monkeypatch.setattr(open_clip, 'get_tokenizer', lambda name: __import__('mmcfmask.nothing'))
+    with pytest.raises(ModuleNotFoundError, match='mmcfmask.nothing'):
+        load_text_model('tiny-vit')

@@ -1,0 +1,8 @@
+# CFMask with PE-Core ViT-B/16.
+_base_ = '../_base_/imagenet.py'
+model = dict(
+    backbone=dict(model_name='PE-Core-B-16', pretrained='meta'),
+    teacher=dict(type='OpenCLIPTeacher'),
+    losses=[dict(type='CounterfactualDistillation')],
+    data_preprocessor=dict(mean='pretrained', std='pretrained', mask='object', fill='single'),
+)
