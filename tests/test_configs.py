@@ -139,6 +139,7 @@ def test_baselines_differ_from_the_recipe_in_their_method_alone():
     free = {
         'lp': {'lr', 'weight_decay'},
         'l2sp': {'weight_decay'},
+        'spd': {'type', 'weight_decay'},
         'ema': {'custom_hooks'},
         'lpft': {'shared'},
     }

@@ -3,11 +3,13 @@ from .checks.classes import CheckClassesHook
 from .hooks import DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
 from .logs import MeanLogProcessor
 from .optim import AutocastOptimWrapper, OneCycle
+from .spd import AdamSPD
 from .test_loop import MultiSetTestLoop, MultiSetValLoop
 from .train_loop import ResumableEpochLoop, ResumableSampler
 from .wise_ft import WiSEFTHook, WiSEFTLoop
 
 __all__ = [
+    'AdamSPD',
     'AutocastOptimWrapper',
     'CheckClassesHook',
     'CheckpointHook',

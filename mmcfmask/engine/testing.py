@@ -22,6 +22,7 @@ from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
 from .checks.model import check_has_weights, makes_head
 from .config import load_config
+from .soup import SOUPS
 from .test_loop import find_sets
 from .values import is_a
 
@@ -248,7 +249,7 @@ def name_method(config: str, model: dict, checkpoint: dict | None) -> str:
     if meta.get('wise_ft_alpha') is not None:
         parts.append('WiSE-FT')
     if meta.get('soup'):
-        parts.append(f'{meta["soup"]} soup')
+        parts.append(SOUPS.get(meta['soup'], f'{meta["soup"]} soup'))
     ways = [words for part, words in dict(knn_gate='k-NN gate', crop_scale='relevance crop').items() if model.get(part)]
     if ways:
         parts.append(' and '.join(ways))

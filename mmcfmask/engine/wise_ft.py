@@ -71,7 +71,7 @@ def pretrained_weights(model: dict) -> dict[str, Tensor]:
     head = model.get('head') or {}
     if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
         raise ConfigError(
-            'WiSE-FT needs pretrained weights, but model.head.class_weights=None leaves the head random: give it '
+            'the pretrained weights are needed, but model.head.class_weights=None leaves the head random: give it '
             'class embeddings'
         )
     return build_model(copy.deepcopy(model)).state_dict()

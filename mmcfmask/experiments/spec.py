@@ -154,6 +154,7 @@ class MethodFields(Section):
         0.5, allow_inf_nan=False, description='Of wise_ft: 0 is pretrained, 1 is fine-tuned.'
     )
     greedy: StrictBool = Field(False, description='Of soup: add a model only if the held-out accuracy does not drop.')
+    stock: StrictBool = Field(False, description='Of soup: Model Stock, an average with the pretrained weights.')
     options: list[Option] = Field([], description='Of evaluate: options of tools/test.py.')
     cfg_options: CfgOptions = Field({}, description='Config values of this method.')
     seeds: Seeds | None = Field(None, description='Seeds of this method.')

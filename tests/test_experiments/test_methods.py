@@ -51,6 +51,8 @@ def test_keys_of_the_entry_can_be_swept():
         ({'W': dict(wise_ft='FT')}, r"methods\['W'\] uses 'FT', but no method has this name. There are W"),
         ({'FT': 'ft', 'W': dict(wise_ft='F')}, "Did you mean 'FT'?"),
         ({'FT': 'ft', 'W': dict(wise_ft='FT'), 'S': dict(soup='W')}, "uses 'W', which must be a method with a config"),
+        ({'FT': 'ft', 'S': dict(soup='FT', greedy=True, stock=True)}, 'stock is a kind of soup: .* without greedy'),
+        ({'FT': dict(config='ft', stock=True)}, 'stock is a kind of soup: it needs soup'),
         ({'S': dict(soup='S')}, "uses 'S', which must be a method with a config"),
         (
             {'FT': 'ft', 'W': dict(wise_ft='FT', cfg_options={'a.b': 1})},
