@@ -101,7 +101,7 @@ Seeds = Annotated[list[Annotated[Seed, Strict()]], Field(min_length=1), AfterVal
 CfgOptions = Annotated[dict[Text, Any], AfterValidator(check_numbers)]
 Values = dict[Text, Annotated[list[Any], Field(min_length=1)]]
 Grid = Annotated[Values, AfterValidator(check_grid)]
-Option = Literal['--knn-gate', '--relevance-crop']
+Option = Literal['--knn-gate', '--vrf', '--relevance-crop']
 
 
 class Section(BaseModel):

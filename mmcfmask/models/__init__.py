@@ -3,6 +3,7 @@ from typing import Any
 from .classifier import CounterfactualClassifier
 from .head import CLIPDistillHead
 from .inference.knn_gate import KNNGate
+from .inference.vrf import VRF
 from .losses import (
     CARFT,
     FLYP,
@@ -42,6 +43,7 @@ __all__ = [
     'OpenCLIPBackbone',
     'OpenCLIPTeacher',
     'Step',
+    'VRF',
 ]
 
 

@@ -60,7 +60,7 @@ def test_keys_of_the_entry_can_be_swept():
         ),
         (
             {'FT': 'ft', 'G': dict(evaluate='FT')},
-            r'evaluate needs options: \[--knn-gate\], \[--relevance-crop\], or both',
+            r'evaluate needs options: \[--knn-gate\] or \[--vrf\], \[--relevance-crop\], or both',
         ),
         ({'FT': 'ft', 'G': dict(wise_ft='FT', options=['--knn-gate'])}, 'options belong to evaluate, .* has wise_ft'),
         ({'FT': 'ft', 'F{x}': dict(config='fd', sweep={'a.x': ['T']})}, "two methods are named 'FT'"),
