@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 
 import mmcfmask  # noqa: F401
 
-WITHOUT_TEACHER = {'FLYP', 'CounterfactualCrossEntropy', 'ContextInvariance'}
+WITHOUT_TEACHER = {'FLYP', 'CaRot', 'CaRotImage', 'CounterfactualCrossEntropy', 'ContextInvariance'}
 NAMES = ['star', 'blue circle', 'ring']
 TEMPLATES = ['a photo of a {}.', 'a sketch of the {}.', '{} in the rain']
 

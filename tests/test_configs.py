@@ -27,6 +27,9 @@ LOSSES = dict(
     LipsumFT='loss_lipsum',
     CounterfactualCrossEntropy='loss_counterfactual',
     ContextDistillation='loss_context_distill',
+    CaRotImage='loss_orthogonality loss_self_distillation',
+    CaRot='loss_flyp loss_orthogonality loss_self_distillation',
+    StarFT='loss_flyp loss_starft',
 )
 UNTRAINED = ('zeroshot', 'objects')
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')
@@ -116,7 +119,7 @@ def test_config(name, tmp_path, images, tiny_pretrained, tiny_pretrained_224, mo
         (checkpoint,) = (tmp_path / 'run').glob('epoch_1.pth')
         parts = check_checkpoint(str(checkpoint), resume=True)['message_hub']['log_scalars']
         losses = ['loss_cls'] if cfg.model.head.get('cls_weight', 1) else []
-        losses += [LOSSES[term.type] for term in cfg.model.get('losses') or ()]
+        losses += [name for term in cfg.model.get('losses') or () for name in LOSSES[term.type].split()]
         assert {key for key in parts if 'loss_' in key} == {f'train/{name}' for name in losses}
         cfg.load_from = str(checkpoint)
         skip_pretrained_weights(cfg.model)

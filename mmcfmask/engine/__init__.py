@@ -1,6 +1,6 @@
 from .checkpoint_hook import CheckpointHook
 from .checks.classes import CheckClassesHook
-from .hooks import DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
+from .hooks import DistillWeightHook, IterationSeedHook, LossTermHook, RelativeEMAHook, StopOnInvalidLossHook
 from .logs import MeanLogProcessor
 from .optim import AutocastOptimWrapper, OneCycle
 from .spd import AdamSPD
@@ -15,6 +15,7 @@ __all__ = [
     'CheckpointHook',
     'DistillWeightHook',
     'IterationSeedHook',
+    'LossTermHook',
     'MeanLogProcessor',
     'MultiSetTestLoop',
     'MultiSetValLoop',

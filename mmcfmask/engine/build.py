@@ -24,8 +24,9 @@ from .launcher import world_size
 from .train_loop import ResumableSampler
 from .values import is_a
 
-# Hooks that every run needs: a resumed run equals an uninterrupted one, and a run with wrong classes or losses stops.
-OWN_HOOKS = ('IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook')
+# Hooks that every run needs: a resumed run equals an uninterrupted one, a run with wrong classes or losses stops, and
+# loss terms know how far the run is.
+OWN_HOOKS = ('IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook', 'LossTermHook')
 
 
 def set_gradient_accumulation(cfg: Config, processes: int) -> None:

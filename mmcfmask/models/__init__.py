@@ -8,6 +8,8 @@ from .losses import (
     CARFT,
     FLYP,
     L2SP,
+    CaRot,
+    CaRotImage,
     ContextDistillation,
     ContextInvariance,
     ContextTerm,
@@ -16,6 +18,7 @@ from .losses import (
     Distillation,
     LipsumFT,
     LossTerm,
+    StarFT,
     Step,
 )
 from .maker import CounterfactualMaker
@@ -26,6 +29,8 @@ from .towers.backbone import OpenCLIPBackbone
 __all__ = [
     'CAMRefillDataPreprocessor',
     'CARFT',
+    'CaRot',
+    'CaRotImage',
     'CLIPDistillHead',
     'ContextDistillation',
     'ContextInvariance',
@@ -42,6 +47,7 @@ __all__ = [
     'LossTerm',
     'OpenCLIPBackbone',
     'OpenCLIPTeacher',
+    'StarFT',
     'Step',
     'VRF',
 ]

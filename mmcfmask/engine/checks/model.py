@@ -25,7 +25,7 @@ from ...models import (
 )
 from ...models.class_embeddings.build import resolve_rows
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
-from ...models.losses import CARFT, FLYP, L2SP, LipsumFT, check_teacher, find_terms
+from ...models.losses import CARFT, FLYP, L2SP, CaRot, CaRotImage, LipsumFT, StarFT, check_teacher, find_terms
 from ...models.maker import OPTIONS
 from ...models.towers.loading import check_pretrained
 from ...precision import multiplies_bfloat16
@@ -33,6 +33,8 @@ from ..values import get_value, is_a
 
 OUR_TERMS = (
     CARFT,
+    CaRot,
+    CaRotImage,
     ContextDistillation,
     ContextInvariance,
     CounterfactualCrossEntropy,
@@ -41,6 +43,7 @@ OUR_TERMS = (
     FLYP,
     L2SP,
     LipsumFT,
+    StarFT,
 )
 
 SLOW_BFLOAT16 = (

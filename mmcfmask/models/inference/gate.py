@@ -19,7 +19,7 @@ from ..teacher import OpenCLIPTeacher
 class Gate(nn.Module):
     """Decides how much the fine-tuned and the pretrained model say, by training and held-out images.
 
-    Its owner keeps it out of ``named_modules()``, like the teacher. Checkpoints do not contain it, so a test with a gate
+    Its owner keeps it out of ``named_modules()``, like the teacher. Checkpoints lack it, so a test with a gate
     needs the pretrained weights.
 
     Args:

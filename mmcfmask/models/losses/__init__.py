@@ -2,6 +2,7 @@
 
 from .base import CounterfactualImages, LossTerm, Step, add_losses, check_teacher, find_terms
 from .carft import CARFT, context_divergence
+from .carot import CaRot, CaRotImage, orthogonality, self_distillation
 from .context import (
     ContextDistillation,
     ContextInvariance,
@@ -14,9 +15,12 @@ from .distillation import CounterfactualDistillation, Distillation, feature_dist
 from .flyp import FLYP
 from .l2sp import L2SP, l2_sp
 from .lipsum import LipsumFT, energy_gap
+from .starft import StarFT, spurious_divergence
 
 __all__ = [
     'CARFT',
+    'CaRot',
+    'CaRotImage',
     'ContextDistillation',
     'ContextInvariance',
     'ContextTerm',
@@ -28,6 +32,7 @@ __all__ = [
     'L2SP',
     'LipsumFT',
     'LossTerm',
+    'StarFT',
     'Step',
     'add_losses',
     'check_teacher',
@@ -39,4 +44,7 @@ __all__ = [
     'find_terms',
     'knowledge_distillation',
     'l2_sp',
+    'orthogonality',
+    'self_distillation',
+    'spurious_divergence',
 ]

@@ -97,21 +97,21 @@ def test_scores_are_those_of_the_paper(tiny_pretrained):
     features, logits, labels = run(model, shapes('train', 60))
     _, before, _ = run(start, shapes('train', 60))
     failures = [
-        z for z, l, l0, y in zip(features, logits, before, labels) if int(l.argmax()) == y and int(l0.argmax()) != y
+        z for z, row, row0, y in zip(features, logits, before, labels) if int(row.argmax()) == y != int(row0.argmax())
     ]
     k = max(1, round(0.1 * len(failures)))
     assert 0 < len(failures) < 30
     temperature, temperature0 = fitted(model), fitted(start)
     weights = []
     for split in ('test', 'sketch'):
-        z, l, _ = run(model, shapes(split, 30))
+        z, logits, _ = run(model, shapes(split, 30))
         _, l0, _ = run(start, shapes(split, 30))
         with torch.no_grad():
             predicted = model.test_step(collated(list(DATASETS.build(shapes(split, 30)))))
         for index, sample in enumerate(predicted):
             distance = sorted(sum((a - b) ** 2 for a, b in zip(z[index], other)).item() for other in failures)[k - 1]
             w = 1 / (1 + math.exp((distance - 0.4) / 0.1))
-            p = w * (l[index] / temperature).softmax(0) + (1 - w) * (l0[index] / temperature0).softmax(0)
+            p = w * (logits[index] / temperature).softmax(0) + (1 - w) * (l0[index] / temperature0).softmax(0)
             weights.append(w)
             torch.testing.assert_close(sample.pred_logits.exp(), p, rtol=1e-3, atol=1e-5)
             torch.testing.assert_close(sample.pred_score, p, rtol=1e-3, atol=1e-5)
