@@ -30,6 +30,7 @@ LOSSES = dict(
     CaRotImage='loss_orthogonality loss_self_distillation',
     CaRot='loss_flyp loss_orthogonality loss_self_distillation',
     StarFT='loss_flyp loss_starft',
+    DualRisk='loss_descriptions',
 )
 UNTRAINED = ('zeroshot', 'objects')
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')
@@ -64,11 +65,18 @@ def shrink(cfg, images, pretrained, work_dir):
         start.path = str(images / 'embeddings.npy')
     else:
         start.cache_dir = str(work_dir / 'cache')
+    described = cfg.model.head.get('descriptions')
+    if described and described.type == 'file':
+        described.path = str(images / 'embeddings.npy')
     if cfg.model.head.num_classes == 1000:
         cfg.model.head.num_classes = 3
+        if described:
+            described.rows = [[0], [1, 2], [3]]
     if start.type == 'text':
         names = start.classnames if shapes else ['one', 'three', 'two']
         start.update(classnames=names, templates=['a photo of a {}.', 'a sketch of a {}.'])
+        if described and described.type == 'text':
+            described.cache_dir = str(work_dir / 'cache')
     elif start.type == 'prototype':
         start.per_class = 2
     elif start.type == 'linear_probe':

@@ -282,7 +282,12 @@ def skip_pretrained_weights(model: dict) -> None:
     """Make a model config load no weights, in place: a checkpoint will bring them all."""
     forget_training(model)
     model.pop('knn_gate', None)  # it needs the pretrained weights
-    for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
+    for part, setting in (
+        ('head', 'class_weights'),
+        ('head', 'descriptions'),
+        ('backbone', 'init_cfg'),
+        ('neck', 'init_cfg'),
+    ):
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None
     if model.get('backbone') and model.backbone.get('pretrained'):

@@ -1,6 +1,7 @@
 from typing import Any
 
 from .classifier import CounterfactualClassifier
+from .dual_head import DualHead
 from .head import CLIPDistillHead
 from .inference.knn_gate import KNNGate
 from .inference.vrf import VRF
@@ -16,6 +17,7 @@ from .losses import (
     CounterfactualCrossEntropy,
     CounterfactualDistillation,
     Distillation,
+    DualRisk,
     LipsumFT,
     LossTerm,
     StarFT,
@@ -40,6 +42,8 @@ __all__ = [
     'CounterfactualDistillation',
     'CounterfactualMaker',
     'Distillation',
+    'DualHead',
+    'DualRisk',
     'FLYP',
     'KNNGate',
     'L2SP',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,12 +132,8 @@ class CounterfactualClassifier(ImageClassifier):
         for part in (self.backbone, self.neck):  # an init_cfg acts now, not at train()
             if part is not None and getattr(part, 'init_cfg', None):
                 part.init_weights()
-        if self.head.class_weights is not None:
-            weights = build_class_weights(self.head.class_weights, self)
-            if self.head.class_weights['type'] == 'linear_probe':
-                self.head.init_class_weights(weights[:, :-1], 1.0, bias=weights[:, -1])
-            else:
-                self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
+        scale = getattr(self.backbone, 'logit_scale', 100.0)
+        self.head.start_from(partial(build_class_weights, classifier=self), scale)
 
     def _set_up_losses(self, losses: list[dict]) -> None:
         find_terms(losses)  # an error with the place of what is no loss term

@@ -31,7 +31,7 @@ from mmpretrain.registry import (
 )
 from torch.utils.data import DataLoader
 
-from ...models import CLIPDistillHead, ContextTerm, CounterfactualClassifier, CounterfactualMaker
+from ...models import CLIPDistillHead, ContextTerm, CounterfactualClassifier, CounterfactualMaker, DualHead
 from ...models.class_embeddings.build import CLASS_WEIGHTS
 from ...ranges import Count, Finite, NonNegative, OpenShare, Pixels, Positive, Seed, Share, Whole
 
@@ -198,7 +198,7 @@ DEFAULTS = {
 }
 
 # Parts whose type is a word that only their owner knows.
-OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS)}
+OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS), DualHead: dict(descriptions=CLASS_WEIGHTS)}
 
 # Dicts of arguments, by the class that owns the dict: what takes them.
 OPTIONS = {ContextTerm: dict(counterfactual=CounterfactualMaker)}

@@ -2,7 +2,7 @@
 
 from .base import CounterfactualImages, LossTerm, Step, add_losses, check_teacher, find_terms
 from .carft import CARFT, context_divergence
-from .carot import CaRot, CaRotImage, orthogonality, self_distillation
+from .carot import CaRot, CaRotImage, orthogonality
 from .context import (
     ContextDistillation,
     ContextInvariance,
@@ -11,7 +11,14 @@ from .context import (
     context_invariance,
     counterfactual_cross_entropy,
 )
-from .distillation import CounterfactualDistillation, Distillation, feature_distillation, knowledge_distillation
+from .distillation import (
+    CounterfactualDistillation,
+    Distillation,
+    feature_distillation,
+    knowledge_distillation,
+    soft_cross_entropy,
+)
+from .dual_risk import DualRisk
 from .flyp import FLYP
 from .l2sp import L2SP, l2_sp
 from .lipsum import LipsumFT, energy_gap
@@ -28,6 +35,7 @@ __all__ = [
     'CounterfactualDistillation',
     'CounterfactualImages',
     'Distillation',
+    'DualRisk',
     'FLYP',
     'L2SP',
     'LipsumFT',
@@ -45,6 +53,6 @@ __all__ = [
     'knowledge_distillation',
     'l2_sp',
     'orthogonality',
-    'self_distillation',
+    'soft_cross_entropy',
     'spurious_divergence',
 ]

@@ -13,6 +13,7 @@ from ...errors import ConfigError
 from ...ranges import NonNegative, OpenShare, Share
 from ..teacher import OpenCLIPTeacher
 from .base import LossTerm, Step
+from .distillation import soft_cross_entropy
 from .flyp import FLYP
 from .text import cosines
 
@@ -27,15 +28,6 @@ def orthogonality(projection: Tensor) -> Tensor:
     with torch.autocast(projection.device.type, enabled=False):
         weight = projection.float()
         return torch.linalg.matrix_norm(weight.T @ weight - torch.eye(weight.shape[1], device=weight.device))
-
-
-def self_distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy −Σ softmax(teacher) log softmax(student), mean over the batch (Oh et al. 2024), in float32.
-
-    Args:
-        student, teacher (Tensor): (B, K) logits.
-    """
-    return F.cross_entropy(student.float(), teacher.float().softmax(dim=1))
 
 
 def average_momentum(progress: float, start: float, end: float, warm_up: float) -> float:
@@ -111,8 +103,8 @@ class CaRotImage(_MovingTeacher, LossTerm):
     """CaRot without a text tower, beside the ordinary cross-entropy.
 
     - ``loss_orthogonality`` = 0.2 · :func:`orthogonality` of the image tower's projection.
-    - ``loss_self_distillation`` = 1.5 · :func:`self_distillation` of the class logits, from a moving average of the
-      model.
+    - ``loss_self_distillation`` = 1.5 · the cross-entropy of the class logits to those of a moving average of the model
+      (:func:`mmcfmask.models.losses.soft_cross_entropy`).
 
     In the paper the logits are those between the images and the texts of a batch, and the cross-entropy is the
     contrastive loss of FLYP: :class:`CaRot`. The average moves 50 times in a training, as in the authors' 25,000 steps
@@ -154,7 +146,7 @@ class CaRotImage(_MovingTeacher, LossTerm):
         losses = self.penalties(step.classifier)
         if self.distillation:
             target = self.average.logits(self.average(step.images))
-            losses['loss_self_distillation'] = self.distillation * self_distillation(step.logits, target)
+            losses['loss_self_distillation'] = self.distillation * soft_cross_entropy(step.logits, target)
         return losses
 
     def after_step(self, classifier: nn.Module, done: int, steps: int) -> None:
@@ -213,7 +205,7 @@ class CaRot(_MovingTeacher, FLYP):
             with torch.no_grad():
                 texts = self.average_text.encode_text(tokens, normalize=True)
                 teacher = self.average_text.logit_scale.exp() * cosines(self.average(step.images), texts)
-            loss = self_distillation(student, teacher) + self_distillation(student.T, teacher.T)
+            loss = soft_cross_entropy(student, teacher) + soft_cross_entropy(student.T, teacher.T)
             losses['loss_self_distillation'] = self.distillation * loss
         return losses
 

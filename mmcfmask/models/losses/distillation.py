@@ -34,6 +34,15 @@ def knowledge_distillation(student: Tensor, teacher: Tensor, temperature: float)
     )
 
 
+def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy −Σ softmax(teacher) log softmax(student), mean over the batch, in float32.
+
+    Args:
+        student, teacher (Tensor): (B, C) logits.
+    """
+    return F.cross_entropy(student.float(), teacher.float().softmax(dim=1))
+
+
 @MODELS.register_module()
 class Distillation(LossTerm):
     """``loss_distill`` = λ · distillation on the clean images x.

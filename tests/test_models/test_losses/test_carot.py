@@ -12,7 +12,6 @@ from mmcfmask.models.losses.carot import (
     find_projection,
     move_average,
     orthogonality,
-    self_distillation,
 )
 
 
@@ -28,15 +27,6 @@ def test_orthogonality_equals_loop():
         torch.testing.assert_close(orthogonality(projection), orthogonality(projection.double()).float())
     flat, _ = torch.linalg.qr(torch.randn(5, 3))
     assert orthogonality(flat).item() == pytest.approx(0, abs=1e-5)
-
-
-def test_self_distillation_equals_loop():
-    student, teacher = 2 * torch.randn(4, 5), 2 * torch.randn(4, 5)
-    total = 0.0
-    for row, target in zip(student, teacher):
-        p, q = ((values - values.max()).exp() for values in (row, target))
-        total -= sum((q / q.sum() * (p / p.sum()).log()).tolist())
-    assert self_distillation(student, teacher).item() == pytest.approx(total / 4, rel=1e-5)
 
 
 def test_momentum_rises_and_stays():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmcfmask.models.losses import feature_distillation, knowledge_distillation
+from mmcfmask.models.losses import feature_distillation, knowledge_distillation, soft_cross_entropy
 
 
 def test_feature_distillation_equals_loop():
@@ -25,3 +25,12 @@ def test_knowledge_distillation_equals_loop():
         temperature**2 * total / 3, rel=1e-4
     )
     assert knowledge_distillation(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_soft_cross_entropy_equals_loop():
+    student, teacher = 2 * torch.randn(4, 5), 2 * torch.randn(4, 5)
+    total = 0.0
+    for row, target in zip(student, teacher):
+        p, q = ((values - values.max()).exp() for values in (row, target))
+        total -= sum((q / q.sum() * (p / p.sum()).log()).tolist())
+    assert soft_cross_entropy(student, teacher).item() == pytest.approx(total / 4, rel=1e-5)
