@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,35 +73,41 @@ def find_projection(classifier: nn.Module) -> Tensor:
     )
 
 
-class _MovingTeacher:
-    """What both kinds of CaRot share: the two weights, and when and how far the average moves."""
+@dataclass
+class AverageSchedule:
+    """When and how far the moving average moves.
 
-    def set_average(
-        self, orthogonality: float, distillation: float, momentum: tuple[float, float], warm_up: float, interval: float
-    ) -> None:
-        """Take the arguments, or raise a ConfigError."""
-        if orthogonality < 0 or distillation < 0:
-            raise ConfigError(
-                f'{type(self).__name__}: orthogonality={orthogonality} and distillation={distillation} must not be '
-                'negative'
-            )
-        self.orthogonality, self.distillation = orthogonality, distillation
-        self.momentum, self.warm_up, self.interval = tuple(momentum), warm_up, interval
+    Args:
+        momentum (tuple[float, float]): m of :func:`move_average` at the start and after ``warm_up``.
+        warm_up (float): Share of the training in which m rises.
+        interval (float): Share of the training after which the average moves again.
+    """
 
-    def due(self, done: int, steps: int) -> float | None:
-        """The momentum by which the average moves after ``done`` of ``steps`` steps; None if it rests."""
+    momentum: tuple[float, float]
+    warm_up: float
+    interval: float
+
+    def momentum_after(self, done: int, steps: int) -> float | None:
+        """m after ``done`` of ``steps`` steps of the optimizer, the first move being after step 1; None between two
+        moves."""
         every = max(1, round(self.interval * steps))
-        return None if (done - 1) % every else average_momentum((done - 1) / steps, *self.momentum, self.warm_up)
+        start, end = self.momentum
+        return None if (done - 1) % every else average_momentum((done - 1) / steps, start, end, self.warm_up)
 
-    def penalties(self, classifier: nn.Module) -> dict[str, Tensor]:
-        """``loss_orthogonality``, unless its weight is 0."""
-        if not self.orthogonality:
-            return {}
-        return dict(loss_orthogonality=self.orthogonality * orthogonality(find_projection(classifier)))
+
+def check_weights(term: str, orthogonality: float, distillation: float) -> None:
+    """Raise a ConfigError for negative weights."""
+    if orthogonality < 0 or distillation < 0:
+        raise ConfigError(f'{term}: orthogonality={orthogonality} and distillation={distillation} must not be negative')
+
+
+def orthogonality_loss(classifier: nn.Module, weight: float) -> dict[str, Tensor]:
+    """``loss_orthogonality`` of the image tower's projection, unless ``weight`` is 0."""
+    return dict(loss_orthogonality=weight * orthogonality(find_projection(classifier))) if weight else {}
 
 
 @MODELS.register_module()
-class CaRotImage(_MovingTeacher, LossTerm):
+class CaRotImage(LossTerm):
     """CaRot without a text tower, beside the ordinary cross-entropy.
 
     - ``loss_orthogonality`` = 0.2 · :func:`orthogonality` of the image tower's projection.
@@ -113,9 +121,7 @@ class CaRotImage(_MovingTeacher, LossTerm):
 
     Args:
         orthogonality, distillation (float): Weights of the two losses.
-        momentum (tuple[float, float]): m of :func:`move_average` at the start and after ``warm_up``.
-        warm_up (float): Share of the training in which m rises.
-        interval (float): Share of the training after which the average moves again.
+        momentum, warm_up, interval: As of :class:`AverageSchedule`.
 
     Raises:
         ConfigError: A negative weight, or a tower without a projection.
@@ -131,8 +137,10 @@ class CaRotImage(_MovingTeacher, LossTerm):
         warm_up: Share = 0.2,
         interval: OpenShare = 0.02,
     ) -> None:
+        check_weights('CaRotImage', orthogonality, distillation)
         super().__init__()
-        self.set_average(orthogonality, distillation, momentum, warm_up, interval)
+        self.orthogonality, self.distillation = orthogonality, distillation
+        self.schedule = AverageSchedule(momentum, warm_up, interval)
 
     def setup(self, classifier: nn.Module) -> None:
         super().setup(classifier)
@@ -143,26 +151,28 @@ class CaRotImage(_MovingTeacher, LossTerm):
         self.average.setup(classifier.backbone, classifier.neck, classifier.head)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        losses = self.penalties(step.classifier)
+        losses = orthogonality_loss(step.classifier, self.orthogonality)
         if self.distillation:
             target = self.average.logits(self.average(step.images))
             losses['loss_self_distillation'] = self.distillation * soft_cross_entropy(step.logits, target)
         return losses
 
     def after_step(self, classifier: nn.Module, done: int, steps: int) -> None:
-        momentum = self.due(done, steps)
-        for name in ('backbone', 'neck', 'head') if momentum is not None else ():
+        momentum = self.schedule.momentum_after(done, steps)
+        if momentum is None:
+            return
+        for name in ('backbone', 'neck', 'head'):
             if getattr(classifier, name) is not None:
                 move_average(getattr(self.average, name), getattr(classifier, name), momentum)
 
 
 @MODELS.register_module()
-class CaRot(_MovingTeacher, FLYP):
+class CaRot(FLYP):
     """CaRot (Oh et al. 2024): ``loss_flyp``, and of :class:`CaRotImage` the two other losses, where the logits are the
     scaled similarities of the images and the prompts of the batch, both ways, and the average has a text tower too.
 
-    The self-distillation compares the images of one process. The authors' code also holds ‖P_imageᵀ P_text‖_F down, by
-    0.05, which the paper does not mention; it is left out.
+    The self-distillation compares the images of one process. The authors' command also adds 0.05 times the norm of the
+    product of both projections (``cross_fnorm``), which is left out.
 
     Args:
         orthogonality, distillation, momentum, warm_up, interval: As of :class:`CaRotImage`.
@@ -176,10 +186,12 @@ class CaRot(_MovingTeacher, FLYP):
         momentum: tuple[Share, Share] = (0.05, 0.9),
         warm_up: Share = 0.2,
         interval: OpenShare = 0.02,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
+        check_weights('CaRot', orthogonality, distillation)
         super().__init__(**kwargs)
-        self.set_average(orthogonality, distillation, momentum, warm_up, interval)
+        self.orthogonality, self.distillation = orthogonality, distillation
+        self.schedule = AverageSchedule(momentum, warm_up, interval)
 
     def setup(self, classifier: nn.Module) -> None:
         super().setup(classifier)
@@ -199,7 +211,8 @@ class CaRot(_MovingTeacher, FLYP):
     def forward(self, step: Step) -> dict[str, Tensor]:
         tokens = self.draw(step.labels)
         texts = self.text.encode_text(tokens)
-        losses = {**self.contrast(step, texts), **self.penalties(step.classifier)}
+        losses = self.contrast(step, texts)
+        losses.update(orthogonality_loss(step.classifier, self.orthogonality))
         if self.distillation:
             student = self.text.logit_scale.exp() * cosines(step.features, F.normalize(texts.float(), dim=-1))
             with torch.no_grad():
@@ -210,7 +223,7 @@ class CaRot(_MovingTeacher, FLYP):
         return losses
 
     def after_step(self, classifier: nn.Module, done: int, steps: int) -> None:
-        momentum = self.due(done, steps)
+        momentum = self.schedule.momentum_after(done, steps)
         if momentum is None:
             return
         for average, current in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
@@ -80,7 +81,9 @@ class StarFT(FLYP):
 
     needs_teacher = True
 
-    def __init__(self, spurious_weight: NonNegative = 0.5, contexts: Sequence[str] | None = None, **kwargs) -> None:
+    def __init__(
+        self, spurious_weight: NonNegative = 0.5, contexts: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if spurious_weight < 0:
             raise ConfigError(f'StarFT: spurious_weight={spurious_weight} must not be negative')
