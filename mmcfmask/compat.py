@@ -251,20 +251,15 @@ def silence_file_client() -> None:
     mmengine.fileio.file_client.print_log = lambda *args, **kwargs: None
 
 
-def start_process_group_without_gpu(launcher: str) -> bool:
-    """Start a gloo process group if a launcher is used on a machine without a GPU.
+def start_process_group_without_gpu(launcher: str) -> None:
+    """Start a gloo process group on a machine without a GPU.
 
     ``mmengine.dist.init_dist`` calls ``torch.cuda.set_device`` for every backend. The Runner does not call it if a
     group exists. Ends when mmengine supports launchers on CPUs.
 
     Args:
-        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
-
-    Returns:
-        bool: A group was started, so the model must be wrapped with ``device_ids=None``.
+        launcher (str): 'pytorch', 'slurm' or 'mpi'.
     """
-    if launcher == 'none' or torch.cuda.is_available():
-        return False
     if launcher == 'pytorch':
         torch.distributed.init_process_group('gloo')
     else:
@@ -273,7 +268,6 @@ def start_process_group_without_gpu(launcher: str) -> bool:
     # The threads of gloo must end before the interpreter, or a finished run may still abort ("terminate called without
     # an active exception").
     atexit.register(end_process_group)
-    return True
 
 
 def end_process_group() -> None:

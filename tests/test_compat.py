@@ -53,7 +53,7 @@ def test_launchers_without_a_gpu(launcher, environment):
     code = (
         'from mmcfmask.compat import start_process_group_without_gpu\n'
         'import torch\n'
-        f'assert start_process_group_without_gpu({launcher!r})\n'
+        f'start_process_group_without_gpu({launcher!r})\n'
         'print(torch.distributed.get_backend(), torch.distributed.get_world_size())\n'
     )
     env = {**os.environ, **environment, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port()}

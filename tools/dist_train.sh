@@ -11,5 +11,5 @@ if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
 else
     MEET=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
 fi
-exec "${PYTHON:-python}" -m torch.distributed.run "${MEET[@]}" --nproc_per_node="$GPUS" \
+exec "${PYTHON:-python}" "$(dirname "$0")/launch.py" "${MEET[@]}" --nproc_per_node="$GPUS" \
     "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "$@"

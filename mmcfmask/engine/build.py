@@ -8,7 +8,7 @@ import os
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, init_dist, is_distributed
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
@@ -16,6 +16,7 @@ from mmpretrain.registry import DATA_SAMPLERS, HOOKS
 from torch.nn.parallel import DistributedDataParallel
 
 from ..compat import can_fuse_optimizer, keep_freed_memory, start_process_group_without_gpu
+from ..distributed import cores_per_process
 from ..errors import ConfigError
 from ..precision import use_tf32
 from .checks.model import slow_bfloat16, unmatched_keys
@@ -76,11 +77,6 @@ def set_gradient_accumulation(cfg: Config, processes: int) -> None:
             hook['interval'] = hook.get('interval', 1) * counts
 
 
-def usable_cores() -> int:
-    """The number of cores that this process may use; a scheduler, a container or taskset may allow only some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
 def fit_loaders(cfg: Config, processes: int = 1) -> None:
     """Fit the dataloaders of a config to this machine, in place.
 
@@ -90,8 +86,7 @@ def fit_loaders(cfg: Config, processes: int = 1) -> None:
         cfg (Config): The config.
         processes (int): Processes of the job; launchers that say how many run on this machine are believed.
     """
-    local = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', processes)))
-    most = max(usable_cores() // local, 1)
+    most = cores_per_process(processes)
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loaders = cfg.get(key) or {}
         for loader in [loaders] if 'dataset' in loaders else loaders.values():
@@ -144,6 +139,17 @@ def fit_optimizer(cfg: Config) -> None:
         optimizer.pop('fused')
 
 
+def start_process_group(cfg: Config) -> None:
+    """Connect the processes of a launcher, unless they are connected already."""
+    if cfg.launcher == 'none' or is_distributed():
+        return
+    if torch.cuda.is_available():
+        init_dist(cfg.launcher, **((cfg.get('env_cfg') or {}).get('dist_cfg') or {}))
+    else:
+        start_process_group_without_gpu(cfg.launcher)
+    assert get_world_size() == world_size(cfg.launcher)
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner of a config.
 
@@ -169,7 +175,8 @@ def build_runner(cfg: Config) -> Runner:
     if (cfg.get('randomness') or {}).get('deterministic'):
         # torch requires it; it is read with the first product on a GPU
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    if start_process_group_without_gpu(cfg.launcher):
+    start_process_group(cfg)
+    if cfg.launcher != 'none' and not torch.cuda.is_available():
         wrapper = cfg.get('model_wrapper_cfg') or dict(  # the defaults of the Runner
             broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False)
         )
@@ -177,7 +184,6 @@ def build_runner(cfg: Config) -> Runner:
         if is_a(DistributedDataParallel, wrapper['type'], MODEL_WRAPPERS):
             wrapper['device_ids'] = None
         cfg.model_wrapper_cfg = wrapper
-        assert get_world_size() == world_size(cfg.launcher)
     runner = Runner.from_cfg(cfg)
     for handler in runner.logger.handlers:
         if isinstance(handler, logging.FileHandler):  # file names may not be UTF-8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import open_clip
 import torch
 from mmengine.config import Config
+from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -285,6 +287,27 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
                 'current',
                 level=logging.WARNING,
             )
+
+
+def check_same_start(checkpoint: dict | None, work_dir: str) -> None:
+    """Check that all processes of a job resume from the same iteration; all must call this together.
+
+    Args:
+        checkpoint (dict, optional): What this process resumes from. None: it starts anew.
+        work_dir (str): Where it was looked for.
+
+    Raises:
+        ConfigError: In all processes, if machines found different checkpoints.
+    """
+    found = all_gather_object((socket.gethostname(), checkpoint and checkpoint['meta']['iter']))
+    if len({iteration for _, iteration in found}) > 1:
+        starts = {
+            f'{host} from {"the start" if iteration is None else f"iteration {iteration}"}' for host, iteration in found
+        }
+        raise ConfigError(
+            f'--resume: the machines found different checkpoints in {work_dir}: {", ".join(sorted(starts))}. Put the '
+            'work dir on a file system that all machines share, or copy the latest checkpoint to all of them'
+        )
 
 
 def inherited_meta(checkpoint: dict) -> dict:

@@ -13,8 +13,8 @@ from ..compat import end_process_group
 from ..datasets.holdout import follow_run
 from ..errors import ConfigError
 from ..files import as_path, explained, locked
-from .build import build_runner, set_gradient_accumulation
-from .checkpoints import check_state_dict, find_resumable
+from .build import build_runner, set_gradient_accumulation, start_process_group
+from .checkpoints import check_same_start, check_state_dict, find_resumable
 from .checks import check_training, check_work_dir
 from .checks.model import warn_of_random_weights, warn_of_unused_settings
 from .config import load_config
@@ -61,6 +61,8 @@ def run_training(
             stack.enter_context(locked(cfg.work_dir, 'a training'))
         apply_training_arguments(cfg, resume, seed, amp, validate)
         checkpoint = check_training(cfg, keep_seed=seed is not None)
+        start_process_group(cfg)
+        check_same_start(checkpoint if cfg.get('resume') else None, cfg.work_dir)
         if cfg.get('resume') and seed is None and 'seed' in checkpoint['meta']:
             cfg.randomness = dict(cfg.get('randomness') or {}, seed=checkpoint['meta']['seed'])
         set_gradient_accumulation(cfg, world_size(cfg.launcher))

@@ -18,7 +18,6 @@ from ..datasets.holdout import follow_run
 from ..errors import ConfigError, blame
 from ..models import VRF, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
-from .build import usable_cores
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
 from .checks.model import check_has_weights, makes_head
@@ -216,7 +215,6 @@ def add_gate(cfg: Config, kind: Literal['KNNGate', 'VRF'] = 'KNNGate') -> None:
                 f'config that has it, or set model.knn_gate.{part}'
             )
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
-        gate.setdefault('num_workers', min(images.get('num_workers', 0), usable_cores()))
     cfg.model.knn_gate = gate
 
 

@@ -78,7 +78,7 @@ def test_loaders_fit_the_machine(monkeypatch):
             )
         )
 
-    monkeypatch.setattr('mmcfmask.engine.build.usable_cores', lambda: 6)
+    monkeypatch.setattr('mmcfmask.distributed.usable_cores', lambda: 6)
     monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
     monkeypatch.delenv('SLURM_NTASKS_PER_NODE', raising=False)
     for gpu in (True, False):
@@ -125,11 +125,12 @@ def test_workers_by_the_cores_that_may_be_used(monkeypatch):
     ],
 )
 def test_wrapper_of_the_config_is_kept_without_a_gpu(monkeypatch, given, wrapped):
-    monkeypatch.setattr('mmcfmask.engine.build.start_process_group_without_gpu', lambda launcher: True)
+    monkeypatch.setattr('mmcfmask.engine.build.start_process_group', lambda cfg: None)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(
         build.Runner, 'from_cfg', lambda cfg: SimpleNamespace(cfg=cfg, model=None, logger=SimpleNamespace(handlers=[]))
     )
-    assert build_runner(Config(dict(launcher='none', **given))).cfg.model_wrapper_cfg == wrapped
+    assert build_runner(Config(dict(launcher='pytorch', **given))).cfg.model_wrapper_cfg == wrapped
 
 
 def test_fused_optimizer_only_where_there_is_one(monkeypatch):

@@ -77,6 +77,13 @@ def test_two_processes_train_and_test_without_a_gpu(tmp_path):
     assert accuracies['ood_average/top1'] == pytest.approx(sum(shifts) / 4)
 
 
+def test_error_of_all_processes_is_no_traceback(tmp_path):
+    output = run('tools/dist_train.sh', 'configs/shapes/ft.py', 2, '--work-dir', tmp_path, fails=True).splitlines()
+    *errors, last = output
+    assert errors and all('total_batch_size=64 is not a multiple of 2 process(es)' in error for error in errors), output
+    assert last.startswith('Process ') and last.endswith(' of the job failed first: exit code 1.')
+
+
 def test_quickstart_shortened(tmp_path):
     out = tmp_path / 'with space'
     command = [sys.executable, 'tools/compare.py', '--out', out, '--cfg-options', *SMALL]

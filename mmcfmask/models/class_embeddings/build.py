@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...datasets.imagenet_labels import CLASS_ROWS, read_class_rows
+from ...distributed import on_main
 from ...errors import ConfigError, MissingFileError, StorageError
 from ...files import check_whole
 from ...messages import near_names
@@ -44,7 +45,7 @@ def build_class_weights(cfg: dict, classifier: nn.Module) -> Tensor:
               .npy file. With ``rows``, a list of row indices for each class, each class is the normalised mean of these
               rows (:func:`mean_rows`), of a file or of text embeddings. ``'waterbirds'`` makes land and water birds of
               ImageNet's classes (``mmcfmask/datasets/class_maps/waterbirds.txt``).
-            - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=0,
+            - ``dict(type='prototype', dataset=dict(...), per_class=60, batch_size=64, seed=0, num_workers=None,
               cache_dir=None)``: the mean feature of ``per_class`` images of each class of an mmpretrain dataset.
             - ``dict(type='linear_probe', dataset=dict(...), held_out=None, strengths=None, batch_size=64,
               num_workers=0, cache_dir=None)``: logistic regression on the frozen features of all images of
@@ -194,7 +195,7 @@ def _build_prototype(
     per_class: Count = 60,
     batch_size: Count = 64,
     seed: Seed = 0,
-    num_workers: Whole = 0,
+    num_workers: Whole | None = None,
     cache_dir: str | None = None,
 ) -> Tensor:
     images = DATASETS.build(dataset)
@@ -206,7 +207,8 @@ def _build_prototype(
                 classifier.extract_feat, classifier.data_preprocessor, images, indices, batch_size, num_workers
             )
 
-    return cached(images_key('prototype', classifier, dataset, images, indices), compute, cache_dir)
+    key = on_main(lambda: images_key('prototype', classifier, dataset, images, indices))
+    return cached(key, compute, cache_dir)
 
 
 def _build_linear_probe(
@@ -216,7 +218,7 @@ def _build_linear_probe(
     held_out: dict | None = None,
     strengths: Sequence[Positive] | None = None,
     batch_size: Count = 64,
-    num_workers: Whole = 0,
+    num_workers: Whole | None = None,
     cache_dir: str | None = None,
 ) -> Tensor:
     strengths = list(STRENGTHS if strengths is None else strengths)
@@ -229,15 +231,18 @@ def _build_linear_probe(
         held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
         held_out['holdout'] = {**dataset['holdout'], 'part': 'held_out'}
     parts = [(cfg, DATASETS.build(cfg)) for cfg in (dataset, held_out)]
-    keys = [images_key('features', classifier, cfg, part, range(len(part))) for cfg, part in parts]
+    keys = on_main(lambda: [images_key('features', classifier, cfg, part, range(len(part))) for cfg, part in parts])
     labels = [read_labels(part, range(len(part))) for _, part in parts]
     classes = num_classes(parts[0][1], labels[0].tolist())
 
     def compute() -> Tensor:
+        features = [cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir) for cfg, part in parts]
+        return on_main(lambda: fit(features))
+
+    def fit(features: list[Tensor]) -> Tensor:
         device = fastest_device()
         (x, y), (held_out_x, held_out_y) = (
-            (cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir).to(device), target.to(device))
-            for (cfg, part), target in zip(parts, labels)
+            (feature.to(device), target.to(device)) for feature, target in zip(features, labels)
         )
         probe = fit_linear_probe(x, y, held_out_x, held_out_y, classes, strengths)
         print_log(

@@ -7,18 +7,20 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ...distributed import on_main
 from ...errors import StorageError
 from ...files import atomic_write, remove_leftovers
 
@@ -37,7 +39,9 @@ def evaluating(classifier: nn.Module) -> Iterator[None]:
 def cached(key: dict, compute: Callable[[], Tensor], cache_dir: str | None = None) -> Tensor:
     """The result of ``compute()``, read from disk if it was computed before under an equal ``key``.
 
-    Files are written atomically. One process computes while others wait; a damaged file is computed again.
+    Files are written atomically. One run computes while others wait; a damaged file is computed again. The processes of
+    a distributed run call this together: the main process reads and writes the file, and all call ``compute``, which
+    may share the work between them.
 
     Raises:
         StorageError: The cache folder cannot be written.
@@ -45,30 +49,41 @@ def cached(key: dict, compute: Callable[[], Tensor], cache_dir: str | None = Non
     text = json.dumps(key, sort_keys=True, default=repr)
     folder = Path(cache_dir or os.environ.get('MMCFMASK_CACHE') or '~/.cache/mmcfmask').expanduser()
     path = folder / f'{key["type"]}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors'
-    weights = _read(path)
-    if weights is not None:
-        return weights
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix('.lock')).acquire()
-    except OSError as error:
-        raise StorageError(
-            f'The cache folder {folder} for class embeddings cannot be written ({error}): set cache_dir of '
-            'class_weights or the environment variable MMCFMASK_CACHE.'
-        ) from error
-    with lock:
-        weights = _read(path)
+    with ExitStack() as stack:
+
+        def read_or_lock() -> Tensor | None:
+            weights = _read(path)
+            if weights is None:
+                stack.enter_context(_locked(path))
+                weights = _read(path)  # what another run wrote meanwhile
+            return weights
+
+        weights = on_main(read_or_lock)
         if weights is None:
             weights = compute().contiguous()
-            try:
-                remove_leftovers(folder)
-                with atomic_write(path) as file:
-                    file.write(save({'weight': weights}, metadata={'key': text, 'sha256': _hash_tensor(weights)}))
-            except StorageError as error:  # the result is not lost
-                print_log(
-                    f'{error}; this run continues, the next one computes it again.', 'current', level=logging.WARNING
-                )
+            if is_main_process():
+                _write(path, weights, text)
     return weights
+
+
+def _locked(path: Path) -> AbstractContextManager:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path.with_suffix('.lock')).acquire()
+    except OSError as error:
+        raise StorageError(
+            f'The cache folder {path.parent} for class embeddings cannot be written ({error}): set cache_dir of '
+            'class_weights or the environment variable MMCFMASK_CACHE.'
+        ) from error
+
+
+def _write(path: Path, weights: Tensor, key: str) -> None:
+    try:
+        remove_leftovers(path.parent)
+        with atomic_write(path) as file:
+            file.write(save({'weight': weights}, metadata={'key': key, 'sha256': _hash_tensor(weights)}))
+    except StorageError as error:  # the result is not lost
+        print_log(f'{error}; this run continues, the next one computes it again.', 'current', level=logging.WARNING)
 
 
 def _read(path: Path) -> Tensor | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.dist import is_main_process
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from ...distributed import cores_per_process, gather_shares, on_main, own_share
 from ...errors import ConfigError
 from .cache import cached, evaluating, hash_state, update_digest
 
@@ -23,27 +26,60 @@ def image_features(
     dataset: BaseDataset,
     indices: Sequence[int],
     batch_size: int = 64,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> Tensor:
     """L2-normalised features (N, D), float32 on the CPU, of the images at ``indices``; arguments as
     :func:`prototype_class_weights`."""
-    features = []
-    for inputs in load_batches(
-        Subset(dataset, indices), data_preprocessor, batch_size, num_workers, f'Features of {len(indices)} images'
-    ):
+
+    def features(inputs: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-            features.append(F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu())
-    return torch.cat(features)
+            return F.normalize(extract_feat(inputs)[-1].float(), dim=-1).cpu()
+
+    description = f'Features of {len(indices)} images'
+    return map_images(features, data_preprocessor, dataset, indices, batch_size, num_workers, description)
 
 
-def load_batches(
-    dataset: BaseDataset, data_preprocessor: nn.Module, batch_size: int, num_workers: int, description: str
-) -> Iterator[Tensor]:
-    """All images of ``dataset`` in order, as normalised batches (B, 3, H, W) on the device of ``data_preprocessor``.
-    Shows progress."""
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
-    for batch in track(loader, description=description):
-        yield data_preprocessor(batch)['inputs']
+def map_images(
+    function: Callable[[Tensor], Tensor],
+    data_preprocessor: nn.Module,
+    dataset: BaseDataset,
+    indices: Sequence[int],
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    description: str = '',
+) -> Tensor:
+    """What a function makes of images, in their order. Shows progress.
+
+    The processes of a distributed run share the images; all must call this together, and all get all results.
+
+    Args:
+        function (Callable): Normalised images (B, 3, H, W) on the device of ``data_preprocessor`` to (B, ...).
+        data_preprocessor (nn.Module): Maps a collated batch to a dict with ``inputs``.
+        dataset (BaseDataset): An mmpretrain dataset whose pipeline ends in ``PackInputs``.
+        indices (Sequence[int]): The images, at least one.
+        batch_size (int): Images at once.
+        num_workers (int, optional): Processes that read images. None: see :func:`fitting_workers`.
+        description (str): Of the progress bar.
+
+    Returns:
+        Tensor: (N, ...) for N indices.
+    """
+    share = own_share(indices)
+    batches = math.ceil(len(share) / batch_size)
+    loader = DataLoader(
+        Subset(dataset, share),
+        batch_size,
+        num_workers=fitting_workers(batches) if num_workers is None else num_workers,
+        collate_fn=pseudo_collate,
+    )
+    shown = track(loader, description=description, disable=not is_main_process())
+    return gather_shares(torch.cat([function(data_preprocessor(batch)['inputs']) for batch in shown]), len(indices))
+
+
+def fitting_workers(batches: int) -> int:
+    """How many processes should read ``batches`` batches: the cores of this process but one, at most 8; none for so few
+    batches that they would hardly start."""
+    return min(cores_per_process() - 1, batches // 4, 8)
 
 
 def read_labels(dataset: BaseDataset, indices: Iterable[int]) -> Tensor:
@@ -57,7 +93,7 @@ def prototype_class_weights(
     dataset: BaseDataset,
     indices: Iterable[int] | None = None,
     batch_size: int = 64,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> Tensor:
     """Class means of image features: each L2-normalised, their mean per class, normalised again.
 
@@ -123,7 +159,7 @@ def cached_features(
     cfg: dict,
     dataset: BaseDataset,
     batch_size: int = 64,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     cache_dir: str | None = None,
 ) -> Tensor:
     """L2-normalised features (N, D), float32 on the CPU, of all images of ``dataset``, which was built from ``cfg``;
@@ -136,7 +172,8 @@ def cached_features(
                 classifier.extract_feat, classifier.data_preprocessor, dataset, indices, batch_size, num_workers
             )
 
-    return cached(images_key('features', classifier, cfg, dataset, indices), compute, cache_dir)
+    key = on_main(lambda: images_key('features', classifier, cfg, dataset, indices))
+    return cached(key, compute, cache_dir)
 
 
 def images_key(kind: str, classifier: nn.Module, cfg: dict, dataset: BaseDataset, indices: Iterable[int]) -> dict:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...datasets.names import class_names, read_names
 from ...datasets.shapes import SHAPES_TEMPLATES
+from ...distributed import on_main
 from ...errors import ConfigError, MissingFileError
 from ...files import hash_file
 from ..towers.loading import load_text_model, resolve_pretrained
@@ -184,9 +185,12 @@ def text_embeddings(
     classnames, templates = resolve_classnames(classnames), resolve_templates(templates)
     model_name, pretrained = text_source(classifier, model_name, pretrained)
 
-    def compute() -> Tensor:
+    def embed_prompts() -> Tensor:
         device = fastest_device()
         return embed(*load_text_model(model_name, pretrained, device), classnames, templates, device)
+
+    def compute() -> Tensor:
+        return on_main(embed_prompts)
 
     key = dict(
         type=kind, open_clip=open_clip.__version__, model_name=model_name, classnames=classnames, templates=templates

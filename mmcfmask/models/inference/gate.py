@@ -25,7 +25,8 @@ class Gate(nn.Module):
     Args:
         dataset (dict): The training images, an mmpretrain dataset with a test pipeline.
         held_out (dict): Images of the same distribution that were not trained on.
-        batch_size, num_workers (int): For reading the images, once.
+        batch_size (int): For reading the images, once.
+        num_workers (int, optional): As of :func:`mmcfmask.models.class_embeddings.features.map_images`.
         cache_dir (str, optional): As in :func:`mmcfmask.models.class_embeddings.build.build_class_weights`.
 
     Raises:
@@ -35,7 +36,12 @@ class Gate(nn.Module):
     zero_shot: OpenCLIPTeacher
 
     def __init__(
-        self, dataset: dict, held_out: dict, batch_size: int = 64, num_workers: int = 0, cache_dir: str | None = None
+        self,
+        dataset: dict,
+        held_out: dict,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         if dataset == held_out:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...precision import no_autocast
 from ...ranges import Count, OpenShare, Whole
-from ..class_embeddings.features import class_name, load_batches, num_classes
+from ..class_embeddings.features import class_name, map_images, num_classes
 from .gate import Gate
 from .relevance_crop import predict_with_crop
 
@@ -114,7 +114,7 @@ class KNNGate(Gate):
         k: Count = 5,
         level: OpenShare = 0.02,
         batch_size: Count = 64,
-        num_workers: Whole = 0,
+        num_workers: Whole | None = None,
         cache_dir: str | None = None,
     ) -> None:
         if k < 1 or not 0 < level < 1:
@@ -162,14 +162,15 @@ class KNNGate(Gate):
         key = self._key(classifier, self.train_features.device.type)
         if key not in self.thresholds:
             dataset = DATASETS.build(self.held_out)
-            batches = load_batches(
-                dataset,
+            predicted = map_images(
+                lambda images: scores(images).argmax(dim=1),
                 classifier.data_preprocessor,
+                dataset,
+                range(len(dataset)),
                 self.reading['batch_size'],
                 self.reading['num_workers'],
                 f'Predictions for {len(dataset)} held-out images',
             )
-            predicted = torch.cat([scores(images).argmax(dim=1) for images in batches])
             similarity = self._similarity(self.held_out_features, predicted)
             self.thresholds[key] = conformal_threshold(similarity, self.level)
         return self.thresholds[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from ...errors import ConfigError
 from ...evaluation.accuracy import mixture_scores
 from ...precision import no_autocast
 from ...ranges import Count, Finite, OpenShare, Positive, Whole
-from ..class_embeddings.features import load_batches
+from ..class_embeddings.features import map_images
 from .gate import Gate
 
 TEMPERATURES = (0.1, 10.0)
@@ -120,7 +119,7 @@ class VRF(Gate):
         b: Positive = 0.6,
         k_share: OpenShare = 0.001,
         batch_size: Count = 64,
-        num_workers: Whole = 0,
+        num_workers: Whole | None = None,
         cache_dir: str | None = None,
     ) -> None:
         if b <= 0 or not 0 < k_share < 1:
@@ -151,12 +150,13 @@ class VRF(Gate):
         """Failure set and temperature of the current weights of ``classifier``, found once."""
         key = self._key(classifier, self.wrong_labels.device.type)
         if key not in self.fits:
-            _, logits = self._run(classifier, self.held_out_images, 'held-out images')
+            held_out = range(len(self.held_out_images))
+            _, logits = self._run(classifier, self.held_out_images, held_out, 'held-out images')
             temperature = confidence_temperature(logits, self.held_out_labels)
             failures = logits.new_empty(0, classifier.head.in_channels)
             if self.wrong:
-                wrong = Subset(self.training_images, self.wrong)
-                features, logits = self._run(classifier, wrong, 'training images that the pretrained model gets wrong')
+                what = 'training images that the pretrained model gets wrong'
+                features, logits = self._run(classifier, self.training_images, self.wrong, what)
                 failures = features[logits.argmax(dim=1) == self.wrong_labels]
             k = max(1, round(self.k_share * len(failures)))
             self.fits[key] = Fit(failures, k, temperature)
@@ -169,15 +169,19 @@ class VRF(Gate):
             )
         return self.fits[key]
 
-    def _run(self, classifier: nn.Module, dataset: BaseDataset, what: str) -> tuple[Tensor, Tensor]:
-        """L2-normalised features (N, D) and logits (N, C) of all images, float32."""
-        features, logits = [], []
-        sizes = self.reading['batch_size'], self.reading['num_workers']
-        for images in load_batches(dataset, classifier.data_preprocessor, *sizes, f'{len(dataset)} {what}'):
+    def _run(
+        self, classifier: nn.Module, dataset: BaseDataset, indices: Sequence[int], what: str
+    ) -> tuple[Tensor, Tensor]:
+        """L2-normalised features (N, D) and logits (N, C) of images of a dataset, float32."""
+
+        def run(images: Tensor) -> Tensor:
             feats = classifier.extract_feat(images)
-            features.append(F.normalize(feats[-1].float(), dim=-1))
-            logits.append(classifier.head(feats).float())
-        return torch.cat(features), torch.cat(logits)
+            return torch.cat([F.normalize(feats[-1].float(), dim=-1), classifier.head(feats).float()], dim=1)
+
+        sizes = self.reading['batch_size'], self.reading['num_workers']
+        found = map_images(run, classifier.data_preprocessor, dataset, indices, *sizes, f'{len(indices)} {what}')
+        width = classifier.head.in_channels
+        return found[:, :width], found[:, width:]
 
     def predict(self, classifier: nn.Module, images: Tensor, data_samples: list | None) -> list:
         """The mixture makes the predictions. Its parts are in ``mixed_logits`` (2, C) and ``mixed_weights`` (2,)."""

@@ -211,7 +211,7 @@ class CaRot(FLYP):
     def forward(self, step: Step) -> dict[str, Tensor]:
         tokens = self.draw(step.labels)
         texts = self.text.encode_text(tokens)
-        losses = self.contrast(step, texts)
+        losses = self.compare(step, texts)
         losses.update(orthogonality_loss(step.classifier, self.orthogonality))
         if self.distillation:
             student = self.text.logit_scale.exp() * cosines(step.features, F.normalize(texts.float(), dim=-1))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import get_rank, get_world_size
 from mmpretrain.registry import MODELS
-from open_clip import ClipLoss
+from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor, nn
 
 from ...errors import ConfigError
@@ -32,12 +32,27 @@ def draw_prompts(tokens: Tensor, labels: Tensor) -> Tensor:
     return tokens[labels, chosen]
 
 
+def contrast(image: Tensor, text: Tensor, model: nn.Module) -> Tensor:
+    """The loss that an open_clip model was pretrained with, over the pairs of all processes: softmax (CLIP), or sigmoid
+    where the model has a ``logit_bias`` (SigLIP, Zhai et al., ICCV 2023).
+
+    Args:
+        image, text (Tensor): (B, D), L2-normalised; row i of both is a pair.
+        model (nn.Module): Has ``logit_scale``, and ``logit_bias`` or None.
+    """
+    scale, bias = model.logit_scale.exp(), getattr(model, 'logit_bias', None)
+    processes = dict(rank=get_rank(), world_size=get_world_size())
+    if bias is not None:
+        return SigLipLoss(**processes, dist_impl='gather')(image, text, scale, bias)
+    return ClipLoss(gather_with_grad=True, **processes)(image, text, scale)
+
+
 @MODELS.register_module()
 class FLYP(PromptLoss):
-    """``loss_flyp`` = weight · CLIP's own symmetric contrastive loss between the images and one prompt each of their
-    labels, with a random template (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3).
+    """``loss_flyp`` = weight · the model's own contrastive loss (:func:`contrast`) between the images and one prompt each
+    of their labels, with a random template (Goyal et al., "Finetune like you pretrain", CVPR 2023, section 3).
 
-    Image tower, text tower and logit scale are trained. There is no cross-entropy: set ``head.cls_weight=0``.
+    Image tower, text tower, logit scale and bias are trained. There is no cross-entropy: set ``head.cls_weight=0``.
 
     No loss trains the head. Before each evaluation and saving, the current text tower makes the head from the prompts,
     so a checkpoint is tested like any other. Checkpoints also hold the text tower, to resume from; a test ignores it.
@@ -68,7 +83,7 @@ class FLYP(PromptLoss):
         self.tokens: Tensor | None = None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        return self.contrast(step, self.text.encode_text(self.draw(step.labels)))
+        return self.compare(step, self.text.encode_text(self.draw(step.labels)))
 
     def draw(self, labels: Tensor) -> Tensor:
         """Token ids (B, context length) of a prompt of every label (B,), with a random template."""
@@ -76,12 +91,11 @@ class FLYP(PromptLoss):
             self.tokens = tokenize_prompts(self.tokenizer, self.classnames, self.templates).to(labels.device)
         return draw_prompts(self.tokens, labels)
 
-    def contrast(self, step: Step, texts: Tensor) -> dict[str, Tensor]:
+    def compare(self, step: Step, texts: Tensor) -> dict[str, Tensor]:
         """``loss_flyp`` of the images and their texts (B, D), before L2 normalisation."""
-        contrast = ClipLoss(gather_with_grad=True, rank=get_rank(), world_size=get_world_size())
         with torch.autocast(step.features.device.type, enabled=False):
             image, text = (F.normalize(features.float(), dim=-1) for features in (step.features, texts))
-            return dict(loss_flyp=self.weight * contrast(image, text, self.text.logit_scale.exp()))
+            return dict(loss_flyp=self.weight * contrast(image, text, self.text))
 
     def finish(self, classifier: nn.Module) -> None:
         """Make the head with the text tower, if the tower has changed since."""

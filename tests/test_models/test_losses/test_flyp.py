@@ -1,7 +1,12 @@
+import math
+
+import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
 from mmengine.runner.checkpoint import load_state_dict
 from terms import NAMES, TEMPLATES, build, train_a_little
+
+from mmcfmask.models.losses.flyp import contrast
 
 
 def flyp(pretrained, **kwargs):
@@ -41,6 +46,22 @@ def test_flyp_step(tiny_pretrained, batch, clip):
     ]:
         torch.testing.assert_close(ours.grad, theirs.grad)
     assert all(p.grad is None for p in model.head.parameters())
+
+
+def test_a_sigmoid_model_is_trained_by_its_own_loss():
+    torch.manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(3, 4), dim=1) for _ in range(2))
+    model = torch.nn.Module()
+    model.logit_scale, model.logit_bias = torch.nn.Parameter(torch.tensor(1.5)), torch.nn.Parameter(torch.tensor(-2.0))
+    total = 0.0
+    for i in range(3):
+        for j in range(3):
+            sign = 1 if i == j else -1
+            total += math.log(1 + math.exp(-sign * (math.exp(1.5) * (image[i] @ text[j]).item() - 2)))
+    loss = contrast(image, text, model)
+    assert loss.item() == pytest.approx(total / 3, rel=1e-5)
+    loss.backward()
+    assert model.logit_bias.grad != 0  # DDP waits for all gradients
 
 
 def head_of(text, tokenizer):
