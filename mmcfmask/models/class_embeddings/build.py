@@ -231,12 +231,16 @@ def _build_linear_probe(
         held_out = {key: value for key, value in dataset.items() if key != 'per_class'}
         held_out['holdout'] = {**dataset['holdout'], 'part': 'held_out'}
     parts = [(cfg, DATASETS.build(cfg)) for cfg in (dataset, held_out)]
-    keys = on_main(lambda: [images_key('features', classifier, cfg, part, range(len(part))) for cfg, part in parts])
+    keys = on_main(
+        lambda: [images_key('features', classifier, cfg, part, range(len(part))) for cfg, part in parts]
+    )
     labels = [read_labels(part, range(len(part))) for _, part in parts]
     classes = num_classes(parts[0][1], labels[0].tolist())
 
     def compute() -> Tensor:
-        features = [cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir) for cfg, part in parts]
+        features = [
+            cached_features(classifier, cfg, part, batch_size, num_workers, cache_dir) for cfg, part in parts
+        ]
         return on_main(lambda: fit(features))
 
     def fit(features: list[Tensor]) -> Tensor:
