@@ -68,7 +68,8 @@ class AdamSPD(torch.optim.Adam):
                 f'{weight_decay:g}) and choose the strength with spd={spd:g}'
             )
         super().__init__(params, lr=lr, betas=betas, eps=eps, **kwargs)
-        if any(isinstance(weight, FlatParameter) for group in self.param_groups for weight in group['params']):
+        weights = [weight for group in self.param_groups for weight in group['params']]
+        if any(isinstance(weight, FlatParameter) or hasattr(weight, 'full_tensor') for weight in weights):
             raise ConfigError('AdamSPD compares whole tensors of weights, which FSDP splits: train with DDP')
         self.strength = spd
         with torch.no_grad():

@@ -115,3 +115,6 @@ def test_from_a_config_and_its_errors():
     assert isinstance(built, AdamSPD) and built.strength == 0.5 and built.defaults['fused']
     with pytest.raises(ConfigError, match=r'in place of weight decay: set weight_decay=0 \(it is 0.1\)'):
         AdamSPD(weights, weight_decay=0.1)
+    weights[0].full_tensor = None  # as a part of a tensor that FSDP2 has split
+    with pytest.raises(ConfigError, match='whole tensors of weights, which FSDP splits: train with DDP'):
+        AdamSPD(weights)

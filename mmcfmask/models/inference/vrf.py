@@ -27,7 +27,7 @@ TEMPERATURES = (0.1, 10.0)
 @no_autocast()
 def failure_distance(features: Tensor, failures: Tensor, k: int) -> Tensor:
     """Squared distance ‖v − v₍ₖ₎‖² of each image to the k-th nearest image of the zero-shot failure set (Zhu et al.,
-    "Robust Fine-tuning of Zero-shot Models via Variance Reduction", NeurIPS 2024, step 1). Infinite without failures.
+    "Robust Fine-tuning of Zero-shot Models via Variance Reduction", NeurIPS 2024). Infinite without failures.
 
     The paper writes the distance; its code squares it, and its constants a and b are for squares.
 
@@ -46,7 +46,7 @@ def failure_distance(features: Tensor, failures: Tensor, k: int) -> Tensor:
 
 
 def fine_tuned_weight(distance: Tensor, a: float, b: float) -> Tensor:
-    """w = σ(−(d − a) / b), the weight of the fine-tuned model, (B,) in [0, 1] (Zhu et al. 2024, equation 4)."""
+    """w = σ(−(d − a) / b), the weight of the fine-tuned model, (B,) in [0, 1] (Zhu et al. 2024)."""
     return torch.sigmoid(-(distance - a) / b)
 
 
@@ -96,7 +96,8 @@ class VRF(Gate):
       test set.
     - Where no training image is a failure, fine-tuning has gained nothing on them: d is infinite, w = 0, and the
       pretrained model answers, with T₀.
-    - k is a share of the failure set, and at least 1. The authors' 0.1 % is of ImageNet.
+    - k is a share of the failure set, and at least 1. In the authors' code it is 1000 times the share of the training
+      images that are failures: 0.08 % of the failure set of ImageNet.
 
     On a set with some of the head's classes, both softmaxes are over the classes of the set. It costs a second forward
     pass, and for every model (weights, precision) one pass over the held-out images and over the training images that
@@ -198,6 +199,7 @@ class VRF(Gate):
         feats = classifier.extract_feat(images)
         distance = failure_distance(F.normalize(feats[-1].float(), dim=-1), fit.failures, fit.k)
         weight = fine_tuned_weight(distance, self.a, self.b)
-        pretrained = self.zero_shot.logits(self.zero_shot(images))
+        with torch.autocast(images.device.type, enabled=False):  # as its temperature
+            pretrained = self.zero_shot.logits(self.zero_shot(images))
         logits = classifier.head(feats).float() / fit.temperature, pretrained.float() / self.zero_shot_temperature
         return torch.stack(logits, dim=1), torch.stack([weight, 1 - weight], dim=1)
