@@ -7,7 +7,14 @@ from mmpretrain.registry import MODELS
 
 import mmcfmask  # noqa: F401
 
-WITHOUT_TEACHER = {'FLYP', 'CounterfactualCrossEntropy', 'ContextInvariance', 'MixedCrossEntropy'}
+WITHOUT_TEACHER = {
+    'FLYP',
+    'CaRot',
+    'CaRotImage',
+    'CounterfactualCrossEntropy',
+    'ContextInvariance',
+    'MixedCrossEntropy',
+}
 NAMES = ['star', 'blue circle', 'ring']
 TEMPLATES = ['a photo of a {}.', 'a sketch of the {}.', '{} in the rain']
 

@@ -4,6 +4,7 @@
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth            # all of them
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy   # those that help on the held-out images
     python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --greedy --ties paper  # ties as in the publication
+    python tools/soup.py CONFIG CHECKPOINTS... --out soup.pth --stock    # Model Stock: towards the pretrained weights
 
 The models share a config and pretrained weights, and differ in seed, epoch or hyper-parameters. The greedy soup uses
 the images of ``val_dataloader``, which are held out of the training set, never a test set or a shift.
@@ -21,6 +22,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=file_name, required=True, help='the checkpoint to write')
     parser.add_argument(
         '--greedy', action='store_true', help='add a model only if the soup does not get worse on the held-out images'
+    )
+    parser.add_argument(
+        '--stock',
+        action='store_true',
+        help='Model Stock: average at least two models and the pretrained weights, by the angle between the models',
     )
     parser.add_argument(
         '--ties',
@@ -43,6 +49,7 @@ def main(args: argparse.Namespace) -> None:
         args.out,
         args.cfg_options,
         greedy=args.greedy,
+        stock=args.stock,
         ties=args.ties,
         work_dir=args.work_dir,
         show=True,

@@ -25,6 +25,12 @@ def parse_args() -> argparse.Namespace:
         'predicts (model.knn_gate)',
     )
     add_renamed(parser, '--gate', '--knn-gate')
+    parser.add_argument(
+        '--vrf',
+        action='store_true',
+        help='mix the answers of the fine-tuned model and of zero-shot CLIP, by the distance to training images that '
+        'only fine-tuning got right (VRF; model.knn_gate)',
+    )
     add_relevance_crop(
         parser,
         'predict from the mean logits of an image and of its part relevant for the predicted class, SCALE times '
@@ -49,6 +55,7 @@ def main(args: argparse.Namespace) -> None:
             args.cfg_options,
             shifts=args.shifts,
             knn_gate=args.knn_gate,
+            vrf=args.vrf,
             crop_scale=args.relevance_crop,
             skip_broken=args.skip_broken,
             out=args.out,

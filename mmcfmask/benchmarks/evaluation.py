@@ -132,7 +132,8 @@ def benchmark_evaluation(
 def _drop_weights_and_training(cfg: Config) -> None:
     """Remove what has no influence on the time of a test, in place."""
     cfg.model.backbone.pretrained = None
-    cfg.model.head.class_weights = None
+    for start in ('class_weights', 'descriptions'):
+        cfg.model.head.pop(start, None)
     for part in ('train', 'val'):
         cfg[f'{part}_cfg'] = cfg[f'{part}_dataloader'] = cfg[f'{part}_evaluator'] = None
     cfg.optim_wrapper = cfg.param_scheduler = None

@@ -64,7 +64,8 @@ def read_config(
     cfg.model.backbone.pretrained = None
     if cfg.model.get('teacher'):
         cfg.model.teacher = dict(type='OpenCLIPTeacher', precision=cfg.model.teacher.get('precision'))
-    cfg.model.head.class_weights = None
+    for start in ('class_weights', 'descriptions'):
+        cfg.model.head.pop(start, None)
     if batch:
         cfg.train_dataloader.batch_size = batch
     if amp:

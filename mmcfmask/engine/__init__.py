@@ -2,14 +2,16 @@ from .checkpoint_hook import CheckpointHook
 from .checks.classes import CheckClassesHook
 from .fsdp import FullyShardedDataParallel, GatherCheckpointHook, SplitCheckpointHook
 from .header import HeaderHook
-from .hooks import DistillWeightHook, IterationSeedHook, RelativeEMAHook, StopOnInvalidLossHook
+from .hooks import DistillWeightHook, IterationSeedHook, LossTermHook, RelativeEMAHook, StopOnInvalidLossHook
 from .logs import MeanLogProcessor
 from .optim import AutocastOptimWrapper, OneCycle
+from .spd import AdamSPD
 from .test_loop import MultiSetTestLoop, MultiSetValLoop
 from .train_loop import ResumableEpochLoop, ResumableSampler
 from .wise_ft import WiSEFTHook, WiSEFTLoop
 
 __all__ = [
+    'AdamSPD',
     'AutocastOptimWrapper',
     'CheckClassesHook',
     'CheckpointHook',
@@ -18,6 +20,7 @@ __all__ = [
     'GatherCheckpointHook',
     'HeaderHook',
     'IterationSeedHook',
+    'LossTermHook',
     'MeanLogProcessor',
     'MultiSetTestLoop',
     'MultiSetValLoop',

@@ -27,9 +27,9 @@ from .launcher import world_size
 from .train_loop import ResumableSampler
 from .values import is_a
 
-# Hooks that every run needs: a resumed run equals an uninterrupted one, a run with wrong classes or losses stops, and a
-# training says what it does.
-OWN_HOOKS = ('IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook', 'HeaderHook')
+# Hooks that every run needs: a resumed run equals an uninterrupted one, a run with wrong classes or losses stops, loss
+# terms know how far the run is, and a training says what it does.
+OWN_HOOKS = ('IterationSeedHook', 'CheckClassesHook', 'StopOnInvalidLossHook', 'LossTermHook', 'HeaderHook')
 
 
 def set_gradient_accumulation(cfg: Config, processes: int) -> None:

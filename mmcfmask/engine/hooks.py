@@ -1,4 +1,4 @@
-"""Hooks: reproducible randomness, moving averages, the weight of the distillation, and a stop at an invalid loss."""
+"""Hooks: reproducible randomness, moving averages, scheduled weights, and a stop at an invalid loss."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def batches_per_step(runner) -> int:
     """Return how many batches of a process make up an optimizer step; 1 if nothing is trained."""
     return getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+
+
+def begun_steps(runner) -> int:
+    """Return how many optimizer steps are done before the step that this iteration belongs to."""
+    return runner.iter // batches_per_step(runner)
 
 
 @HOOKS.register_module()
@@ -67,6 +72,29 @@ class StopOnInvalidLossHook(Hook):
             f'{", ".join(f"{name} = {value:g}" for name, value in parts.items())}; {advice}. '
             'A smaller learning rate, or float32 instead of --amp, usually helps.'
         )
+
+
+@HOOKS.register_module()
+class LossTermHook(Hook):
+    """Tell the loss terms how far the training is (``progress``), and when the optimizer has stepped (``after_step``).
+    Both depend on the iteration alone, so a resumed run goes on as it would have.
+    """
+
+    def before_train(self, runner) -> None:
+        """Find the terms."""
+        self.model = unwrapped(runner.model)
+        self.terms = list(getattr(self.model, 'losses', None) or ())
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Set the progress, the same for all batches of a step."""
+        for term in self.terms:
+            term.progress = begun_steps(runner) * batches_per_step(runner) / runner.max_iters
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        """Report a step."""
+        if self.terms and runner.optim_wrapper.should_update():  # it has counted this batch already
+            for term in self.terms:
+                term.after_step(self.model, begun_steps(runner) + 1, -(-runner.max_iters // batches_per_step(runner)))
 
 
 @MODELS.register_module()
@@ -164,6 +192,5 @@ class DistillWeightHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set the weight of this step."""
-        batches = batches_per_step(runner)
-        begun = runner.iter // batches * batches  # the same weight for all batches of a step
-        self.head.distill_weight = self.start * (self.end / self.start) ** (begun / runner.max_iters)
+        share = begun_steps(runner) * batches_per_step(runner) / runner.max_iters  # one for all batches of a step
+        self.head.distill_weight = self.start * (self.end / self.start) ** share

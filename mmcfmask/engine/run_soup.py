@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from ..datasets.holdout import follow_run
 from ..errors import ConfigError
@@ -21,10 +23,12 @@ from .build import build_runner
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict, inherited_meta
 from .checks import check_out
 from .checks.classes import CheckClassesHook
+from .checks.model import makes_head
 from .config import load_config
 from .hooks import unwrapped
-from .soup import State, greedy_soup, head_maker, uniform_soup
+from .soup import SOUPS, State, greedy_soup, head_maker, model_stock, uniform_soup
 from .testing import build_model, skip_pretrained_weights
+from .wise_ft import pretrained_weights
 
 
 def run_soup(
@@ -34,6 +38,7 @@ def run_soup(
     options: Mapping[str, Any] | Sequence[str] = (),
     *,
     greedy: bool = False,
+    stock: bool = False,
     ties: str = 'nll',
     work_dir: str | os.PathLike | None = None,
     show: bool = False,
@@ -46,6 +51,7 @@ def run_soup(
         out (str): The checkpoint to write.
         options: As of ``--cfg-options``; see :func:`mmcfmask.engine.config.load_config`.
         greedy (bool): Add a model only if the soup does not get worse on the held-out images (``val_dataloader``).
+        stock (bool): Model Stock: average the models and the pretrained weights, by the angle between the models.
         ties (str): As of :func:`mmcfmask.engine.soup.greedy_soup`.
         work_dir (str, optional): Folder for logs. None: the folder of ``out``.
         show (bool): Print a table.
@@ -58,6 +64,8 @@ def run_soup(
     """
     config, out, work_dir = map(as_path, (config, out, work_dir))
     checkpoints = list(map(as_path, checkpoints))
+    if greedy and stock:
+        raise ConfigError('a soup is greedy or Model Stock, not both: leave out --greedy or --stock')
     if len(set(checkpoints)) < len(checkpoints):
         raise ConfigError('a checkpoint is named twice')
     check_out(out)
@@ -69,22 +77,22 @@ def run_soup(
     load = state_loader(cfg.model, ingredients)
     cfg.model.backbone.pop('lora', None)  # a soup holds merged weights
     make_head = head_maker(cfg.model)
+    pretrained = _pretrained_weights(cfg.model) if stock else {}
     skip_pretrained_weights(cfg.model)
-    table = None
+    table, kind = None, 'greedy' if greedy else 'stock' if stock else 'uniform'
     if greedy:
         evaluate = evaluator_on_held_out(cfg, work_dir or str(Path(out).parent), trained)
         soup, chosen, alone = greedy_soup(checkpoints, load, evaluate, ties, make_head)
         table = _tabulate(chosen, alone, evaluate(soup)) if show else None
     else:
-        soup, chosen = uniform_soup(map(load, checkpoints), make_head), list(checkpoints)
-    meta = dict(
-        inherited_meta(ingredients[checkpoints[0]]), soup='greedy' if greedy else 'uniform', ingredients=list(chosen)
-    )
+        states, chosen = list(map(load, checkpoints)), checkpoints
+        soup = model_stock(states, pretrained, make_head) if stock else uniform_soup(states, make_head)
+    meta = dict(inherited_meta(ingredients[checkpoints[0]]), soup=kind, ingredients=list(chosen))
     write_tensors(out, dict(meta=meta, state_dict=dict(soup)))
     if show:
         if table:
             Console().print(table)
-        Console(soft_wrap=True).print(f'{meta["soup"]} soup of {len(chosen)} models: {out}', highlight=False)
+        Console(soft_wrap=True).print(f'{SOUPS[kind]} of {len(chosen)} models: {out}', highlight=False)
     return meta
 
 
@@ -112,6 +120,11 @@ def state_loader(model: dict, ingredients: Mapping[str, dict]) -> Callable[[str]
         return {**merged.state_dict(), **terms}
 
     return load
+
+
+def _pretrained_weights(model: dict) -> dict[str, Tensor]:
+    """The pretrained weights of a model config, with the text tower if it makes the head."""
+    return MODELS.build(copy.deepcopy(model)).state_dict() if makes_head(model) else pretrained_weights(model)
 
 
 def _check_ingredients(cfg: Config, ingredients: dict[str, dict]) -> dict:

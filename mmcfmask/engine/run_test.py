@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 
 from ..compat import end_process_group
-from ..errors import StorageError
+from ..errors import ConfigError, StorageError
 from ..evaluation import describe_checkpoint, describe_run, list_notes
 from ..files import as_path, atomic_write, write_json
 from ..reporting import summarize, summary_table
@@ -25,7 +25,7 @@ from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
 from .provenance import read_selection, read_training_settings
-from .testing import add_knn_gate, add_relevance_crop, name_method, prepare_test
+from .testing import add_gate, add_relevance_crop, gate_kind, name_method, prepare_test
 
 
 def run_test(
@@ -35,6 +35,7 @@ def run_test(
     *,
     shifts: list[str] | None = None,
     knn_gate: bool = False,
+    vrf: bool = False,
     crop_scale: float | None = None,
     skip_broken: bool = False,
     out: str | os.PathLike | None = None,
@@ -54,6 +55,7 @@ def run_test(
         shifts (list[str], optional): Test on these shifts and the ID set; a missing one is an error. None: the
             shifts of the config, without missing ones.
         knn_gate (bool): Let zero-shot CLIP answer for images unlike the training images (``model.knn_gate``).
+        vrf (bool): Mix the answers of the fine-tuned model and zero-shot CLIP (``model.knn_gate``, of the type VRF).
         crop_scale (float, optional): Also predict from the relevant part of an image, of this scale
             (``model.crop_scale``).
         skip_broken (bool): Leave out images that cannot be read, and count them.
@@ -72,9 +74,14 @@ def run_test(
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
     config, checkpoint, out, predictions, work_dir = map(as_path, (config, checkpoint, out, predictions, work_dir))
-    cfg = load_config(config, options, complete=not knn_gate)
-    if knn_gate:  # options may hold a part of its settings
-        add_knn_gate(cfg)
+    if knn_gate and vrf:
+        raise ConfigError('a test has a k-NN gate or VRF, not both: leave out --knn-gate or --vrf')
+    if vrf:  # options of model.knn_gate are then those of VRF
+        key = 'model.knn_gate.type'
+        options = {**options, key: 'VRF'} if isinstance(options, Mapping) else [*options, f'{key}=VRF']
+    cfg = load_config(config, options, complete=not (knn_gate or vrf))
+    if knn_gate or vrf:  # options may hold a part of its settings
+        add_gate(cfg, 'VRF' if vrf else 'KNNGate')
         check_config(cfg, complete=True)
     if crop_scale is not None:
         add_relevance_crop(cfg, crop_scale)
@@ -121,8 +128,11 @@ def _describe(runner, cfg, config: str, checkpoint: str | None, loaded: dict | N
         selected_by=read_selection(meta),
     )
     run.update({key: meta[key] for key in ('wise_ft_alpha', 'soup') if meta.get(key) is not None})
-    if cfg.model.get('knn_gate') or cfg.model.get('crop_scale'):
-        run['inference'] = dict(knn_gate=bool(cfg.model.get('knn_gate')), crop_scale=cfg.model.get('crop_scale'))
+    gate = cfg.model.get('knn_gate')
+    if gate or cfg.model.get('crop_scale'):
+        vrf = bool(gate) and gate_kind(gate) == 'VRF'
+        run['inference'] = dict(knn_gate=bool(gate) and not vrf, crop_scale=cfg.model.get('crop_scale'))
+        run['inference'].update(dict(vrf=True) if vrf else {})
     return run
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from mmengine.config import Config
 from mmpretrain.models.backbones import TIMMBackbone
@@ -16,15 +17,19 @@ from ..compat import loads_file
 from ..datasets import FolderDataset
 from ..datasets.holdout import follow_run
 from ..errors import ConfigError, blame
-from ..models import CounterfactualClassifier, OpenCLIPBackbone
+from ..models import VRF, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
 from ..models.towers.lora import holds_adapters, remove_lora, uses_lora
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
 from .checks.model import check_has_weights, makes_head
 from .config import load_config
+from .soup import SOUPS
 from .test_loop import find_sets
 from .values import is_a
+
+GATES = dict(KNNGate='k-NN gate', VRF='VRF')
+"""Types of ``model.knn_gate``, and how tables call them."""
 
 
 def prepare_test(
@@ -189,28 +194,38 @@ def make_file_pipeline(dataset: dict, model: dict) -> list[dict]:
     ]
 
 
-def add_knn_gate(cfg: Config) -> None:
-    """Add a :class:`mmcfmask.models.KNNGate` to the model of a config, in place.
+def add_gate(cfg: Config, kind: Literal['KNNGate', 'VRF'] = 'KNNGate') -> None:
+    """Add a :class:`mmcfmask.models.KNNGate` or :class:`mmcfmask.models.VRF` to the model of a config, in place.
 
     It uses the training and the validation images, unless ``cfg.model.knn_gate`` names others.
 
     Raises:
-        ConfigError: The model takes no gate, or the config has no such images.
+        ConfigError: The model takes no gate or has one of another kind, or the config has no such images.
     """
+    name = dict(KNNGate='the k-NN gate', VRF='VRF')[kind]
     if not is_a(CounterfactualClassifier, cfg.model.type, MODELS):
-        raise ConfigError(f'the k-NN gate needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
+        raise ConfigError(f'{name} needs a CounterfactualClassifier, but model.type={cfg.model.type!r}')
     gate = dict(cfg.model.get('knn_gate') or {})
+    if kind == 'VRF':
+        gate.setdefault('type', kind)
+    if gate_kind(gate) != kind:
+        raise ConfigError(f'{name} was asked for, but model.knn_gate.type={gate.get("type")!r}: leave one of them out')
     for part, loader in dict(dataset='train_dataloader', held_out='val_dataloader').items():
         if 'type' in (gate.get(part) or {}):
             continue
         images = cfg.get(loader) or {}
         if 'dataset' not in images:
             raise ConfigError(
-                f'the k-NN gate needs training and validation images, but the config has no {loader}.dataset: use a '
+                f'{name} needs training and validation images, but the config has no {loader}.dataset: use a '
                 f'config that has it, or set model.knn_gate.{part}'
             )
         gate[part] = {**copy.deepcopy(images.dataset), **(gate.get(part) or {})}
     cfg.model.knn_gate = gate
+
+
+def gate_kind(gate: dict) -> str:
+    """Which of :data:`GATES` a ``model.knn_gate`` is."""
+    return 'VRF' if is_a(VRF, gate.get('type'), MODELS) else 'KNNGate'
 
 
 def add_relevance_crop(cfg: Config, scale: float) -> None:
@@ -234,7 +249,7 @@ def name_method(config: str, model: dict, checkpoint: dict | None) -> str:
     """Name a test for tables and reports, in the words of studies.
 
     The name consists of the trained config, what was made of its weights (WiSE-FT, a soup), and how they were tested
-    (k-NN gate, relevance crop).
+    (k-NN gate or VRF, relevance crop).
 
     Args:
         config (str): Path of the config.
@@ -251,8 +266,10 @@ def name_method(config: str, model: dict, checkpoint: dict | None) -> str:
     if meta.get('wise_ft_alpha') is not None:
         parts.append('WiSE-FT')
     if meta.get('soup'):
-        parts.append(f'{meta["soup"]} soup')
-    ways = [words for part, words in dict(knn_gate='k-NN gate', crop_scale='relevance crop').items() if model.get(part)]
+        parts.append(SOUPS.get(meta['soup'], f'{meta["soup"]} soup'))
+    gate = model.get('knn_gate')
+    ways = [GATES[gate_kind(gate)]] if gate else []
+    ways += ['relevance crop'] if model.get('crop_scale') else []
     if ways:
         parts.append(' and '.join(ways))
     return ' + '.join(parts)
@@ -284,7 +301,12 @@ def skip_pretrained_weights(model: dict) -> None:
     if uses_lora(model):
         model['head']['class_weights'] = None
         return
-    for part, setting in (('head', 'class_weights'), ('backbone', 'init_cfg'), ('neck', 'init_cfg')):
+    for part, setting in (
+        ('head', 'class_weights'),
+        ('head', 'descriptions'),
+        ('backbone', 'init_cfg'),
+        ('neck', 'init_cfg'),
+    ):
         if model.get(part) and model[part].get(setting):
             model[part][setting] = None
     if model.get('backbone') and model.backbone.get('pretrained'):

@@ -13,16 +13,18 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import EMAHook, Hook
-from mmpretrain.registry import HOOKS, LOOPS
+from mmpretrain.registry import HOOKS, LOOPS, MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..models import CLIPDistillHead
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..models.losses.flyp import FLYP
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .test_loop import Clock, MultiSetTestLoop, split_metrics
 from .testing import build_model
+from .values import is_a
 from .wise_ft_results import DEFAULT_ALPHA, save_interpolated, write_results
 
 
@@ -69,9 +71,9 @@ def pretrained_weights(model: dict) -> dict[str, Tensor]:
         ConfigError: The config has no pretrained head.
     """
     head = model.get('head') or {}
-    if head.get('type') == 'CLIPDistillHead' and head.get('class_weights') is None:
+    if is_a(CLIPDistillHead, head.get('type'), MODELS) and head.get('class_weights') is None:
         raise ConfigError(
-            'WiSE-FT needs pretrained weights, but model.head.class_weights=None leaves the head random: give it '
+            'the pretrained weights are needed, but model.head.class_weights=None leaves the head random: give it '
             'class embeddings'
         )
     return build_model(copy.deepcopy(model)).state_dict()

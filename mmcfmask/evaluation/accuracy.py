@@ -80,6 +80,32 @@ def class_scores(logits: Tensor, groups: Groups) -> Tensor:
     return logits[:, _membership(groups, logits.shape[1], logits.device)[0]].amax(dim=2)
 
 
+def mixture_scores(logits: Tensor, weights: Tensor, groups: Groups = None) -> Tensor:
+    """log Σₘ wₘ softmax(lₘ): log-probabilities of several models together. Every softmax is over the outputs that take
+    part, so that the weights stay what they are.
+
+    Args:
+        logits (Tensor): (B, M, C), lₘ of M models.
+        weights (Tensor): (B, M), not negative, with a positive sum per image.
+        groups (Groups): As above.
+
+    Returns:
+        Tensor: (B, C) of the dtype of ``logits``. Outputs in no group have the log-probability of a softmax over all
+        outputs, to stay finite.
+    """
+    scores = _mix(logits.log_softmax(dim=2), weights)
+    if groups is None:
+        return scores
+    taking_part = _membership(groups, logits.shape[2], logits.device)[2]
+    return torch.where(
+        taking_part, _mix(logits.masked_fill(~taking_part, -torch.inf).log_softmax(dim=2), weights), scores
+    )
+
+
+def _mix(log_probs: Tensor, weights: Tensor) -> Tensor:
+    return (log_probs + weights.log()[..., None]).logsumexp(dim=1)
+
+
 def label_rank(scores: Tensor, labels: Tensor) -> Tensor:
     """How many classes rank before the label, (B,) int64: 0 means a correct top-1, below 5 a correct top-5.
 

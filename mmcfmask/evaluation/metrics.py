@@ -17,7 +17,14 @@ from torch import Tensor
 
 from ..datasets.layouts import SEVERITIES
 from ..errors import ConfigError, NumericalError
-from .accuracy import class_scores, confidence, label_rank, negative_log_likelihood, per_class_accuracy
+from .accuracy import (
+    class_scores,
+    confidence,
+    label_rank,
+    mixture_scores,
+    negative_log_likelihood,
+    per_class_accuracy,
+)
 from .calibration import expected_calibration_error, reliability_bins
 from .corruption import ALEXNET_ERROR, corruption_error, mean_corruption_error, mean_error
 
@@ -60,8 +67,9 @@ class ShiftAccuracy(BaseMetric):
     ======================  =========================================================================================
 
     Data samples hold ``gt_label`` (the class within the set; of several, any is correct) and ``pred_logits`` (float,
-    (C,)). If a head gives no logits, the logarithm of ``pred_score`` replaces them; scores that underflowed to 0 count
-    as the smallest float32 number.
+    (C,)). Of several models together they hold ``mixed_logits`` (M, C) and ``mixed_weights`` (M,), whose softmaxes over
+    the classes of the set are mixed (:func:`mmcfmask.evaluation.accuracy.mixture_scores`). If a head gives no logits,
+    the logarithm of ``pred_score`` replaces them; scores that underflowed to 0 count as the smallest float32 number.
 
     Args:
         keep_predictions (bool): Keep path, label, prediction and confidence of every image in ``details``. Defaults to
@@ -154,7 +162,13 @@ class ShiftAccuracy(BaseMetric):
     def _logits(self, data_samples: Sequence[dict]) -> Tensor:
         """(B, C) float32, finite."""
         first = data_samples[0]
-        if 'pred_logits' in first:
+        if 'mixed_logits' in first:
+            parts, weights = (
+                torch.stack([sample[name] for sample in data_samples]).float()
+                for name in ('mixed_logits', 'mixed_weights')
+            )
+            logits = mixture_scores(parts, weights, self.groups)
+        elif 'pred_logits' in first:
             logits = torch.stack([sample['pred_logits'] for sample in data_samples]).float()
         elif 'pred_score' in first:
             scores = torch.stack([sample['pred_score'] for sample in data_samples]).float()

@@ -177,8 +177,8 @@ def _average(run: RunSettings, job: Job) -> Iterator[Command]:
         folder / 'soup.pth',
         [find_checkpoint(other.product.parent) for other in job.depends_on if not other.serves],
     )
-    greedy = ['--greedy'] if run.method.greedy else []
-    arguments = tool('soup.py', run.config, *ingredients, '--out', soup, *greedy)
+    kind = ['--greedy'] if run.method.greedy else ['--stock'] if run.method.stock else []
+    arguments = tool('soup.py', run.config, *ingredients, '--out', soup, *kind)
     yield Command('averaging', arguments, folder / 'soup.log', share=0.4)
     yield _test(run, job, soup, share=0.6)
 

@@ -37,9 +37,11 @@ class Method(MethodFields):
         if len(given) != 1:
             text = f'it must have one of {", ".join(SOURCES)}, but has {" and ".join(given) or "none"}'
         elif self.evaluate and not self.options:
-            text = 'evaluate needs options: [--knn-gate], [--relevance-crop], or both'
+            text = 'evaluate needs options: [--knn-gate] or [--vrf], [--relevance-crop], or both'
         elif self.options and not self.evaluate:
             text = f'options belong to evaluate, but this entry has {given[0]}'
+        elif self.stock and (self.greedy or not self.soup):
+            text = 'stock is a kind of soup: it needs soup, and goes without greedy'
         elif self.source and (self.grid or self.tuned_as):
             text = f'{given[0]} uses the runs of {self.source!r}, which can be tuned: write the grid or tuned_as there'
         elif self.source and self.cfg_options:

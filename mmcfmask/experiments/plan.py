@@ -115,6 +115,7 @@ class Plan:
         self.configs[dataset, method.name] = cfg
         config = self.locate_config(dataset, method.source or method.name)
         derivation = [method.wise_ft, method.alpha, method.soup, method.greedy, method.evaluate, *method.options]
+        derivation += ['stock'] if method.stock else []
         id_set = cfg.test_cfg.id_set
         tuned = self.tuned.get((dataset, method.source or method.name))
         trials = tuned.tuning.trials if tuned else []

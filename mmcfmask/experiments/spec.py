@@ -104,7 +104,7 @@ Seeds = Annotated[list[Annotated[Seed, Strict()]], Field(min_length=1), AfterVal
 CfgOptions = Annotated[dict[Text, Any], AfterValidator(check_numbers)]
 Values = dict[Text, Annotated[list[Any], Field(min_length=1)]]
 Grid = Annotated[Values, AfterValidator(check_grid)]
-Option = Literal['--knn-gate', '--relevance-crop']
+Option = Literal['--knn-gate', '--vrf', '--relevance-crop']
 
 
 class Section(BaseModel):
@@ -157,6 +157,7 @@ class MethodFields(Section):
         0.5, allow_inf_nan=False, description='Of wise_ft: 0 is pretrained, 1 is fine-tuned.'
     )
     greedy: StrictBool = Field(False, description='Of soup: add a model only if the held-out accuracy does not drop.')
+    stock: StrictBool = Field(False, description='Of soup: Model Stock, an average with the pretrained weights.')
     options: list[Option] = Field([], description='Of evaluate: options of tools/test.py.')
     cfg_options: CfgOptions = Field({}, description='Config values of this method.')
     seeds: Seeds | None = Field(None, description='Seeds of this method.')

@@ -1,21 +1,27 @@
 from typing import Any
 
 from .classifier import CounterfactualClassifier
+from .dual_head import DualHead
 from .head import CLIPDistillHead
 from .inference.knn_gate import KNNGate
+from .inference.vrf import VRF
 from .losses import (
     CARFT,
     FLYP,
     L2SP,
+    CaRot,
+    CaRotImage,
     ContextDistillation,
     ContextInvariance,
     ContextTerm,
     CounterfactualCrossEntropy,
     CounterfactualDistillation,
     Distillation,
+    DualRisk,
     LipsumFT,
     LossTerm,
     MixedCrossEntropy,
+    StarFT,
     Step,
 )
 from .maker import CounterfactualMaker
@@ -26,6 +32,8 @@ from .towers.backbone import OpenCLIPBackbone
 __all__ = [
     'CAMRefillDataPreprocessor',
     'CARFT',
+    'CaRot',
+    'CaRotImage',
     'CLIPDistillHead',
     'ContextDistillation',
     'ContextInvariance',
@@ -35,6 +43,8 @@ __all__ = [
     'CounterfactualDistillation',
     'CounterfactualMaker',
     'Distillation',
+    'DualHead',
+    'DualRisk',
     'FLYP',
     'KNNGate',
     'L2SP',
@@ -43,7 +53,9 @@ __all__ = [
     'MixedCrossEntropy',
     'OpenCLIPBackbone',
     'OpenCLIPTeacher',
+    'StarFT',
     'Step',
+    'VRF',
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..ranges import OpenShare
 from ..renamed import refuse_old_names, rename_weights
 from .class_embeddings.build import build_class_weights
 from .head import CLIPDistillHead, check_head, read_labels
-from .inference.knn_gate import KNNGate
+from .inference.gate import Gate
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
 from .losses import Step, add_losses, check_teacher, find_terms
 from .losses.base import find_layout
@@ -55,7 +56,8 @@ class CounterfactualClassifier(ImageClassifier):
             :mod:`mmcfmask.models.losses`. Defaults to none, which is plain fine-tuning.
         data_preprocessor (dict): :class:`CAMRefillDataPreprocessor`.
         knn_gate (dict, optional): Arguments of :class:`KNNGate`: the zero-shot model predicts for images unlike the
-            training images. Defaults to None: the fine-tuned model predicts for all.
+            training images. With ``type='VRF'``, of :class:`VRF`, which mixes the two models. Defaults to None: the
+            fine-tuned model predicts for all.
         crop_scale (float, optional): Predict with a relevance crop of this scale, see
             :func:`mmcfmask.models.inference.relevance_crop.predict_with_crop`. Defaults to None: without.
         train_batch_norm (bool): Let the batch norms of the tower normalise by the batch in training, and update their
@@ -74,7 +76,7 @@ class CounterfactualClassifier(ImageClassifier):
     head: CLIPDistillHead
     losses: nn.ModuleList
     teacher: OpenCLIPTeacher | None
-    knn_gate: KNNGate | None
+    knn_gate: Gate | None
 
     def __init__(
         self,
@@ -145,12 +147,8 @@ class CounterfactualClassifier(ImageClassifier):
         """Put the pretrained weights of the tower and the class embeddings of the head in place."""
         for part in 'backbone', 'neck':
             initialise(getattr(self, part), f'model.{part}')
-        if self.head.class_weights is not None:
-            weights = build_class_weights(self.head.class_weights, self)
-            if self.head.class_weights['type'] == 'linear_probe':
-                self.head.init_class_weights(weights[:, :-1], 1.0, bias=weights[:, -1])
-            else:
-                self.head.init_class_weights(weights, getattr(self.backbone, 'logit_scale', 100.0))
+        scale = getattr(self.backbone, 'logit_scale', 100.0)
+        self.head.start_from(partial(build_class_weights, classifier=self), scale)
 
     def _add_lora(self, options: dict) -> None:
         with blame('model.backbone.lora'):
@@ -274,23 +272,15 @@ class CounterfactualClassifier(ImageClassifier):
         return nullcontext(AttentionRecord())
 
     def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs: Any) -> list:
-        """As ``ImageClassifier.predict``, with a relevance crop if ``crop_scale`` is set. With a k-NN gate, the chosen
-        scores make the predictions, and ``answered_by_zero_shot`` (bool) says whose they are."""
-        if self.knn_gate is None and self.crop_scale is None:
+        """As ``ImageClassifier.predict``, with a relevance crop if ``crop_scale`` is set, and with the k-NN gate or VRF
+        if there is one."""
+        if self.knn_gate is not None:
+            return self.knn_gate.predict(self, inputs, data_samples)
+        if self.crop_scale is None:
             return super().predict(inputs, data_samples, **kwargs)
-        scores = self._scores(inputs)
-        if self.knn_gate is None:
-            return self.head._get_predictions(scores, data_samples)
-        threshold = self.knn_gate.threshold(self, self._scores)
-        scores, answered_by_zero_shot = self.knn_gate(
-            inputs, scores, threshold, self.crop_scale, **self.data_preprocessor.relevance
-        )
-        data_samples = self.head._get_predictions(scores, data_samples)
-        for sample, zero_shot in zip(data_samples, answered_by_zero_shot.tolist()):
-            sample.set_field(zero_shot, 'answered_by_zero_shot', dtype=bool)
-        return data_samples
+        return self.head._get_predictions(self.scores(inputs), data_samples)
 
-    def _scores(self, inputs: Tensor) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         """Logits (B, C), with a relevance crop if ``crop_scale`` is set."""
         if self.crop_scale is None:
             return self(inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -85,6 +85,22 @@ class CLIPDistillHead(ClsHead):
 
     def _class_weights_type(self) -> str:
         return f'type={(self.class_weights or {}).get("type")!r}'
+
+    def start_from(self, build: Callable[[dict], Tensor], logit_scale: float) -> None:
+        """Put the class embeddings of ``class_weights`` in place, if there are any.
+
+        Args:
+            build (Callable): A config of class embeddings to (C, D), see
+                :func:`mmcfmask.models.class_embeddings.build.build_class_weights`.
+            logit_scale (float): As of :meth:`init_class_weights`.
+        """
+        if self.class_weights is None:
+            return
+        weights = build(self.class_weights)
+        if self.class_weights['type'] == 'linear_probe':
+            self.init_class_weights(weights[:, :-1], 1.0, bias=weights[:, -1])
+        else:
+            self.init_class_weights(weights, logit_scale)
 
     def init_class_weights(self, embeddings: Tensor, logit_scale: float, bias: Tensor | None = None) -> None:
         """Initialise the classifier as zero-shot: W = logit_scale × embeddings and b = 0, or ``bias`` (C,) if given.

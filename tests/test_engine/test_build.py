@@ -160,6 +160,7 @@ def test_own_hooks_are_added_where_a_config_leaves_them_out():
     assert [hook['type'] for hook in cfg.custom_hooks] == [
         'CheckClassesHook',
         'StopOnInvalidLossHook',
+        'LossTermHook',
         'HeaderHook',
         'EMAHook',
         'IterationSeedHook',

@@ -99,6 +99,24 @@ def test_distillation_weight_goes_from_start_to_end(counts, tmp_path, tiny_pretr
         assert step == 0 or measured == pytest.approx(weight, rel=1e-3)  # at the first step student and teacher are one
 
 
+@pytest.mark.parametrize('counts', [1, 2])
+def test_loss_terms_know_how_far_the_run_is(counts, tmp_path, tiny_pretrained, monkeypatch):
+    """In steps of the optimizer, of which both runs make 10."""
+    from mmcfmask.models import CounterfactualDistillation
+
+    original, progress, steps = CounterfactualDistillation.forward, [], []
+
+    def look(self, step):
+        progress.append(self.progress)
+        return original(self, step)
+
+    monkeypatch.setattr(CounterfactualDistillation, 'forward', look)
+    monkeypatch.setattr(CounterfactualDistillation, 'after_step', lambda self, _, *numbers: steps.append(numbers))
+    train(config(tmp_path, tiny_pretrained, **{'train_dataloader.batch_size': 8 // counts}))
+    assert progress == pytest.approx([batch // counts / 10 for batch in range(10 * counts)])
+    assert steps == [(done, 10) for done in range(1, 11)]
+
+
 def test_distillation_weight_says_what_is_wrong(tmp_path, tiny_pretrained):
     with pytest.raises(ValueError, match='start=0.0, end=1.0.*above 0'):
         DistillWeightHook(start=0.0, end=1.0)

@@ -20,6 +20,11 @@ CONTEXT_TERMS = [
         {'model.data_preprocessor.mask': 'random', 'model.data_preprocessor.fill': 'multi'},
         {'model.data_preprocessor.donors': 'other_class', 'model.losses': CONTEXT_TERMS},
         {'model.backbone.lora': dict(rank=2)},
+        {  # a teacher that moves, and an optimizer that knows where the training began
+            'model.losses': [dict(type='CounterfactualDistillation'), dict(type='CaRotImage', interval=0.2)],
+            'optim_wrapper.optimizer.type': 'AdamSPD',
+            'optim_wrapper.optimizer.weight_decay': 0.0,
+        },
     ],
 )
 def test_resume_in_the_middle_of_an_epoch_goes_on_as_if_nothing_had_happened(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 
-from mmcfmask.engine.soup import TIES, greedy_soup, head_maker, uniform_soup
+from mmcfmask.engine.soup import TIES, greedy_soup, head_maker, model_stock, stock_ratio, uniform_soup
 from mmcfmask.models.towers.loading import load_text_tower
 
 
@@ -129,9 +129,63 @@ def test_flyp_soup_has_the_head_of_the_mean_text_tower(tiny_pretrained):
     assert soup.keys() == {name for name in states[0] if not name.startswith('losses.')}
     proj = 'backbone.visual.proj'
     torch.testing.assert_close(soup[proj], (states[0][proj] + states[1][proj]) / 2)
+    # Model Stock mixes the text tower too. Seen from the second model, only the first one moved: t = 0 everywhere.
+    torch.testing.assert_close(
+        model_stock(states, states[1], head_maker(cfg))['head.fc.weight'], states[1]['head.fc.weight']
+    )
     with pytest.raises(ValueError, match='the ingredients of the soup have no text tower'):
         uniform_soup([soup, soup], head_maker(cfg))
     assert head_maker(dict(cfg, losses=[dict(type='L2SP')])) is None
+
+
+def slow_stock(weights, start):
+    """Model Stock of lists of numbers, as the paper writes it."""
+    number = len(weights)
+    moves = [[value - first for value, first in zip(weight, start)] for weight in weights]
+    total, pairs = 0.0, 0
+    for i in range(number):
+        for j in range(i + 1, number):
+            lengths = [sum(value**2 for value in moves[k]) ** 0.5 for k in (i, j)]
+            total += sum(a * b for a, b in zip(moves[i], moves[j])) / (lengths[0] * lengths[1])
+            pairs += 1
+    cosine = max(total / pairs, 0.0)
+    t = number * cosine / (1 + (number - 1) * cosine)
+    mean = [sum(weight[k] for weight in weights) / number for k in range(len(start))]
+    return [t * average + (1 - t) * first for average, first in zip(mean, start)]
+
+
+@pytest.mark.parametrize('number', [2, 3, 5])
+def test_model_stock_equals_loop(number):
+    torch.manual_seed(number)
+    shapes = dict(weight=(4, 6), bias=(4,))
+    start = {name: torch.randn(shape) for name, shape in shapes.items()} | {'count': torch.tensor(1)}
+    step = {name: torch.randn(shape) for name, shape in shapes.items()}  # what all models have in common
+    models = [
+        {name: start[name] + step[name] + torch.randn(shape) for name, shape in shapes.items()}
+        | {'count': torch.tensor(7), 'losses.0.text': torch.ones(3)}
+        for _ in range(number)
+    ]
+    stock = model_stock(models, start)
+    assert stock.keys() == start.keys() and stock['count'] == 7
+    for name in shapes:
+        expected = slow_stock([model[name].flatten().tolist() for model in models], start[name].flatten().tolist())
+        torch.testing.assert_close(stock[name].flatten(), torch.tensor(expected), rtol=1e-5, atol=1e-6)
+        assert (stock[name] - uniform_soup(models)[name]).abs().max() > 1e-2
+
+
+def test_model_stock_at_its_ends():
+    """One direction gives the mean, no common direction the pretrained weights, and so does what did not move."""
+    start, right, up = torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    assert stock_ratio(torch.stack([right, 3 * right])) == pytest.approx(1)
+    assert stock_ratio(torch.stack([right, up])) == stock_ratio(torch.stack([right, -up - right])) == 0
+    assert stock_ratio(torch.stack([right, right + up])) == pytest.approx(2 * 0.5**0.5 / (1 + 0.5**0.5))
+    states = [dict(one=right, other=up, still=start), dict(one=3 * right, other=right, still=start)]
+    stock = model_stock(states, dict(one=start, other=start, still=start))
+    assert [stock[name].tolist() for name in ('one', 'other', 'still')] == [[2, 0], [0, 0], [0, 0]]
+    with pytest.raises(ValueError, match='Model Stock needs at least two models'):
+        model_stock(states[:1], states[0])
+    with pytest.raises(ValueError, match='in only one of them, such as still'):
+        model_stock(states, dict(one=start, other=start))
 
 
 def test_ingredients_must_be_of_one_model():

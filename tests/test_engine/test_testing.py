@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS
 from mmcfmask.engine import build
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.testing import (
-    add_knn_gate,
+    add_gate,
     add_relevance_crop,
     inference_config,
     name_method,
@@ -46,22 +46,28 @@ def test_knn_gate_of_the_training_and_validation_images(monkeypatch):
     monkeypatch.setattr(build.os, 'cpu_count', lambda: 2)
     path = 'configs/shapes/cfmask.py'
     cfg = load_config(path, {'train_dataloader.num_workers': 3, 'train_dataloader.dataset.size': 80})
-    add_knn_gate(cfg)
+    add_gate(cfg)
     assert cfg.model.knn_gate == dict(
         dataset=cfg.train_dataloader.dataset, held_out=cfg.val_dataloader.dataset, num_workers=2
     )
     own = dict(level=0.1, dataset=dict(type='ShapesDataset'))
     cfg = load_config(path, {'model.knn_gate': own, 'model.knn_gate.held_out.size': 60})
-    add_knn_gate(cfg)
+    add_gate(cfg)
     assert cfg.model.knn_gate == dict(
         level=0.1, dataset=dict(type='ShapesDataset'), held_out=dict(cfg.val_dataloader.dataset, size=60), num_workers=0
     )
     skip_pretrained_weights(cfg.model)
     assert 'knn_gate' not in cfg.model
+    cfg = load_config(path, {'model.knn_gate.a': 1.2, 'model.knn_gate.type': 'VRF'}, complete=False)
+    add_gate(cfg, 'VRF')
+    assert cfg.model.knn_gate.type == 'VRF' and cfg.model.knn_gate.a == 1.2
+    assert cfg.model.knn_gate.dataset == cfg.train_dataloader.dataset
+    with pytest.raises(ConfigError, match="the k-NN gate was asked for, but model.knn_gate.type='VRF': leave one"):
+        add_gate(cfg)
     with pytest.raises(ValueError, match='the k-NN gate needs .* but the config has no train_dataloader.dataset'):
-        add_knn_gate(load_config('configs/shapes/zeroshot.py', {}))
+        add_gate(load_config('configs/shapes/zeroshot.py', {}))
     with pytest.raises(ConfigError, match="gate needs a CounterfactualClassifier, but model.type='ImageClassifier'"):
-        add_knn_gate(Config(dict(model=dict(type='ImageClassifier'))))
+        add_gate(Config(dict(model=dict(type='ImageClassifier'))))
 
 
 def test_relevance_crop():
@@ -81,6 +87,7 @@ def test_name_says_what_was_tested():
         (dict(knn_gate=dict(level=0.1)), {}, 'ft + k-NN gate'),
         (dict(knn_gate=None, crop_scale=0.9), {}, 'ft + relevance crop'),
         (dict(knn_gate=dict(level=0.1), crop_scale=0.9), {}, 'ft + k-NN gate and relevance crop'),
+        (dict(knn_gate=dict(type='VRF')), {}, 'ft + VRF'),
         (probe, {}, 'ft'),
         (dict(), dict(wise_ft_alpha=0.0), 'ft + WiSE-FT'),
         (dict(knn_gate=dict()), dict(soup='greedy'), 'ft + greedy soup'),

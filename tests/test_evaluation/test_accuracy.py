@@ -12,7 +12,7 @@ from mmcfmask.evaluation import (
     per_class_accuracy,
     restrict_logits,
 )
-from mmcfmask.evaluation.accuracy import check_groups
+from mmcfmask.evaluation.accuracy import check_groups, mixture_scores
 
 GROUPS = ((2,), (7, 0, 5), (4, 9))  # of ten outputs; 1, 3, 6 and 8 take no part
 
@@ -113,3 +113,22 @@ def test_per_class():
         0: (pytest.approx(200 / 3), 3),
         2: (100.0, 2),
     }
+
+
+@pytest.mark.parametrize('groups', [None, ((4,), (0, 2), (3,))])
+def test_mixture_equals_loop(groups):
+    """Every model's softmax is over the outputs that take part, so that a model sure of another class keeps its say."""
+    torch.manual_seed(0)
+    logits, weights = 3 * torch.randn(6, 2, 5), torch.rand(6, 2)
+    logits[0, 0, 1] = 50.0  # sure of an output in no group
+    weights[1] = torch.tensor([0.0, 1.0])
+    outputs = range(5) if groups is None else [output for group in groups for output in group]
+    found = mixture_scores(logits, weights, groups)
+    assert found.isfinite().all() and found.shape == (6, 5)
+    for row, parts, shares in zip(found.tolist(), logits.tolist(), weights.tolist()):
+        for output in outputs:
+            p = sum(
+                share * math.exp(part[output]) / sum(math.exp(part[other]) for other in outputs)
+                for part, share in zip(parts, shares)
+            )
+            assert math.exp(row[output]) == pytest.approx(p, rel=1e-4, abs=1e-9)

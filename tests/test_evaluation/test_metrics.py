@@ -44,6 +44,29 @@ def data(num=50):
     return torch.randn(num, 10) * 2, [i % 6 for i in range(num)]
 
 
+def test_models_are_mixed_on_the_classes_of_the_set():
+    """Two models, of which one is sure of an output in no group: among the classes of the set it still has its say."""
+    logits, labels = data(30)
+    other, weights = torch.randn(30, 10), torch.rand(30)
+    logits[:, 8] = 60.0
+    items = samples(logits, labels)
+    for item, *parts, weight in zip(items, logits, other, weights):
+        item.update(mixed_logits=torch.stack(parts), mixed_weights=torch.stack([weight, 1 - weight]))
+    outputs = sorted({index for group in GROUPS for index in group})
+    hits, nll = [], []
+    for *parts, weight, label in zip(logits.tolist(), other.tolist(), weights.tolist(), labels):
+        sums = [sum(math.exp(row[index]) for index in outputs) for row in parts]
+        p = {
+            index: weight * math.exp(parts[0][index]) / sums[0] + (1 - weight) * math.exp(parts[1][index]) / sums[1]
+            for index in outputs
+        }
+        hits.append(max(range(6), key=lambda k, p=p: max(p[index] for index in GROUPS[k])) == label)
+        nll.append(-math.log(sum(p[index] for index in GROUPS[label])))
+    metrics, _ = evaluate(items)
+    assert metrics['set/top1'] == pytest.approx(100 * sum(hits) / 30)
+    assert metrics['set/nll'] == pytest.approx(sum(nll) / 30, rel=1e-4)
+
+
 def test_metrics_of_random_logits():
     logits, labels = data()
     metrics, metric = evaluate(samples(logits, labels))

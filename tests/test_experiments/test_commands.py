@@ -58,6 +58,7 @@ def test_derived_runs_use_the_tested_checkpoint(study):
         'W': dict(wise_ft='FT'),
         'W2': dict(wise_ft='FT', alpha=0.3),
         'S': dict(soup='FT', greedy=True),
+        'M': dict(soup='FT', stock=True),
         'G': dict(evaluate='FT', options=['--knn-gate', '--relevance-crop']),
     }
     jobs = {job.label: job for job in study(methods).jobs}
@@ -68,6 +69,7 @@ def test_derived_runs_use_the_tested_checkpoint(study):
     assert seen['W'] == [('wise_ft.py', interpolation)]
     assert seen['W2'] == [('wise_ft.py', interpolation), ('test.py', ['--out', '--work-dir'])]
     assert seen['S'] == [('soup.py', ['--out', '--greedy']), ('test.py', ['--out', '--work-dir'])]
+    assert seen['M'] == [('soup.py', ['--out', '--stock']), ('test.py', ['--out', '--work-dir'])]
     assert seen['G'] == [('test.py', ['--knn-gate', '--relevance-crop', '--out', '--work-dir'])]
     assert all(job.is_finished() for job in jobs.values())
     command = next(jobs['shapes G (seed 0)'].commands(jobs['shapes G (seed 0)']))

@@ -51,6 +51,8 @@ def test_keys_of_the_entry_can_be_swept():
         ({'W': dict(wise_ft='FT')}, r"methods\['W'\] uses 'FT', but no method has this name. There are W"),
         ({'FT': 'ft', 'W': dict(wise_ft='F')}, "Did you mean 'FT'?"),
         ({'FT': 'ft', 'W': dict(wise_ft='FT'), 'S': dict(soup='W')}, "uses 'W', which must be a method with a config"),
+        ({'FT': 'ft', 'S': dict(soup='FT', greedy=True, stock=True)}, 'stock is a kind of soup: .* without greedy'),
+        ({'FT': dict(config='ft', stock=True)}, 'stock is a kind of soup: it needs soup'),
         ({'S': dict(soup='S')}, "uses 'S', which must be a method with a config"),
         (
             {'FT': 'ft', 'W': dict(wise_ft='FT', cfg_options={'a.b': 1})},
@@ -58,7 +60,7 @@ def test_keys_of_the_entry_can_be_swept():
         ),
         (
             {'FT': 'ft', 'G': dict(evaluate='FT')},
-            r'evaluate needs options: \[--knn-gate\], \[--relevance-crop\], or both',
+            r'evaluate needs options: \[--knn-gate\] or \[--vrf\], \[--relevance-crop\], or both',
         ),
         ({'FT': 'ft', 'G': dict(wise_ft='FT', options=['--knn-gate'])}, 'options belong to evaluate, .* has wise_ft'),
         ({'FT': 'ft', 'F{x}': dict(config='fd', sweep={'a.x': ['T']})}, "two methods are named 'FT'"),

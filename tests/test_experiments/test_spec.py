@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_read(write, tmp_path):
         ),
         (
             'methods: {G: {evaluate: FT, options: [--look]}}',
-            "methods['G'].options[0] must be '--knn-gate' or '--relevance-crop', but is '--look'",
+            "methods['G'].options[0] must be '--knn-gate', '--vrf' or '--relevance-crop', but is '--look'",
         ),
     ],
 )

@@ -246,6 +246,25 @@ def test_alphas_out_of_range(tmp_path):
         wise_ft('configs/shapes/ft.py', tmp_path / 'any.pth', alphas=['0', '2'])
 
 
+def test_vrf(tmp_path, capfd, monkeypatch):
+    """The pretrained weights have mended nothing, so VRF answers as they do; its arguments come with the options."""
+    monkeypatch.setenv('MMCFMASK_CACHE', str(tmp_path / 'cache'))
+    few = [f'{part}_dataloader.dataset.size=20' for part in ('train', 'val')]
+    one, two = tmp_path / 'one.json', tmp_path / 'two.json'
+    evaluate('configs/shapes/ft.py', None, SMALL, work_dir=tmp_path, out=one)
+    evaluate('configs/shapes/ft.py', None, [*SMALL, *few, 'model.knn_gate.a=1.2'], vrf=True, work_dir=tmp_path, out=two)
+    assert ' zero-shot + VRF ' in ' '.join(capfd.readouterr().out.split())
+    one, two = (json.loads(out.read_text()) for out in (one, two))
+    assert two['inference'] == dict(knn_gate=False, crop_scale=None, vrf=True) and two['method'] == 'zero-shot + VRF'
+    assert {name: one['metrics'][f'{name}/top1'] for name in SETS} == {
+        name: two['metrics'][f'{name}/top1'] for name in SETS
+    }
+    with pytest.raises(ConfigError, match='not both: leave out --knn-gate or --vrf'):
+        evaluate('configs/shapes/ft.py', None, vrf=True, knn_gate=True)
+    with pytest.raises(ConfigError, match="model.knn_gate: VRF has no 'level'"):
+        evaluate('configs/shapes/ft.py', None, ['model.knn_gate.level=0.1'], vrf=True)
+
+
 def test_relevance_crop_of_small_objects(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv('COLUMNS', '160')  # the name is not wrapped
     one, two, closer = tmp_path / 'one.json', tmp_path / 'two.json', tmp_path / 'closer.json'

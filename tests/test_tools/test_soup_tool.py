@@ -41,6 +41,20 @@ def test_uniform(checkpoints, tmp_path, capsys):
     assert 'uniform soup of 2 models' in capsys.readouterr().out
 
 
+def test_model_stock(checkpoints, tmp_path, capsys):
+    """The head has a scale of 0.7 and 0.07 in the two models: one direction, so t = 1. All else did not move."""
+    run_soup(CONFIG, [checkpoints['good'], checkpoints['vague']], tmp_path / 'stock.pth', stock=True, show=True)
+    stock = torch.load(tmp_path / 'stock.pth', weights_only=True)
+    good = torch.load(checkpoints['good'], weights_only=True)['state_dict']
+    torch.testing.assert_close(stock['state_dict'].pop('head.fc.weight'), 0.55 * good.pop('head.fc.weight'))
+    assert stock['meta']['soup'] == 'stock' and 'Model Stock of 2 models' in capsys.readouterr().out
+    torch.testing.assert_close(stock['state_dict'], good)
+    with pytest.raises(ConfigError, match='at least two models'):
+        run_soup(CONFIG, [checkpoints['good']], tmp_path / 'stock.pth', stock=True)
+    with pytest.raises(ConfigError, match='leave out --greedy or --stock'):
+        run_soup(CONFIG, [checkpoints['good']], tmp_path / 'stock.pth', stock=True, greedy=True)
+
+
 @pytest.mark.parametrize('ties, members', [('nll', ['good']), ('paper', ['vague', 'good']), ('code', ['good'])])
 def test_greedy_leaves_out_what_hurts_on_held_out_images(checkpoints, tmp_path, capsys, ties, members):
     """A tenth of the logits is as accurate, but less likely."""

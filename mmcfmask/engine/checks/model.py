@@ -22,13 +22,14 @@ from ...models import (
     CounterfactualCrossEntropy,
     CounterfactualDistillation,
     Distillation,
+    DualRisk,
     LossTerm,
     MixedCrossEntropy,
     OpenCLIPBackbone,
 )
 from ...models.class_embeddings.build import resolve_rows
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
-from ...models.losses import CARFT, FLYP, L2SP, LipsumFT, check_teacher, find_terms
+from ...models.losses import CARFT, FLYP, L2SP, CaRot, CaRotImage, LipsumFT, StarFT, check_teacher, find_terms
 from ...models.maker import OPTIONS
 from ...models.towers.initial_weights import check_file, pretrained_cfgs
 from ...models.towers.loading import check_pretrained
@@ -38,15 +39,19 @@ from ..values import get_value, is_a
 
 OUR_TERMS = (
     CARFT,
+    CaRot,
+    CaRotImage,
     ContextDistillation,
     ContextInvariance,
     CounterfactualCrossEntropy,
     CounterfactualDistillation,
     Distillation,
+    DualRisk,
     FLYP,
     L2SP,
     LipsumFT,
     MixedCrossEntropy,
+    StarFT,
 )
 
 SLOW_BFLOAT16 = (
@@ -164,7 +169,9 @@ def warn_of_unused_settings(model: dict) -> None:
 def check_class_names(model: dict) -> None:
     """Raise a UserError for class names or templates that a prompt cannot be made of, or rows of a file that are not
     those of the head's classes."""
-    parts = {'model.head.class_weights': (model.get('head') or {}).get('class_weights')}
+    head = model.get('head') or {}
+    starts = {name: head.get(name) for name in ('class_weights', 'descriptions')}
+    parts = {f'model.head.{name}': start for name, start in starts.items()}
     parts.update({f'model.losses[{index}]': part for index, part in enumerate(model.get('losses') or ())})
     for key, part in parts.items():
         names, templates = ((part or {}).get(name) for name in ('classnames', 'templates'))
@@ -173,14 +180,12 @@ def check_class_names(model: dict) -> None:
                 resolve_classnames(names)
             if templates is not None:
                 resolve_templates(templates)
-    rows, classes = ((model.get('head') or {}).get(key) for key in ('class_weights', 'num_classes'))
-    rows = (rows or {}).get('rows')
-    if rows is not None:
-        with blame('model.head'):
-            if len(resolve_rows(rows)) != classes:
-                raise ConfigError(
-                    f'class_weights.rows gives {len(resolve_rows(rows))} classes, but num_classes={classes}'
-                )
+    for name, start in starts.items():
+        rows, classes = (start or {}).get('rows'), head.get('num_classes')
+        if rows is not None:
+            with blame('model.head'):
+                if len(resolve_rows(rows)) != classes:
+                    raise ConfigError(f'{name}.rows gives {len(resolve_rows(rows))} classes, but num_classes={classes}')
 
 
 def check_text_tower(model: dict, checkpoint: dict, name: str) -> None:

@@ -30,7 +30,7 @@ SAME_IN_A_RESUMED_RUN = (
 )
 
 # Exceptions: paths, equivalent kernels, and inputs whose result is in the checkpoint.
-FREE_IN_A_RESUMED_RUN = ('pretrained', 'cache_dir', 'fused', 'class_weights')
+FREE_IN_A_RESUMED_RUN = ('pretrained', 'cache_dir', 'fused', 'class_weights', 'descriptions')
 
 
 def check_same_run(cfg: Config, checkpoint: dict, name: str, free: Sequence[str] = ()) -> None:

@@ -37,6 +37,7 @@ from ...models import (
     ContextTerm,
     CounterfactualClassifier,
     CounterfactualMaker,
+    DualHead,
 )
 from ...models.class_embeddings.build import CLASS_WEIGHTS
 from ...models.towers.lora import LoRA
@@ -212,7 +213,7 @@ DEFAULTS = {
 }
 
 # Parts whose type is a word that only their owner knows.
-OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS)}
+OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS), DualHead: dict(descriptions=CLASS_WEIGHTS)}
 
 # Dicts of arguments, by the class that owns the dict: what takes them.
 OPTIONS = {ContextTerm: dict(counterfactual=CounterfactualMaker)}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...files import atomic_write
+from ..dual_head import DualHead
 from ..head import CLIPDistillHead
 from ..towers.backbone import OpenCLIPBackbone
 from ..towers.loading import NoTextTowerError, load_text_model
@@ -101,8 +102,10 @@ def cosine_head(model: ImageClassifier) -> CLIPDistillHead:
     Raises:
         ConfigError: It is another.
     """
-    if not isinstance(model.head, CLIPDistillHead):
-        raise ConfigError(f'model.head is a {type(model.head).__name__}, not a CLIPDistillHead: export it to torch')
+    if not isinstance(model.head, CLIPDistillHead) or isinstance(model.head, DualHead):
+        raise ConfigError(
+            f'model.head is a {type(model.head).__name__}, not a plain CLIPDistillHead: export it to torch'
+        )
     return model.head
 
 

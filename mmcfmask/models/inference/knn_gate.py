@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...precision import autocast_dtype, no_autocast
+from ...precision import no_autocast
 from ...ranges import Count, OpenShare, Whole
-from ..class_embeddings.features import cached_features, class_name, map_images, num_classes, read_labels
-from ..interpolation import fingerprint
-from ..teacher import OpenCLIPTeacher
+from ..class_embeddings.features import class_name, map_images, num_classes
+from .gate import Gate
 from .relevance_crop import predict_with_crop
 
 
@@ -76,7 +76,7 @@ def number_below(images: int, level: float) -> int:
 
 
 @MODELS.register_module()
-class KNNGate(nn.Module):
+class KNNGate(Gate):
     """Chooses between the fine-tuned and the zero-shot model for every image::
 
         scores(x) = fine-tuned logits   if x is similar to the training images of the predicted class
@@ -93,9 +93,6 @@ class KNNGate(nn.Module):
 
     Ours, not published. Zhu et al., "Robust Fine-tuning of Zero-shot Models via Variance Reduction" (NeurIPS 2024)
     weigh the two models in a similar way, by the distance to images that the zero-shot model gets wrong.
-
-    Its owner keeps it out of ``named_modules()``, like the teacher. Checkpoints do not contain it, so a test with the
-    gate needs the pretrained weights.
 
     Args:
         dataset (dict): The training images, an mmpretrain dataset with a test pipeline.
@@ -120,30 +117,39 @@ class KNNGate(nn.Module):
         num_workers: Whole | None = None,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__()
         if k < 1 or not 0 < level < 1:
             raise ConfigError(f'a k-NN gate needs k of at least 1 and level in (0, 1), but got k={k}, level={level:g}')
-        if dataset == held_out:
-            raise ConfigError(
-                'knn_gate.dataset and knn_gate.held_out are the same: held-out images must not be training images'
-            )
-        self.dataset = dataset
-        self.held_out = held_out
+        super().__init__(dataset, held_out, batch_size, num_workers, cache_dir)
         self.k = k
         self.level = level
-        self.reading: dict[str, Any] = dict(batch_size=batch_size, num_workers=num_workers, cache_dir=cache_dir)
 
     def setup(self, classifier: nn.Module) -> None:
         """Copy the classifier, which holds its pretrained weights, and compute its features of the training and the
         held-out images."""
-        self.zero_shot = OpenCLIPTeacher()
-        self.zero_shot.setup(classifier.backbone, classifier.neck, classifier.head)
-        (features, labels), (held_out, _) = (self._read(classifier, cfg) for cfg in (self.dataset, self.held_out))
+        super().setup(classifier)
+        dataset, features, labels = self._read(classifier, self.dataset)
+        self._check_counts(dataset, labels)
+        _, held_out, _ = self._read(classifier, self.held_out)
         number_below(len(held_out), self.level)  # an error now, and not in a test
         self.register_buffer('train_features', features)
         self.register_buffer('train_labels', labels)
         self.register_buffer('held_out_features', held_out)
-        self.thresholds: dict[tuple, float] = {}
+        self.thresholds: dict[Hashable, float] = {}
+
+    def predict(self, classifier: nn.Module, images: Tensor, data_samples: list | None) -> list:
+        """The chosen scores make the predictions, and ``answered_by_zero_shot`` (bool) says whose they are."""
+        scores = classifier.scores(images)
+        scores, answered_by_zero_shot = self(
+            images,
+            scores,
+            self.threshold(classifier, classifier.scores),
+            classifier.crop_scale,
+            **classifier.data_preprocessor.relevance,
+        )
+        data_samples = classifier.head._get_predictions(scores, data_samples)
+        for sample, zero_shot in zip(data_samples, answered_by_zero_shot.tolist()):
+            sample.set_field(zero_shot, 'answered_by_zero_shot', dtype=bool)
+        return data_samples
 
     @torch.no_grad()
     def threshold(self, classifier: nn.Module, scores: Callable[[Tensor], Tensor]) -> float:
@@ -153,9 +159,7 @@ class KNNGate(nn.Module):
             classifier (nn.Module): The fine-tuned model.
             scores (Callable): Its logits (B, C) of images (B, 3, H, W).
         """
-        device = self.train_features.device.type
-        options = tuple(sorted(classifier.data_preprocessor.relevance.items()))
-        key = (classifier.crop_scale, options, autocast_dtype(device), *fingerprint(classifier).tolist())
+        key = self._key(classifier, self.train_features.device.type)
         if key not in self.thresholds:
             dataset = DATASETS.build(self.held_out)
             predicted = map_images(
@@ -174,26 +178,14 @@ class KNNGate(nn.Module):
     def _similarity(self, features: Tensor, classes: Tensor) -> Tensor:
         return class_similarity(features, classes, self.train_features, self.train_labels, self.k)
 
-    def _read(self, classifier: nn.Module, cfg: dict) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and labels (N,) of a dataset."""
-        dataset = DATASETS.build(cfg)
-        labels = read_labels(dataset, range(len(dataset)))
-        if cfg is self.dataset:
-            counts = torch.bincount(labels, minlength=num_classes(dataset, labels.tolist())).tolist()
-            short = [f'{class_name(dataset, label)} ({count})' for label, count in enumerate(counts) if count < self.k]
-            if short:
-                raise ConfigError(
-                    f'knn_gate.k={self.k}, but these {len(short)} classes have fewer images in knn_gate.dataset: '
-                    f'{", ".join(short[:10])}'
-                )
-        return cached_features(classifier, cfg, dataset, **self.reading), labels
-
-    def train(self, mode: bool = True) -> KNNGate:
-        """Stay in eval mode."""
-        return super().train(False)
-
-    def __deepcopy__(self, memo: dict) -> KNNGate:
-        return self
+    def _check_counts(self, dataset: BaseDataset, labels: Tensor) -> None:
+        counts = torch.bincount(labels, minlength=num_classes(dataset, labels.tolist())).tolist()
+        short = [f'{class_name(dataset, label)} ({count})' for label, count in enumerate(counts) if count < self.k]
+        if short:
+            raise ConfigError(
+                f'knn_gate.k={self.k}, but these {len(short)} classes have fewer images in knn_gate.dataset: '
+                f'{", ".join(short[:10])}'
+            )
 
     @torch.no_grad()
     def forward(

@@ -2,6 +2,7 @@
 
 from .base import CounterfactualImages, LossTerm, Step, add_losses, check_teacher, find_terms
 from .carft import CARFT, context_divergence
+from .carot import CaRot, CaRotImage, orthogonality
 from .context import (
     ContextDistillation,
     ContextInvariance,
@@ -10,14 +11,24 @@ from .context import (
     context_invariance,
     counterfactual_cross_entropy,
 )
-from .distillation import CounterfactualDistillation, Distillation, feature_distillation, knowledge_distillation
+from .distillation import (
+    CounterfactualDistillation,
+    Distillation,
+    feature_distillation,
+    knowledge_distillation,
+    soft_cross_entropy,
+)
+from .dual_risk import DualRisk
 from .flyp import FLYP
 from .l2sp import L2SP, l2_sp
 from .lipsum import LipsumFT, energy_gap
-from .mixing import MixedCrossEntropy, soft_cross_entropy
+from .mixing import MixedCrossEntropy
+from .starft import StarFT, spurious_divergence
 
 __all__ = [
     'CARFT',
+    'CaRot',
+    'CaRotImage',
     'ContextDistillation',
     'ContextInvariance',
     'ContextTerm',
@@ -25,11 +36,13 @@ __all__ = [
     'CounterfactualDistillation',
     'CounterfactualImages',
     'Distillation',
+    'DualRisk',
     'FLYP',
     'L2SP',
     'LipsumFT',
     'LossTerm',
     'MixedCrossEntropy',
+    'StarFT',
     'Step',
     'add_losses',
     'check_teacher',
@@ -41,5 +54,7 @@ __all__ = [
     'find_terms',
     'knowledge_distillation',
     'l2_sp',
+    'orthogonality',
     'soft_cross_entropy',
+    'spurious_divergence',
 ]

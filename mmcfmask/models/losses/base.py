@@ -208,11 +208,14 @@ class LossTerm(nn.Module):
         any_teacher (bool): The teacher may be another model than the pretrained student.
         reads_teacher_weights (bool): The term reads the weights of the teacher, so that these must stay exact under
             autocast.
+        progress (float): Share of the optimizer's steps that are done, in [0, 1). ``LossTermHook`` sets it, which every
+            training by a Runner has; in a loop of your own it stays 0 unless you set it.
     """
 
     needs_teacher = True
     any_teacher = False
     reads_teacher_weights = True
+    progress = 0.0
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -239,6 +242,15 @@ class LossTerm(nn.Module):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Losses by name (``loss_…``)."""
         raise NotImplementedError
+
+    def after_step(self, classifier: nn.Module, done: int, steps: int) -> None:
+        """Called after a step of the optimizer, by ``LossTermHook`` or by a loop of your own.
+
+        Args:
+            classifier (nn.Module): With its new weights.
+            done (int): Number of steps that are done, from 1.
+            steps (int): Number of steps of the whole training.
+        """
 
     def finish(self, classifier: nn.Module) -> None:
         """Bring the classifier up to date before it is evaluated or saved, where the term trains something in place of

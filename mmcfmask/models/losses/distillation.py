@@ -34,6 +34,17 @@ def knowledge_distillation(student: Tensor, teacher: Tensor, temperature: float)
     )
 
 
+def soft_cross_entropy(logits: Tensor, shares: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over the batch of −Σ_c ỹ_c log softmax(l / τ)_c, in float32.
+
+    Args:
+        logits (Tensor): (B, C).
+        shares (Tensor): ỹ, (B, C), ≥ 0, rows with the sum 1: of mixed labels, or another model's softmax.
+        temperature (float): τ > 0.
+    """
+    return F.cross_entropy(logits.float() / temperature, shares.float())
+
+
 @MODELS.register_module()
 class Distillation(LossTerm):
     """``loss_distill`` = λ · distillation on the clean images x.

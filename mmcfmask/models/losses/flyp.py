@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -18,6 +18,18 @@ from ..interpolation import fingerprint, interpolate
 from ..towers.loading import load_text_tower
 from .base import Step
 from .text import PromptLoss
+
+
+def tokenize_prompts(tokenizer: Callable, classnames: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Token ids (C, K, context length) of C names in K templates."""
+    prompts = [template.format(name) for name in classnames for template in templates]
+    return tokenizer(prompts).int().unflatten(0, (len(classnames), -1))
+
+
+def draw_prompts(tokens: Tensor, labels: Tensor) -> Tensor:
+    """A random one of the K prompts of every label: (B, L) of ``tokens`` (C, K, L) and ``labels`` (B,)."""
+    chosen = torch.randint(tokens.shape[1], (len(labels),)).to(labels.device, non_blocking=True)
+    return tokens[labels, chosen]
 
 
 def contrast(image: Tensor, text: Tensor, model: nn.Module) -> Tensor:
@@ -71,11 +83,16 @@ class FLYP(PromptLoss):
         self.tokens: Tensor | None = None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        return self.compare(step, self.text.encode_text(self.draw(step.labels)))
+
+    def draw(self, labels: Tensor) -> Tensor:
+        """Token ids (B, context length) of a prompt of every label (B,), with a random template."""
         if self.tokens is None:  # all prompts on the device: reading labels would make the host wait in every step
-            prompts = [template.format(name) for name in self.classnames for template in self.templates]
-            self.tokens = self.tokenizer(prompts).int().unflatten(0, (len(self.classnames), -1)).to(step.labels.device)
-        chosen = torch.randint(len(self.templates), (len(step.labels),)).to(step.labels.device, non_blocking=True)
-        texts = self.text.encode_text(self.tokens[step.labels, chosen])
+            self.tokens = tokenize_prompts(self.tokenizer, self.classnames, self.templates).to(labels.device)
+        return draw_prompts(self.tokens, labels)
+
+    def compare(self, step: Step, texts: Tensor) -> dict[str, Tensor]:
+        """``loss_flyp`` of the images and their texts (B, D), before L2 normalisation."""
         with torch.autocast(step.features.device.type, enabled=False):
             image, text = (F.normalize(features.float(), dim=-1) for features in (step.features, texts))
             return dict(loss_flyp=self.weight * contrast(image, text, self.text))

@@ -15,17 +15,7 @@ from torch import Tensor
 from ...errors import ConfigError, blame
 from ...ranges import NonNegative, Share
 from .base import LossTerm, Step
-
-
-def soft_cross_entropy(logits: Tensor, shares: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over the batch of −Σ_c ỹ_c log softmax(l / τ)_c, in float32.
-
-    Args:
-        logits (Tensor): (B, C).
-        shares (Tensor): ỹ, (B, C), ≥ 0, rows with the sum 1.
-        temperature (float): τ > 0.
-    """
-    return F.cross_entropy(logits.float() / temperature, shares.float())
+from .distillation import soft_cross_entropy
 
 
 @MODELS.register_module()

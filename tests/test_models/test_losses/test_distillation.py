@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmcfmask.models.losses import feature_distillation, knowledge_distillation
+from mmcfmask.models.losses import feature_distillation, knowledge_distillation, soft_cross_entropy
 
 
 def test_feature_distillation_equals_loop():
@@ -25,3 +25,13 @@ def test_knowledge_distillation_equals_loop():
         temperature**2 * total / 3, rel=1e-4
     )
     assert knowledge_distillation(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_soft_cross_entropy_equals_loop():
+    logits, shares = torch.randn(4, 3) * 5, torch.rand(4, 3).softmax(dim=1)
+    total = 0.0
+    for row, weights in zip(logits.tolist(), shares.tolist()):
+        norm = math.log(sum(math.exp(value / 7) for value in row))
+        total -= sum(weight * (value / 7 - norm) for value, weight in zip(row, weights))
+    assert soft_cross_entropy(logits, shares, 7.0).item() == pytest.approx(total / 4, rel=1e-5)
+    assert soft_cross_entropy(logits.bfloat16(), shares.bfloat16()).dtype == torch.float32

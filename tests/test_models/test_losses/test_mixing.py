@@ -18,16 +18,6 @@ def term(*augments, **options):
     return dict(type='MixedCrossEntropy', augments=list(augments or [MIXUP]), **options)
 
 
-def test_soft_cross_entropy_equals_loop():
-    logits, shares = torch.randn(4, 3) * 5, torch.rand(4, 3).softmax(dim=1)
-    total = 0.0
-    for row, weights in zip(logits.tolist(), shares.tolist()):
-        norm = math.log(sum(math.exp(value / 7) for value in row))
-        total -= sum(weight * (value / 7 - norm) for value, weight in zip(row, weights))
-    assert soft_cross_entropy(logits, shares, 7.0).item() == pytest.approx(total / 4, rel=1e-5)
-    assert soft_cross_entropy(logits.bfloat16(), shares.bfloat16()).dtype == torch.float32
-
-
 def mixed_by_hand(images, labels, kind, seed=7):
     """What a step draws after ``torch.manual_seed(seed)``, with loops over images and pixels."""
     torch.manual_seed(seed)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from towers import OPEN_CLIP, build, register
 from torch import nn
+from towers import OPEN_CLIP, build, register
 
 from mmcfmask import relevance_map
 from mmcfmask.models.towers.lora import (
