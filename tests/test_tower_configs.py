@@ -19,7 +19,8 @@ DINO = 'dinov2_b14'
 
 def test_towers_are_those_that_people_start_from():
     assert NAMES == [
-        'convnext_b', DINO, 'eva02_b16', 'mobileclip2_s0', 'pe_core_b16', 'rn50', 'siglip2_b16', 'vitl14_336'
+        'convnext_b', DINO, 'eva02_b16', 'mobileclip2_s0', 'pe_core_b16', 'rn50', 'siglip2_b16', 'vitbigg14',
+        'vith14', 'vitl14_336',
     ]  # fmt: skip
 
 
