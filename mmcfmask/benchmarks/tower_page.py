@@ -193,12 +193,14 @@ def list_problems(records: Sequence[Record]) -> str:
 
 def list_skipped(families: Mapping[str, Sequence[Record]]) -> str:
     """A list of the towers that were not run, with the reason."""
-    lines = [
-        f'- `{record["name"]}` ({record["parameters"] / 1e6:.0f} M weights): {record["skipped"]}'
-        for members in families.values()
-        for record in members
-        if 'skipped' in record
-    ]
+    lines = []
+    for title, members in families.items():
+        reasons: dict[str, list[str]] = {}
+        for record in members:
+            if 'skipped' in record:
+                reason, _, more = record['skipped'].partition(': ')
+                reasons.setdefault(reason, []).append(f'`{record["name"]}`{more and f" ({more})"}')
+        lines += [f'- {title}, {reason}: {", ".join(names)}' for reason, names in reasons.items()]
     return '\n'.join(['## Not run\n', *lines, '']) if lines else ''
 
 

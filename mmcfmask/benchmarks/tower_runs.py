@@ -26,7 +26,9 @@ from . import tower_trials
 from .tower_page import find_family, make_page, problems
 from .training import describe_machine
 
+# Reasons not to run a tower.
 NOT_REACHED = 'the run was stopped before'
+TOO_LARGE = 'needs more memory than was allowed'
 
 
 def run_towers(
@@ -78,7 +80,7 @@ def run_towers(
         record = records[name]
         del record['skipped']
         if record.get('memory', 0) > limit:
-            record['skipped'] = f'needs about {record["memory"]:.0f} GB'
+            record['skipped'] = f'{TOO_LARGE}: {record["memory"]:.0f} GB'
         elif 'built' not in record:
             every = record['gflop'] < variants_below
             trial = dict(config=config, name=name, batch=batch, all_variants=every, onnx=onnx)

@@ -1,6 +1,10 @@
 import re
 
+import open_clip
+from pages import PAGES, ROOT
+
 from mmcfmask.benchmarks.tower_page import FAMILIES, describe_hiding, find_family, make_page, problems
+from mmcfmask.benchmarks.tower_runs import read_records
 from mmcfmask.benchmarks.tower_trials import list_towers
 
 VERSIONS = dict(open_clip='3', device='a CPU')
@@ -39,7 +43,7 @@ def test_rows():
         variants={'object/single': 'ok', 'object/none': 'refused: no tokens', 'random/multi': 'failed: Oops'},
         image_size=[224, 112],
     )  # fmt: skip
-    giant = dict(UNTRIED, name='RN99', names=['RN99', 'RN99-quickgelu'], skipped='needs about 99 GB')
+    giant = dict(UNTRIED, name='RN99', names=['RN99', 'RN99-quickgelu'], skipped='is large: 99 GB')
     page = make_page([RECORD, resnet, giant])
     assert rows(page, 'Families') == [
         ['CLIP ResNet', '3', '1 of 2', 'attention pool', 'no', 'no'],
@@ -52,7 +56,7 @@ def test_rows():
         + ['1.8 + 0.041', '0.52'],
     ]
     assert '- `RN50`: random/multi: failed: Oops\n' in page
-    assert '- `RN99` (88 M weights): needs about 99 GB\n' in page
+    assert '- CLIP ResNet, is large: `RN99` (99 GB)\n' in page
     assert 'open_clip 3, device a CPU' in page and all(len(line) < 400 for line in page.splitlines())
 
 
@@ -84,3 +88,10 @@ def test_problems():
         'the distillation starts at 0.3 of the square of the features',
         'no gradient for a, b',
     ]
+
+
+def test_the_page_of_the_documentation_is_made_of_the_results():
+    records = read_records(str(ROOT / 'docs' / 'results' / 'towers.jsonl'))
+    assert make_page(list(records.values())) == PAGES['docs/towers.md']
+    assert sorted(name for record in records.values() for name in record['names']) == sorted(open_clip.list_models())
+    assert len(PAGES['docs/towers.md'].splitlines()) <= 150
