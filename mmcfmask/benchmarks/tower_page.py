@@ -46,9 +46,10 @@ HEAD = """\
 Every image tower of `open_clip.list_models()`: does it build, has it a relevance map, does it train, and does it leave
 again? Tried with **random weights and noise for images**: this says what works and what it costs, not how well. Made by
 
-    python tools/towers.py --variants-below 10 --out docs/results/towers.jsonl --page docs/towers.md
+    python tools/towers.py --out docs/results/towers.jsonl --page docs/towers.md
 
-which continues from [towers.jsonl](results/towers.jsonl), where whole messages are. Tried with {versions}.
+which continues from [towers.jsonl](results/towers.jsonl), where whole messages are, with
+{versions}.
 
 Random weights cannot tell whether a map sees the object. So it is open for CLIP's ResNets whether the map of their
 attention pool, the default, is better than Grad-CAM (`model.data_preprocessor.relevance=dict(layers='feature_map')`):
@@ -60,15 +61,14 @@ COLUMNS = """\
   first was tried.
 - **Map.** Where relevance starts ([backbones.md](backbones.md#relevance-in-every-family-of-towers)), and the grid of
   the masks. The map was finite, not negative and not flat.
-- **Variants** that took a training step of {batch} images with finite gradients, of those tried: all nine masks x fills
-  for towers of little work, the headline variant (object mask, single fill) for others, which differ from these in
-  depth, width or image size.
+- **Variants** that took a training step of {batch} images with finite gradients, of those tried: nine masks x fills for
+  towers of little work, the headline variant (object mask, single fill) for larger ones. The
+  [tests](../tests/test_benchmarks/test_tower_trials.py) train all nine on a tiny tower of most families.
 - **Hiding** (`fill='none'`). *yes*: features do not change if the pixels of hidden patches do. A percentage: they
   change by so much, because tokens after convolutions know their neighbourhood. *no*: refused.
 - **Export.** Formats of `tools/export.py` that take the tower: **o**pen_clip, **h**f (transformers), **m**mpretrain,
   **t**orch (`torch.export`, features compared), onn**x**.
-- **GB**, float32: weights, gradients, AdamW and teacher + what a step keeps for each image (from 40 GB of GPU memory
-  on, ViTs keep more, which saves time).
+- **GB**, float32: weights, gradients, AdamW and teacher + what a step keeps for each image.
 - **s**: time of one CPU core for each image of a training step.
 """
 
