@@ -153,7 +153,7 @@ def describe(record: Record, lora: bool) -> list[str]:
         f'{name_map(record)} {"×".join(map(str, record["grid"]))}',
         f'{trained} of {len(tried)}',
         describe_hiding(record['hidden']),
-        ''.join(mark for name, mark in FORMATS.items() if record['export'].get(name) == 'ok'),
+        ' '.join(mark for name, mark in FORMATS.items() if record['export'].get(name) == 'ok'),
         '' if record['kept'] is None else f'{fixed:.1f} + {record["kept"]:.2g}',
         '' if record['seconds'] is None else f'{record["seconds"]:.2g}',
         *[record.get('lora', '').partition(':')[0]] * lora,

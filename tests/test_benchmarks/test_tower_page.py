@@ -50,9 +50,19 @@ def test_rows():
         ['CLIP ViT', '2', '1 of 1', 'class token', 'yes', rows(page, 'Families')[1][5]],
     ]
     assert rows(page, 'Towers') == [
-        ['CLIP ResNet', '`RN50`', '87.8', '224×112', '12', 'attention pool 7×7', '1 of 2', 'no', 'oht', '1.8 + 0.041']
+        ['CLIP ResNet', '`RN50`', '87.8', '224×112', '12', 'attention pool 7×7', '1 of 2', 'no', 'o h t', '1.8 + 0.041']
         + ['0.52'],
-        ['CLIP ViT', '`ViT-B-32`, `roberta-ViT-B-32`', '87.8', '224', '8.8', 'class token 7×7', '3 of 3', 'yes', 'oht']
+        [
+            'CLIP ViT',
+            '`ViT-B-32`, `roberta-ViT-B-32`',
+            '87.8',
+            '224',
+            '8.8',
+            'class token 7×7',
+            '3 of 3',
+            'yes',
+            'o h t',
+        ]
         + ['1.8 + 0.041', '0.52'],
     ]
     assert '- `RN50`: random/multi: failed: Oops\n' in page
