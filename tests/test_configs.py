@@ -109,7 +109,8 @@ def shrink(cfg, images, pretrained, work_dir):
                 dataset.holdout.size = 6
     if cfg.get('train_cfg'):
         cfg.train_dataloader.batch_size = 2
-        cfg.train_dataloader.dataset.indices = 2  # one batch
+        # One batch; the dataset of the class means may be the same object.
+        cfg.train_dataloader.dataset = dict(cfg.train_dataloader.dataset, indices=2)
         cfg.train_cfg.max_epochs = 1
         cfg.total_batch_size = 2
 

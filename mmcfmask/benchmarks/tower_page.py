@@ -46,9 +46,10 @@ HEAD = """\
 Every image tower of `open_clip.list_models()`: does it build, has it a relevance map, does it train, and does it leave
 again? Tried with **random weights and noise for images**: this says what works and what it costs, not how well. Made by
 
-    python tools/towers.py --variants-below 10 --out docs/results/towers.jsonl --page docs/towers.md
+    python tools/towers.py --out docs/results/towers.jsonl --page docs/towers.md
 
-which continues from [towers.jsonl](results/towers.jsonl), where whole messages are. Tried with {versions}.
+which continues from [towers.jsonl](results/towers.jsonl), where whole messages are, with
+{versions}.
 
 Random weights cannot tell whether a map sees the object. So it is open for CLIP's ResNets whether the map of their
 attention pool, the default, is better than Grad-CAM (`model.data_preprocessor.relevance=dict(layers='feature_map')`):
@@ -60,15 +61,14 @@ COLUMNS = """\
   first was tried.
 - **Map.** Where relevance starts ([backbones.md](backbones.md#relevance-in-every-family-of-towers)), and the grid of
   the masks. The map was finite, not negative and not flat.
-- **Variants** that took a training step of {batch} images with finite gradients, of those tried: all nine masks x fills
-  for towers of little work, the headline variant (object mask, single fill) for others, which differ from these in
-  depth, width or image size.
+- **Variants** that took a training step of {batch} images with finite gradients, of those tried: nine masks x fills for
+  towers of little work, the headline variant (object mask, single fill) for larger ones. The
+  [tests](../tests/test_benchmarks/test_tower_trials.py) train all nine on a tiny tower of most families.
 - **Hiding** (`fill='none'`). *yes*: features do not change if the pixels of hidden patches do. A percentage: they
   change by so much, because tokens after convolutions know their neighbourhood. *no*: refused.
 - **Export.** Formats of `tools/export.py` that take the tower: **o**pen_clip, **h**f (transformers), **m**mpretrain,
   **t**orch (`torch.export`, features compared), onn**x**.
-- **GB**, float32: weights, gradients, AdamW and teacher + what a step keeps for each image (from 40 GB of GPU memory
-  on, ViTs keep more, which saves time).
+- **GB**, float32: weights, gradients, AdamW and teacher + what a step keeps for each image.
 - **s**: time of one CPU core for each image of a training step.
 """
 
@@ -153,7 +153,7 @@ def describe(record: Record, lora: bool) -> list[str]:
         f'{name_map(record)} {"×".join(map(str, record["grid"]))}',
         f'{trained} of {len(tried)}',
         describe_hiding(record['hidden']),
-        ''.join(mark for name, mark in FORMATS.items() if record['export'].get(name) == 'ok'),
+        ' '.join(mark for name, mark in FORMATS.items() if record['export'].get(name) == 'ok'),
         '' if record['kept'] is None else f'{fixed:.1f} + {record["kept"]:.2g}',
         '' if record['seconds'] is None else f'{record["seconds"]:.2g}',
         *[record.get('lora', '').partition(':')[0]] * lora,
@@ -193,12 +193,14 @@ def list_problems(records: Sequence[Record]) -> str:
 
 def list_skipped(families: Mapping[str, Sequence[Record]]) -> str:
     """A list of the towers that were not run, with the reason."""
-    lines = [
-        f'- `{record["name"]}` ({record["parameters"] / 1e6:.0f} M weights): {record["skipped"]}'
-        for members in families.values()
-        for record in members
-        if 'skipped' in record
-    ]
+    lines = []
+    for title, members in families.items():
+        reasons: dict[str, list[str]] = {}
+        for record in members:
+            if 'skipped' in record:
+                reason, _, more = record['skipped'].partition(': ')
+                reasons.setdefault(reason, []).append(f'`{record["name"]}`{more and f" ({more})"}')
+        lines += [f'- {title}, {reason}: {", ".join(names)}' for reason, names in reasons.items()]
     return '\n'.join(['## Not run\n', *lines, '']) if lines else ''
 
 

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import platform
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
@@ -26,7 +26,9 @@ from . import tower_trials
 from .tower_page import find_family, make_page, problems
 from .training import describe_machine
 
+# Reasons not to run a tower.
 NOT_REACHED = 'the run was stopped before'
+TOO_LARGE = 'needs more memory than was allowed'
 
 
 def run_towers(
@@ -74,11 +76,11 @@ def run_towers(
         needs = guarded(tower_trials.estimate, name=name, batch=batch) if None in known.values() else known
         records[name] = dict(name=name, names=groups[name], batch=batch, **needs, skipped=NOT_REACHED)
     write(records, out, page)
-    for number, name in enumerate(order([records[name] for name in groups]), 1):
+    for number, name in enumerate(order(groups, records), 1):
         record = records[name]
         del record['skipped']
         if record.get('memory', 0) > limit:
-            record['skipped'] = f'needs about {record["memory"]:.0f} GB'
+            record['skipped'] = f'{TOO_LARGE}: {record["memory"]:.0f} GB'
         elif 'built' not in record:
             every = record['gflop'] < variants_below
             trial = dict(config=config, name=name, batch=batch, all_variants=every, onnx=onnx)
@@ -88,11 +90,16 @@ def run_towers(
     return list(records.values())
 
 
-def order(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The names of towers: the smallest of every family, then all others, from the smallest to the largest."""
-    by_size = sorted(records, key=lambda record: record.get('gflop', 0))
-    smallest = {find_family(record['name']): record['name'] for record in reversed(by_size)}
-    return sorted((record['name'] for record in by_size), key=lambda name: name not in smallest.values())
+def order(names: Iterable[str], records: dict[str, dict[str, Any]]) -> list[str]:
+    """The names of towers: first the smallest of every family of which none was tried, then from small to large."""
+    names = sorted(names, key=lambda name: records[name].get('gflop', 0))
+    families = {find_family(name) for name, record in records.items() if 'built' in record}
+    first = []
+    for name in names:
+        if find_family(name) not in families:
+            families.add(find_family(name))
+            first.append(name)
+    return first + [name for name in names if name not in first]
 
 
 def write(records: dict[str, dict[str, Any]], out: str, page: str | None) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def try_tower(config: str, name: str, batch: int = 2, all_variants: bool = True,
     record['start'] = trial.distillation_at_start()
     record['map'] = outcome(trial.check_map)
     pairs = [*product(MASKS, FILLS)] if all_variants else [HEADLINE]
-    record['variants'] = {f'{mask}/{fill}': outcome(lambda: trial.step(mask, fill)) for mask, fill in pairs}  # noqa: B023
+    record['variants'] = {f'{mask}/{fill}': outcome(partial(trial.step, mask, fill)) for mask, fill in pairs}
     record.update(
         seconds=trial.seconds.get(HEADLINE), kept=trial.kept.get(HEADLINE), unused=trial.unused, hidden=trial.hidden()
     )

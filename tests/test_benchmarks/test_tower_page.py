@@ -1,6 +1,10 @@
 import re
 
+import open_clip
+from pages import PAGES, ROOT
+
 from mmcfmask.benchmarks.tower_page import FAMILIES, describe_hiding, find_family, make_page, problems
+from mmcfmask.benchmarks.tower_runs import read_records
 from mmcfmask.benchmarks.tower_trials import list_towers
 
 VERSIONS = dict(open_clip='3', device='a CPU')
@@ -39,20 +43,30 @@ def test_rows():
         variants={'object/single': 'ok', 'object/none': 'refused: no tokens', 'random/multi': 'failed: Oops'},
         image_size=[224, 112],
     )  # fmt: skip
-    giant = dict(UNTRIED, name='RN99', names=['RN99', 'RN99-quickgelu'], skipped='needs about 99 GB')
+    giant = dict(UNTRIED, name='RN99', names=['RN99', 'RN99-quickgelu'], skipped='is large: 99 GB')
     page = make_page([RECORD, resnet, giant])
     assert rows(page, 'Families') == [
         ['CLIP ResNet', '3', '1 of 2', 'attention pool', 'no', 'no'],
         ['CLIP ViT', '2', '1 of 1', 'class token', 'yes', rows(page, 'Families')[1][5]],
     ]
     assert rows(page, 'Towers') == [
-        ['CLIP ResNet', '`RN50`', '87.8', '224×112', '12', 'attention pool 7×7', '1 of 2', 'no', 'oht', '1.8 + 0.041']
+        ['CLIP ResNet', '`RN50`', '87.8', '224×112', '12', 'attention pool 7×7', '1 of 2', 'no', 'o h t', '1.8 + 0.041']
         + ['0.52'],
-        ['CLIP ViT', '`ViT-B-32`, `roberta-ViT-B-32`', '87.8', '224', '8.8', 'class token 7×7', '3 of 3', 'yes', 'oht']
+        [
+            'CLIP ViT',
+            '`ViT-B-32`, `roberta-ViT-B-32`',
+            '87.8',
+            '224',
+            '8.8',
+            'class token 7×7',
+            '3 of 3',
+            'yes',
+            'o h t',
+        ]
         + ['1.8 + 0.041', '0.52'],
     ]
     assert '- `RN50`: random/multi: failed: Oops\n' in page
-    assert '- `RN99` (88 M weights): needs about 99 GB\n' in page
+    assert '- CLIP ResNet, is large: `RN99` (99 GB)\n' in page
     assert 'open_clip 3, device a CPU' in page and all(len(line) < 400 for line in page.splitlines())
 
 
@@ -84,3 +98,14 @@ def test_problems():
         'the distillation starts at 0.3 of the square of the features',
         'no gradient for a, b',
     ]
+
+
+def test_a_page_of_all_towers_is_short():
+    page = make_page([record(name=names[0], names=names) for names in list_towers()])
+    assert len(page.splitlines()) <= 150
+
+
+def test_the_page_of_the_documentation_is_made_of_the_results():
+    records = read_records(str(ROOT / 'docs' / 'results' / 'towers.jsonl'))
+    assert make_page(list(records.values())) == PAGES['docs/towers.md']
+    assert sorted(name for record in records.values() for name in record['names']) == sorted(open_clip.list_models())

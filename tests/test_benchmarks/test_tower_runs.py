@@ -12,7 +12,15 @@ import torch
 from rich.console import Console
 
 from mmcfmask.benchmarks import tower_runs, tower_trials
-from mmcfmask.benchmarks.tower_runs import NOT_REACHED, find_groups, in_process, read_records, run_towers
+from mmcfmask.benchmarks.tower_runs import (
+    NOT_REACHED,
+    TOO_LARGE,
+    find_groups,
+    in_process,
+    order,
+    read_records,
+    run_towers,
+)
 from mmcfmask.errors import ConfigError
 
 CONFIG = str(Path(__file__).parents[2] / 'configs' / 'cfmask_vitb16.py')
@@ -55,13 +63,17 @@ def test_a_killed_run_goes_on(tmp_path, tried):
         run(tmp_path)
     assert tried == [('small', True), ('big', False)]  # the smallest first
     assert skipped(tmp_path) == {'small': None, 'big': NOT_REACHED, 'giant': NOT_REACHED}
-    assert f'`big` (5 M weights): {NOT_REACHED}' in (tmp_path / 'page.md').read_text()
+    assert f'- CLIP ViT, {NOT_REACHED}: `big`, `giant`\n' in (tmp_path / 'page.md').read_text()
     tried.append('from here')
     run(tmp_path)
     assert tried[3:] == [('big', False)]
-    assert skipped(tmp_path) == {'small': None, 'big': None, 'giant': 'needs about 500 GB'}
+    assert skipped(tmp_path) == {'small': None, 'big': None, 'giant': f'{TOO_LARGE}: 500 GB'}
     page = (tmp_path / 'page.md').read_text()
-    assert NOT_REACHED not in page and 'needs about 500 GB' in page and '`big`: built: failed: for a test' in page
+    assert (
+        NOT_REACHED not in page
+        and f'{TOO_LARGE}: `giant` (500 GB)' in page
+        and '`big`: built: failed: for a test' in page
+    )
 
 
 def test_towers_are_tried_again_by_name_or_with_more_memory(tmp_path, tried):
@@ -73,6 +85,14 @@ def test_towers_are_tried_again_by_name_or_with_more_memory(tmp_path, tried):
     assert tried[4:] == [('big', False)]
     run_towers(CONFIG, [], str(tmp_path / 'towers.jsonl'), Console(quiet=True), max_memory=600.0)
     assert tried[5:] == [('giant', False)] and skipped(tmp_path)['giant'] is None
+
+
+def test_every_family_comes_early():
+    sizes = {'ViT-a': 5, 'ViT-b': 1, 'RN1': 9, 'RN2': 8, 'EVA1': 30, 'EVA2': 3}
+    records = {name: dict(gflop=size) for name, size in sizes.items()}
+    assert order(sizes, records) == ['ViT-b', 'EVA2', 'RN2', 'ViT-a', 'RN1', 'EVA1']
+    records['ViT-b']['built'] = 'ok'
+    assert order(set(sizes) - {'ViT-b'}, records) == ['EVA2', 'RN2', 'ViT-a', 'RN1', 'EVA1']
 
 
 def test_mistakes(tmp_path):

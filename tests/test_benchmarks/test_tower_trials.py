@@ -4,6 +4,7 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import tiny_siglip
 import torch
 from torch import nn
 from towers import register
@@ -18,6 +19,7 @@ CONFIG = str(Path(__file__).parents[2] / 'configs' / 'cfmask_vitb16.py')
 @pytest.fixture(scope='module', autouse=True)
 def towers(tmp_path_factory):
     register(tmp_path_factory.mktemp('towers'))
+    tiny_siglip.register(tmp_path_factory.mktemp('siglip'))
 
 
 def test_groups_are_towers():
@@ -55,7 +57,7 @@ def test_kept_bytes_are_those_of_the_graph():
     [
         ('tiny-vit', 'class token', [4, 4], True, {'open_clip', 'hf', 'mmpretrain', 'torch'}),
         ('tiny-coca', 'attention pool', [4, 4], True, {'open_clip', 'torch'}),
-        ('tiny-map-pool', 'attention pool', [3, 3], True, {'open_clip', 'torch'}),
+        (tiny_siglip.NAME, 'attention pool', [4, 4], True, {'open_clip', 'hf', 'torch'}),
         ('tiny-clipa', 'mean of tokens', [4, 4], True, {'open_clip', 'torch'}),
         ('tiny-swin', 'feature map', [8, 8], False, {'open_clip', 'torch'}),
         ('tiny-fastvit', 'feature map', [2, 2], False, {'open_clip', 'torch'}),
