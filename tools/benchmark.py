@@ -24,7 +24,7 @@ sum of both: without a GPU they share the cores.
 
 ``--count`` runs one step on tensors without values, as on a GPU, and adds up floating-point operations, bytes read and
 written, and kernels, by phase. The estimated time of a card is, summed over kernels, the longer of their arithmetic and
-their traffic.
+their traffic. A config with model.backbone.lora is counted with LoRA.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--compile', action='store_true', help='torch.compile the blocks of the towers')
     parser.add_argument('--threads', type=count, help="CPU threads (default: torch's own choice)")
     parser.add_argument(
-        '--skip', nargs='*', default=[], choices=['naive', 'fine-tuning', 'LoRA fine-tuning', 'memory'], help='leave these out'
+        '--skip',
+        nargs='*',
+        default=[],
+        choices=['naive', 'fine-tuning', 'LoRA fine-tuning', 'memory'],
+        help='leave these out',
     )
     parser.add_argument('--out', type=file_name, help='write all measurements to this JSON file')
     add_cfg_options(parser)
