@@ -131,7 +131,7 @@ def extent(tensor: Tensor) -> int:
 def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, float]]:
     """Work of one counterfactual step as on a GPU, by phase; run on CPU tensors without values. With LoRA if the config
     has it."""
-    name = 'LoRA' if uses_lora(cfg.model) else 'counterfactual'
+    candidate = 'LoRA' if uses_lora(cfg.model) else 'counterfactual'
     ledger, fake = Ledger(rates), FakeTensorMode()
     patches = dict(
         on_cpu=lambda device: False, recomputes_on=lambda device: False, attention=F.scaled_dot_product_attention
@@ -143,14 +143,14 @@ def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, floa
             stack.enter_context(mock.patch.object(kernels, name, getattr(ledger, name)))
         for name in ('fits_relevance', 'fits_quick_gelu'):
             stack.enter_context(mock.patch.object(kernels, name, lambda *tensors: True))
-        steps = Steps(cfg, torch.device('cpu'), (name,), partial(drop_values, fake=fake))
+        steps = Steps(cfg, torch.device('cpu'), (candidate,), partial(drop_values, fake=fake))
         stack.enter_context(fake)
         stack.enter_context(ledger)
         data = steps.synthetic_batch(batch)
-        steps.run(name, dict(data))  # the teacher is rounded, the optimizer has its state
+        steps.run(candidate, dict(data))  # the teacher is rounded, the optimizer has its state
         ledger.phases.clear()
         with steps.watched(ledger.during):
-            steps.run(name, dict(data))
+            steps.run(candidate, dict(data))
     return dict(ledger.phases)
 
 
