@@ -160,9 +160,9 @@ def test_adapters_are_timed_beside_all_weights(capsys):
 
 
 def test_adapters_save_the_products_that_make_gradients_of_weights():
-    """Of the backward pass, half; nothing else changes but by the small products."""
+    """A third of the backward pass of this narrow tower; nothing else changes but by the small products."""
     full, lora = (counting.count_training_step(steps.read_config(path, batch=16))['phases'] for path in (SHAPES, LORA))
-    assert 0.5 < lora['backward']['flops'] / full['backward']['flops'] < 0.6
+    assert 0.5 < lora['backward']['flops'] / full['backward']['flops'] < 0.7
     for phase in ('clean forward', 'masked forward', 'teacher', 'relevance'):
         assert 1 <= lora[phase]['flops'] / full[phase]['flops'] < 1.02, phase
     assert lora['optimizer']['bytes'] < 0.2 * full['optimizer']['bytes']
