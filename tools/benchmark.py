@@ -24,7 +24,7 @@ sum of both: without a GPU they share the cores.
 
 ``--count`` runs one step on tensors without values, as on a GPU, and adds up floating-point operations, bytes read and
 written, and kernels, by phase. The estimated time of a card is, summed over kernels, the longer of their arithmetic and
-their traffic.
+their traffic. A config with model.backbone.lora is counted with LoRA.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from .. import kernels
 from ..errors import ConfigError
 from ..models.towers import fast_path
+from ..models.towers.lora import uses_lora
 from .steps import PHASES, Steps
 
 # Dense bfloat16, TensorFloat32 and float32 operations per second, and bytes per second, of the SXM cards; data sheets.
@@ -128,7 +129,9 @@ def extent(tensor: Tensor) -> int:
 
 
 def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, float]]:
-    """Work of one counterfactual step as on a GPU, by phase; run on CPU tensors without values."""
+    """Work of one counterfactual step as on a GPU, by phase; run on CPU tensors without values. With LoRA if the config
+    has it."""
+    candidate = 'LoRA' if uses_lora(cfg.model) else 'counterfactual'
     ledger, fake = Ledger(rates), FakeTensorMode()
     patches = dict(
         on_cpu=lambda device: False, recomputes_on=lambda device: False, attention=F.scaled_dot_product_attention
@@ -140,14 +143,14 @@ def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, floa
             stack.enter_context(mock.patch.object(kernels, name, getattr(ledger, name)))
         for name in ('fits_relevance', 'fits_quick_gelu'):
             stack.enter_context(mock.patch.object(kernels, name, lambda *tensors: True))
-        steps = Steps(cfg, torch.device('cpu'), ('counterfactual',), partial(drop_values, fake=fake))
+        steps = Steps(cfg, torch.device('cpu'), (candidate,), partial(drop_values, fake=fake))
         stack.enter_context(fake)
         stack.enter_context(ledger)
         data = steps.synthetic_batch(batch)
-        steps.run('counterfactual', dict(data))  # the teacher is rounded, the optimizer has its state
+        steps.run(candidate, dict(data))  # the teacher is rounded, the optimizer has its state
         ledger.phases.clear()
         with steps.watched(ledger.during):
-            steps.run('counterfactual', dict(data))
+            steps.run(candidate, dict(data))
     return dict(ledger.phases)
 
 

@@ -135,7 +135,8 @@ class Steps:
             prepare(models[lora])
         self.models = {name: models['LoRA' in name] for name in candidates}
         self.losses = {name: model.losses for name, model in self.models.items()}
-        self.model = self.models[candidates[0]]
+        self.first = candidates[0]
+        self.model = self.models[self.first]
         self.teacher = self.model.teacher
         visual = self.model.backbone.visual
         if 'naive' in candidates and not hasattr(visual, 'transformer'):
@@ -197,7 +198,7 @@ class Steps:
 
     @contextmanager
     def watched(self, meter: Callable[[str], AbstractContextManager]) -> Iterator[None]:
-        """Inside the context, every part of a counterfactual step runs inside ``meter(phase)``."""
+        """Inside the context, every part of a step of the first candidate runs inside ``meter(phase)``."""
 
         def watch(function, *phases: str):
             phases = list(phases)
@@ -208,7 +209,7 @@ class Steps:
 
             return watched
 
-        model, wrapper = self.model, self.wrappers['counterfactual']
+        model, wrapper = self.model, self.wrappers[self.first]
         targets = [
             (model.data_preprocessor, 'forward', 'data'),
             (model, 'extract_feat', 'clean forward', 'masked forward'),

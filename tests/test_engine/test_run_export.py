@@ -98,7 +98,7 @@ def test_adapters_need_the_config_of_their_training(adapted):
     path, _ = adapted
     with pytest.raises(ValueError, match=r"adapters trained with model.backbone.lora = \{'rank': 8\}, but now .*None"):
         load_model(CONFIG, path)
-    with pytest.raises(ValueError, match=r"but now it is \{'rank': 8, 'alpha': 4.0\}"):
+    with pytest.raises(ValueError, match="but now it is .*'alpha': 4.0"):
         load_model(LORA, path, options={'model.backbone.lora.alpha': 4.0})
 
 

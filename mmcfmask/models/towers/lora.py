@@ -240,12 +240,12 @@ def remove_lora(tower: nn.Module, merge: bool = False) -> None:
 
     Args:
         tower (nn.Module): A tower, or a model with one, with or without adapters.
-        merge (bool): First add s B A to the weights. False: they are the pretrained ones.
+        merge (bool): The weights become W + s B A. False: they are W, the pretrained ones.
     """
     for layer in [module for module in tower.modules() if isinstance(module, LAYERS)]:
-        if merge:
-            with torch.no_grad():
-                _frozen_weight(layer).add_(low_rank_update(layer.lora_A, layer.lora_B, layer.lora_scale))
+        if merge:  # a new weight, because a teacher may share the frozen one
+            name = _weight_name(layer)
+            layer._parameters[name] = nn.Parameter(getattr(layer, name).detach(), requires_grad=False)
         layer.__class__ = layer.plain_class  # type: ignore[assignment]
         del layer.lora_A, layer.lora_B, layer.lora_scale, layer.plain_class
     for module in tower.modules():
@@ -262,7 +262,7 @@ def copy_without_lora(tower: nn.Module) -> nn.Module:
 
 def uses_lora(model: Mapping) -> bool:
     """Whether the ``model`` of a config has adapters."""
-    return bool((model.get('backbone') or {}).get('lora') is not None)
+    return (model.get('backbone') or {}).get('lora') is not None
 
 
 def is_adapter(name: str) -> bool:
@@ -291,7 +291,11 @@ def _adapt(layer: Any, options: LoRA) -> None:
 
 def _frozen_weight(layer: nn.Module) -> Any:
     """W of a linear layer, or of q, k and v; None for attention with separate weights of q, k and v."""
-    return layer._parameters['weight' if isinstance(layer, nn.Linear) else 'in_proj_weight']
+    return layer._parameters[_weight_name(layer)]
+
+
+def _weight_name(layer: nn.Module) -> str:
+    return 'weight' if isinstance(layer, nn.Linear) else 'in_proj_weight'
 
 
 def _fingerprint(weights: Iterable[Tensor]) -> Tensor:

@@ -4,7 +4,9 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import resize_pos_embed
+from towers import register
 
+from mmcfmask.counterfactual.towers import patch_grid
 from mmcfmask.models import OpenCLIPBackbone, OpenCLIPTeacher
 
 VISION = dict(image_size=32, layers=2, width=32, head_width=16, patch_size=8)
@@ -63,6 +65,36 @@ def test_other_towers(name, size):
     assert backbone(torch.randn(2, 3, *size))[0].shape == (2, 16)
     with pytest.raises(ValueError, match='no multiple of the patch size'):
         OpenCLIPBackbone(name, image_size=(size[0] + 1, size[1]))
+
+
+@pytest.fixture(scope='module')
+def families(tmp_path_factory):
+    register(tmp_path_factory.mktemp('towers'))
+
+
+@pytest.mark.parametrize('name', ['tiny-convnext', 'tiny-fastvit'])
+def test_convolutions_take_every_size(families, name):
+    """They compute what the tower of its own size computes on such images."""
+    torch.manual_seed(0)
+    trained = OpenCLIPBackbone(name).eval()
+    resized = OpenCLIPBackbone(name, image_size=(96, 64)).eval()
+    resized.load_state_dict(trained.state_dict())
+    images = torch.randn(2, 3, 96, 64)
+    torch.testing.assert_close(resized(images)[0], trained.visual(images))
+    assert patch_grid(resized, images) == (3, 2)
+    with pytest.raises(ValueError, match='takes images of 96x64 pixels, got 64x96'):
+        resized(images.mT)
+
+
+@pytest.mark.parametrize('size, grid', [((48, 64), (12, 16)), (40, (10, 10))])
+def test_windows_follow_the_size(families, size, grid):
+    """Of a Swin, to the last patch: every one has a say."""
+    backbone = OpenCLIPBackbone('tiny-swin', image_size=size).eval()
+    images = torch.randn(1, 3, *backbone.image_size, requires_grad=True)
+    features = backbone(images)[0]
+    features.square().sum().backward()
+    assert features.shape == (1, 16) and images.grad.ne(0).float().mean() > 0.99
+    assert patch_grid(backbone, images) == grid
 
 
 def test_a_size_that_does_not_fit_is_an_error():
