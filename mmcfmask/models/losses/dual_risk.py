@@ -17,10 +17,10 @@ class DualRisk(LossTerm):
     """``loss_descriptions`` = weight · cross-entropy of the description logits l_d to what the pretrained model says by
     them, softmax(l_d⁰). It trains the second classifier of :class:`mmcfmask.models.DualHead`.
 
-    The idea of DRM (Li et al. 2024): predictions of the pretrained model by descriptions estimate p(y | core features),
-    and the cross-entropy to them stands for the worst-case risk, beside the ordinary cross-entropy of the names. The
-    paper corrects these predictions before it takes them as probabilities, in a way that no public source spells out,
-    and its code for training is not published: here they are taken as they are. The paper also trains the text tower,
+    The idea of DRM (Li et al., "Dual Risk Minimization", NeurIPS 2024): predictions of the pretrained model by
+    descriptions estimate p(y | core features), and the cross-entropy to them stands for the worst-case risk, beside the
+    ordinary cross-entropy of the names. The authors' code for training is not published, and how the paper makes
+    probabilities of the similarities was not at hand: here they are the softmax. The paper also trains the text tower,
     as FLYP does; here the embeddings of the texts are weights of the two classifiers.
 
     Args:
