@@ -96,11 +96,11 @@ class CounterfactualClassifier(ImageClassifier):
                 )
         check_head(head)
         tower = build_tower(backbone)
-        neck, width = find_features(tower, MODELS.build(neck) if isinstance(neck, dict) else neck)
+        pool, width = find_features(tower, MODELS.build(neck) if isinstance(neck, dict) else neck)
         if isinstance(head, dict):
             head = {'in_channels': width, **head}
         data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **(data_preprocessor or {})}
-        super().__init__(tower, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
+        super().__init__(tower, neck=pool, head=head, data_preprocessor=data_preprocessor, **kwargs)
         if self.head.in_channels != width:
             raise ConfigError(
                 f'model.head.in_channels={self.head.in_channels}, but the image features have width {width}: leave '
