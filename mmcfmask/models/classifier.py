@@ -103,12 +103,12 @@ class CounterfactualClassifier(ImageClassifier):
         if isinstance(backbone, dict):
             backbone = {key: value for key, value in backbone.items() if key != 'lora'}
         tower = build_tower(backbone)
-        neck, width = find_features(tower, MODELS.build(neck) if isinstance(neck, dict) else neck)
+        pool, width = find_features(tower, MODELS.build(neck) if isinstance(neck, dict) else neck)
         if isinstance(head, dict):
             head = {'in_channels': width, **head}
         options = fill_normalisation(data_preprocessor or {}, tower)
         data_preprocessor = {'type': 'CAMRefillDataPreprocessor', **options}
-        super().__init__(tower, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs)
+        super().__init__(tower, neck=pool, head=head, data_preprocessor=data_preprocessor, **kwargs)
         if self.head.in_channels != width:
             raise ConfigError(
                 f'model.head.in_channels={self.head.in_channels}, but the image features have width {width}: leave '

@@ -258,7 +258,7 @@ def test_bad_input(tiny_pretrained, batch):
     wide.setup = lambda *args: setattr(
         wide, 'backbone', MODELS.build(dict(type='OpenCLIPBackbone', model_name='tiny-vit-wide'))
     )
-    wide.neck = None
+    wide.neck, wide.is_pretrained_student = None, False
     with pytest.raises(ValueError, match='the teacher .* gives features of width 24, but the student gives width 16'):
         MODELS.build(
             dict(

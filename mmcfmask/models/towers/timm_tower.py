@@ -63,10 +63,10 @@ class PooledTIMMBackbone(TIMMBackbone):
             kwargs['norm_layer'] = MODELS.get(kwargs['norm_layer'])
         try:
             model = timm.create_model(
-                model_name, pretrained=pretrained, in_chans=in_channels, **{'num_classes': 0, **kwargs}
+                model_name, pretrained=pretrained, in_chans=in_channels, **{**kwargs, 'num_classes': 0}
             )
         except (OSError, RuntimeError) as error:
-            if not pretrained:
+            if not pretrained and ':' not in model_name:
                 raise
             raise MissingFileError(
                 f'the weights of {model_name!r} are not on this machine and cannot be downloaded ({error}): set '

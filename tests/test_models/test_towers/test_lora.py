@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
-from towers import OPEN_CLIP, build, register
+from towers import build, register
 
 from mmcfmask import relevance_map
 from mmcfmask.models.towers.lora import (
