@@ -137,10 +137,10 @@ class LoRALinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """W + s B A, (out, in)."""
-        return self._parameters['weight'] + low_rank_update(self.lora_A, self.lora_B, self.lora_scale)
+        return _frozen_weight(self) + low_rank_update(self.lora_A, self.lora_B, self.lora_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return lora_linear(x, self._parameters['weight'], self.bias, self.lora_A, self.lora_B, self.lora_scale)
+        return lora_linear(x, _frozen_weight(self), self.bias, self.lora_A, self.lora_B, self.lora_scale)
 
 
 class LoRAMultiheadAttention(nn.MultiheadAttention):
@@ -153,7 +153,7 @@ class LoRAMultiheadAttention(nn.MultiheadAttention):
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
         """W + s B A of q, k and v, (3 C, C)."""
-        return self._parameters['in_proj_weight'] + low_rank_update(self.lora_A, self.lora_B, self.lora_scale)
+        return _frozen_weight(self) + low_rank_update(self.lora_A, self.lora_B, self.lora_scale)
 
 
 class LoRALeanAttention(LoRAMultiheadAttention, LeanAttention):
@@ -162,7 +162,7 @@ class LoRALeanAttention(LoRAMultiheadAttention, LeanAttention):
     def project_parts(self, x: Tensor, first: int = 0, last: int = 3) -> Tensor:
         width, rank = self.embed_dim, self.lora_B.shape[1]
         rows, ranks = slice(first * width, last * width), slice(first * rank, last * rank)
-        weight, bias = self._parameters['in_proj_weight'][rows], self.in_proj_bias[rows]
+        weight, bias = _frozen_weight(self)[rows], self.in_proj_bias[rows]
         return lora_linear(x, weight, bias, self.lora_A[ranks], self.lora_B[rows], self.lora_scale)
 
 
@@ -246,7 +246,7 @@ def remove_lora(tower: nn.Module, merge: bool = False) -> None:
         if merge:  # a new weight, because a teacher may share the frozen one
             name = _weight_name(layer)
             layer._parameters[name] = nn.Parameter(getattr(layer, name).detach(), requires_grad=False)
-        layer.__class__ = layer.plain_class  # type: ignore[assignment]
+        layer.__class__ = layer.plain_class
         del layer.lora_A, layer.lora_B, layer.lora_scale, layer.plain_class
     for module in tower.modules():
         module._buffers.pop('lora_base', None)
