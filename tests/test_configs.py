@@ -1,6 +1,7 @@
 """Every shipped config: dumps and loads, builds, trains one iteration on tiny synthetic data, and tests."""
 
 import ast
+import copy
 import re
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def shrink(cfg, images, pretrained, work_dir):
         start.update(classnames=names, templates=['a photo of a {}.', 'a sketch of a {}.'])
     elif start.type == 'prototype':
         start.per_class = 2
+        start.dataset = copy.deepcopy(start.dataset)  # may be that of the training
     elif start.type == 'linear_probe':
         start.strengths = [1e-3, 1e-1]
     for term in cfg.model.get('losses') or ():
