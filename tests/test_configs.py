@@ -1,6 +1,7 @@
 """Every shipped config: dumps and loads, builds, trains one iteration on tiny synthetic data, and tests."""
 
 import ast
+import copy
 import re
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def shrink(cfg, images, pretrained, work_dir):
             described.cache_dir = str(work_dir / 'cache')
     elif start.type == 'prototype':
         start.per_class = 2
+        start.dataset = copy.deepcopy(start.dataset)  # may be that of the training
     elif start.type == 'linear_probe':
         start.strengths = [1e-3, 1e-1]
     for term in cfg.model.get('losses') or ():

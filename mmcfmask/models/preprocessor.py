@@ -106,7 +106,7 @@ class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
                 f'model.data_preprocessor has mean={mean!r}, std={std!r}: numbers, or "pretrained" in a '
                 'CounterfactualClassifier, which fills them in'
             )
-        super().__init__(mean=mean, std=std, **kwargs)
+        super().__init__(**dict(kwargs, mean=mean, std=std))
         self._non_blocking = True  # from pinned memory; mmpretrain's class has no argument for it
         CounterfactualMaker.__init__(self, mask, fill, value, mask_share, views, color_mixing, donors)
         check_options(relevance)

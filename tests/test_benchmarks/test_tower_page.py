@@ -101,11 +101,12 @@ def test_problems():
 
 
 def test_a_page_of_all_towers_is_short():
-    page = make_page([record(name=names[0], names=names) for names in list_towers()])
+    page = make_page([record(name=names[0], names=names) for names in list_towers() if not names[0].startswith('tiny')])
     assert len(page.splitlines()) <= 150
 
 
 def test_the_page_of_the_documentation_is_made_of_the_results():
     records = read_records(str(ROOT / 'docs' / 'results' / 'towers.jsonl'))
     assert make_page(list(records.values())) == PAGES['docs/towers.md']
-    assert sorted(name for record in records.values() for name in record['names']) == sorted(open_clip.list_models())
+    names = [name for record in records.values() for name in record['names']]
+    assert sorted(names) == sorted(name for name in open_clip.list_models() if not name.startswith('tiny'))

@@ -62,8 +62,9 @@ def vision_config(backbone: OpenCLIPBackbone) -> dict[str, Any]:
         reasons += ['no layer norm before its blocks'] * isinstance(visual.ln_pre, nn.Identity)
     elif isinstance(visual, TimmModel) and isinstance(visual.trunk, TimmVisionTransformer):
         block, kind = visual.trunk.blocks[0], 'siglip_vision_model'
-        norm, heads, mlp, depth = block.norm1, block.attn.num_heads, block.mlp.fc1, len(visual.trunk.blocks)
-        pool = visual.trunk.attn_pool
+        norm, heads, depth = block.norm1, block.attn.num_heads, len(visual.trunk.blocks)
+        mlp, pool = getattr(block.mlp, 'fc1', None), visual.trunk.attn_pool
+        reasons += ['a gated MLP'] * (mlp is None)  # ViTamin
         reasons += ['no attention pool with as many heads'] * (pool is None or pool.num_heads != heads)
     else:
         raise ConfigError(f'{where} is neither a CLIP ViT nor a SigLIP, so transformers has no such tower: {OTHERS}')

@@ -134,6 +134,7 @@ def test_names_of_classes(backbone, preprocessing, tmp_path):
         ('RN50', 'neither a CLIP ViT nor a SigLIP'),
         ('convnext_base', 'neither a CLIP ViT nor a SigLIP'),
         ('vit_medium_patch16_gap_256', 'no attention pool'),
+        ('ViTamin-S', 'a gated MLP'),
         ('coca_ViT-B-32', 'weights that they lack: visual.attn_pool.query'),
     ],
 )
