@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 from short_runs import launch
 from terms import build
 from torch import nn
@@ -98,6 +99,10 @@ def test_blocks_of_a_tower():
 def test_what_cannot_be_sharded_is_refused(tiny_pretrained):
     with pytest.raises(ValueError, match='--fsdp: L2SP reads the weights of whole towers'):
         check_shardable(build(tiny_pretrained, dict(type='L2SP')))
+    backbone = dict(type='OpenCLIPBackbone', model_name='tiny-vit', lora=dict(rank=2))
+    head = dict(type='CLIPDistillHead', num_classes=3)
+    with pytest.raises(ValueError, match='--fsdp: with LoRA, student and teacher share'):
+        check_shardable(MODELS.build(dict(type='CounterfactualClassifier', backbone=backbone, head=head)))
     cfg = Config(dict(launcher='none', model_wrapper_cfg=dict(type='FullyShardedDataParallel')))
     with pytest.raises(ValueError, match='--fsdp splits a model over several processes: start them with tools/dist'):
         prepare_sharding(cfg)
