@@ -203,7 +203,7 @@ class Trial:
             FloatingPointError: A gradient is not finite.
         """
         CounterfactualMaker.__init__(self.model.data_preprocessor, mask, fill)
-        for term in self.steps.losses:
+        for term in self.steps.losses['counterfactual']:
             term.setup(self.model)
         optimizer = self.steps.wrappers['counterfactual'].optimizer
         handle = optimizer.register_step_pre_hook(lambda *_: self._check_gradients())

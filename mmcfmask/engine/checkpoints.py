@@ -281,7 +281,7 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
                 'which computes something else from the same weights'
             )
     lora = [LoRA(**part['lora']) if part.get('lora') is not None else None for part in (before, now)]
-    if holds_adapters(checkpoint['state_dict']) and lora[0] != lora[1]:
+    if holds_adapters(checkpoint.get('state_dict') or {}) and lora[0] != lora[1]:
         raise ConfigError(
             f'{name} holds adapters trained with model.backbone.lora = {before.get("lora")}, but now it is '
             f'{now.get("lora")}: set it as in the training'

@@ -38,7 +38,7 @@ def run(case: Case, folder, monkeypatch) -> None:
         options = options if isinstance(options, dict) else parse_options(options)
         return load_config(path, {**options, **case.options}, **kwargs)
 
-    def stop(cfg):
+    def stop(cfg, *args):
         raise Accepted
 
     for module in (run_training, run_test, run_wise_ft):

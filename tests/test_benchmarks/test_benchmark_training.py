@@ -149,6 +149,7 @@ def test_count(capsys):
 LORA = str(ROOT / 'configs' / 'shapes' / 'cfmask_lora.py')
 
 
+@pytest.mark.slow
 def test_adapters_are_timed_beside_all_weights(capsys):
     cfg = steps.read_config(LORA, batch=4)
     result = training.benchmark_training(cfg, CPU, steps=1, skip=['naive'])

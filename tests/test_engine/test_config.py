@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import traceback
@@ -43,7 +44,8 @@ def test_shipped_configs_run_as_they_are_read(path):
 def test_configs_are_those_of_mmengine_alone():
     """Ours, which override no shared variable, and a sample of mmpretrain's are read as if mmcfmask was not there, but
     for the ``_delete_`` that mmengine leaves behind."""
-    paths = [*OURS, IPU, *random.Random(0).sample(THEIRS, 40)]
+    ours = [path for path in OURS if not re.search('^image_size =', Path(path).read_text(), re.MULTILINE)]
+    paths = [*ours, IPU, *random.Random(0).sample(THEIRS, 40)]
     code = (
         'import json, sys\n'
         'from mmengine.config import Config\n'
