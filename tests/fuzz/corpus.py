@@ -280,7 +280,6 @@ def names() -> Iterator[Case]:
         (dict(rank=0), 'rank'),
         (dict(rnk=8), 'rank'),
         (dict(targets=['atn']), 'attn'),
-        (dict(rank=10**6), 'larger'),
         (8, 'dict'),
     ):
         yield value('model.backbone.lora', own, says=near)

@@ -220,10 +220,9 @@ class CaRot(FLYP):
             with torch.no_grad():
                 texts = self.average_text.encode_text(tokens, normalize=True)
                 teacher = self.average_text.logit_scale.exp() * cosines(self.average(step.images), texts)
-            loss = sum(
-                soft_cross_entropy(s, t.float().softmax(dim=1)) for s, t in ((student, teacher), (student.T, teacher.T))
-            )
-            losses['loss_self_distillation'] = self.distillation * loss
+            by_image = soft_cross_entropy(student, teacher.float().softmax(dim=1))
+            by_text = soft_cross_entropy(student.T, teacher.T.float().softmax(dim=1))
+            losses['loss_self_distillation'] = self.distillation * (by_image + by_text)
         return losses
 
     def after_step(self, classifier: nn.Module, done: int, steps: int) -> None:
