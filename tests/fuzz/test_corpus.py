@@ -49,7 +49,7 @@ def run(case: Case, folder, monkeypatch) -> None:
     for stream in ('stdout', 'stderr'):
         monkeypatch.setattr(sys, stream, getattr(sys, stream))
     arguments = [argument.replace('{}', str(folder)) for argument in case.arguments]
-    if case.tool != 'study' and '--work-dir' not in arguments:
+    if case.tool not in ('study', 'mask-quality') and '--work-dir' not in arguments:
         arguments += ['--work-dir', str(folder / 'work')]
     mmcfmask_cli.main([case.tool, *arguments])
 
