@@ -37,9 +37,8 @@ class FullyShardedDataParallel:
     """Shards a :class:`mmcfmask.models.CounterfactualClassifier` over all processes, in place, and stands for it:
     ``model_wrapper_cfg=dict(type='FullyShardedDataParallel')`` gives the model itself.
 
-    Args:
-        module (nn.Module): The model on the device of this process. The weights of the first process count.
-        copied (bool): Whether the model will be deep-copied, once, for a moving average. Defaults to False.
+    ``module`` is the model on the device of this process; the weights of the first process count. ``copied=True`` lets
+    it be deep-copied, once, for a moving average of the weights.
 
     Raises:
         ConfigError: A part of the model that reads whole weights outside of a forward pass.
