@@ -28,9 +28,6 @@ from ..errors import ConfigError
 from ..models.towers.lora import has_lora
 from .values import is_a
 
-# Methods of a head and of a text tower that a forward pass calls directly, with their parameters.
-FORWARD_METHODS = ('distill_loss', 'encode_text')
-
 
 @MODEL_WRAPPERS.register_module()
 class FullyShardedDataParallel:
@@ -103,18 +100,15 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """
     teacher = getattr(model.teacher, 'backbone', None)  # a copy of the model shares its teacher
     towers = [tower for tower in (model.backbone, teacher) if tower is not None and not isinstance(tower, FSDPModule)]
-    texts = [part for term in model.losses if (part := getattr(term, 'text', None)) is not None]
-    for tower in [*towers, *texts]:
+    for tower in towers:
         for block in find_blocks(tower):
             fully_shard(block, mesh=mesh)
         fully_shard(tower, mesh=mesh)
     for part in (model.neck, model.head):
         if part is not None:
             fully_shard(part, mesh=mesh)
-    for part in [model.head, *texts]:
-        for name in FORWARD_METHODS:
-            if hasattr(part, name):
-                register_fsdp_forward_method(part, name)
+    if hasattr(model.head, 'distill_loss'):  # knowledge distillation calls it, and it reads the parameters of the head
+        register_fsdp_forward_method(model.head, 'distill_loss')
     fully_shard(model, mesh=mesh)
 
 
