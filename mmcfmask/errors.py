@@ -48,9 +48,14 @@ def blame(
     except FileNotFoundError as error:
         raise MissingFileError(f'{where}: {error}') from None
     except kinds as error:
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-        reason = text.splitlines()[0] if text else 'its class does not take these values'
+        reason = first_line(error) if str(error).strip() else 'its class does not take these values'
         raise ConfigError(f'{where}: {reason}') from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of the message of an error of a library, or its type where there is no message."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..counterfactual import FILLS, MASKS, hide_patches, refill, relevance_map, tower_layout
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models import CounterfactualMaker, OpenCLIPBackbone
 from ..models.export.graphs import check_onnx, export_graph, write_onnx
 from ..models.export.hugging_face_folder import vision_config
@@ -107,7 +107,7 @@ def outcome(part: Callable[[], Any]) -> str:
     except UserError as error:
         return f'refused: {error}'
     except Exception as error:  # whatever it is, it is what the trial is for
-        return f'failed: {type(error).__name__}: {(str(error) or "no message").splitlines()[0]}'
+        return f'failed: {type(error).__name__}: {first_line(error)}'
     return 'ok'
 
 

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from ..compat import drop_deletes
-from ..errors import ConfigError, MissingFileError, StorageError, UserError
+from ..errors import ConfigError, MissingFileError, StorageError, UserError, first_line
 from ..messages import near_names
 from .checks import check_config
 from .checks.schema import check_top_level
@@ -70,7 +70,7 @@ def _merge_options(before: Config, options: Mapping[str, Any]) -> Config:
         raise
     except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:  # such as an index into no list
         _raise_from_module(error, '--cfg-options')
-        raise ConfigError(f'--cfg-options {" ".join(options)}: {str(error).splitlines()[0]}') from None
+        raise ConfigError(f'--cfg-options {" ".join(options)}: {first_line(error)}') from None
     return cfg
 
 
@@ -228,7 +228,7 @@ def _find_bases(path: str) -> list[str]:
         except UserError:
             raise
         except (ValueError, ImportError, FileNotFoundError, TypeError) as error:  # no such package, no config, no text
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise ConfigError(f'{path} inherits from {base!r}, which cannot be found: {reason}') from None
     return found
 

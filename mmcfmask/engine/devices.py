@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 
 
 def find_device(name: str | None = None) -> torch.device:
@@ -18,4 +18,4 @@ def find_device(name: str | None = None) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f'--device {name}: {str(error).splitlines()[0]}') from None
+        raise ConfigError(f'--device {name}: {first_line(error)}') from None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, MissingPackageError
+from ..errors import ConfigError, MissingPackageError, first_line
 from ..files import write_text
 from .jobs import Command
 
@@ -79,9 +79,9 @@ class SlurmExecutor:
             self.executor = submitit.AutoExecutor(folder, cluster=cluster)
             self.executor.update_parameters(name='mmcfmask', **(resources or {}))
         except RuntimeError as error:  # no sbatch
-            raise ConfigError(f'--executor slurm: {str(error).splitlines()[0]}') from error
+            raise ConfigError(f'--executor slurm: {first_line(error)}') from error
         except (NameError, TypeError, AssertionError) as error:
-            raise ConfigError(f'slurm: {str(error).splitlines()[0]}') from error
+            raise ConfigError(f'slurm: {first_line(error)}') from error
 
     def start(self, command: Command, slot: int) -> SlurmProcess:
         """Submit a command, unless it is still at work since the study was killed."""
@@ -124,7 +124,7 @@ class SlurmProcess:
             return self.job.result()
         except (FailedJobError, UncompletedJobError) as error:  # cancelled, out of memory, or the machine failed
             with self.log.open('a', encoding='utf-8') as log:
-                log.write(f'SLURM job {self.job.job_id}: {self.job.state}. {str(error).splitlines()[0]}\n')
+                log.write(f'SLURM job {self.job.job_id}: {self.job.state}. {first_line(error)}\n')
             return 1
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, blame
 from ..precision import autocast_dtype
 from .towers.loading import load_text_tower
 from .towers.lora import copy_without_lora
@@ -88,15 +88,10 @@ class OpenCLIPTeacher(nn.Module):
         if self.model_name is None or same:
             self.backbone, self.neck = copy_without_lora(backbone), deepcopy(neck)
         else:
-            self.backbone = MODELS.build(
-                dict(
-                    type='OpenCLIPBackbone',
-                    model_name=self.model_name,
-                    pretrained=self.pretrained,
-                    # The same images go into both.
-                    image_size=getattr(backbone, 'image_size', None),
-                )
-            )
+            options = dict(model_name=self.model_name, pretrained=self.pretrained)
+            size = getattr(backbone, 'image_size', None)  # the same images go into both
+            with blame('model.teacher'):
+                self.backbone = MODELS.build(dict(type='OpenCLIPBackbone', image_size=size, **options))
             self.neck = None
         self.is_pretrained_student = same or self.model_name is None
         self.head = deepcopy(head)

@@ -87,7 +87,7 @@ def _check_model_parts(cfg: Config) -> None:
             settings = {key: value for key, value in (preprocessor or {}).items() if key in OPTIONS}
             with _blame(f'model.losses[{index}]', (OSError, ValueError, TypeError)), _aside():
                 built = kind(**arguments)
-                built.check_maker(built.maker or CounterfactualMaker(**settings))
+                built.check_images(built.maker or CounterfactualMaker(**settings))
 
 
 def _check_pipelines(values: dict) -> None:

@@ -12,7 +12,7 @@ from mmpretrain.models.classifiers import ImageClassifier
 from torch import Tensor, nn
 
 from ...compat import no_fused_transformer_layers
-from ...errors import ConfigError, MissingPackageError
+from ...errors import ConfigError, MissingPackageError, first_line
 from ...files import atomic_write
 
 # A file of ONNX cannot hold more; weights of larger models lie beside it.
@@ -76,8 +76,9 @@ def export_graph(model: ImageClassifier, image_size: tuple[int, int], classifier
         with torch.no_grad(), no_fused_transformer_layers():
             return torch.export.export(module, (images,), dynamic_shapes=BATCH)
     except Exception as error:  # torch raises errors of many types
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f'torch.export cannot trace this {type(model.backbone).__name__}: {reason}') from error
+        raise ConfigError(
+            f'torch.export cannot trace this {type(model.backbone).__name__}: {first_line(error)}'
+        ) from error
 
 
 def write_graph(folder: Path, graph: torch.export.ExportedProgram, output: str) -> str:
@@ -124,8 +125,7 @@ def write_onnx(folder: Path, graph: torch.export.ExportedProgram, output: str) -
             graph, dynamo=True, input_names=['images'], output_names=[output], dynamic_shapes=BATCH, verbose=False
         )
     except Exception as error:  # torch raises errors of many types
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f'torch.onnx cannot export this model: {reason}') from error
+        raise ConfigError(f'torch.onnx cannot export this model: {first_line(error)}') from error
     finally:
         logger.setLevel(level)
     path = folder / 'model.onnx'

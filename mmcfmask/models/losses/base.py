@@ -268,7 +268,7 @@ def find_layout(tower: nn.Module) -> TowerLayout | None:
     return None if size is None else tower_layout(tower, next(tower.parameters()).new_empty(1, 3, *size))
 
 
-def check_maker(classifier: nn.Module, maker: CounterfactualMaker) -> None:
+def check_tower(classifier: nn.Module, maker: CounterfactualMaker) -> None:
     """Raise a ConfigError unless the tower has patches that ``maker`` can mask, and hide where nothing fills them."""
     layout = find_layout(classifier.backbone)
     if maker.fill != 'none':

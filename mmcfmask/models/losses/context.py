@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError, blame
 from ...ranges import NonNegative
 from ..maker import CounterfactualMaker, check_names
-from .base import CounterfactualImages, LossTerm, Step, check_maker
+from .base import CounterfactualImages, LossTerm, Step, check_tower
 from .distillation import feature_distillation
 
 
@@ -62,10 +62,10 @@ class ContextTerm(LossTerm):
     def setup(self, classifier: nn.Module) -> None:
         super().setup(classifier)
         maker = self.maker or classifier.data_preprocessor
-        self.check_maker(maker)
-        check_maker(classifier, maker)
+        self.check_images(maker)
+        check_tower(classifier, maker)
 
-    def check_maker(self, maker: CounterfactualMaker) -> None:
+    def check_images(self, maker: CounterfactualMaker) -> None:
         """Raise a ConfigError unless the term can use the images of ``maker``: its own, or the data preprocessor."""
         if maker.mask == 'object':
             where = 'model.data_preprocessor' if self.maker is None else 'its counterfactual'
@@ -118,8 +118,8 @@ class ContextInvariance(ContextTerm):
             raise ConfigError(f'ContextInvariance: unknown target={target!r}: choose "context" or "clean"')
         self.target = target
 
-    def check_maker(self, maker: CounterfactualMaker) -> None:
-        super().check_maker(maker)
+    def check_images(self, maker: CounterfactualMaker) -> None:
+        super().check_images(maker)
         if self.target == 'context':
             check_donors(self, maker, ', or target="clean"')
 
@@ -153,8 +153,8 @@ class ContextDistillation(ContextTerm):
     def __init__(self, weight: NonNegative = 30.0, counterfactual: dict | None = None) -> None:
         super().__init__(weight, counterfactual)
 
-    def check_maker(self, maker: CounterfactualMaker) -> None:
-        super().check_maker(maker)
+    def check_images(self, maker: CounterfactualMaker) -> None:
+        super().check_images(maker)
         check_donors(self, maker)
 
     def forward(self, step: Step) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from .base import LossTerm, Step, check_maker, find_layout
+from .base import LossTerm, Step, check_tower, find_layout
 
 
 def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class CounterfactualDistillation(Distillation):
         super().setup(classifier)
         if classifier.data_preprocessor.fill == 'none':
             check_same_patches(classifier)
-        check_maker(classifier, classifier.data_preprocessor)
+        check_tower(classifier, classifier.data_preprocessor)
 
     def needs_relevance(self, classifier: nn.Module) -> bool:
         return classifier.data_preprocessor.needs_relevance

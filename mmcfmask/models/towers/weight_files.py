@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import print_log
 from open_clip.factory import load_state_dict
 
-from ...errors import ConfigError, StorageError, blame
+from ...errors import ConfigError, StorageError, blame, first_line
 from ...files import check_whole
 from ...messages import short_list
 from .state_dicts import has_text_tower, to_open_clip
@@ -116,7 +116,7 @@ def explain_unreadable(error: Exception) -> str:
         return f'it holds more than tensors and plain values{example}, which could run code'
     if 'weights_only' in text:
         return 'unknown content'
-    return text.splitlines()[0]
+    return first_line(error)
 
 
 def warn_of_activation(model_name: str, path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:

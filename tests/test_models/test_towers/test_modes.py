@@ -9,7 +9,7 @@ from towers import MMPRETRAIN, OPEN_CLIP, enlarge, register
 
 from mmcfmask.errors import ConfigError
 from mmcfmask.models import classifier as classifier_module
-from mmcfmask.models.losses.base import check_maker
+from mmcfmask.models.losses.base import check_tower
 from mmcfmask.models.maker import PUBLISHED_VALUES
 from mmcfmask.models.towers.modes import keep_pretrained_mode, take_class_token
 
@@ -69,9 +69,9 @@ def test_every_family_trains_with_all_variants(name):
     for (maker.mask, maker.fill), maker.value in PUBLISHED_VALUES.items():
         if maker.fill == 'none' and name in ('tiny-resnet', 'tiny-convnext', 'tiny-swin', 'tiny-fastvit'):
             with pytest.raises(ConfigError, match=r'fill="none" hides patches, but .* is no plain transformer'):
-                check_maker(model, maker)
+                check_tower(model, maker)
             continue
-        check_maker(model, maker)
+        check_tower(model, maker)
         losses = model(*data, mode='loss')
         assert losses['loss_distill'] < 1e-9, (maker.mask, maker.fill)
         losses['loss_cls'].backward()
