@@ -27,6 +27,10 @@ class StorageError(UserError, OSError):
     """A file or folder cannot be read or written."""
 
 
+class MemoryShortageError(UserError, MemoryError):
+    """A GPU or the machine has too little memory."""
+
+
 class MissingPackageError(UserError, ImportError):
     """An optional package is not installed, or too old."""
 

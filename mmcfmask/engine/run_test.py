@@ -24,6 +24,7 @@ from .checks.model import warn_of_random_weights
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
+from .memory import memory_explained
 from .provenance import read_selection, read_training_settings
 from .testing import add_gate, add_relevance_crop, gate_kind, name_method, prepare_test
 
@@ -98,7 +99,8 @@ def run_test(
         check_state_dict(unwrapped(runner.model), loaded, checkpoint)
     else:
         warn_of_random_weights(cfg)
-    runner.test()
+    with memory_explained(cfg, unwrapped(runner.model)):
+        runner.test()
     run = None
     if is_main_process():
         run = _describe(runner, cfg, config, checkpoint, loaded)

@@ -20,6 +20,7 @@ from .checks.model import check_parameter_groups, warn_of_random_weights, warn_o
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments, is_first_process, world_size
+from .memory import memory_explained
 from .values import get_value
 
 
@@ -81,7 +82,7 @@ def run_training(
         else:
             warn_of_random_weights(cfg)
         warn_of_unused_settings(cfg.model)
-        with explained(cfg.work_dir):
+        with explained(cfg.work_dir), memory_explained(cfg, unwrapped(runner.model), 'val', world_size(cfg.launcher)):
             runner.train()
         end_process_group()
 

@@ -19,6 +19,7 @@ from .checks import check_work_dir
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
+from .memory import memory_explained
 from .testing import prepare_test
 from .wise_ft import parse_alphas
 from .wise_ft_results import line_table, save_interpolated, write_results
@@ -70,7 +71,8 @@ def run_wise_ft(
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=alphas)
     runner = build_runner(cfg)
     check_state_dict(unwrapped(runner.model), loaded, checkpoint)
-    runner.test()
+    with memory_explained(cfg, unwrapped(runner.model)):
+        runner.test()
     line = None
     if is_main_process():
         meta = loaded.get('meta') or {}
