@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
-from short_runs import launch
+from short_runs import config, launch, train
 from terms import build
 from torch import nn
 
@@ -15,39 +15,51 @@ from mmcfmask.engine.fsdp import check_shardable, find_blocks, prepare_sharding
 
 WORKER = """
 import sys
-sys.path.insert(0, sys.argv[1])
+folder, tests, pretrained, out, method, processes, resume = sys.argv[1:]
+sys.path[:0] = [tests, f'{tests}/test_engine']
 import mmcfmask, open_clip
-from short_runs import config
+from test_fsdp import settings
 from mmcfmask.engine.build import build_runner, set_gradient_accumulation
 
-folder, pretrained, out, method, wrapper, resume = sys.argv[2:]
 open_clip.add_model_config(folder)
-options = {'train_dataloader.batch_size': 4, 'train_dataloader.dataset.size': 32, 'total_batch_size': 16}
-cfg = config(out, pretrained, method.removesuffix('+amp'), **options)
-if method.endswith('+amp'):
-    cfg.optim_wrapper.type = 'AutocastOptimWrapper'
+cfg = settings(out, pretrained, method.removesuffix('+ddp'))
 cfg.launcher = 'pytorch'
-cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.01, momentum=0.9)  # Adam amplifies the rounding of small gradients
-cfg.model_wrapper_cfg = None if wrapper == 'ddp' else dict(type='FullyShardedDataParallel')
+cfg.model_wrapper_cfg = None if method.endswith('+ddp') else dict(type='FullyShardedDataParallel')
 if resume:
     cfg.resume, cfg.load_from = True, resume
-set_gradient_accumulation(cfg, 2)
+set_gradient_accumulation(cfg, int(processes))
 build_runner(cfg).train()
 """
+
+
+def settings(out, pretrained, method):
+    """16 images per optimizer step, 4 at once."""
+    options = {'train_dataloader.batch_size': 4, 'train_dataloader.dataset.size': 32, 'total_batch_size': 16}
+    cfg = config(out, pretrained, method.removesuffix('+amp'), **options)
+    if method.endswith('+amp'):
+        cfg.optim_wrapper.type = 'AutocastOptimWrapper'
+    cfg.optim_wrapper.optimizer = dict(
+        type='SGD', lr=0.01, momentum=0.9
+    )  # Adam amplifies the rounding of small gradients
+    return cfg
 
 
 @pytest.fixture
 def run(tmp_path, tiny_towers, tiny_pretrained):
     (tmp_path / 'worker.py').write_text(WORKER)
 
-    def train(name, method, wrapper, resume=''):
+    def run(name, method, processes=2, resume=''):
+        """The last checkpoint of a training: by FSDP, by DDP (method+ddp), or here if it has one process."""
         out = tmp_path / name
-        arguments = (Path(__file__).parents[1], tiny_towers, tiny_pretrained, out, method, wrapper, resume)
-        done = launch(str(tmp_path / 'worker.py'), 2, *arguments)
-        assert done.returncode == 0, done.stderr[-3000:]
+        if processes == 1:
+            train(settings(out, tiny_pretrained, method))
+        else:
+            arguments = (tiny_towers, Path(__file__).parents[1], tiny_pretrained, out, method, processes, resume)
+            done = launch(str(tmp_path / 'worker.py'), processes, *arguments)
+            assert done.returncode == 0, done.stderr[-3000:]
         return torch.load(out / 'epoch_2.pth', weights_only=True)
 
-    return train
+    return run
 
 
 def flat(values):
@@ -69,20 +81,30 @@ def assert_same(first, second, start):
     assert (states[0] - states[1]).norm() < 1e-3 * states[0].norm()
 
 
+@pytest.mark.parametrize('processes', [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_sharded_run_equals_one_process(processes, run, tmp_path):
+    """With accumulated and clipped gradients and a teacher."""
+    expected, sharded = run('whole', 'fd', 1), run('sharded', 'fd', processes)
+    start = torch.load(tmp_path / 'whole' / 'epoch_1.pth', weights_only=True)
+    assert expected.keys() == sharded.keys() >= {'state_dict', 'optimizer', 'param_schedulers'}
+    assert_same(expected, sharded, start)
+
+
+@pytest.mark.slow
 def test_a_sharded_run_equals_ddp_and_resumes(run, tmp_path):
-    """With relevance maps, a teacher, accumulated and clipped gradients, and a moving average of the weights."""
-    expected, sharded = (run(wrapper, 'cfmask_plus', wrapper) for wrapper in ('ddp', 'fsdp'))
+    """With relevance maps, and a moving average of the weights. Donors are those of the same process."""
+    expected, sharded = run('ddp', 'cfmask_plus+ddp'), run('fsdp', 'cfmask_plus')
     half = tmp_path / 'fsdp' / 'epoch_1.pth'
     start = torch.load(half, weights_only=True)
     assert expected.keys() == sharded.keys() >= {'state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'}
     assert_same(expected, sharded, start)
-    assert_same(sharded, run('resumed', 'cfmask_plus', 'fsdp', half), start)
+    assert_same(sharded, run('resumed', 'cfmask_plus', resume=half), start)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', ['ft', 'lp', 'fd', 'kd', 'cfmask+amp'])
+@pytest.mark.parametrize('method', ['ft', 'lp', 'kd', 'cfmask+amp'])
 def test_methods_are_those_of_ddp(run, method, tmp_path):
-    expected, sharded = (run(wrapper, method, wrapper) for wrapper in ('ddp', 'fsdp'))
+    expected, sharded = run('ddp', f'{method}+ddp'), run('fsdp', method)
     assert_same(expected, sharded, torch.load(tmp_path / 'ddp' / 'epoch_1.pth', weights_only=True))
 
 
