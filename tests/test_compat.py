@@ -21,6 +21,7 @@ def test_fused_optimizer_is_known(monkeypatch):
     assert not can_fuse_optimizer()
 
 
+@pytest.mark.slow
 def test_memory_of_freed_tensors_is_kept():
     """Page faults of making the same large tensor again, in a process of its own since there is no way back."""
     code = (

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 ENVIRONMENT = dict(os.environ, PYTHONPATH=str(EXAMPLES.parent))
 
@@ -44,6 +46,7 @@ def as_script(notebook, **smaller):
     return text
 
 
+@pytest.mark.slow
 def test_tutorial(tmp_path):
     code = as_script(
         EXAMPLES / 'tutorial.ipynb',

@@ -150,6 +150,7 @@ LORA = str(ROOT / 'configs' / 'shapes' / 'cfmask_lora.py')
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_adapters_are_timed_beside_all_weights(capsys):
     cfg = steps.read_config(LORA, batch=4)
     result = training.benchmark_training(cfg, CPU, steps=1, skip=['naive'])

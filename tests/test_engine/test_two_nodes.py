@@ -15,6 +15,7 @@ from short_runs import weights
 ROOT = Path(__file__).parents[2]
 NODES = {'cfmask-a': '10.213.7.1', 'cfmask-b': '10.213.7.2'}
 PORT = 29400
+NOTICED = 25  # seconds until torchrun counts a silent node as lost: 3 missed signs of life, one every 5 seconds
 SMALL = [
     'train_dataloader.dataset.size=64',
     'train_dataloader.batch_size=4',
@@ -88,6 +89,7 @@ def test_a_node_that_was_killed_comes_back(nodes, tmp_path):
     os.killpg(second.pid, signal.SIGKILL)
     second.wait()
     assert not (broken / 'epoch_3.pth').exists() and first.poll() is None
+    time.sleep(NOTICED)
     second = start(nodes[1], broken, tmp_path / f'{nodes[1]}.log')
     wait(lambda: first.poll() == second.poll() == 0, [first, second])
 

@@ -65,6 +65,7 @@ def wait_for(condition, process, seconds=300):
     raise AssertionError('it took too long')
 
 
+@pytest.mark.slow
 def test_a_killed_study_resumes_and_a_failure_does_not_stop_the_rest(tmp_path, study):
     seed0, seed1 = (tmp_path / 'out' / 'shapes' / 'ft' / f'seed{seed}' for seed in (0, 1))
     command = [

@@ -13,7 +13,7 @@ from mmpretrain.registry import DATASETS
 
 from ...errors import ConfigError
 from ...ranges import Count, Seed
-from .rendering import render
+from .rendering import draw_scene, render
 from .scenes import Scene, image_rng, is_on_own_background, sample_scene
 from .tables import IMAGE_SIZE, SHAPES_CLASSES, SPLIT_SIZES, SPLITS
 
@@ -37,7 +37,7 @@ def count_groups(size: int, seed: int) -> tuple[int, ...]:
 
 @DATASETS.register_module()
 class ShapesDataset(BaseDataset):
-    """One split of the built-in benchmark, rendered when the dataset is built.
+    """One split of the built-in benchmark. An image is rendered when it is first read.
 
     Before the pipeline (usually just ``PackInputs``), every item is a dict with ``img`` ((64, 64, 3) RGB uint8),
     ``gt_label`` (int), ``gt_mask`` ((64, 64) bool, the object), ``group`` (int), ``img_shape``, ``ori_shape`` and
@@ -86,19 +86,22 @@ class ShapesDataset(BaseDataset):
         super().__init__(ann_file='', pipeline=pipeline, test_mode=test_mode, metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Render the split. Pixels stay in two arrays, so that the list of items is small to copy and serialise."""
+        """Draw the scenes of the split. Each is rendered when it is first read, and its pixels are kept."""
         self.images = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self.masks = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE), bool)
-        data_list = []
-        for index in range(self.size):
-            self.images[index], self.masks[index], scene = render(self.split, self.seed, index)
-            data_list.append(dict(index=index, gt_label=scene.label, group=find_group(scene)))
-        return data_list
+        self.rendered = np.zeros(self.size, bool)
+        scenes = (draw_scene(self.split, self.seed, index)[0] for index in range(self.size))
+        return [
+            dict(index=index, gt_label=scene.label, group=find_group(scene)) for index, scene in enumerate(scenes)
+        ]
 
     def get_data_info(self, idx: int) -> dict:
         """The item before the pipeline; its arrays are copies."""
         info = super().get_data_info(idx)
         index = info.pop('index')
+        if not self.rendered[index]:
+            self.images[index], self.masks[index], _ = render(self.split, self.seed, index)
+            self.rendered[index] = True
         shape = (IMAGE_SIZE, IMAGE_SIZE)
         return dict(
             info, img=self.images[index].copy(), gt_mask=self.masks[index].copy(), img_shape=shape, ori_shape=shape

@@ -138,12 +138,17 @@ def render_scene(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), distance < 0
 
 
-def render(split: str, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, Scene]:
-    """Render image ``index`` of a split: its pixels, object mask and scene. The label is index mod 10.
+def draw_scene(split: str, seed: int, index: int) -> tuple[Scene, np.random.Generator]:
+    """The scene of image ``index`` of a split, and the generator that goes on to render it. The label is index mod 10.
 
     In the split 'groups' ten images on own backgrounds and ten on other classes' take turns.
     """
     rng = image_rng(split, seed, index)
     turn, label = divmod(index, len(SHAPES_CLASSES))
-    scene = sample_scene(split, label, rng, own=turn % 2 == 0)
+    return sample_scene(split, label, rng, own=turn % 2 == 0), rng
+
+
+def render(split: str, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, Scene]:
+    """Render image ``index`` of a split: its pixels, object mask and scene."""
+    scene, rng = draw_scene(split, seed, index)
     return (*render_scene(scene, rng), scene)
