@@ -20,6 +20,7 @@ from typing import NoReturn
 COMMANDS = {
     'train': ('train.py', 'train a model'),
     'test': ('test.py', 'test a model in distribution and on every distribution shift'),
+    'predict': ('predict.py', 'predict the classes of images without labels'),
     'compare': ('compare.py', 'compare methods in one table; without arguments, on the built-in benchmark'),
     'study': ('study.py', 'run a study: methods x seeds x data sets'),
     'report': ('report.py', 'make tables and figures of tested models'),

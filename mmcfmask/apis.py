@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmpretrain import get_model
@@ -15,7 +17,7 @@ def load_model(
     config: str | os.PathLike,
     checkpoint: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
-    options: dict | None = None,
+    options: Mapping[str, Any] | Sequence[str] | None = None,
 ) -> nn.Module:
     """Load a classifier for inference: in eval mode, with its weights, as ``tools/test.py`` tests it.
 
@@ -25,7 +27,7 @@ def load_model(
         config: A config file that tests on several sets.
         checkpoint: The weights. None: the pretrained ones (zero-shot CLIP).
         device: Where to put the model (default: the CPU).
-        options (dict, optional): Overrides, as of ``--cfg-options``, such as ``{'model.crop_scale': 0.9}``.
+        options: Overrides, as of ``--cfg-options``, such as ``{'model.crop_scale': 0.9}``.
 
     Returns:
         nn.Module: The classifier.

@@ -14,6 +14,8 @@ from torch.distributed.run import main
 
 if __name__ == '__main__':
     os.environ.setdefault('OMP_NUM_THREADS', '1')  # torchrun's default, of which it warns
+    # A machine that comes back cannot join a shared store (pytorch issue 135712).
+    os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
     logging.getLogger('torch.distributed.elastic.multiprocessing.api').setLevel(logging.CRITICAL)
     try:
         main()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mmengine.config import Config
 from mmpretrain.models.backbones import TIMMBackbone
@@ -85,7 +85,9 @@ def prepare_test(
     return loaded
 
 
-def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
+def inference_config(
+    path: str, checkpoint: str | None = None, options: Mapping[str, Any] | Sequence[str] | None = None
+) -> Config:
     """Make a config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``.
 
     They expect one test set, which is the ID set here. The model loads its weights when it is built, the pipeline reads
@@ -94,7 +96,7 @@ def inference_config(path: str, checkpoint: str | None = None, options: dict | N
     Args:
         path (str): A config file that tests on several sets.
         checkpoint (str, optional): The weights. None: the pretrained ones.
-        options (dict, optional): Overrides, as of ``--cfg-options``.
+        options: Overrides, as of ``--cfg-options``.
 
     Returns:
         Config: For ``get_model(cfg)`` or ``ImageClassificationInferencer(cfg)``.

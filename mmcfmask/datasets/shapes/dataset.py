@@ -91,9 +91,7 @@ class ShapesDataset(BaseDataset):
         self.masks = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE), bool)
         self.rendered = np.zeros(self.size, bool)
         scenes = (draw_scene(self.split, self.seed, index)[0] for index in range(self.size))
-        return [
-            dict(index=index, gt_label=scene.label, group=find_group(scene)) for index, scene in enumerate(scenes)
-        ]
+        return [dict(index=index, gt_label=scene.label, group=find_group(scene)) for index, scene in enumerate(scenes)]
 
     def get_data_info(self, idx: int) -> dict:
         """The item before the pipeline; its arrays are copies."""
