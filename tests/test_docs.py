@@ -143,6 +143,8 @@ def parsed(command: str) -> tuple[str, list[str]]:
     words = [word for word in shlex.split(command.replace('…', ' ')) if word != 'python']
     if words[0] == 'mmcfmask':
         return mmcfmask_cli.COMMANDS[words[1]][0].removesuffix('.py'), words[2:]
+    if words[0] == 'tools/launch.py':  # options of torchrun, then the script that it starts
+        words = words[[word.startswith('tools/') for word in words].index(True, 1) :]
     script = ROOT / words[0]
     assert script.exists(), command
     if script.suffix == '.py':
