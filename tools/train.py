@@ -6,7 +6,7 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [auto|PATH]] [--amp] [--
 
 import argparse
 
-from mmcfmask_cli import add_run_arguments, run, seed
+from mmcfmask_cli import add_run_arguments, count, run, seed
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,6 +23,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument(
         '--fsdp', action='store_true', help='split model, gradients and optimizer over all processes (FSDP2)'
+    )
+    parser.add_argument(
+        '--track',
+        nargs='+',
+        default=[],
+        choices=['tensorboard', 'wandb', 'mlflow'],
+        help='log metrics, losses and pictures of counterfactual images there too',
+    )
+    parser.add_argument(
+        '--profile',
+        nargs='?',
+        const=10,
+        type=count,
+        metavar='STEPS',
+        help='write a trace of the first batches (default: 10) to trace.json in the work dir, for ui.perfetto.dev',
     )
     parser.add_argument('--verbose', action='store_true', help='show the environment and all settings')
     add_run_arguments(parser, work_dir='folder for logs and checkpoints')
@@ -45,6 +60,8 @@ def main(args: argparse.Namespace) -> None:
             launcher=args.launcher,
             local_rank=args.local_rank,
             fsdp=args.fsdp,
+            track=args.track,
+            profile=args.profile,
             verbose=args.verbose,
         )
 

@@ -15,6 +15,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, TRANSFORMS
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ..counterfactual import (
     FILLS,
@@ -146,12 +147,36 @@ def show_counterfactuals(
         )
     if all_variants:
         return draw_variants(shown, seed), count + 'nine masks x fills with their published values'
+    figure, patches, changes = draw_counterfactuals(shown, settings, mask, fill, value, seed, layout)
+    share = changes.get('mask_share')
+    chosen = f'share {share:g}' if value is None else f'value {value:g}'
+    parts = [f'{mask} mask', f'{fill} fill', f'{chosen}: {patches.float().mean().item():.0%} of patches masked']
+    parts += [CHANGES[name] for name in changes if name in CHANGES]
+    note = '' if trained else '; the config itself does not train on counterfactual images'
+    if len(trained) > 1:
+        note = f'; the config trains on those of {" and ".join(trained)}, here of the first'
+    return figure, count + ', '.join(parts) + note
+
+
+def draw_counterfactuals(
+    shown: Shown, settings: dict, mask: str, fill: str, value: float | None, seed: int, layout: str = 'rows'
+) -> tuple[Figure, Tensor, dict[str, Any]]:
+    """Image, relevance, mask and counterfactual image of each.
+
+    Args:
+        shown: The images.
+        settings: Those of a data preprocessor or a loss term, for what is not given.
+        mask, fill, value: The variant; without a value, the settings mask a share of the patches.
+        seed, layout: As of :func:`show_counterfactuals`.
+
+    Returns:
+        tuple: The picture; the patches (B, h, w) taken out; the settings beside the variant that it was made with.
+    """
     changes = {
         name: settings[name] for name in CHANGES if fill != 'none' and settings.get(name) not in (None, 'any', 0)
     }
-    share = settings.get('mask_share') if value is None else None
-    if share is not None:
-        changes['mask_share'] = share
+    if value is None:
+        changes['mask_share'] = settings['mask_share']
     counterfactuals, patches = shown.counterfactual(mask, fill, value, seed, **changes)
     figure = counterfactual_panel(
         shown.display(shown.inputs),
@@ -164,13 +189,7 @@ def show_counterfactuals(
         ('Image', 'Relevance', 'Mask', 'Hidden' if fill == 'none' else 'Counterfactual'),
         published=shown.published,
     )
-    chosen = f'share {share:g}' if value is None else f'value {value:g}'
-    parts = [f'{mask} mask', f'{fill} fill', f'{chosen}: {patches.float().mean().item():.0%} of patches masked']
-    parts += [CHANGES[name] for name in changes if name in CHANGES]
-    note = '' if trained else '; the config itself does not train on counterfactual images'
-    if len(trained) > 1:
-        note = f'; the config trains on those of {" and ".join(trained)}, here of the first'
-    return figure, count + ', '.join(parts) + note
+    return figure, patches, changes
 
 
 def draw_variants(shown: Shown, seed: int) -> Figure:
@@ -243,9 +262,36 @@ def read_images(
         items = images_from_files(cfg, files)
         names = find_class_names([sets[name] for name in ('test', 'val', 'train') if name in sets], loaded)
     else:
-        items, gt_masks, metainfo = images_from_set(find_set(cfg, split), num, seed)
+        items, gt_masks, metainfo = pick_images(DATASETS.build(find_set(cfg, split)), num, seed)
         groups = metainfo.get('label_groups')
         names = metainfo.get('classes') if groups is None else None
+    classes = None
+    if split:
+        classes = head_labels([int(item['data_samples'].gt_label) for item in items], groups)
+    return look_at(model, items, names, classes or labels, gt_masks, for_predicted)
+
+
+def look_at(
+    model: nn.Module,
+    items: Sequence[dict],
+    names: Sequence[str] | None,
+    labels: Sequence[int] | Sequence[str] | None = None,
+    gt_masks: np.ndarray | None = None,
+    for_predicted: bool = False,
+) -> Shown:
+    """Let a model look at images: their relevance for their labels, or for the predicted classes.
+
+    Args:
+        model: A classifier in eval mode.
+        items: What a pipeline made of the images.
+        names: The class names.
+        labels: Indices of the classes, or texts as of ``--labels``. None: the predicted ones.
+        gt_masks: (B, H, W) bool, the objects, if they are known.
+        for_predicted: Relevance for the predicted classes, also with labels.
+
+    Raises:
+        ConfigError: A label is no class, or the model's masks need objects that are not known.
+    """
     data = dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
     inputs = model.data_preprocessor(data)['inputs']
     if gt_masks is not None and gt_masks.shape[1:] != inputs.shape[2:]:
@@ -254,11 +300,8 @@ def read_images(
         logits = model(inputs)
     if names is None or len(names) != logits.shape[1]:
         names = [f'class {i}' for i in range(logits.shape[1])]
-    predicted, classes = logits.argmax(1).tolist(), None
-    if split:
-        classes = head_labels([int(item['data_samples'].gt_label) for item in items], groups)
-    elif labels:
-        classes = parse_labels(labels, list(names), len(items))
+    predicted = logits.argmax(1).tolist()
+    classes = parse_labels(labels, list(names), len(items)) if labels and isinstance(labels[0], str) else labels
     shown = predicted if for_predicted else classes or predicted
     shown_labels = torch.tensor(shown, device=inputs.device)
     options = model.data_preprocessor.relevance
@@ -310,13 +353,12 @@ def find_set(cfg: Config, name: str) -> dict:
     return sets[name]
 
 
-def images_from_set(dataset: dict, num: int, seed: int) -> tuple[list[dict], np.ndarray | None, dict]:
+def pick_images(dataset: Dataset, num: int, seed: int) -> tuple[list[dict], np.ndarray | None, dict]:
     """Random items of a data set in its order, their objects if the data set knows them, and its metainfo."""
-    built = DATASETS.build(dataset)
-    chosen = sorted(np.random.default_rng(seed).permutation(len(built))[:num].tolist())
-    masks = [built.get_data_info(i).get('gt_mask') for i in chosen]
+    chosen = sorted(np.random.default_rng(seed).permutation(len(dataset))[:num].tolist())
+    masks = [dataset.get_data_info(i).get('gt_mask') for i in chosen]
     objects = None if any(mask is None for mask in masks) else np.stack(masks)
-    return [built[i] for i in chosen], objects, built.metainfo
+    return [dataset[i] for i in chosen], objects, dataset.metainfo
 
 
 def find_files(paths: Sequence[str], num: int) -> list[Path]:

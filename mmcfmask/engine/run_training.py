@@ -21,6 +21,7 @@ from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments, is_first_process, world_size
 from .memory import memory_explained
+from .tracking import add_profiler, add_trackers
 from .values import get_value
 
 
@@ -36,6 +37,8 @@ def run_training(
     launcher: str | None = None,
     local_rank: int = 0,
     fsdp: bool = False,
+    track: Sequence[str] = (),
+    profile: int | None = None,
     verbose: bool = False,
 ) -> None:
     """Train the model of a config.
@@ -52,6 +55,8 @@ def run_training(
         launcher (str, optional): None: the value of the config, or 'none'.
         local_rank (int): The GPU of this process, unless the environment says so.
         fsdp (bool): Split model, gradients and optimizer over all processes (:mod:`mmcfmask.engine.fsdp`).
+        track (Sequence[str]): Log to these too: 'tensorboard', 'wandb', 'mlflow' (:mod:`mmcfmask.engine.tracking`).
+        profile (int, optional): Write a trace of this many batches to ``trace.json`` in the work dir.
         verbose (bool): Show the environment and all settings on the console too.
 
     Raises:
@@ -67,6 +72,9 @@ def run_training(
         apply_training_arguments(cfg, resume, seed, amp, validate)
         if fsdp:
             cfg.model_wrapper_cfg = dict(type='FullyShardedDataParallel')
+        add_trackers(cfg, track)
+        if profile and is_first_process(cfg.launcher):
+            add_profiler(cfg, profile)
         checkpoint = check_training(cfg, keep_seed=seed is not None)
         start_process_group(cfg)
         check_same_start(checkpoint if cfg.get('resume') else None, cfg.work_dir)

@@ -72,11 +72,11 @@ def test_split_is_shown_as_rendered(show):
     images, relevance, mask, refilled, labels, gt_masks, *_ = show(split='test', num=3, seed=5)
     world = ShapesDataset('test', size=12)
     pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    found = [next(i for i in range(12) if np.array_equal(world.images[i], shown)) for shown in pixels]
+    found = [next(i for i in range(12) if np.array_equal(world[i]['img'], shown)) for shown in pixels]
     assert len(set(found)) == 3
     for i, label, truth in zip(found, labels, gt_masks):
         assert label.split('\n')[0] == world.metainfo['classes'][world.get_data_info(i)['gt_label']]
-        np.testing.assert_array_equal(truth, world.masks[i])
+        np.testing.assert_array_equal(truth, world[i]['gt_mask'])
     # Where the mask is not, the counterfactual is the image; where it is, another image of the picture.
     pixel_mask = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
     assert torch.equal(mask, patch_mask(relevance, 'object', 0.3))

@@ -87,9 +87,9 @@ class ShapesDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Draw the scenes of the split. Each is rendered when it is first read, and its pixels are kept."""
-        self.images = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        self.masks = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE), bool)
-        self.rendered = np.zeros(self.size, bool)
+        self._images = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        self._masks = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE), bool)
+        self._rendered = np.zeros(self.size, bool)
         scenes = (draw_scene(self.split, self.seed, index)[0] for index in range(self.size))
         return [dict(index=index, gt_label=scene.label, group=find_group(scene)) for index, scene in enumerate(scenes)]
 
@@ -97,12 +97,12 @@ class ShapesDataset(BaseDataset):
         """The item before the pipeline; its arrays are copies."""
         info = super().get_data_info(idx)
         index = info.pop('index')
-        if not self.rendered[index]:
-            self.images[index], self.masks[index], _ = render(self.split, self.seed, index)
-            self.rendered[index] = True
+        if not self._rendered[index]:
+            self._images[index], self._masks[index], _ = render(self.split, self.seed, index)
+            self._rendered[index] = True
         shape = (IMAGE_SIZE, IMAGE_SIZE)
         return dict(
-            info, img=self.images[index].copy(), gt_mask=self.masks[index].copy(), img_shape=shape, ori_shape=shape
+            info, img=self._images[index].copy(), gt_mask=self._masks[index].copy(), img_shape=shape, ori_shape=shape
         )
 
     def image_keys(self) -> list[str]:
