@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +14,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, ProfilerHook
 from mmengine.runner import Runner
-from mmpretrain.registry import HOOKS
+from mmengine.visualization import MLflowVisBackend
+from mmpretrain.registry import HOOKS, VISBACKENDS
 
 from ..errors import ConfigError, MissingPackageError
 from .checks.model import makes_counterfactuals, shown_settings
 from .counterfactual_images import choose_variant, draw_counterfactuals, look_at, pick_images
 from .hooks import unwrapped
 
-# Name to backend of mmengine, and the package that it imports.
+# Name to backend, and the package that it imports.
 TRACKERS = dict(
     tensorboard=('TensorboardVisBackend', 'tensorboard'),
     wandb=('WandbVisBackend', 'wandb'),
-    mlflow=('MLflowVisBackend', 'mlflow'),
+    mlflow=('MLflowPictureBackend', 'mlflow'),
 )
 
 
@@ -47,15 +49,29 @@ def add_trackers(cfg: Config, names: Sequence[str]) -> None:
         backend, package = TRACKERS[name]
         if importlib.util.find_spec(package) is None:
             raise MissingPackageError(f"--track {name} needs the package {package}: pip install 'mmcfmask[track]'")
-        run = Path(cfg.work_dir).name
+        run, beside = Path(cfg.work_dir).name, Path(cfg.work_dir).resolve().parent
         options = dict(
             tensorboard={},
             wandb=dict(init_kwargs=dict(project='mmcfmask', name=run)),
-            mlflow=dict(exp_name='mmcfmask', run_name=run, tracking_uri=os.environ.get('MLFLOW_TRACKING_URI')),
+            mlflow=dict(
+                exp_name='mmcfmask',
+                run_name=run,
+                tracking_uri=os.environ.get('MLFLOW_TRACKING_URI') or f'sqlite:///{beside}/mlflow.db',
+                artifact_location=None if 'MLFLOW_TRACKING_URI' in os.environ else (beside / 'mlflow').as_uri(),
+            ),
         )[name]
         cfg.visualizer.vis_backends.append(dict(type=backend, **options))
     if names and makes_counterfactuals(cfg.model) and not cfg.get('model_wrapper_cfg'):
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='CounterfactualPictureHook')]
+
+
+@VISBACKENDS.register_module()
+class MLflowPictureBackend(MLflowVisBackend):
+    """mmengine's ``MLflowVisBackend`` with a file for every picture: MLflow takes names of files alone."""
+
+    def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
+        """Write ``<name>_<step>.png``, of an image (H, W, 3) RGB uint8."""
+        super().add_image(f'{name}_{step}.png', image, step, **kwargs)
 
 
 def add_profiler(cfg: Config, steps: int) -> None:
@@ -67,7 +83,7 @@ def add_profiler(cfg: Config, steps: int) -> None:
         steps (int): Number of batches, those of the warm-up included.
     """
     trace = dict(
-        type='ProfilerHook',
+        type='TraceHook',
         by_epoch=False,
         profile_times=steps,
         activity_with_cuda=torch.cuda.is_available(),
@@ -75,6 +91,19 @@ def add_profiler(cfg: Config, steps: int) -> None:
         json_trace_path=str(Path(cfg.work_dir) / 'trace.json'),
     )
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), trace]
+
+
+@HOOKS.register_module()
+class TraceHook(ProfilerHook):
+    """mmengine's ``ProfilerHook``, whose trace may cross epochs, and ends with the training at the latest."""
+
+    def before_run(self, runner: Runner) -> None:
+        """Start the profiler."""
+        self.profile_times = min(self.profile_times, runner.max_iters)
+        super().before_run(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """mmengine would write the trace here."""
 
 
 @HOOKS.register_module()
