@@ -101,7 +101,7 @@ def test_what_cannot_be_sharded_is_refused(tiny_pretrained):
         check_shardable(build(tiny_pretrained, dict(type='L2SP')))
     backbone = dict(type='OpenCLIPBackbone', model_name='tiny-vit', lora=dict(rank=2))
     head = dict(type='CLIPDistillHead', num_classes=3)
-    with pytest.raises(ValueError, match='--fsdp: with LoRA, student and teacher share'):
+    with pytest.raises(ValueError, match='--fsdp: with adapters, student and teacher share'):
         check_shardable(MODELS.build(dict(type='CounterfactualClassifier', backbone=backbone, head=head)))
     cfg = Config(dict(launcher='none', model_wrapper_cfg=dict(type='FullyShardedDataParallel')))
     with pytest.raises(ValueError, match='--fsdp splits a model over several processes: start them with tools/dist'):
