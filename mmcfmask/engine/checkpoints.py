@@ -281,10 +281,10 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
                 'which computes something else from the same weights'
             )
     if holds_adapters(checkpoint.get('state_dict') or {}) and read_adapters(before) != read_adapters(now):
-        trained_with, set_now = ({kind: part.get(kind) for kind in KINDS if part.get(kind)} for part in (before, now))
+        old, new = ({kind: part[kind] for kind in KINDS if part.get(kind) is not None} for part in (before, now))
         raise ConfigError(
-            f'{name} holds adapters trained with model.backbone = {trained_with}, but now it has {set_now}: set them '
-            'as in the training'
+            f'{name} holds adapters trained with model.backbone = {old}, but now it has {new}: set them as in the '
+            'training'
         )
     normalised = [
         fill_normalisation(part.get('data_preprocessor') or {}, part.get('backbone') or {}) for part in (trained, ours)

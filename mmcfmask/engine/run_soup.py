@@ -18,7 +18,7 @@ from ..datasets.holdout import follow_run
 from ..errors import ConfigError
 from ..evaluation import preference
 from ..files import as_path, write_tensors
-from ..models.towers.adapters import holds_adapters, remove_adapters, without_adapters
+from ..models.towers.adapters import forget_adapters, holds_adapters, remove_adapters
 from .build import build_runner
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict, inherited_meta
 from .checks import check_out
@@ -75,7 +75,7 @@ def run_soup(
     if greedy:
         _check_held_out(cfg, ingredients)
     load = state_loader(cfg.model, ingredients)
-    cfg.model.backbone = without_adapters(cfg.model.backbone)  # a soup holds merged weights
+    forget_adapters(cfg.model)  # a soup holds merged weights
     make_head = head_maker(cfg.model)
     pretrained = _pretrained_weights(cfg.model) if stock else {}
     skip_pretrained_weights(cfg.model)

@@ -19,7 +19,7 @@ from ..datasets.holdout import follow_run
 from ..errors import ConfigError, blame
 from ..models import VRF, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
-from ..models.towers.adapters import KINDS, holds_adapters, remove_adapters, uses_adapters
+from ..models.towers.adapters import forget_adapters, holds_adapters, remove_adapters, uses_adapters
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
 from .checks.model import check_has_weights, makes_head
@@ -290,8 +290,7 @@ def fit_adapters(model: dict, checkpoint: dict | None) -> None:
             adapters either, but WiSE-FT compares them with a model that has.
     """
     if checkpoint is not None and uses_adapters(model) and not holds_adapters(checkpoint['state_dict']):
-        for kind in KINDS.keys() & model['backbone'].keys():
-            model['backbone'][kind] = None
+        forget_adapters(model)
 
 
 def skip_pretrained_weights(model: dict) -> None:

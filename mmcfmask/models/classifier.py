@@ -30,7 +30,7 @@ from .towers.adapters import (
     KEYS,
     Adapters,
     add_adapters,
-    drops_adapters,
+    drops_at_random,
     has_adapters,
     holds_adapters,
     is_adapter,
@@ -173,7 +173,7 @@ class CounterfactualClassifier(ImageClassifier):
         for term in terms:
             term.setup(self)
             self.losses.append(term)
-            if term.deterministic and drops_adapters(self.backbone):
+            if term.deterministic and drops_at_random(self.backbone):
                 raise ConfigError(
                     f'{type(term).__name__} compares passes that may differ by what was learned alone, but '
                     'model.backbone.r_adapter drops adapters at random: set its drop=0'

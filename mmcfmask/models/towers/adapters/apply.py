@@ -41,7 +41,7 @@ def has_adapters(tower: nn.Module) -> bool:
     return any(isinstance(module, AdaptedLayer) for module in tower.modules())
 
 
-def drops_adapters(tower: nn.Module) -> bool:
+def drops_at_random(tower: nn.Module) -> bool:
     """Whether a tower has adapters that are dropped at random in training."""
     return any(isinstance(module, RAdapterLayer) and module.drop_prob > 0 for module in tower.modules())
 
@@ -70,6 +70,12 @@ def copy_without_adapters(tower: nn.Module) -> nn.Module:
 def uses_adapters(model: Mapping) -> bool:
     """Whether the ``model`` of a config has adapters."""
     return any((model.get('backbone') or {}).get(kind) is not None for kind in KINDS)
+
+
+def forget_adapters(model: dict) -> None:
+    """Drop the adapters from the ``model`` of a config, in place."""
+    for kind in KINDS:
+        (model.get('backbone') or {}).pop(kind, None)
 
 
 def read_adapters(backbone: Mapping) -> Adapters | None:

@@ -53,7 +53,7 @@ class RAdapter(Adapters):
     def find(self, tower: nn.Module) -> dict[str, Any]:
         """See :meth:`Adapters.find`: the modules whose output an adapter follows. Of an attention and of an MLP this is
         the last linear layer, of ``nn.MultiheadAttention`` the attention itself."""
-        found = {}
+        found: dict[str, Any] = {}
         for name, layer in find_layers(tower).items():
             parts = name.split('.')
             last = max(index for index, part in enumerate(parts) if part in TARGETS)
@@ -122,7 +122,7 @@ class RAdapterLayer(AdaptedLayer):
     def merged(self) -> dict[str, Tensor]:
         """W_org (W + I) and b_org (W + I)."""
         plain = output_projection(self)
-        prefix = '' if plain is self else 'out_proj.'
+        prefix = 'out_proj.' if isinstance(self, nn.MultiheadAttention) else ''
         update = self.adapter_B if self.adapter_A is None else self.adapter_B @ self.adapter_A
         weights = {f'{prefix}weight': torch.addmm(plain.weight, update, plain.weight)}
         if plain.bias is not None:
