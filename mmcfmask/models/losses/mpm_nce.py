@@ -36,8 +36,8 @@ def soft_targets(labels: Tensor, smoothing: float) -> Tensor:
 def mpm_nce(
     image: Tensor, text: Tensor, labels: Tensor, scale: float, margin: float = 0.05, smoothing: float = 0.02
 ) -> Tensor:
-    """Multi-positive margin NCE (Kim et al., "Efficient and Versatile Robust Fine-Tuning of Zero-shot Models", ECCV
-    2024, section 3), in float32::
+    """Multi-positive margin noise-contrastive estimation (Kim et al., "Efficient and Versatile Robust Fine-Tuning of
+    Zero-shot Models", ECCV 2024, section 3), in float32::
 
         − 1/B Σ_ij ỹ_ij log softmax_j((cos(f_i, g_j) + δ_ij)/τ) + ỹ_ji log softmax_j((cos(f_j, g_i) + δ_ji)/τ)
 
