@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from short_runs import launch
 from terms import NAMES, TEMPLATES, build, dot, train_a_little, unit
 
 from mmcfmask.errors import ConfigError
@@ -74,6 +75,42 @@ def test_adapters_are_dropped_beside_it(tiny_pretrained, batch):
     for training, outputs in (True, 4), (False, 1):
         model.train(training)
         assert len({model.backbone(batch[0])[0].sum().item() for _ in range(4)}) == outputs
+
+
+WORKER = """
+import sys
+from types import SimpleNamespace
+import torch
+import torch.distributed as dist
+from mmcfmask.models.losses.mpm_nce import MPMNCE
+
+dist.init_process_group('gloo')
+rank, world_size = dist.get_rank(), dist.get_world_size()
+features, prompts, labels = torch.load(f'{sys.argv[1]}/batch.pt', weights_only=True)
+own = slice(rank * len(labels) // world_size, (rank + 1) * len(labels) // world_size)
+term = MPMNCE()
+term.prompts, term.scale = prompts, 20.0
+features = features[own].requires_grad_()
+loss = term(SimpleNamespace(features=features, labels=labels[own]))['loss_mpm_nce']
+loss.backward()
+torch.save([loss.detach(), features.grad / world_size], f'{sys.argv[1]}/{rank}.pt')  # DDP has the mean
+"""
+
+
+def test_two_processes_compare_all_their_images(tmp_path):
+    torch.manual_seed(0)
+    features, labels = torch.randn(6, 4, requires_grad=True), torch.tensor([0, 1, 0, 2, 1, 0])
+    prompts = torch.nn.functional.normalize(torch.randn(3, 1, 4), dim=2)
+    expected = mpm_nce(features, prompts[labels, 0], labels, 20.0)
+    expected.backward()
+    torch.save([features.detach(), prompts, labels], tmp_path / 'batch.pt')
+    (tmp_path / 'worker.py').write_text(WORKER)
+    done = launch(str(tmp_path / 'worker.py'), 2, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses, grads = zip(*(torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in range(2)))
+    for loss in losses:
+        torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(torch.cat(grads), features.grad)
 
 
 @pytest.mark.parametrize('wrong', [dict(margin=-0.1), dict(smoothing=1.0)])

@@ -13,7 +13,7 @@ The other two parts of the method are a moving average of W (``RelativeEMAHook``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +42,7 @@ class RAdapter(Adapters):
 
     key: ClassVar[str] = 'r_adapter'
     rank: Count | None = None
-    drop: Momentum = 0.2
+    drop: Momentum = field(default=0.2, compare=False)  # checkpoints do not depend on it
 
     def __post_init__(self) -> None:
         if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
