@@ -54,7 +54,7 @@ def losses(work_dir):
         for line in path.read_text().splitlines():
             entry = json.loads(line)
             if 'loss_cls' in entry:
-                seen[entry['step']] = (entry['loss_cls'], entry['loss_distill'])
+                seen[entry['step']] = entry['loss_cls'], entry.get('loss_distill')
     return seen
 
 

@@ -14,12 +14,13 @@ WITHOUT_TEACHER = {
     'CounterfactualCrossEntropy',
     'ContextInvariance',
     'MixedCrossEntropy',
+    'MPMNCE',
 }
 NAMES = ['star', 'blue circle', 'ring']
 TEMPLATES = ['a photo of a {}.', 'a sketch of the {}.', '{} in the rain']
 
 
-def build(pretrained, *losses, teacher=True, preprocessor=None, **head):
+def build(pretrained, *losses, teacher=True, preprocessor=None, backbone=None, **head):
     torch.manual_seed(2)
     head = dict(
         dict(
@@ -32,7 +33,7 @@ def build(pretrained, *losses, teacher=True, preprocessor=None, **head):
     return MODELS.build(
         dict(
             type='CounterfactualClassifier',
-            backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained),
+            backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=pretrained, **(backbone or {})),
             head=head,
             teacher=dict(type='OpenCLIPTeacher')
             if teacher and {term['type'] for term in losses} - WITHOUT_TEACHER

@@ -32,6 +32,7 @@ LOSSES = dict(
     CaRot='loss_flyp loss_orthogonality loss_self_distillation',
     StarFT='loss_flyp loss_starft',
     DualRisk='loss_descriptions',
+    MPMNCE='loss_mpm_nce',
 )
 UNTRAINED = ('zeroshot', 'objects')
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('**/*.py') if path.parent.name != '_base_')

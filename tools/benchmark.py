@@ -14,7 +14,7 @@ The candidates run in turns within one process (A B C A B C …), so a busy mach
 - fine-tuning: the same step without teacher and counterfactual images, in the same precision;
 - naive: the step written plainly after the publication, in float32, with separate forward passes for the loss and the
   relevance map, autograd through every attention matrix, and the full L x L relevance recursion;
-- LoRA and LoRA fine-tuning: the first two with adapters, for a config with model.backbone.lora;
+- adapters and adapter fine-tuning: the first two with adapters, for a config with model.backbone.lora or r_adapter;
 - arithmetic: 8 F divided by the rate of this machine's matrix products in the same precision. F is one forward pass of
   the image tower: clean forward 1, relevance 1, teacher 1, masked forward 1, two backward passes 4.
 
@@ -24,7 +24,7 @@ sum of both: without a GPU they share the cores.
 
 ``--count`` runs one step on tensors without values, as on a GPU, and adds up floating-point operations, bytes read and
 written, and kernels, by phase. The estimated time of a card is, summed over kernels, the longer of their arithmetic and
-their traffic. A config with model.backbone.lora is counted with LoRA.
+their traffic. A config with adapters is counted with them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
         '--skip',
         nargs='*',
         default=[],
-        choices=['naive', 'fine-tuning', 'LoRA fine-tuning', 'memory'],
+        choices=['naive', 'fine-tuning', 'adapter fine-tuning', 'memory'],
         help='leave these out',
     )
     parser.add_argument('--out', type=file_name, help='write all measurements to this JSON file')

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from .. import kernels
 from ..errors import ConfigError
 from ..models.towers import fast_path
-from ..models.towers.lora import uses_lora
+from ..models.towers.adapters import uses_adapters
 from .steps import PHASES, Steps
 
 # Dense bfloat16, TensorFloat32 and float32 operations per second, and bytes per second, of the SXM cards; data sheets.
@@ -129,9 +129,9 @@ def extent(tensor: Tensor) -> int:
 
 
 def count_step(cfg: Config, rates: dict, batch: int) -> dict[str, dict[str, float]]:
-    """Work of one counterfactual step as on a GPU, by phase; run on CPU tensors without values. With LoRA if the config
-    has it."""
-    candidate = 'LoRA' if uses_lora(cfg.model) else 'counterfactual'
+    """Work of one counterfactual step as on a GPU, by phase; run on CPU tensors without values. With adapters if the
+    config has them."""
+    candidate = 'adapters' if uses_adapters(cfg.model) else 'counterfactual'
     ledger, fake = Ledger(rates), FakeTensorMode()
     patches = dict(
         on_cpu=lambda device: False, recomputes_on=lambda device: False, attention=F.scaled_dot_product_attention

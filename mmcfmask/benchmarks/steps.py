@@ -26,8 +26,9 @@ from ..engine.testing import forget_training
 from ..errors import ConfigError
 from ..models import CounterfactualDistillation, CounterfactualMaker
 from ..models.losses import base
+from ..models.towers.adapters import without_adapters
 
-CANDIDATES = ('counterfactual', 'fine-tuning', 'naive', 'LoRA', 'LoRA fine-tuning')
+CANDIDATES = ('counterfactual', 'fine-tuning', 'naive', 'adapters', 'adapter fine-tuning')
 PHASES = ('data', 'clean forward', 'relevance', 'refill', 'masked forward', 'teacher', 'backward', 'optimizer', 'other')
 
 
@@ -100,7 +101,7 @@ def naive_losses(model: nn.Module, teacher: nn.Module, images: Tensor, labels: T
 
 
 class Steps:
-    """The candidates, which share one model; those with LoRA have one of their own.
+    """The candidates, which share one model; those with adapters have one of their own.
 
     The learning rate is 0, so all of them compute with the same weights, at the same cost.
 
@@ -127,13 +128,12 @@ class Steps:
         cfg.optim_wrapper.optimizer.lr = 0.0
         if all('fine-tuning' in name for name in candidates):
             forget_training(cfg.model)
-        adapters = cfg.model.backbone.pop('lora', None)
         models = {}
-        for lora in {'LoRA' in name for name in candidates}:
-            cfg.model.backbone.lora = adapters if lora else None
-            models[lora] = MODELS.build(cfg.model).to(device).train()
-            prepare(models[lora])
-        self.models = {name: models['LoRA' in name] for name in candidates}
+        for adapted in {'adapter' in name for name in candidates}:
+            backbone = cfg.model.backbone if adapted else without_adapters(cfg.model.backbone)
+            models[adapted] = MODELS.build({**cfg.model, 'backbone': backbone}).to(device).train()
+            prepare(models[adapted])
+        self.models = {name: models['adapter' in name] for name in candidates}
         self.losses = {name: model.losses for name, model in self.models.items()}
         self.first = candidates[0]
         self.model = self.models[self.first]

@@ -25,7 +25,7 @@ from rich.table import Table
 from ..compat import keep_freed_memory
 from ..engine.checks.model import slow_bfloat16
 from ..errors import ConfigError, UserError
-from ..models.towers.lora import uses_lora
+from ..models.towers.adapters import uses_adapters
 from .steps import CANDIDATES, PHASES, Steps, count_tower_flops
 
 
@@ -56,8 +56,8 @@ def benchmark_training(
     if slow := slow_bfloat16(cfg, device.type):  # the matrix products of the bound would take minutes
         raise ConfigError(slow)
     prepare_process(device, threads)
-    lora = uses_lora(cfg.model)
-    candidates = tuple(name for name in CANDIDATES if name not in skip and (lora or 'LoRA' not in name))
+    adapted = uses_adapters(cfg.model)
+    candidates = tuple(name for name in CANDIDATES if name not in skip and (adapted or 'adapter' not in name))
     measured = () if 'memory' in skip else track(candidates, 'Measuring memory', transient=True)
     memory = {name: measure_memory(cfg, device, name, threads) for name in measured}
     compared = Steps(cfg, device, candidates)
@@ -104,8 +104,8 @@ def benchmark_training(
     )
     if 'naive' in memory:
         result['ratios']['memory against naive'] = memory['counterfactual'] / memory['naive']
-    if 'LoRA' in memory:
-        result['ratios']['memory with LoRA, of that without'] = memory['LoRA'] / memory['counterfactual']
+    if 'adapters' in memory:
+        result['ratios']['memory with adapters, of that without'] = memory['adapters'] / memory['counterfactual']
     return result
 
 
@@ -169,8 +169,8 @@ def summarize(seconds: dict[str, list[float]], rates: list[float], flops: float,
         ratios['against naive'] = ratio(seconds['naive'], own)
     if 'fine-tuning' in seconds:
         ratios['cost over fine-tuning'] = ratio(own, seconds['fine-tuning'])
-    if 'LoRA' in seconds:
-        ratios['time with LoRA, of that without'] = ratio(seconds['LoRA'], own)
+    if 'adapters' in seconds:
+        ratios['time with adapters, of that without'] = ratio(seconds['adapters'], own)
     return dict(
         seconds={name: statistics.median(values) for name, values in seconds.items()},
         bound_seconds=statistics.median(bounds),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, MissingFileError, StorageError
 from ..files import check_whole
 from ..models.preprocessor import fill_normalisation
-from ..models.towers.lora import LoRA, holds_adapters
+from ..models.towers.adapters import KINDS, holds_adapters, read_adapters
 from ..models.towers.torchscript import is_torchscript
 from ..models.towers.weight_files import check_parameters, check_tensors, explain_unreadable
 from ..renamed import rename_weights
@@ -280,11 +280,11 @@ def check_same_tower(model: dict, checkpoint: dict, name: str) -> None:
                 f'{name} was trained with model.backbone.{key} = {before.get(key)!r}, but now it is {now.get(key)!r}, '
                 'which computes something else from the same weights'
             )
-    lora = [LoRA(**part['lora']) if part.get('lora') is not None else None for part in (before, now)]
-    if holds_adapters(checkpoint.get('state_dict') or {}) and lora[0] != lora[1]:
+    if holds_adapters(checkpoint.get('state_dict') or {}) and read_adapters(before) != read_adapters(now):
+        old, new = ({kind: part[kind] for kind in KINDS if part.get(kind) is not None} for part in (before, now))
         raise ConfigError(
-            f'{name} holds adapters trained with model.backbone.lora = {before.get("lora")}, but now it is '
-            f'{now.get("lora")}: set it as in the training'
+            f'{name} holds adapters trained with model.backbone = {old}, but now it has {new}: set them as in the '
+            'training'
         )
     normalised = [
         fill_normalisation(part.get('data_preprocessor') or {}, part.get('backbone') or {}) for part in (trained, ours)

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..errors import ConfigError
-from ..models.towers.lora import has_lora
+from ..models.towers.adapters import has_adapters
 from .values import is_a
 
 
@@ -77,8 +77,8 @@ def prepare_sharding(cfg: Config) -> None:
 
 def check_shardable(model: nn.Module) -> None:
     """Refuse what reads whole weights outside of a forward pass, or shares them."""
-    if has_lora(model.backbone):
-        raise ConfigError('--fsdp: with LoRA, student and teacher share their weights, which cannot be split twice')
+    if has_adapters(model.backbone):
+        raise ConfigError('--fsdp: with adapters, student and teacher share their weights, which cannot be split twice')
     for term in model.losses:
         if term.reads_teacher_weights:
             raise ConfigError(

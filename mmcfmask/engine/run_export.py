@@ -15,8 +15,8 @@ from ..messages import near_names
 from ..models.export import graphs, hugging_face_folder, open_clip_folder
 from ..models.export.mmpretrain_folder import write_mmpretrain
 from ..models.export.parts import Preprocessing, cosine_head, open_clip_backbone, whole_model
+from ..models.towers.adapters import remove_adapters
 from ..models.towers.backbone import OpenCLIPBackbone
-from ..models.towers.lora import remove_lora
 from ..reporting.model_card import model_card
 from ..reporting.runs import FILE_NAME, Run, read_run
 from ..version import __version__
@@ -99,7 +99,7 @@ def run_export(
     id_set = cfg.test_dataloader[cfg.test_cfg.id_set]
     classes = find_class_names([id_set.dataset], loaded)
     model = build_model(cfg.model, loaded, checkpoint)
-    remove_lora(model, merge=True)
+    remove_adapters(model, merge=True)
     preprocessing = read_preprocessing(model, id_set.dataset)
     usage = write_model(folder, model, to, part, preprocessing, classes, (loaded or {}).get('state_dict'))
     card = model_card(

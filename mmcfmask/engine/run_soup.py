@@ -18,7 +18,7 @@ from ..datasets.holdout import follow_run
 from ..errors import ConfigError
 from ..evaluation import preference
 from ..files import as_path, write_tensors
-from ..models.towers.lora import holds_adapters, remove_lora
+from ..models.towers.adapters import forget_adapters, holds_adapters, remove_adapters
 from .build import build_runner
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict, inherited_meta
 from .checks import check_out
@@ -75,7 +75,7 @@ def run_soup(
     if greedy:
         _check_held_out(cfg, ingredients)
     load = state_loader(cfg.model, ingredients)
-    cfg.model.backbone.pop('lora', None)  # a soup holds merged weights
+    forget_adapters(cfg.model)  # a soup holds merged weights
     make_head = head_maker(cfg.model)
     pretrained = _pretrained_weights(cfg.model) if stock else {}
     skip_pretrained_weights(cfg.model)
@@ -97,7 +97,7 @@ def run_soup(
 
 
 def state_loader(model: dict, ingredients: Mapping[str, dict]) -> Callable[[str], State]:
-    """Return a function from the name of an ingredient to its state dict, with LoRA adapters merged into the pretrained
+    """Return a function from the name of an ingredient to its state dict, with adapters merged into the pretrained
     weights: the average of products B A is no product of averages.
 
     Args:
@@ -115,7 +115,7 @@ def state_loader(model: dict, ingredients: Mapping[str, dict]) -> Callable[[str]
         check_state_dict(pretrained, ingredients[path], path)
         pretrained.load_state_dict(state)
         merged = copy.deepcopy(pretrained)
-        remove_lora(merged, merge=True)
+        remove_adapters(merged, merge=True)
         terms = {name: value for name, value in state.items() if name.startswith('losses.')}
         return {**merged.state_dict(), **terms}
 

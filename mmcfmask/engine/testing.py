@@ -19,7 +19,7 @@ from ..datasets.holdout import follow_run
 from ..errors import ConfigError, blame
 from ..models import VRF, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
-from ..models.towers.lora import holds_adapters, remove_lora, uses_lora
+from ..models.towers.adapters import forget_adapters, holds_adapters, remove_adapters, uses_adapters
 from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
 from .checks.model import check_has_weights, makes_head
@@ -76,7 +76,7 @@ def prepare_test(
         dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
-    fit_lora(cfg.model, loaded)
+    fit_adapters(cfg.model, loaded)
     follow_run(cfg, ((loaded or {}).get('meta') or {}).get('seed', (cfg.get('randomness') or {}).get('seed')))
     if not (keep_pretrained and makes_head(cfg.model)):
         forget_training(cfg.model)
@@ -145,7 +145,7 @@ def ModelWithWeights(model: dict, checkpoint: str | None = None, data_preprocess
     built = MODELS.build(model)
     loaded = None if checkpoint is None else check_checkpoint(checkpoint)
     load_weights(built, loaded, checkpoint)
-    remove_lora(built, merge=True)
+    remove_adapters(built, merge=True)
     return built
 
 
@@ -283,7 +283,7 @@ def forget_training(model: dict) -> None:
         model.pop(part, None)
 
 
-def fit_lora(model: dict, checkpoint: dict | None) -> None:
+def fit_adapters(model: dict, checkpoint: dict | None) -> None:
     """Drop the adapters from a model config, in place, for a checkpoint that holds merged weights.
 
     Args:
@@ -291,8 +291,8 @@ def fit_lora(model: dict, checkpoint: dict | None) -> None:
         checkpoint (dict, optional): From :func:`check_checkpoint`. None: the pretrained weights, which have no use for
             adapters either, but WiSE-FT compares them with a model that has.
     """
-    if checkpoint is not None and uses_lora(model) and not holds_adapters(checkpoint['state_dict']):
-        model['backbone']['lora'] = None
+    if checkpoint is not None and uses_adapters(model) and not holds_adapters(checkpoint['state_dict']):
+        forget_adapters(model)
 
 
 def skip_pretrained_weights(model: dict) -> None:
@@ -300,7 +300,7 @@ def skip_pretrained_weights(model: dict) -> None:
     head alone, and the weights of the tower are loaded."""
     forget_training(model)
     model.pop('knn_gate', None)  # it needs the pretrained weights
-    if uses_lora(model):
+    if uses_adapters(model):
         model['head']['class_weights'] = None
         return
     for part, setting in (
@@ -339,7 +339,7 @@ def build_model(cfg: dict, checkpoint: dict | None = None, name: str | None = No
     ours = cfg.type == 'CounterfactualClassifier'
     if checkpoint is not None:
         check_same_tower(cfg, checkpoint, name)
-        fit_lora(cfg, checkpoint)
+        fit_adapters(cfg, checkpoint)
     if ours and checkpoint is not None:
         skip_pretrained_weights(cfg)
     elif ours:

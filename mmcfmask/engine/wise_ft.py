@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..models import CLIPDistillHead
 from ..models.interpolation import check_same_model, interpolate, lerp
 from ..models.losses.flyp import FLYP
+from ..models.towers.adapters import is_scaled_by_another
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .test_loop import Clock, MultiSetTestLoop, split_metrics
@@ -84,7 +85,7 @@ class WiSEFTLoop(MultiSetTestLoop):
     """A :class:`MultiSetTestLoop` over the weights (1 − α) θ0 + α θ1, which reads every image once for all α.
 
     θ0 are the :func:`pretrained_weights` of the runner's config, θ1 the weights of the runner's model, which has them
-    again after the run. Adapters (LoRA) are scaled by α. Metrics are named ``alpha=<α>/<set>/<metric>``. If a text
+    again after the run. Adapters are scaled by α. Metrics are named ``alpha=<α>/<set>/<metric>``. If a text
     tower makes the head (:class:`mmcfmask.models.losses.flyp.FLYP`), the loop interpolates the text towers and makes
     the head of each α from the result.
 
@@ -123,8 +124,8 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.weights = self._model_weights()  # written to in place
         self.finetuned = {name: value.clone() for name, value in self.weights.items()}
         self.pretrained = {name: value.to(self.finetuned[name].device) for name, value in self.pretrained.items()}
-        # LoRA: B is 0 in θ0, whatever its A. With the A of θ1, the line scales the update s B A by α.
-        self.pretrained.update({name: value for name, value in self.finetuned.items() if name.endswith('.lora_A')})
+        # Adapters: B is 0 in θ0, whatever its A. With the A of θ1, the line scales the update B A by α.
+        self.pretrained.update({name: value for name, value in self.finetuned.items() if is_scaled_by_another(name)})
         self.maker = next((module for module in getattr(self.model, 'losses', ()) if isinstance(module, FLYP)), None)
         if self.maker is not None:
             self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}

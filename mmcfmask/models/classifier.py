@@ -26,9 +26,19 @@ from .losses import Step, add_losses, check_teacher, find_terms
 from .losses.base import find_layout
 from .preprocessor import CAMRefillDataPreprocessor, fill_normalisation
 from .teacher import OpenCLIPTeacher
+from .towers.adapters import (
+    KEYS,
+    Adapters,
+    add_adapters,
+    drops_at_random,
+    has_adapters,
+    holds_adapters,
+    is_adapter,
+    read_adapters,
+    without_adapters,
+)
 from .towers.features import build_tower, find_features
 from .towers.initial_weights import initialise
-from .towers.lora import LoRA, add_lora, has_lora, holds_adapters, is_adapter
 from .towers.modes import keep_pretrained_mode, take_class_token
 
 
@@ -46,8 +56,8 @@ class CounterfactualClassifier(ImageClassifier):
 
     Args:
         backbone (dict): :class:`OpenCLIPBackbone`, or any backbone of mmpretrain; its ``init_cfg`` acts now, before
-            the teacher is copied. ``lora=dict(rank=8)`` beside its arguments trains adapters in place of its weights,
-            see :class:`mmcfmask.models.towers.lora.LoRA`; the neck is frozen then.
+            the teacher is copied. ``lora=dict(rank=8)`` or ``r_adapter=dict()`` beside its arguments trains adapters in
+            place of its weights, see :mod:`mmcfmask.models.towers.adapters`; the neck is frozen then.
         head (dict): :class:`CLIPDistillHead`; ``in_channels`` is filled in.
         neck (dict, optional): As in ``ImageClassifier``. Defaults to a ``GlobalAveragePooling`` for a backbone that
             returns a map.
@@ -99,9 +109,9 @@ class CounterfactualClassifier(ImageClassifier):
                     'was copied from the student: use model.backbone.pretrained or model.backbone.init_cfg'
                 )
         check_head(head)
-        lora = backbone.get('lora') if isinstance(backbone, dict) else None
+        adapters = None
         if isinstance(backbone, dict):
-            backbone = {key: value for key, value in backbone.items() if key != 'lora'}
+            adapters, backbone = read_adapters(backbone), without_adapters(backbone)
         tower = build_tower(backbone)
         pool, width = find_features(tower, MODELS.build(neck) if isinstance(neck, dict) else neck)
         if isinstance(head, dict):
@@ -132,8 +142,8 @@ class CounterfactualClassifier(ImageClassifier):
             gate = MODELS.build({'type': 'KNNGate', **knn_gate})
             gate.setup(self)
             self._set_frozen(knn_gate=gate)
-        if lora is not None:
-            self._add_lora(lora)
+        if adapters is not None:
+            self._add_adapters(adapters)
         if teacher is not None:
             frozen = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
             frozen.setup(self.backbone, self.neck, self.head)
@@ -150,9 +160,9 @@ class CounterfactualClassifier(ImageClassifier):
         scale = getattr(self.backbone, 'logit_scale', 100.0)
         self.head.start_from(partial(build_class_weights, classifier=self), scale)
 
-    def _add_lora(self, options: dict) -> None:
-        with blame('model.backbone.lora'):
-            add_lora(self.backbone, LoRA(**options))
+    def _add_adapters(self, options: Adapters) -> None:
+        with blame(f'model.backbone.{options.key}'):
+            add_adapters(self.backbone, options)
         if self.neck is not None:
             self.neck.requires_grad_(False)
 
@@ -163,9 +173,14 @@ class CounterfactualClassifier(ImageClassifier):
         for term in terms:
             term.setup(self)
             self.losses.append(term)
+            if term.deterministic and drops_at_random(self.backbone):
+                raise ConfigError(
+                    f'{type(term).__name__} compares passes that may differ by what was learned alone, but '
+                    'model.backbone.r_adapter drops adapters at random: set its drop=0'
+                )
         if self.teacher is not None:
             reads = any(term.reads_teacher_weights for term in self.losses)
-            self.teacher.exact = reads or has_lora(self.backbone)  # then the student reads them too
+            self.teacher.exact = reads or has_adapters(self.backbone)  # then the student reads them too
 
     def _set_frozen(self, **modules: nn.Module | None) -> None:
         # Not registered as sub-modules, so not in parameters(), state_dict(), EMA or DDP.
@@ -180,7 +195,9 @@ class CounterfactualClassifier(ImageClassifier):
 
     def train(self, mode: bool = True) -> CounterfactualClassifier:
         super().train(mode)
-        keep_pretrained_mode(self.backbone, self.train_batch_norm, keep_units=len(self.losses) > 0)
+        keep_pretrained_mode(
+            self.backbone, self.train_batch_norm, keep_units=any(term.deterministic for term in self.losses)
+        )
         if not mode:
             self._finish()
         return self
@@ -199,7 +216,7 @@ class CounterfactualClassifier(ImageClassifier):
 
     def _frozen_weights(self, prefix: str) -> dict[str, Tensor]:
         """The weights that a model with adapters never changes; none without adapters."""
-        if not has_lora(self.backbone):
+        if not has_adapters(self.backbone):
             return {}
         parts = dict(backbone=self.backbone, neck=self.neck)
         return {
@@ -232,18 +249,16 @@ class CounterfactualClassifier(ImageClassifier):
         """
         frozen, adapted = self._frozen_weights(prefix), holds_adapters(state)
         if adapted and not frozen:
-            raise ConfigError(
-                'these weights are LoRA adapters, but the model has none: set model.backbone.lora as in their training'
-            )
+            raise ConfigError(f'these weights are adapters, but the model has none: set {KEYS} as in their training')
         if frozen.keys() & state.keys():
             raise ConfigError(
-                'these are weights of a whole tower, but the model has LoRA adapters: leave out model.backbone.lora, '
-                'or start from them by model.backbone.pretrained'
+                f'these are weights of a whole tower, but the model has adapters: leave out {KEYS}, or '
+                'start from them by model.backbone.pretrained'
             )
-        base = state.get(f'{prefix}backbone.lora_base')
-        if frozen and base is not None and base.item() != self.backbone.lora_base.item():
+        base = state.get(f'{prefix}backbone.adapter_base')
+        if frozen and base is not None and base.item() != self.backbone.adapter_base.item():
             raise ConfigError(
-                'these LoRA adapters belong to other pretrained weights than those of model.backbone (pretrained or '
+                'these adapters belong to other pretrained weights than those of model.backbone (pretrained or '
                 'init_cfg): name those of their training'
             )
         return {**state, **frozen}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, blame
 from ..precision import autocast_dtype
+from .towers.adapters import copy_without_adapters
 from .towers.loading import load_text_tower
-from .towers.lora import copy_without_lora
 from .towers.modes import take_class_token
 
 PRECISIONS = {None: None, 'bf16': torch.bfloat16}
@@ -25,7 +25,7 @@ class OpenCLIPTeacher(nn.Module):
     """A frozen image tower with its projection.
 
     Without a ``model_name``, or with the student's own, it is a copy of the pretrained student, and no weights are
-    loaded twice. Of a student with adapters (LoRA) it is the student without them, and shares its frozen weights. Under
+    loaded twice. Of a student with adapters it is the student without them, and shares its frozen weights. Under
     autocast, and with ``precision='bf16'``, the first call rounds its weights for good, as autocast would do in every
     step: the features are the same, with less memory and time. :attr:`exact` prevents this.
 
@@ -86,7 +86,7 @@ class OpenCLIPTeacher(nn.Module):
             getattr(backbone, 'pretrained', None),
         )
         if self.model_name is None or same:
-            self.backbone, self.neck = copy_without_lora(backbone), deepcopy(neck)
+            self.backbone, self.neck = copy_without_adapters(backbone), deepcopy(neck)
         else:
             options = dict(model_name=self.model_name, pretrained=self.pretrained)
             size = getattr(backbone, 'image_size', None)  # the same images go into both

@@ -283,6 +283,8 @@ def names() -> Iterator[Case]:
         (8, 'dict'),
     ):
         yield value('model.backbone.lora', own, says=near)
+    for own, near in ((dict(drop=1.5), 'drop'), (dict(rank=0.5), 'rank'), (dict(drp=0.1), 'drop'), (True, 'dict')):
+        yield value('model.backbone.r_adapter', own, says=near)
 
 
 def keys() -> Iterator[Case]:

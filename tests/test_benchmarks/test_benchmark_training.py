@@ -154,11 +154,11 @@ LORA = str(ROOT / 'configs' / 'shapes' / 'cfmask_lora.py')
 def test_adapters_are_timed_beside_all_weights(capsys):
     cfg = steps.read_config(LORA, batch=4)
     result = training.benchmark_training(cfg, CPU, steps=1, skip=['naive'])
-    names = {'counterfactual', 'fine-tuning', 'LoRA', 'LoRA fine-tuning'}
+    names = {'counterfactual', 'fine-tuning', 'adapters', 'adapter fine-tuning'}
     assert set(result['seconds']) == set(result['peak_memory']) == names
-    assert {'time with LoRA, of that without', 'memory with LoRA, of that without'} <= set(result['ratios'])
+    assert {'time with adapters, of that without', 'memory with adapters, of that without'} <= set(result['ratios'])
     training.show_training(result, Console())
-    assert 'LoRA fine-tuning' in capsys.readouterr().out
+    assert 'adapter fine-tuning' in capsys.readouterr().out
 
 
 def test_adapters_save_the_products_that_make_gradients_of_weights():

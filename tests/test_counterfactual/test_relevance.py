@@ -32,7 +32,10 @@ def batch():
 
 
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('options', [{}, dict(frozen=True), dict(grad_checkpointing=True)])
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(frozen=True), dict(grad_checkpointing=True), dict(frozen_stages=1, grad_checkpointing=True)],
+)
 def test_equals_full_recursion(tiny_pretrained, batch, training, options):
     model = classifier(tiny_pretrained, **options).train(training)
     images, labels = batch

@@ -121,10 +121,11 @@ def test_blocks_of_a_tower():
 def test_what_cannot_be_sharded_is_refused(tiny_pretrained):
     with pytest.raises(ValueError, match='--fsdp: L2SP reads the weights of whole towers'):
         check_shardable(build(tiny_pretrained, dict(type='L2SP')))
-    backbone = dict(type='OpenCLIPBackbone', model_name='tiny-vit', lora=dict(rank=2))
     head = dict(type='CLIPDistillHead', num_classes=3)
-    with pytest.raises(ValueError, match='--fsdp: with LoRA, student and teacher share'):
-        check_shardable(MODELS.build(dict(type='CounterfactualClassifier', backbone=backbone, head=head)))
+    for adapters in dict(lora=dict(rank=2)), dict(r_adapter={}):
+        backbone = dict(type='OpenCLIPBackbone', model_name='tiny-vit', **adapters)
+        with pytest.raises(ValueError, match='--fsdp: with adapters, student and teacher share'):
+            check_shardable(MODELS.build(dict(type='CounterfactualClassifier', backbone=backbone, head=head)))
     cfg = Config(dict(launcher='none', model_wrapper_cfg=dict(type='FullyShardedDataParallel')))
     with pytest.raises(ValueError, match='--fsdp splits a model over several processes: start them with tools/dist'):
         prepare_sharding(cfg)

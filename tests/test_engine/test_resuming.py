@@ -20,6 +20,7 @@ CONTEXT_TERMS = [
         {'model.data_preprocessor.mask': 'random', 'model.data_preprocessor.fill': 'multi'},
         {'model.data_preprocessor.donors': 'other_class', 'model.losses': CONTEXT_TERMS},
         {'model.backbone.lora': dict(rank=2)},
+        {'model.backbone.r_adapter': dict(drop=0.5), 'model.teacher': None, 'model.losses': []},
         {  # a teacher that moves, and an optimizer that knows where the training began
             'model.losses': [dict(type='CounterfactualDistillation'), dict(type='CaRotImage', interval=0.2)],
             'optim_wrapper.optimizer.type': 'AdamSPD',

@@ -18,10 +18,12 @@ from mmcfmask.engine.run_export import PARTS, check_part, find_metrics, read_pre
 from mmcfmask.engine.run_soup import run_soup
 from mmcfmask.engine.run_test import run_test
 from mmcfmask.engine.testing import forget_training
+from mmcfmask.models.towers.adapters.base import UP, holds_adapters
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/shapes/cfmask.py')
 LORA = str(ROOT / 'configs/shapes/cfmask_lora.py')
+R_ADAPTER = str(ROOT / 'configs/shapes/cfmask_r_adapter.py')
 IMAGES = torch.randn(3, 3, 64, 64)
 
 
@@ -54,52 +56,56 @@ def expected(trained):
         return dict(features=model.extract_feat(IMAGES)[-1], logits=model(IMAGES))
 
 
-@pytest.fixture(scope='module')
-def adapted(tmp_path_factory):
-    """A checkpoint of adapters, and the logits of its model."""
-    cfg = load_config(LORA)
+@pytest.fixture(scope='module', params=[LORA, R_ADAPTER])
+def adapted(request, tmp_path_factory):
+    """A config with adapters, a checkpoint of them, and the logits of its model."""
+    cfg = load_config(request.param)
     forget_training(cfg.model)
     model = MODELS.build(cfg.model).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith('lora_B'):
+            if name.endswith(UP):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         logits = model(IMAGES)
     meta = dict(cfg=cfg.pretty_text, seed=7, dataset_meta=dict(classes=ShapesDataset.METAINFO['classes']))
     path = tmp_path_factory.mktemp('adapted') / 'best.pth'
     torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
-    return path, logits
+    return request.param, path, logits
 
 
 def test_adapters_alone_and_merged(adapted, tmp_path):
     """A checkpoint of adapters and one of merged weights are tested, loaded and exported alike."""
-    path, logits = adapted
+    config, path, logits = adapted
     merged = tmp_path / 'merged.pth'
-    run_soup(LORA, [path], merged)
-    assert path.stat().st_size < 0.2 * merged.stat().st_size
+    run_soup(config, [path], merged)
+    assert path.stat().st_size < 0.25 * merged.stat().st_size
     weights = torch.load(merged, weights_only=True)['state_dict']
-    assert not any('lora' in name for name in weights) and 'backbone.visual.conv1.weight' in weights
+    assert not holds_adapters(weights) and 'backbone.visual.conv1.weight' in weights
     assert not torch.equal(load_model(CONFIG)(IMAGES), logits)
     metrics = []
     for name, checkpoint in dict(alone=path, merged=merged).items():
-        model = load_model(LORA, checkpoint)
-        assert not any('lora' in key for key in model.state_dict())
+        model = load_model(config, checkpoint)
+        assert model.state_dict().keys() == weights.keys()
         with torch.no_grad():
             torch.testing.assert_close(model(IMAGES), logits, rtol=1e-5, atol=1e-4)
-        run = run_test(LORA, checkpoint, ['test_dataloader.test.dataset.size=20'], shifts=[], work_dir=tmp_path / name)
+        short = ['test_dataloader.test.dataset.size=20']
+        run = run_test(config, checkpoint, short, shifts=[], work_dir=tmp_path / name)
         metrics.append(run['sets']['test']['metrics'])
     assert metrics[0] == pytest.approx(metrics[1])
-    run_export(LORA, path, to='torch', out=tmp_path / 'out')
+    run_export(config, path, to='torch', out=tmp_path / 'out')
     graph = torch.export.load(tmp_path / 'out' / 'model.pt2').module()
     torch.testing.assert_close(graph(IMAGES), logits, rtol=1e-5, atol=1e-4)
 
 
 def test_adapters_need_the_config_of_their_training(adapted):
-    path, _ = adapted
-    with pytest.raises(ValueError, match=r"adapters trained with model.backbone.lora = \{'rank': 8\}, but now .*None"):
+    config, path, _ = adapted
+    kind = 'lora' if config == LORA else 'r_adapter'
+    with pytest.raises(ValueError, match=rf"trained with model.backbone = {{'{kind}': .*, but now it has {{}}"):
         load_model(CONFIG, path)
-    with pytest.raises(ValueError, match="but now it is .*'alpha': 4.0"):
-        load_model(LORA, path, options={'model.backbone.lora.alpha': 4.0})
+    with pytest.raises(ValueError, match=f"but now it has {{'{kind}': .*'rank': 4"):
+        load_model(config, path, options={f'model.backbone.{kind}.rank': 4})
+    if kind == 'r_adapter':  # what acts in training alone may change
+        load_model(config, path, options={'model.backbone.r_adapter.drop': 0.2})
 
 
 def usage(folder):

@@ -15,6 +15,7 @@ from mmcfmask.engine.run_soup import state_loader
 from mmcfmask.engine.testing import prepare_test, skip_pretrained_weights
 from mmcfmask.engine.wise_ft import parse_alphas, pretrained_weights
 from mmcfmask.engine.wise_ft_results import save_interpolated, write_results
+from mmcfmask.models.towers.adapters import holds_adapters
 from mmcfmask.models.towers.loading import load_text_tower
 
 ROOT = Path(__file__).parents[2]
@@ -211,12 +212,18 @@ def test_hook_takes_the_moving_average(config, tmp_path):
     assert not torch.equal(end['head.fc.weight'], saved['ema_state_dict']['module.head.fc.weight'])
 
 
-LORA = {'model.backbone.lora': dict(rank=2, alpha=4.0)}
+ADAPTERS = [
+    ({'model.backbone.lora': dict(rank=2, alpha=4.0)}, r'mlp.*weight|proj_?\w*\.?weight|^head'),
+    ({'model.backbone.r_adapter': {}}, r'mlp.c_proj|out_proj.weight|^head'),
+    ({'model.backbone.r_adapter': dict(rank=2)}, r'mlp.c_proj|out_proj.weight|^head'),
+]
 
 
-def test_adapters_are_scaled(config, tmp_path):
-    """The line of merged weights, tested apart, by the tool's loop and by the hook; with a moving average."""
-    cfg = config(**LORA)
+@pytest.mark.parametrize('adapters, changed', ADAPTERS)
+def test_adapters_are_scaled(config, tmp_path, adapters, changed):
+    """The line of merged weights, tested apart, by the tool's loop and by the hook; with a moving average. α W in place
+    of W is what R-Adapter calls re-scaling."""
+    cfg = config(**adapters)
     cfg.custom_hooks += [dict(type='EMAHook', momentum=0.1), dict(type='WiSEFTHook', alphas=[0.3], save=0.3)]
     set_gradient_accumulation(cfg, 1)
     build_runner(cfg).train()
@@ -225,16 +232,16 @@ def test_adapters_are_scaled(config, tmp_path):
     by_hook = json.loads((tmp_path / 'run' / 'wise_ft' / 'wise_ft.json').read_text())['line'][0]['metrics']
 
     start = pretrained_weights(config().model)
-    end = state_loader(config(**LORA).model, {best: saved})(best)
+    end = state_loader(config(**adapters).model, {best: saved})(best)
     assert start.keys() == end.keys()
     moved = {name for name in start if not torch.equal(start[name], end[name])}
-    assert moved == {name for name in start if re.search(r'mlp.*weight|proj_?\w*\.?weight|^head', name)}
+    assert moved == {name for name in start if re.search(changed, name)}
     path = str(tmp_path / 'merged.pth')
     torch.save(dict(state_dict={name: 0.7 * start[name] + 0.3 * end[name] for name in start}), path)
     expected = evaluated(config(), path)
     assert by_hook == pytest.approx(expected, rel=1e-4)
 
-    cfg = config(**LORA)
+    cfg = config(**adapters)
     prepare_test(cfg, best, keep_pretrained=True)
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=[0, 0.3, 1])
     runner = build_runner(cfg)
@@ -242,7 +249,7 @@ def test_adapters_are_scaled(config, tmp_path):
     assert {name: metrics[f'alpha=0.3/{name}'] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert metrics['alpha=0/r/nll'] == pytest.approx(evaluated(config('zeroshot'))['r/nll'])
     weights = check_checkpoint(str(tmp_path / 'run' / 'wise_ft' / 'wise_ft_0.3.pth'))['state_dict']
-    assert weights.keys() == saved['state_dict'].keys() and any(name.endswith('lora_B') for name in weights)
+    assert weights.keys() == saved['state_dict'].keys() and holds_adapters(weights)
 
 
 PROMPTS = dict(type='text', classnames=[f'thing {n}' for n in range(10)], templates=['a {}'])

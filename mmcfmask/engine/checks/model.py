@@ -29,7 +29,7 @@ from ...models import (
 )
 from ...models.class_embeddings.build import resolve_rows
 from ...models.class_embeddings.text import resolve_classnames, resolve_templates
-from ...models.losses import CARFT, FLYP, L2SP, CaRot, CaRotImage, LipsumFT, StarFT, check_teacher, find_terms
+from ...models.losses import CARFT, FLYP, L2SP, MPMNCE, CaRot, CaRotImage, LipsumFT, StarFT, check_teacher, find_terms
 from ...models.maker import OPTIONS
 from ...models.towers.initial_weights import check_file, pretrained_cfgs
 from ...models.towers.loading import check_pretrained
@@ -50,6 +50,7 @@ OUR_TERMS = (
     FLYP,
     L2SP,
     LipsumFT,
+    MPMNCE,
     MixedCrossEntropy,
     StarFT,
 )

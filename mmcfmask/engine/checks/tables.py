@@ -40,7 +40,7 @@ from ...models import (
     DualHead,
 )
 from ...models.class_embeddings.build import CLASS_WEIGHTS
-from ...models.towers.lora import LoRA
+from ...models.towers.adapters import KINDS
 from ...ranges import Count, Finite, NonNegative, OpenShare, Pixels, Positive, Seed, Share, Whole
 
 Text = Annotated[str, MinLen(1)]
@@ -219,7 +219,7 @@ OWN_TYPES = {CLIPDistillHead: dict(class_weights=CLASS_WEIGHTS), DualHead: dict(
 OPTIONS = {ContextTerm: dict(counterfactual=CounterfactualMaker)}
 
 # Keys of a part that the class which owns the part takes for itself, and what their dicts are arguments of.
-TAKEN = {CounterfactualClassifier: dict(backbone=dict(lora=LoRA))}
+TAKEN = {CounterfactualClassifier: dict(backbone=KINDS)}
 
 # Keys whose dicts, or lists of dicts, name a class of this registry, anywhere in a config.
 REGISTRIES = dict(

@@ -67,6 +67,24 @@ def text_context_weights(
     )
 
 
+def text_prompt_weights(
+    model: nn.Module,
+    tokenizer: Callable,
+    classnames: Sequence[str],
+    templates: Sequence[str],
+    device: str | torch.device = 'cpu',
+) -> Tensor:
+    """Like :func:`text_class_weights`, but one row per prompt: row c K + k is class c in template k of K.
+
+    Returns:
+        (C K, D) float32 on the CPU, rows L2-normalised.
+    """
+    prompts = [template.format(name) for name in classnames for template in templates]
+    return _mean_text_embeddings(
+        model, tokenizer, prompts, ['{}'], device, f'Text embeddings of {len(prompts)} prompts'
+    )
+
+
 def _mean_text_embeddings(
     model: nn.Module,
     tokenizer: Callable,
@@ -169,19 +187,19 @@ def text_embeddings(
     pretrained: str | None = None,
     cache_dir: str | None = None,
 ) -> Tensor:
-    """Mean text embeddings of a classifier's prompts per class or per context, cached on disk.
+    """Text embeddings of a classifier's prompts, or their means per class or per context, cached on disk.
 
     Args:
         classifier: Has ``backbone``.
         kind: ``'text'``: per class (:func:`text_class_weights`); ``'context'``: per template
-            (:func:`text_context_weights`).
+            (:func:`text_context_weights`); ``'prompt'``: of every prompt (:func:`text_prompt_weights`).
         classnames, templates, model_name, pretrained, cache_dir: As in :func:`build_class_weights`.
 
     Raises:
         NoTextTowerError: The weights hold an image tower only.
         ConfigError, MissingFileError: As :func:`build_class_weights`.
     """
-    embed = dict(text=text_class_weights, context=text_context_weights)[kind]
+    embed = dict(text=text_class_weights, context=text_context_weights, prompt=text_prompt_weights)[kind]
     classnames, templates = resolve_classnames(classnames), resolve_templates(templates)
     model_name, pretrained = text_source(classifier, model_name, pretrained)
 

@@ -23,6 +23,7 @@ from .flyp import FLYP
 from .l2sp import L2SP, l2_sp
 from .lipsum import LipsumFT, energy_gap
 from .mixing import MixedCrossEntropy
+from .mpm_nce import MPMNCE, mpm_nce
 from .starft import StarFT, spurious_divergence
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     'L2SP',
     'LipsumFT',
     'LossTerm',
+    'MPMNCE',
     'MixedCrossEntropy',
     'StarFT',
     'Step',
@@ -54,6 +56,7 @@ __all__ = [
     'find_terms',
     'knowledge_distillation',
     'l2_sp',
+    'mpm_nce',
     'orthogonality',
     'soft_cross_entropy',
     'spurious_divergence',

@@ -208,6 +208,8 @@ class LossTerm(nn.Module):
         any_teacher (bool): The teacher may be another model than the pretrained student.
         reads_teacher_weights (bool): The term reads the weights of the teacher, so that these must stay exact under
             autocast.
+        deterministic (bool): The term compares features or maps of several passes, which may differ by what was learned
+            alone: dropout, stochastic depth and the dropping of adapters are off in training.
         progress (float): Share of the optimizer's steps that are done, in [0, 1). ``LossTermHook`` sets it, which every
             training by a Runner has; in a loop of your own it stays 0 unless you set it.
     """
@@ -215,6 +217,7 @@ class LossTerm(nn.Module):
     needs_teacher = True
     any_teacher = False
     reads_teacher_weights = True
+    deterministic = True
     progress = 0.0
 
     def __init__(self, weight: float = 1.0) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...ranges import NonNegative
 from ...renamed import refuse_old_names
-from ..towers.lora import has_lora
+from ..towers.adapters import KEYS, has_adapters
 from .base import LossTerm, Step
 
 
@@ -57,9 +57,9 @@ class L2SP(LossTerm):
             ConfigError: The tower has adapters.
         """
         super().setup(classifier)
-        if has_lora(classifier.backbone):
+        if has_adapters(classifier.backbone):
             raise ConfigError(
-                'L2SP holds the weights of the tower to the pretrained ones, but with model.backbone.lora these do not '
+                f'L2SP holds the weights of the tower to the pretrained ones, but with {KEYS} these do not '
                 'change: leave out one of them. Weight decay on the adapters (optim_wrapper.optimizer.weight_decay) '
                 'pulls towards the pretrained model'
             )

@@ -133,6 +133,11 @@ class OpenCLIPBackbone(BaseBackbone):
                 f'{height}x{width}: set image_size of the backbone and of ResizeCenterCrop in the pipeline to the same '
                 f'value (one variable of our configs, image_size={height if height == width else (height, width)}).'
             )
+        frozen_stem = not next(self.visual.parameters()).requires_grad
+        if self.grad_checkpointing and frozen_stem and torch.is_grad_enabled() and not x.requires_grad:
+            # A recorder lets the attention of frozen blocks require a gradient; when a checkpoint runs them again, only
+            # a gradient of their input does.
+            x = x.detach().requires_grad_()
         features = self.visual(x)
         # CoCa towers return their tokens as well.
         return (features[0] if isinstance(features, tuple) else features,)

@@ -14,12 +14,12 @@ from .hugging_face import from_hugging_face, is_hugging_face
 # Keys of an open_clip checkpoint that belong to no tower.
 SHARED_KEYS = ('logit_scale', 'logit_bias')
 
-LORA = r'.*\blora_(A|B|down|up)\b.*'
+ADAPTERS = r'.*\b(lora_(A|B|down|up)|adapter_(A|B))\b.*'
 # Of formats that are no CLIP: a key that only they have, what they are, and what to do.
 OTHER_FORMATS = (
     (
-        LORA,
-        'LoRA adapters, without the weights that they change',
+        ADAPTERS,
+        'adapters (LoRA, R-Adapter), without the weights that they change',
         'merge them into the model (tools/soup.py of one checkpoint; `model.merge_and_unload()` of peft) and save that',
     ),
     (
@@ -71,12 +71,12 @@ def to_open_clip(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         a classifier, are left out. Names of other models are returned as they are.
 
     Raises:
-        ConfigError: Several image towers, LoRA adapters, or a model of transformers without a counterpart in open_clip.
+        ConfigError: Several image towers, adapters, or a model of transformers without a counterpart in open_clip.
     """
     weights = dict(state_dict)
     if any(key.startswith('image_encoder.model.patch_emb') for key in weights):
         return weights  # Apple's MobileCLIP, which open_clip converts
-    if any(re.fullmatch(LORA, key) for key in weights):  # beside a tower too
+    if any(re.fullmatch(ADAPTERS, key) for key in weights):  # beside a tower too
         raise ConfigError(explain_format(weights))
     prefixes = {match[1] for key in weights if (match := re.fullmatch(r'((?:.*\.)?)(?:visual|vision_model)\..*', key))}
     prefixes = {

@@ -209,19 +209,25 @@ def test_parts_of_a_config(key, value, message):
 
 
 @pytest.mark.parametrize(
-    'lora, message',
+    'adapters, message',
     [
-        (dict(rnk=8), "model.backbone.lora: LoRA has no 'rnk'. Did you mean 'rank'"),
-        (dict(rank=0), 'model.backbone.lora.rank=0: it must be greater than or equal to 1'),
-        (dict(rank=8.0), 'model.backbone.lora.rank=8.0: it must be a whole number'),
-        (dict(alpha=-1.0), 'model.backbone.lora.alpha=-1.0: it must be greater than 0 or None'),
-        (dict(targets='attn'), "model.backbone.lora.targets='attn': it must be a list or None"),
-        (8, 'model.backbone.lora=8: it must be a dict'),
+        (dict(lora=dict(rnk=8)), "model.backbone.lora: LoRA has no 'rnk'. Did you mean 'rank'"),
+        (dict(lora=dict(rank=0)), 'model.backbone.lora.rank=0: it must be greater than or equal to 1'),
+        (dict(lora=dict(rank=8.0)), 'model.backbone.lora.rank=8.0: it must be a whole number'),
+        (dict(lora=dict(alpha=-1.0)), 'model.backbone.lora.alpha=-1.0: it must be greater than 0 or None'),
+        (dict(lora=dict(targets='attn')), "model.backbone.lora.targets='attn': it must be a list or None"),
+        (dict(r_adapter=dict(drp=0.2)), "model.backbone.r_adapter: RAdapter has no 'drp'. Did you mean 'drop'"),
+        (dict(r_adapter=dict(drop=1.0)), 'model.backbone.r_adapter.drop=1.0: it must be less than 1'),
+        (
+            dict(r_adapter=dict(rank=0)),
+            'model.backbone.r_adapter.rank=0: it must be greater than or equal to 1',
+        ),
+        (dict(lora=8), 'model.backbone.lora=8: it must be a dict'),
     ],
 )
-def test_adapters(lora, message):
+def test_adapters(adapters, message):
     cfg = Config.fromfile(CONFIGS / 'shapes' / 'cfmask.py')
-    cfg.model.backbone.lora = lora
+    cfg.model.backbone.update(adapters)
     with pytest.raises(ConfigError, match=message):
         check_schema(cfg)
 

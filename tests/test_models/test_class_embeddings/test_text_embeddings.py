@@ -116,6 +116,18 @@ def test_random_text_tower_is_not_cached(calls, cache):
     assert len(calls) == 2 and not torch.equal(first, second) and not cache.exists()
 
 
+def test_prompts_equal_a_loop(classifier, tiny_pretrained):
+    model = open_clip.create_model('tiny-vit', pretrained=tiny_pretrained).eval()
+    tokenizer = open_clip.get_tokenizer('tiny-vit')
+    prompts = text_embeddings(classifier, 'prompt', NAMES, TEMPLATES)
+    assert len(prompts) == len(NAMES) * len(TEMPLATES)
+    for c, name in enumerate(NAMES):
+        for k, template in enumerate(TEMPLATES):
+            with torch.no_grad():
+                embedding = model.encode_text(tokenizer([template.format(name)]))[0]
+            torch.testing.assert_close(prompts[c * len(TEMPLATES) + k], embedding / embedding.norm())
+
+
 def test_contexts_equal_a_loop(classifier, tiny_pretrained, monkeypatch):
     model, tokenizer = (
         open_clip.create_model('tiny-vit', pretrained=tiny_pretrained).eval(),

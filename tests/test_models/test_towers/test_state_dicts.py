@@ -62,13 +62,14 @@ def test_bare_towers_of_other_kinds(name, monkeypatch):
     assert to_open_clip(visual).keys() == {f'visual.{key}' for key in visual}
 
 
-def test_adapters_are_refused(whole, tmp_path):
-    key = 'visual.transformer.resblocks.0.attn.out_proj.lora_A.default.weight'
+@pytest.mark.parametrize('key', ['attn.out_proj.lora_A.default.weight', 'attn.adapter_B'])
+def test_adapters_are_refused(whole, tmp_path, key):
+    key = f'visual.transformer.resblocks.0.{key}'
     torch.save(
         {f'base_model.model.{name}': value for name, value in {**whole, key: torch.ones(1)}.items()},
         tmp_path / 'lora.pt',
     )
-    with pytest.raises(ValueError, match='lora.pt: it holds LoRA adapters.*merge_and_unload'):
+    with pytest.raises(ValueError, match='lora.pt: it holds adapters.*merge_and_unload'):
         load_image_tower('tiny-vit', str(tmp_path / 'lora.pt'))
 
 

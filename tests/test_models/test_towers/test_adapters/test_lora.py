@@ -1,4 +1,4 @@
-"""Adapters, against weights with the update written out."""
+"""LoRA, against weights with the update written out."""
 
 import copy
 import math
@@ -6,29 +6,15 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from adapted import TOWERS, classifier, draw_adapters, features, model, step
 from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
 from torch import nn
 from towers import build, register
 
 from mmcfmask import relevance_map
-from mmcfmask.models.towers.lora import (
-    LoRA,
-    add_lora,
-    copy_without_lora,
-    find_layers,
-    has_lora,
-    lora_linear,
-    low_rank_update,
-    remove_lora,
-)
-
-TOWERS = [
-    ('open_clip', 'tiny-vit'),
-    ('open_clip', 'tiny-vit-quickgelu'),
-    *[('open_clip', name) for name in ('tiny-coca', 'tiny-mean', 'tiny-map-pool', 'tiny-swin', 'tiny-convnext')],
-    *[('mmpretrain', name) for name in ('VisionTransformer', 'BEiTViT')],
-]
+from mmcfmask.models.towers.adapters import LoRA, add_adapters, copy_without_adapters, has_adapters, remove_adapters
+from mmcfmask.models.towers.adapters.base import find_layers
+from mmcfmask.models.towers.adapters.lora import lora_linear, low_rank_update
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -46,16 +32,6 @@ def explicit_update(down, up, scale, parts):
                 for k in range(rank):
                     update[part * rows + i, j] += scale * up[part * rows + i, k] * down[part * rank + k, j]
     return update
-
-
-def draw_adapters(tower, size=0.3):
-    """Adapters as after a training."""
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for name, weight in tower.named_parameters():
-            if name.endswith('lora_B'):
-                weight.copy_(size * torch.randn(weight.shape, generator=generator, dtype=torch.double))
-    return tower
 
 
 @pytest.mark.parametrize('parts', [1, 3])
@@ -92,7 +68,7 @@ def test_linear_layer_equals_peft():
     theirs = peft.get_peft_model(
         copy.deepcopy(ours), peft.LoraConfig(r=2, lora_alpha=3, target_modules=['mlp'], lora_dropout=0.0)
     ).base_model.model.mlp
-    add_lora(ours, LoRA(2, alpha=3.0))
+    add_adapters(ours, LoRA(2, alpha=3.0))
     with torch.no_grad():
         for mine, adapter in (ours.mlp.lora_A, theirs.lora_A), (ours.mlp.lora_B, theirs.lora_B):
             adapter['default'].weight.copy_(mine.normal_())
@@ -108,7 +84,7 @@ def test_linear_layer_equals_peft():
 def test_start_is_as_published():
     """B is 0; A is uniform as peft and nn.Linear draw it, and differs between layers."""
     tower = MODELS.build(dict(type='OpenCLIPBackbone', model_name='tiny-vit'))
-    add_lora(tower, LoRA(4))
+    add_adapters(tower, LoRA(4))
     adapters = {name: weight for name, weight in tower.named_parameters() if weight.requires_grad}
     assert all(name.endswith(('lora_A', 'lora_B')) for name in adapters)
     downs = [weight for name, weight in adapters.items() if name.endswith('lora_A')]
@@ -129,13 +105,13 @@ def test_towers(kind, name):
             nn.init.ones_(weight)
     images = torch.randn(3, 3, *(2 * [getattr(plain, 'image_size', (32, 32))[0]]), dtype=torch.double)
     adapted = copy.deepcopy(plain)
-    add_lora(adapted, LoRA(3, alpha=1.5))
-    assert has_lora(adapted) and not has_lora(plain)
+    add_adapters(adapted, LoRA(3, alpha=1.5))
+    assert has_adapters(adapted) and not has_adapters(plain)
     torch.testing.assert_close(features(adapted, images), features(plain, images))
 
     draw_adapters(adapted)
     state = dict(adapted.state_dict())
-    adapters = {key for key in state if 'lora_' in key}
+    adapters = {key for key in state if 'lora_' in key or key == 'adapter_base'}
     for key in adapters:
         layer, _, part = key.rpartition('.')
         if part == 'lora_A':
@@ -154,54 +130,20 @@ def test_towers(kind, name):
     torch.testing.assert_close(*maps)
 
     before = features(adapted, images)
-    remove_lora(adapted, merge=True)
+    remove_adapters(adapted, merge=True)
     assert adapted.state_dict().keys() == plain.state_dict().keys()
     assert [type(module) for module in adapted.modules()] == [type(module) for module in plain.modules()]
     assert torch.equal(features(adapted, images), before)  # a layer computes with the merged weight already
-
-
-def features(tower, images):
-    return tower(images)[-1]
-
-
-def classifier(tower):
-    """Classes by single features."""
-    model = MODELS.build(
-        dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5'), head=dict(type='ClsHead'))
-    )
-    model.backbone = tower
-    model.forward = lambda images: features(tower, images)[:, :4]
-    return model.eval()
-
-
-def model(pretrained, lora=None, name='tiny-vit', teacher=True, **backbone):
-    torch.manual_seed(2)
-    return MODELS.build(
-        dict(
-            type='CounterfactualClassifier',
-            backbone=dict(type='OpenCLIPBackbone', model_name=name, pretrained=pretrained, lora=lora, **backbone),
-            head=dict(type='CLIPDistillHead', num_classes=5),
-            teacher=dict(type='OpenCLIPTeacher') if teacher else None,
-            losses=[dict(type='CounterfactualDistillation')] if teacher else [],
-        )
-    ).train()
-
-
-def step(student):
-    torch.manual_seed(6)
-    samples = [DataSample().set_gt_label(label) for label in (0, 3, 3, 1)]
-    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3)).to(student.head.fc.weight.dtype)
-    return student(images, samples, mode='loss')
 
 
 @pytest.mark.parametrize('backbone', [{}, dict(lean=False), dict(grad_checkpointing=True), dict(recompute=True)])
 def test_step_equals_that_of_all_weights(tiny_pretrained, backbone):
     """Losses are those of a student with merged weights, and gradients follow by the chain rule from those of its
     weights: ∂/∂A = s Bᵀ ∂/∂W and ∂/∂B = s ∂/∂W Aᵀ."""
-    adapted = draw_adapters(model(tiny_pretrained, dict(rank=2, alpha=3.0), **backbone).double(), 0.1)
+    adapted = draw_adapters(model(tiny_pretrained, lora=dict(rank=2, alpha=3.0), **backbone).double(), 0.1)
     merged = model(tiny_pretrained, **backbone).double()
     state = copy.deepcopy(adapted)
-    remove_lora(state, merge=True)
+    remove_adapters(state, merge=True)
     merged.load_state_dict(state.state_dict())
     ours, theirs = step(adapted), step(merged)
     for name in ('loss_cls', 'loss_distill'):
@@ -226,7 +168,7 @@ def find_adapted(tower):
 
 
 def test_training_changes_adapters_and_head_alone(tiny_pretrained):
-    student = model(tiny_pretrained, dict(rank=2))
+    student = model(tiny_pretrained, lora=dict(rank=2))
     frozen = {name: weight for name, weight in student.backbone.named_parameters() if 'lora_' not in name}
     taught = dict(student.teacher.backbone.named_parameters())
     assert taught.keys() == frozen.keys() and all(taught[name] is weight for name, weight in frozen.items())
@@ -245,7 +187,7 @@ def test_training_changes_adapters_and_head_alone(tiny_pretrained):
 
 
 def test_teacher_that_shares_weights_does_not_round_them(tiny_pretrained):
-    student = model(tiny_pretrained, dict(rank=2))
+    student = model(tiny_pretrained, lora=dict(rank=2))
     with torch.autocast('cpu', dtype=torch.bfloat16):
         losses = step(student)
     assert losses['loss_distill'] == 0
@@ -256,24 +198,25 @@ def test_teacher_that_shares_weights_does_not_round_them(tiny_pretrained):
 
 def test_another_teacher_keeps_its_own_weights(tiny_pretrained):
     tower = MODELS.build(dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=tiny_pretrained))
-    copied = copy_without_lora(tower)
+    copied = copy_without_adapters(tower)
     assert all(one is not other for one, other in zip(copied.parameters(), tower.parameters()))
 
 
 def test_checkpoint_holds_adapters_and_head(tiny_pretrained):
-    trained = draw_adapters(model(tiny_pretrained, dict(rank=2)))
+    trained = draw_adapters(model(tiny_pretrained, lora=dict(rank=2)))
     state = trained.state_dict()
-    assert all('lora_' in name or name.startswith(('head.', 'data_preprocessor.')) for name in state)
-    other = model(tiny_pretrained, dict(rank=2))
+    fixed = 'backbone.adapter_base', 'head.', 'data_preprocessor.'
+    assert all('lora_' in name or name.startswith(fixed) for name in state)
+    other = model(tiny_pretrained, lora=dict(rank=2))
     assert other.load_state_dict(state).missing_keys == []
     for (name, weight), expected in zip(other.named_parameters(), trained.parameters()):
         assert torch.equal(weight, expected), name
     with pytest.raises(ValueError, match='the model has none: set model.backbone.lora'):
         model(tiny_pretrained).load_state_dict(state)
-    with pytest.raises(ValueError, match='weights of a whole tower, but the model has LoRA adapters'):
+    with pytest.raises(ValueError, match='weights of a whole tower, but the model has adapters'):
         other.load_state_dict(model(tiny_pretrained).state_dict())
     with pytest.raises(ValueError, match='belong to other pretrained weights'):
-        model(None, dict(rank=2)).load_state_dict(state)
+        model(None, lora=dict(rank=2)).load_state_dict(state)
 
 
 def test_layers_of_targets():
@@ -300,14 +243,14 @@ def test_layers_of_targets():
 )
 def test_wrong_options(lora, message):
     with pytest.raises(ValueError, match=message):
-        model(None, lora)
+        model(None, lora=lora)
 
 
 def test_what_adapters_cannot_be_added_to():
-    with pytest.raises(ValueError, match='ModifiedResNet has no attention or MLP.*leave out lora'):
-        model(None, {}, name='tiny-resnet', teacher=False)
-    with pytest.raises(ValueError, match='leave out frozen=True, or lora'):
-        model(None, {}, frozen=True, teacher=False)
+    with pytest.raises(ValueError, match='ModifiedResNet has no attention or MLP.*leave out the adapters'):
+        model(None, lora={}, name='tiny-resnet', teacher=False)
+    with pytest.raises(ValueError, match='leave out frozen=True, or the adapters'):
+        model(None, lora={}, frozen=True, teacher=False)
     config = dict(
         type='CounterfactualClassifier',
         backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', lora=dict(rank=2)),
