@@ -11,8 +11,8 @@ from mmengine.config import Config
 from torch import nn
 
 from ..errors import MemoryShortageError, first_line
+from ..models.towers.adapters import has_adapters
 from ..models.towers.fast_path import LeanTransformer
-from ..models.towers.lora import has_lora
 
 FLOAT32 = 4
 AMP = 'about half of what grows with the images of a batch, in bfloat16'
@@ -82,7 +82,7 @@ def save_in_training(cfg: Config, model: nn.Module, processes: int = 1) -> dict[
         ways['model.backbone.recompute=True'] = 'a third of what grows with the images, for 3 % more time'
     if checkpointed is False:
         ways['model.backbone.grad_checkpointing=True'] = 'all but the inputs of blocks, for a third more forward work'
-    if processes > 1 and not cfg.get('model_wrapper_cfg') and not has_lora(model):
+    if processes > 1 and not cfg.get('model_wrapper_cfg') and not has_adapters(model):
         before, after = fixed_memory(model, processes) / 1e9, fixed_memory(model, processes, sharded=True) / 1e9
         ways['--fsdp'] = f'{after:.1f} in place of {before:.1f} GB for weights, gradients, optimizer and teacher'
     return ways
