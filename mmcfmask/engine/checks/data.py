@@ -10,6 +10,7 @@ from mmpretrain.registry import DATASETS
 
 from ...datasets import FolderDataset, GroupCSVDataset, MissingSetError
 from ...datasets.class_folders import check_folders, sub_folders
+from ...datasets.shards import find_shards
 from ...errors import ConfigError, blame
 from ..test_loop import find_sets, may_be_missing
 from ..values import get_value, is_a
@@ -55,7 +56,8 @@ def check_test_data(cfg: Config) -> None:
                 raise
             missing[name] = str(error)
             continue
-        folders = () if dataset is None else dataset.folders or ()
+        in_shards = dataset is not None and find_shards(dataset.img_prefix)
+        folders = () if dataset is None or in_shards else dataset.folders or ()
         present = sub_folders(Path(dataset.img_prefix)) if folders else ()
         if set(folders) & set(present):  # else there are no class folders, or they are deeper
             try:
@@ -73,7 +75,9 @@ def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
     with blame(key):
         built = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
     folder = Path(built.img_prefix)
-    if not folder.is_dir():
+    with blame(key):
+        shards = find_shards(folder)
+    if not folder.is_dir() and not shards:
         raise MissingSetError(
             f'{key}: there is no folder {folder.absolute()}: set its data_root (of all data sets: --cfg-options '
             'data_root=…), and split_dir or domain'

@@ -1,0 +1,127 @@
+"""Images in tar files: WebDataset's shards, and archives of class folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+from ...errors import ConfigError, StorageError
+from ...messages import short_list
+from ..images import EXTENSIONS, is_hidden
+from .samples import LABELS, Sample, plain_label
+
+
+def read_tar(path: Path, field: str | None = None) -> list[Sample]:
+    """List the images of a tar file with their labels, in the order of the file. Reads headers and labels only.
+
+    Members whose names differ only behind the first dot are one sample, as in WebDataset: ``cat/7.jpg``, ``cat/7.cls``.
+
+    Args:
+        path: The file, not compressed.
+        field: The label: a member (``cls``) or a key of the member ``json``. None: the first of
+            :data:`mmcfmask.datasets.shards.samples.LABELS` that a sample has; none is no error.
+
+    Raises:
+        StorageError: The file is no tar file, is cut off, or is compressed.
+        ConfigError: A sample lacks the field, or has several images.
+    """
+    groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+    try:
+        with tarfile.open(path, 'r:') as archive:
+            size = os.path.getsize(path)
+            for member in archive:
+                archive.members = []  # it would keep them all
+                if not member.isreg() or any(map(is_hidden, member.name.split('/'))):
+                    continue
+                if member.offset_data + member.size > size:
+                    raise StorageError(f'{path} is cut off within {member.name}: copy it again')
+                key, extension = split_name(member.name)
+                groups.setdefault(key, {})[extension] = member
+            return [sample for key, members in groups.items() for sample in _samples(path, archive, key, members, field)]
+    except (tarfile.TarError, EOFError) as error:
+        raise StorageError(
+            f'{path} is not a whole, uncompressed tar file ({error}): unpack it if it is compressed, or copy it again'
+        ) from None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension of a member, as WebDataset splits its name: at the first dot behind the last slash."""
+    folder, slash, base = name.removeprefix('./').rpartition('/')
+    stem, _, extension = base.partition('.')
+    return folder + slash + stem, extension
+
+
+def _samples(
+    path: Path, archive: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], field: str | None
+) -> Sequence[Sample]:
+    images = [member for extension, member in members.items() if f'.{extension}'.lower().endswith(EXTENSIONS)]
+    others = [extension for extension, member in members.items() if member not in images]
+    if len(images) > 1 and others:  # without others these are files whose names have several dots
+        raise ConfigError(
+            f'{path}: the sample {key} has the images {short_list(Path(image.name).name for image in images)}, but '
+            'one is needed: put them into samples of their own'
+        )
+    label = _label(path, archive, key, members, field) if images else ''
+    return [Sample(image.name.removeprefix('./'), label, image.offset_data, image.size) for image in images]
+
+
+def _label(
+    path: Path, archive: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], field: str | None
+) -> str:
+    """The label of a sample; empty if it has none."""
+    fields = LABELS if field is None else (field,)
+    for name in fields:
+        if name in members:
+            return plain_label(_content(archive, members[name]).decode(errors='replace'))
+    if 'json' in members:
+        try:
+            values = json.loads(_content(archive, members['json']))
+        except ValueError as error:
+            raise ConfigError(f'{path}: {key}.json is not valid JSON ({error})') from None
+        for name in fields if isinstance(values, dict) else ():
+            if values.get(name) is not None:
+                return plain_label(values[name])
+    if field is not None:
+        raise ConfigError(
+            f'{path}: the sample {key} has no label_field={field!r}: it has {short_list(members)}; give a member or a '
+            'key of the member json'
+        )
+    return ''
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None  # it is a regular file
+    return file.read()
+
+
+def read_member(path: str, offset: int, size: int) -> bytes:
+    """Bytes of a tar file. The file is kept open."""
+    content = os.pread(_open(path).fileno(), size, offset)
+    if len(content) < size:
+        raise StorageError('the tar file is shorter than its index says: it has changed')
+    return content
+
+
+@lru_cache(maxsize=256)
+def _open(path: str) -> IO[bytes]:
+    return open(path, 'rb', buffering=0)
+
+
+def tar_name(name: str) -> str:
+    """The name of a file as a member of a shard. WebDataset takes what is behind the first dot for the extension, so
+    other dots become ``%2E``."""
+    folder, slash, base = name.rpartition('/')
+    stem, dot, extension = base.rpartition('.')
+    return folder + slash + stem.replace('%', '%25').replace('.', '%2E') + dot + extension
+
+
+def file_name(name: str) -> str:
+    """Undo :func:`tar_name`."""
+    return re.sub('%2[E5]', lambda match: chr(int(match[0][1:], 16)), name)
