@@ -13,6 +13,7 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 from rich.progress import track
 
+from ..distributed import on_node
 from ..errors import ConfigError, StorageError
 from ..messages import short_list
 from ..ranges import Count, Seed
@@ -110,6 +111,21 @@ class FolderDataset(BaseDataset):
             ann_file='', data_root=os.path.expanduser(data_root), data_prefix=split_dir, classes=classes, **kwargs
         )
 
+    def full_init(self) -> None:
+        """List the images, once for all processes of a machine: they share the list in memory."""
+        if self._fully_initialized:
+            return
+        if not self.serialize_data:
+            super().full_init()
+            return
+        settings = {key: value for key, value in vars(self).items() if key != 'pipeline'}
+
+        def listed() -> dict:
+            super(FolderDataset, self).full_init()
+            return {key: value for key, value in vars(self).items() if key != 'pipeline'}
+
+        vars(self).update(on_node(f'{type(self)} {settings}', listed))
+
     def load_data_list(self) -> list[dict]:
         """List the images of every class and apply hold-out, check and subset."""
         self._metainfo.setdefault('label_groups', None)
@@ -158,9 +174,7 @@ class FolderDataset(BaseDataset):
             images = take_per_class(images, self.per_class, self.subset_seed)
         path = self.tree(root).path
         return [
-            dict(img_path=path(name), gt_label=label)
-            for label, names in enumerate(images.values())
-            for name in names
+            dict(img_path=path(name), gt_label=label) for label, names in enumerate(images.values()) for name in names
         ]
 
     def tree(self, root: Path) -> Folders | Shards:

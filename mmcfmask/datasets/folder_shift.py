@@ -81,9 +81,7 @@ class FolderShiftDataset(FolderDataset):
         whole = order == [(index,) for index in range(len(self.head_classes))]
         self._metainfo['label_groups'] = None if whole else tuple(order)
         return {
-            members[group][0]: sorted(
-                name for folder in members[group] for name in tree.images(folder, self.left_out)
-            )
+            members[group][0]: sorted(name for folder in members[group] for name in tree.images(folder, self.left_out))
             for group in order
         }
 

@@ -204,7 +204,9 @@ def find_imagenet(data_root: str | Path, split: str) -> Path:
             return path
     if root.is_dir() and root.name in SPLITS[split]:
         return root
-    for pattern in (home / part / f'*{split}*{suffix}' for home in homes for part in ('', 'data') for suffix in SUFFIXES):
+    for pattern in (
+        home / part / f'*{split}*{suffix}' for home in homes for part in ('', 'data') for suffix in SUFFIXES
+    ):
         shards = find_shards(pattern)
         if shards and not any(_plain(shard.stem) in map(_plain, SPLITS[split]) for shard in shards):
             return pattern

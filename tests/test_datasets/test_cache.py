@@ -57,11 +57,11 @@ def assert_same_items(a, b):
 def count_decoded(monkeypatch, dataset):
     """A list that grows with every image that is decoded."""
     decoded = []
-    load = dataset.cache.transforms[0]
+    load = dataset.caches[0].transforms[0]
     monkeypatch.setattr(
-        dataset.cache,
+        dataset.caches[0],
         'transforms',
-        [lambda results: decoded.append(results['img_path']) or load(results), *dataset.cache.transforms[1:]],
+        [lambda results: decoded.append(results['img_path']) or load(results), *dataset.caches[0].transforms[1:]],
     )
     return decoded
 
@@ -76,14 +76,14 @@ def test_items_equal_those_of_the_dataset_and_are_decoded_once(root, monkeypatch
     decoded_again = count_decoded(monkeypatch, again)
     assert_same_items(again, plain(root))
     assert len(decoded) == 6 and not decoded_again
-    assert again.cache.path == first.cache.path
+    assert again.caches[0].path == first.caches[0].path
 
 
 def test_is_the_dataset_in_all_else(root):
     dataset = cached(root)
     assert dataset.metainfo == plain(root).metainfo and dataset.get_cat_ids(3) == plain(root).get_cat_ids(3)
-    assert str(dataset.cache.path) in repr(dataset)
-    about = json.loads(dataset.cache.path.with_suffix('.json').read_text())
+    assert str(dataset.caches[0].path) in repr(dataset)
+    about = json.loads(dataset.caches[0].path.with_suffix('.json').read_text())
     assert about['images'] == [6, 32, 32, 3] and about['folder'] == str(root)
 
 
@@ -101,7 +101,7 @@ def test_changed_images_are_made_again(root, monkeypatch):
 
 @pytest.mark.parametrize('change', ['pipeline', 'files', 'library'])
 def test_depends_on(root, monkeypatch, change):
-    path = cached(root).cache.path
+    path = cached(root).caches[0].path
     pipeline = PIPELINE
     if change == 'pipeline':
         pipeline = [PIPELINE[0], dict(PIPELINE[1], interpolation='bilinear'), *PIPELINE[2:]]
@@ -110,15 +110,15 @@ def test_depends_on(root, monkeypatch, change):
     else:
         monkeypatch.setattr(module.PIL, '__version__', '1.0')
     dataset = cached(root, pipeline=pipeline)
-    assert dataset.cache.path != path
+    assert dataset.caches[0].path != path
     assert_same_items(dataset, plain(root, pipeline))
 
 
 def test_half_written_images_do_not_count(root, monkeypatch):
     dataset = cached(root)
     list(dataset)
-    with open(dataset.cache.path, 'r+b') as file:
-        file.seek(dataset.cache.start + 2 * 32 * 32 * 3 + 100)
+    with open(dataset.caches[0].path, 'r+b') as file:
+        file.seek(dataset.caches[0].start + 2 * 32 * 32 * 3 + 100)
         file.write(bytes(500))
     dataset = cached(root)
     decoded = count_decoded(monkeypatch, dataset)
@@ -131,7 +131,7 @@ def test_transforms_after_the_first_unknown_one_run_every_time(root):
     dataset = cached(root, pipeline=pipeline)
     images = {dataset[0]['inputs'].numpy().tobytes() for _ in range(20)}
     assert len(images) == 2
-    assert [type(transform).__name__ for transform in dataset.cache.transforms] == [
+    assert [type(transform).__name__ for transform in dataset.caches[0].transforms] == [
         'LoadImageFromFile',
         'ResizeEdge',
         'CenterCrop',
@@ -171,7 +171,7 @@ def test_a_full_disk_ends_the_storing_only(root, monkeypatch, caplog):
 
     monkeypatch.setattr(module.os, 'pwrite', full)
     assert_same_items(dataset, plain(root))
-    assert not dataset.cache.writable
+    assert not dataset.caches[0].writable
 
 
 def test_folder_that_cannot_be_written(root):

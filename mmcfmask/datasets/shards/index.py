@@ -75,7 +75,12 @@ def make_index(files: Sequence[Path], field: str | None = None) -> Index:
     with ThreadPoolExecutor(THREADS) as pool:
         parts = pool.map(lambda file: _read(file, field), files)
         shown = track(
-            parts, f'Listing {files[0].parent}', len(files), console=console, transient=True, disable=not console.is_terminal
+            parts,
+            f'Listing {files[0].parent}',
+            len(files),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
         )
         found = list(shown)
     samples = [sample for part, _ in found for sample in part]

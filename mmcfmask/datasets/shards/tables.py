@@ -45,7 +45,9 @@ def read_table(path: Path, field: str | None = None) -> tuple[list[Sample], list
         file = open_table(path)
         schema = file.schema if isinstance(file, pa.Table) else file.schema_arrow
         image, label = find_columns(schema, path, field)
-        has_names = pa.types.is_struct(schema.field(image).type) and schema.field(image).type.get_field_index('path') >= 0
+        has_names = (
+            pa.types.is_struct(schema.field(image).type) and schema.field(image).type.get_field_index('path') >= 0
+        )
         if isinstance(file, pa.Table):
             table, groups = file, [len(chunk) for chunk in file.column(image).chunks]
         else:
@@ -59,7 +61,7 @@ def read_table(path: Path, field: str | None = None) -> tuple[list[Sample], list
     places = [(group, row) for group, count in enumerate(groups) for row in range(count)]
     samples = [
         Sample(
-            '/'.join(name.split('/')[-2:]) if name else f'{path.stem}/{number}',
+            '/'.join(name.split('/')[-2:]) if name else f'{path.stem}-{number}',
             '' if value is None else plain_label(value),
             *place,
         )
@@ -100,7 +102,10 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     return {
         name: [str(text) for text in feature['names']]
         for name, feature in features.items()
-        if isinstance(feature, dict) and name in schema.names and len(set(feature.get('names') or ())) > 1
+        if isinstance(feature, dict)
+        and name in schema.names
+        and feature.get('names')
+        and len(set(feature['names'])) == len(feature['names'])
     }
 
 

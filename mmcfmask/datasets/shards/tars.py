@@ -43,7 +43,9 @@ def read_tar(path: Path, field: str | None = None) -> list[Sample]:
                     raise StorageError(f'{path} is cut off within {member.name}: copy it again')
                 key, extension = split_name(member.name)
                 groups.setdefault(key, {})[extension] = member
-            return [sample for key, members in groups.items() for sample in _samples(path, archive, key, members, field)]
+            return [
+                sample for key, members in groups.items() for sample in _samples(path, archive, key, members, field)
+            ]
     except (tarfile.TarError, EOFError) as error:
         raise StorageError(
             f'{path} is not a whole, uncompressed tar file ({error}): unpack it if it is compressed, or copy it again'

@@ -69,12 +69,15 @@ class Shards:
         self.index = read_index(files, label_field)
         if not self.index.samples:
             raise ConfigError(f'{self.where} hold no images: look into them, and name the right files in split_dir')
-        given = [sample.label for sample in self.index.samples]
-        classes = find_classes(given, [self._own_class(row) for row in range(len(given))], label_field)
-        known: dict[str, str | None] = {name: name for name in set(classes)}
         names = self.index.class_names or []
+        given = [sample.label for sample in self.index.samples]
+        own = [self._own_class(row) for row in range(len(given))]
         self._order = None  # of the classes, where the shards say it
-        if classes is given:
+        if label_field is None and keys_say_more(given, own, names, expected):
+            classes = own
+            known: dict[str, str | None] = {name: name for name in set(own)}
+        else:
+            classes = given
             known = name_labels(set(given), names, expected)
             self._order = list(map(composed, names)) if expected is None and set(known.values()) <= set(names) else None
         self._check(classes, known, expected)
@@ -140,18 +143,28 @@ class Shards:
                 'labels, or the class as the folder in the keys'
             )
         raise ConfigError(
-            f'{where} has the label {classes[row]!r}, which is not one of the {len(expected or known)} classes; unknown '
-            f'labels: {short_list_with_nearest(sorted(wrong), expected or [])}'
+            f'{where} has the label {classes[row]!r}, which is not one of the {len(expected or known)} classes; '
+            f'unknown labels: {short_list_with_nearest(sorted(wrong), expected or [])}'
         )
 
 
-def find_classes(labels: list[str], own: list[str], label_field: str | None = None) -> list[str]:
-    """The labels, or the classes that the keys say: if there are no labels, or each label stands for one class."""
-    if label_field is not None:
-        return labels
+def keys_say_more(
+    labels: Sequence[str], own: Sequence[str], names: Sequence[str], expected: Sequence[str] | None
+) -> bool:
+    """Whether the classes in the keys count, and not the labels: there are no labels, or each stands for one class of
+    the keys and has no other name.
+
+    Args:
+        labels: Of the samples.
+        own: Classes in their keys.
+        names: Of the class indices.
+        expected: As of :class:`Shards`.
+    """
+    if not any(labels):
+        return True
     pairs = set(zip(labels, own))
     one_to_one = len(pairs) == len({label for label, _ in pairs}) == len({name for _, name in pairs})
-    return own if not any(labels) or (one_to_one and all(own)) else labels
+    return one_to_one and all(own) and (not names if expected is None else {name for _, name in pairs} <= set(expected))
 
 
 def name_labels(
