@@ -52,8 +52,8 @@ class CachedDataset:
     as usual. Items are the same as without the cache.
 
     An image is computed again if its file or shard has changed in size or modification time, or if its checksum is
-    wrong (a process was killed while writing). Each pipeline, list of files, and set of versions of the decoding libraries has
-    its own cache file. Cache files can be deleted at any time. Any number of processes can share one.
+    wrong (a process was killed while writing). Each pipeline, list of files, and set of versions of the decoding
+    libraries has its own cache file. Cache files can be deleted at any time. Any number of processes can share one.
 
     Args:
         dataset (dict | BaseDataset): The dataset, such as a :class:`FolderDataset`, or a wrapper of some, such as a

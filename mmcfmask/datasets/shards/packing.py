@@ -18,6 +18,7 @@ from ..imagenet_labels import flat_images, flat_val_images
 from .tars import read_tar, split_name, tar_name
 
 PLAN = 'pack.json'
+MEGABYTE = 10**6
 Watch = Callable[[Iterable, int, str], Iterable]  # items, their number, what happens to them
 
 
@@ -69,7 +70,7 @@ def plan_shards(root: str | Path, shard_size: int = 512, seed: int = 0) -> Plan:
         keys[key] = name
     shards, size = [], 0
     for name in seeded_order(labels, seed):
-        if not shards or size >= shard_size * 10**6:
+        if not shards or size >= shard_size * MEGABYTE:
             shards.append([])
             size = 0
         shards[-1].append((name, labels[name]))

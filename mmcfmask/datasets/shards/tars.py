@@ -6,10 +6,9 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from ...errors import ConfigError, StorageError
 from ...messages import short_list
@@ -31,59 +30,64 @@ def read_tar(path: Path, field: str | None = None) -> list[Sample]:
         StorageError: The file is no tar file, is cut off, or is compressed.
         ConfigError: A sample lacks the field, or has several images.
     """
-    groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+    groups: dict[str, dict[str, _Member]] = {}
     try:
+        size = os.path.getsize(path)
         with tarfile.open(path, 'r:') as archive:
-            size = os.path.getsize(path)
-            for member in archive:
+            for header in archive:
                 archive.members = []  # it would keep them all
-                if not member.isreg() or any(map(is_hidden, member.name.split('/'))):
+                name = header.name.removeprefix('./')
+                if not header.isreg() or any(map(is_hidden, name.split('/'))):
                     continue
-                if member.offset_data + member.size > size:
-                    raise StorageError(f'{path} is cut off within {member.name}: copy it again')
-                key, extension = split_name(member.name)
-                groups.setdefault(key, {})[extension] = member
-            return [
-                sample for key, members in groups.items() for sample in _samples(path, archive, key, members, field)
-            ]
+                if header.offset_data + header.size > size:
+                    raise StorageError(f'{path} is cut off within {name}: copy it again')
+                key, extension = split_name(name)
+                groups.setdefault(key, {})[extension] = _Member(name, header.offset_data, header.size)
     except (tarfile.TarError, EOFError) as error:
         raise StorageError(
             f'{path} is not a whole, uncompressed tar file ({error}): unpack it if it is compressed, or copy it again'
         ) from None
+    with open(path, 'rb') as file:
+        return [sample for key, members in groups.items() for sample in _samples(path, file, key, members, field)]
+
+
+class _Member(NamedTuple):
+    name: str
+    offset: int
+    size: int
 
 
 def split_name(name: str) -> tuple[str, str]:
     """Key and extension of a member, as WebDataset splits its name: at the first dot behind the last slash."""
-    folder, slash, base = name.removeprefix('./').rpartition('/')
+    folder, slash, base = name.rpartition('/')
     stem, _, extension = base.partition('.')
     return folder + slash + stem, extension
 
 
-def _samples(
-    path: Path, archive: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], field: str | None
-) -> Sequence[Sample]:
+def _samples(path: Path, file: IO[bytes], key: str, members: dict[str, _Member], field: str | None) -> list[Sample]:
     images = [member for extension, member in members.items() if f'.{extension}'.lower().endswith(EXTENSIONS)]
-    others = [extension for extension, member in members.items() if member not in images]
-    if len(images) > 1 and others:  # without others these are files whose names have several dots
+    if len(images) > 1 and len(members) > len(images):  # without others these are files whose names have several dots
         raise ConfigError(
             f'{path}: the sample {key} has the images {short_list(Path(image.name).name for image in images)}, but '
             'one is needed: put them into samples of their own'
         )
-    label = _label(path, archive, key, members, field) if images else ''
-    return [Sample(image.name.removeprefix('./'), label, image.offset_data, image.size) for image in images]
+    label = _label(path, file, key, members, field) if images else ''
+    return [Sample(image.name, label, image.offset, image.size) for image in images]
 
 
-def _label(
-    path: Path, archive: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], field: str | None
-) -> str:
+def _label(path: Path, file: IO[bytes], key: str, members: dict[str, _Member], field: str | None) -> str:
     """The label of a sample; empty if it has none."""
+
+    def content(member: _Member) -> str:
+        return os.pread(file.fileno(), member.size, member.offset).decode(errors='replace')
+
     fields = LABELS if field is None else (field,)
     for name in fields:
         if name in members:
-            return plain_label(_content(archive, members[name]).decode(errors='replace'))
+            return plain_label(content(members[name]))
     if 'json' in members:
         try:
-            values = json.loads(_content(archive, members['json']))
+            values = json.loads(content(members['json']))
         except ValueError as error:
             raise ConfigError(f'{path}: {key}.json is not valid JSON ({error})') from None
         for name in fields if isinstance(values, dict) else ():
@@ -95,12 +99,6 @@ def _label(
             'key of the member json'
         )
     return ''
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    assert file is not None  # it is a regular file
-    return file.read()
 
 
 def read_member(path: str, offset: int, size: int) -> bytes:
