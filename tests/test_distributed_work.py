@@ -86,7 +86,7 @@ dataset = FolderDataset(root, holdout=dict(fraction=0.3, part='train'), metainfo
 items = [dataset.get_data_info(index) for index in range(len(dataset))]
 everywhere = [None] * dist.get_world_size()
 dist.all_gather_object(everywhere, (items, dataset.metainfo, dataset.num_listed, dict(dataset.left_out)))
-assert all(one == everywhere[0] for one in everywhere) and len(items) == 25
+assert all(one == everywhere[0] for one in everywhere) and len(items) == 26
 assert not dataset.data_bytes.flags.writeable and dataset.left_out == {'.txt': 1}
 """
 

@@ -153,8 +153,8 @@ def check_sets(
             report.name
             for report in reports
             if report.status != 'complete'
-            and (SETS[report.name].signs == WNIDS or holds_shards(Path(report.folder)))
             and report.folder == os.path.abspath(os.path.expanduser(data_root))
+            and (SETS[report.name].signs == WNIDS or holds_shards(Path(report.folder)))
         ]
         reports = [
             _check_elsewhere(report, sample, seed, watch) if len(here) > 1 and report.name in here else report

@@ -12,8 +12,9 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
-from mmcfmask.datasets import CachedDataset, FolderDataset
+from mmcfmask.datasets import CachedDataset, FolderDataset, LoadImageFromFile
 from mmcfmask.datasets import cache as module
+from mmcfmask.datasets.overlap import identify_images
 from mmcfmask.engine.build import cache_images
 
 PIPELINE = [
@@ -212,18 +213,37 @@ def test_one_option_caches_training_and_validation(root):
     )
 
 
-def test_option_keeps_the_images_of_wrapped_sets(root):
+def wrapped(kind, images):
+    """Wrappers around one data set or several."""
+    return dict(
+        balanced=dict(type='ClassBalancedDataset', oversample_thr=0.6, dataset=images),
+        repeated=dict(type='RepeatDataset', times=2, dataset=images),
+        joined=dict(type='ConcatDataset', datasets=[images, dict(type='RepeatDataset', times=2, dataset=images)]),
+        folded=dict(type='KFoldDataset', fold=0, num_splits=3, dataset=images),
+    )[kind]
+
+
+@pytest.mark.parametrize('kind', ['balanced', 'repeated', 'joined', 'folded'])
+@pytest.mark.parametrize('place', ['option', 'outside', 'inside'])
+def test_keeps_the_images_of_wrapped_sets(root, kind, place, monkeypatch):
     images = dict(type='FolderDataset', data_root=str(root), pipeline=PIPELINE)
-    balanced = dict(type='ClassBalancedDataset', oversample_thr=0.6, dataset=images)
-    both = dict(type='ConcatDataset', datasets=[images, dict(type='RepeatDataset', times=2, dataset=images)])
-    for wrapped in balanced, both:
-        cfg = Config(dict(cache_dir=str(root.parent / 'cache'), train_dataloader=dict(dataset=wrapped)))
+    cache = dict(type='CachedDataset', cache_dir=str(root.parent / 'cache'))
+    cfg = Config(dict(train_dataloader=dict(dataset=wrapped(kind, images))))
+    if place == 'option':
+        cfg.cache_dir = cache['cache_dir']
         cache_images(cfg)
-        kept = cfg.train_dataloader.dataset
-        inner = kept.dataset if wrapped is balanced else kept.datasets[1].dataset
-        assert kept.type == wrapped['type'] and inner == dict(
-            type='CachedDataset', dataset=images, cache_dir=cfg.cache_dir
-        )
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            for _ in range(2):  # made, and read
-                assert_same_items(DATASETS.build(kept), DATASETS.build(wrapped))
+    elif place == 'outside':
+        cfg.train_dataloader.dataset = dict(cache, dataset=wrapped(kind, images))
+    else:
+        cfg.train_dataloader.dataset = wrapped(kind, dict(cache, dataset=images))
+        cfg.cache_dir = cache['cache_dir']
+        cache_images(cfg)  # keeps nothing twice
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = DATASETS.build(wrapped(kind, images))
+        plain = [built[index] for index in range(len(built))]
+        kept = DATASETS.build(cfg.train_dataloader.dataset)
+        for _ in range(2):  # made, and read
+            assert_same_items([kept[index] for index in range(len(kept))], plain)
+            monkeypatch.setattr(LoadImageFromFile, 'transform', None)  # it would fail
+        assert kept.metainfo == built.metainfo
+        assert set(identify_images(cfg.train_dataloader.dataset)) == set(identify_images(wrapped(kind, images)))

@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, MissingPackageError, StorageError
@@ -136,19 +137,19 @@ class _Kept:
     """The row groups that were read last, up to :data:`KEPT` bytes, of one process: a fork begins with none."""
 
     def __init__(self) -> None:
-        self.groups: OrderedDict[tuple[str, int], Any] = OrderedDict()
-        self.pid = os.getpid()
+        self.pid = 0
 
     def images(self, path: str, group: int) -> Any:
         if self.pid != os.getpid():
-            self.groups.clear()
-            self.pid = os.getpid()
-        if (path, group) not in self.groups:
-            self.groups[path, group] = _read_group(path, group, self.pid)
-            while len(self.groups) > 1 and sum(kept.nbytes for kept in self.groups.values()) > KEPT:
-                self.groups.popitem(last=False)
-        self.groups.move_to_end((path, group))
-        return self.groups[path, group]
+            self.groups: OrderedDict[tuple[str, int], Any] = OrderedDict()
+            self.pid, self.lock = os.getpid(), Lock()
+        with self.lock:
+            if (path, group) not in self.groups:
+                self.groups[path, group] = _read_group(path, group, self.pid)
+                while len(self.groups) > 1 and sum(kept.nbytes for kept in self.groups.values()) > KEPT:
+                    self.groups.popitem(last=False)
+            self.groups.move_to_end((path, group))
+            return self.groups[path, group]
 
 
 _kept = _Kept()

@@ -103,7 +103,8 @@ def _label(path: Path, file: IO[bytes], key: str, members: dict[str, _Member], f
 
 def read_member(path: str, offset: int, size: int) -> bytes:
     """Bytes of a tar file. The file is kept open."""
-    content = os.pread(_open(path).fileno(), size, offset)
+    file = _open(path)  # kept by name: another thread may replace it in the cache, and would close it
+    content = os.pread(file.fileno(), size, offset)
     if len(content) < size:
         raise StorageError('the tar file is shorter than its index says: it has changed')
     return content

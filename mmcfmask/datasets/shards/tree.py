@@ -48,8 +48,8 @@ class Shards:
     """Shards, seen as class folders.
 
     The classes are the labels of the samples (``label_field``) or, where these say the same or there are none, the
-    folders in their keys, or WordNet ids that begin their keys (``n01440764_10026``) or name the shards. An image has
-    its key as its name; if several have the same key, the name says which shard and place is meant.
+    first folders in their keys, or WordNet ids that begin their keys (``n01440764_10026``) or name the shards. An image
+    has its key as its name; if several have the same key, the name says which shard and place is meant.
 
     Args:
         files: The shards.
@@ -71,7 +71,7 @@ class Shards:
             raise ConfigError(f'{self.where} hold no images: look into them, and name the right files in split_dir')
         names = self.index.class_names or []
         given = [sample.label for sample in self.index.samples]
-        own = [self._own_class(row) for row in range(len(given))]
+        own = self._own_classes()
         self._order = None  # of the classes, where the shards say it
         if label_field is None and keys_say_more(given, own, names, expected):
             classes = own
@@ -105,13 +105,24 @@ class Shards:
         row = self._rows[name]
         return join_place(os.path.abspath(self.files[self.index.files[row]]), self.index.samples[row])
 
-    def _own_class(self, row: int) -> str:
-        """The class that the key of an image or the name of its shard says; empty if neither does."""
-        name, stem = self.index.samples[row].name, self.files[self.index.files[row]].stem
-        folder, _, base = name.rpartition('/')
-        folder = folder.rpartition('/')[2]
-        wnid = re.match(r'n\d{8}(?=_)', base) or re.fullmatch(r'n\d{8}', stem)
-        return composed(folder) if folder else wnid[0] if wnid else ''
+    def _own_classes(self) -> list[str]:
+        """The class that the key of each image or the name of its shard says; empty if neither does.
+
+        A folder in the keys is a class if it is the first one that not all keys have in common.
+        """
+        folders = [sample.name.split('/')[:-1] for sample in self.index.samples]
+        common = len(os.path.commonprefix(folders))
+        if all(len(parts) == common for parts in folders):
+            common -= 1  # all lie in one folder
+        stems = [file.stem for file in self.files]
+        wnids = [
+            re.match(r'n\d{8}(?=_)', sample.name.rpartition('/')[2]) or re.fullmatch(r'n\d{8}', stems[number])
+            for sample, number in zip(self.index.samples, self.index.files.tolist())
+        ]
+        return [
+            composed(parts[common]) if 0 <= common < len(parts) else wnid[0] if wnid else ''
+            for parts, wnid in zip(folders, wnids)
+        ]
 
     def _unique_names(self) -> list[str]:
         names = [sample.name for sample in self.index.samples]
@@ -235,7 +246,9 @@ def _shards_in(folder: Path) -> list[Path]:
 
 def open_tree(root: Path, label_field: str | None = None, expected: Sequence[str] | None = None) -> Folders | Shards:
     """The classes of a data set and their images, in class folders or in shards; arguments as of :class:`Shards`."""
-    if glob.has_magic(str(root)) and not root.exists() and not find_shards(root):
-        raise MissingFileError(f'no file matches {root}: set data_root and split_dir of the dataset')
     files = find_shards(root)
-    return Shards(files, label_field, expected) if files else Folders(root)
+    if files:
+        return Shards(files, label_field, expected)
+    if glob.has_magic(str(root)) and not root.exists():
+        raise MissingFileError(f'no file matches {root}: set data_root and split_dir of the dataset')
+    return Folders(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 from mmengine.config import Config
@@ -81,8 +82,9 @@ def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
     with blame(key):
         shards = find_shards(folder)
     if not folder.is_dir() and not shards:
+        missing = 'no file matches' if glob.has_magic(str(folder)) else 'there is no folder'
         raise MissingSetError(
-            f'{key}: there is no folder {folder.absolute()}: set its data_root (of all data sets: --cfg-options '
+            f'{key}: {missing} {folder.absolute()}: set its data_root (of all data sets: --cfg-options '
             'data_root=…), and split_dir or domain'
         )
     if isinstance(built, GroupCSVDataset):

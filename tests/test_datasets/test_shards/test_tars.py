@@ -1,8 +1,10 @@
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from shards import image_bytes, write_tar
 
+from mmcfmask.datasets.shards import tars
 from mmcfmask.datasets.shards.samples import Sample
 from mmcfmask.datasets.shards.tars import file_name, read_member, read_tar, split_name, tar_name
 from mmcfmask.errors import ConfigError, StorageError
@@ -84,3 +86,14 @@ def test_names_of_files_come_back():
         assert file_name(tar_name(name)) == name
         assert split_name(tar_name(name))[1].count('.') == 0
     assert tar_name('cat/IMG.2019.jpg') == 'cat/IMG%2E2019.jpg' and tar_name('cat/7.jpg') == 'cat/7.jpg'
+
+
+def test_many_threads_read_one_file(tmp_path):
+    members = [(f'{number}.png', bytes([number % 256]) * (1000 + number)) for number in range(300)]
+    path = write_tar(tmp_path / '0.tar', members)
+    samples = read_tar(path)
+    for _ in range(5):
+        tars._open.cache_clear()
+        with ThreadPoolExecutor(16) as pool:
+            found = pool.map(lambda sample: read_member(str(path), *sample[2:]), samples)
+            assert list(found) == [content for _, content in members]

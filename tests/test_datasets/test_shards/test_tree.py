@@ -131,12 +131,20 @@ def test_imagenet_by_index_wnid_or_name(tmp_path):
     content = rows()[0][-1]
     own = [str(label) for label in range(200)]
     of_imagenet = [str(IMAGENET_WNIDS.index(wnid)) for wnid in A]
-    for name, labels in dict(own=own, imagenet=of_imagenet, wnid=A).items():
+    for name, labels in dict(own=own, thousand=of_imagenet, wnid=A).items():
         root = tmp_path / name
         make_tars(root, [dict(key=f'{i:03d}', png=content, cls=label) for i, label in enumerate(labels)][::-1], 50)
         dataset = DATASETS.build(dict(type='ImageNetADataset', data_root=str(root), pipeline=LOAD))
         assert [key(dataset, i) for i in range(200)] == [f'{i:03d}.png' for i in range(200)]
         assert dataset.get_gt_labels().tolist() == list(range(200))
+
+
+@pytest.mark.parametrize('top', ['', 'archive/', 'a/train/'])
+def test_folders_in_keys_are_classes_below_those_in_common(tmp_path, top):
+    keys = [f'{top}{key}' for key in ('cat/1', 'cat/deep/2', 'dog/3')]
+    make_tars(tmp_path, [dict(key=key, png=rows()[0][-1]) for key in keys])
+    dataset = FolderDataset(str(tmp_path))
+    assert dataset.metainfo['classes'] == ('cat', 'dog') and class_counts(dataset) == [2, 1]
 
 
 def test_v2_is_labelled_by_index_whatever_the_keys_say(tmp_path):
