@@ -19,6 +19,7 @@ from .tars import read_tar, split_name, tar_name
 
 PLAN = 'pack.json'
 MEGABYTE = 10**6
+OVERHEAD = 2048  # bytes of headers, padding and the label of an image
 Watch = Callable[[Iterable, int, str], Iterable]  # items, their number, what happens to them
 
 
@@ -43,7 +44,7 @@ def plan_shards(root: str | Path, shard_size: int = 512, seed: int = 0) -> Plan:
     Args:
         root: Class folders, or ImageNet's flat validation images with their ground truth
             (:func:`mmcfmask.datasets.imagenet_labels.flat_val_images`).
-        shard_size: Megabytes of images after which a shard ends.
+        shard_size: Megabytes after which a shard ends.
         seed: Of the order of the images, which mixes the classes in every shard.
 
     Raises:
@@ -74,7 +75,7 @@ def plan_shards(root: str | Path, shard_size: int = 512, seed: int = 0) -> Plan:
             shards.append([])
             size = 0
         shards[-1].append((name, labels[name]))
-        size += os.path.getsize(root / name)
+        size += os.path.getsize(root / name) + OVERHEAD
     digits = max(len(str(len(shards) - 1)), 4)
     named = {f'{number:0{digits}d}.tar': images for number, images in enumerate(shards)}
     about = dict(

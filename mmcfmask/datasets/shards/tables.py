@@ -142,7 +142,8 @@ class _Kept:
     def images(self, path: str, group: int) -> Any:
         if self.pid != os.getpid():
             self.groups: OrderedDict[tuple[str, int], Any] = OrderedDict()
-            self.pid, self.lock = os.getpid(), Lock()
+            self.lock = Lock()
+            self.pid = os.getpid()
         with self.lock:
             if (path, group) not in self.groups:
                 self.groups[path, group] = _read_group(path, group, self.pid)

@@ -25,10 +25,10 @@ def folder(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Shards of about 5 kB."""
+    """Shards of about 20 kB, with 8 images each."""
     from mmcfmask.datasets.shards import packing
 
-    monkeypatch.setattr(packing, 'MEGABYTE', 5000)
+    monkeypatch.setattr(packing, 'MEGABYTE', 20_000)
 
 
 def names(root):
@@ -74,7 +74,7 @@ def _pack(root, out, size):
 
 @pytest.mark.parametrize('kill', [(0, 'middle'), (2, 'before'), (2, 'middle'), (3, 'after')])
 def test_killed_and_continued(folder, tmp_path, kill):
-    args = (folder, tmp_path / 'out', 5000)
+    args = (folder, tmp_path / 'out', 20_000)
     run((__name__, '_pack'), *args, log=tmp_path / 'log', kill=kill)
     written = run((__name__, '_pack'), *args, log=tmp_path / 'log')
     done = kill[0] + (kill[1] == 'after')
