@@ -105,9 +105,8 @@ def on_node(key: str, function: Callable[[], Result]) -> Result:
         return function()
     path = folder / hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:24]
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock(f'{path}.lock')
-        lock.acquire()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lock = FileLock(f'{path}.lock').acquire()
     except OSError:
         return function()
     with lock:
@@ -154,12 +153,17 @@ def _node_folder() -> Path | None:
     name = hashlib.sha256(repr([os.getppid(), run]).encode()).hexdigest()[:12]
     top = Path(tempfile.gettempdir())
     folder = top / f'mmcfmask-{os.getuid()}-{name}'
-    with FileLock(top / f'mmcfmask-{os.getuid()}.lock'):
-        for old in top.glob(f'mmcfmask-{os.getuid()}-*'):
-            _remove_unused(old)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        file = open(folder / 'in_use', 'wb')  # noqa: SIM115  open as long as the process lives
-        fcntl.flock(file, fcntl.LOCK_SH)
+    try:
+        with FileLock(top / f'mmcfmask-{os.getuid()}.lock'):
+            for old in top.glob(f'mmcfmask-{os.getuid()}-*'):
+                _remove_unused(old)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():  # whoever made it could put anything into it
+                return None
+            file = open(folder / 'in_use', 'wb')  # noqa: SIM115  open as long as the process lives
+            fcntl.flock(file, fcntl.LOCK_SH)
+    except OSError:
+        return None
 
     def leave(pid: int = os.getpid()) -> None:
         if os.getpid() == pid:  # not a data worker

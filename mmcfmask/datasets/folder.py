@@ -115,16 +115,22 @@ class FolderDataset(BaseDataset):
         """List the images, once for all processes of a machine: they share the list in memory."""
         if self._fully_initialized:
             return
-        if not self.serialize_data:
-            super().full_init()
-            return
-        settings = {key: value for key, value in vars(self).items() if key != 'pipeline'}
+
+        def settings() -> dict:
+            return {key: value for key, value in vars(self).items() if key != 'pipeline'}
 
         def listed() -> dict:
             super(FolderDataset, self).full_init()
-            return {key: value for key, value in vars(self).items() if key != 'pipeline'}
+            return settings()
 
-        vars(self).update(on_node(f'{type(self)} {settings}', listed))
+        vars(self).update(on_node(f'{type(self)} {settings()}', listed) if self.serialize_data else listed())
+        if self.left_out:
+            print_log(
+                f'{Path(self.img_prefix)}: ignores {left_out_words(self.left_out)} that are not images (docs/data.md '
+                'lists the file extensions of images).',
+                'current',
+                level=logging.WARNING,
+            )
 
     def load_data_list(self) -> list[dict]:
         """List the images of every class and apply hold-out, check and subset."""
@@ -133,13 +139,6 @@ class FolderDataset(BaseDataset):
         self.left_out.clear()
         items = self.list_items(Path(self.img_prefix))
         self._trees.clear()  # they hold the names of all images
-        if self.left_out:
-            print_log(
-                f'{Path(self.img_prefix)}: ignores {left_out_words(self.left_out)} that are not images (docs/data.md '
-                'lists the file extensions of images).',
-                'current',
-                level=logging.WARNING,
-            )
         protocol = self._metainfo.get('protocol')
         if protocol and self.holdout is not None:  # no number is published for a part
             listed, published = self.num_listed, protocol.get('images')
