@@ -28,6 +28,7 @@ COMMANDS = {
     'wise-ft': ('wise_ft.py', 'interpolate between pretrained and fine-tuned weights'),
     'soup': ('soup.py', 'average the weights of several fine-tuned models'),
     'check-data': ('check_data.py', 'check ImageNet and its shifts under a folder'),
+    'pack': ('pack.py', 'pack a folder data set into shards for WebDataset'),
     'export': ('export.py', 'export a model to open_clip, transformers, mmpretrain, torch.export or ONNX'),
     'convert': ('convert_open_clip.py', "convert pretrained weights of open_clip for mmpretrain's VisionTransformer"),
     'mask-quality': ('mask_quality.py', 'measure how well the relevance map finds the object'),

@@ -18,7 +18,7 @@ import mmpretrain
 import numpy as np
 import PIL
 from filelock import FileLock
-from mmengine.dataset import Compose
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 from PIL import features
@@ -26,6 +26,8 @@ from rich.filesize import decimal
 
 from ..errors import ConfigError, StorageError
 from ..files import atomic_write, remove_leftovers, write_json
+from .shards import file_of
+from .wrappers import inner_datasets
 
 # Deterministic transforms.
 CACHEABLE = (
@@ -49,13 +51,13 @@ class CachedDataset:
     The file holds the output of the pipeline up to its first random or unknown transform; the rest of the pipeline runs
     as usual. Items are the same as without the cache.
 
-    An image is computed again if its file has changed in size or modification time, or if its checksum is wrong (a
-    process was killed while writing). Each pipeline, list of files, and set of versions of the decoding libraries has
-    its own cache file. Cache files can be deleted at any time. Any number of processes can share one.
+    An image is computed again if its file or shard has changed in size or modification time, or if its checksum is
+    wrong (a process was killed while writing). Each pipeline, list of files, and set of versions of the decoding
+    libraries has its own cache file. Cache files can be deleted at any time. Any number of processes can share one.
 
     Args:
-        dataset (dict | BaseDataset): The dataset, such as a :class:`FolderDataset`. Its pipeline must give uint8 images
-            of one size.
+        dataset (dict | BaseDataset): The dataset, such as a :class:`FolderDataset`, or a wrapper of some, such as a
+            ``ClassBalancedDataset``: each of them then has its own file. Pipelines must give uint8 images of one size.
         cache_dir (str): Folder of the file, best on a fast local disk. An image of 224 x 224 pixels takes 150 kB,
             ImageNet 193 GB.
 
@@ -70,20 +72,7 @@ class CachedDataset:
 
     def __init__(self, dataset: dict | object, cache_dir: str) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        transforms = self.dataset.pipeline.transforms
-        number = next(
-            (i for i, transform in enumerate(transforms) if type(transform).__name__ not in CACHEABLE), len(transforms)
-        )
-        if number == 0:
-            raise ConfigError(
-                f'CachedDataset: the pipeline must begin with one of {", ".join(CACHEABLE)}, but it begins with '
-                f'{transforms[0] if transforms else "nothing"}.'
-            )
-        self.dataset.pipeline = Compose(transforms[:number])
-        example = self.dataset.prepare_data(0)['img']
-        paths = [self.dataset.get_data_info(i)['img_path'] for i in range(len(self.dataset))]
-        self.cache = CachedTransforms(transforms[:number], cache_dir, paths, example)
-        self.dataset.pipeline = Compose([self.cache, *transforms[number:]])
+        self.caches = [_keep_images(part, cache_dir) for part in inner_datasets(self.dataset)]
 
     def __getattr__(self, name: str):
         if name == 'dataset':  # not set yet while this object is unpickled
@@ -97,7 +86,28 @@ class CachedDataset:
         return self.dataset[idx]
 
     def __repr__(self) -> str:
-        return f'{self.dataset!r}\nImages cached in {self.cache.path}'
+        return f'{self.dataset!r}\nImages cached in {", ".join(str(cache.path) for cache in self.caches)}'
+
+
+def _keep_images(dataset: BaseDataset, cache_dir: str) -> CachedTransforms:
+    """Let a data set, in place, keep what the first transforms of its pipeline give."""
+    transforms = dataset.pipeline.transforms
+    if transforms and isinstance(transforms[0], CachedTransforms):  # inside a wrapper, or shared by two
+        return transforms[0]
+    number = next(
+        (i for i, transform in enumerate(transforms) if type(transform).__name__ not in CACHEABLE), len(transforms)
+    )
+    if number == 0:
+        raise ConfigError(
+            f'CachedDataset: the pipeline must begin with one of {", ".join(CACHEABLE)}, but it begins with '
+            f'{transforms[0] if transforms else "nothing"}.'
+        )
+    dataset.pipeline = Compose(transforms[:number])
+    example = dataset.prepare_data(0)['img']
+    paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+    cache = CachedTransforms(transforms[:number], cache_dir, paths, example)
+    dataset.pipeline = Compose([cache, *transforms[number:]])
+    return cache
 
 
 class CachedTransforms:
@@ -137,13 +147,13 @@ class CachedTransforms:
             ),
             images=list(self.shape),
         )
-        absolute = [os.path.abspath(path) for path in paths]
+        absolute = [path if '://' in path else os.path.abspath(path) for path in paths]
         key = hashlib.sha256(json.dumps([about, absolute]).encode()).hexdigest()[:16]
         self.path = Path(cache_dir).expanduser().absolute() / f'{key}.images'
         self.start = -(-len(paths) * RECORD.itemsize // 4096) * 4096
         self.writable = True
         self._close()
-        self._create({**about, 'folder': os.path.commonpath(absolute)})
+        self._create({**about, 'folder': os.path.commonpath(map(file_of, absolute))})
 
     def _create(self, about: dict) -> None:
         """Create the file, all zeros, unless it exists, and beside it a JSON file that describes it."""
@@ -193,7 +203,7 @@ class CachedTransforms:
         ``sample_idx``."""
         if self._file is None:
             self._open()
-        idx, status = results['sample_idx'], os.stat(results['img_path'])
+        idx, status = results['sample_idx'], os.stat(file_of(results['img_path']))
         stamp = int.from_bytes(
             hashlib.blake2b(f'{status.st_size} {status.st_mtime_ns}'.encode(), digest_size=8).digest(), 'little'
         )

@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import ConfigError, MissingFileError
+from ..errors import ConfigError, MissingFileError, UserError
 from ..files import hash_file
 from ..messages import short_list
 from .class_folders import MissingSetError, find_folder_problems, list_images, sub_folders
+from .duplicates import duplicate_folders, equal_words
 from .groups import WaterbirdsDataset, missing_files
 from .imagenet_labels import (
     IMAGENET_WNIDS,
@@ -35,9 +36,11 @@ from .layouts import (
     corruption_folders,
     find_imagenet,
     find_set,
+    holds_shards,
     objectnet_images,
     objectnet_mappings,
 )
+from .shards import Folders, Shards, find_shards
 
 NUMBERS = tuple(str(label) for label in range(1000))
 FOLDERS = {
@@ -150,8 +153,8 @@ def check_sets(
             report.name
             for report in reports
             if report.status != 'complete'
-            and SETS[report.name].signs == WNIDS
             and report.folder == os.path.abspath(os.path.expanduser(data_root))
+            and (SETS[report.name].signs == WNIDS or holds_shards(Path(report.folder)))
         ]
         reports = [
             _check_elsewhere(report, sample, seed, watch) if len(here) > 1 and report.name in here else report
@@ -187,11 +190,13 @@ def check_set(
             paths = _check_waterbirds(report, root)
         elif name == 'imagenet' and (names := flat_images(root)):
             images = flat_val_images(root, names)
-            paths = _check_images(report, root, images, PER_CLASS[name])
+            paths = _check_images(report, Folders(root), images, PER_CLASS[name])
             report.notes.append(f'flat; labels from {find_ground_truth(root)}')
+        elif shards := find_shards(root):
+            paths = _check_shards(report, root, Shards(shards, expected=FOLDERS[name]))
         else:
             paths = _check_folders(report, root, FOLDERS[name], PER_CLASS.get(name), watch)
-    except (ValueError, OSError) as error:  # of a mapping file or a ground truth
+    except (UserError, ValueError, OSError) as error:  # of a mapping file, a ground truth or a shard
         report.problems.append(str(error).rstrip('.'))
         return report
 
@@ -211,45 +216,13 @@ def _check_elsewhere(report: SetReport, sample: int | None, seed: int, watch: Wa
     again = check_set(report.name, report.folder, sample, seed, watch, any_name=False)
     if again.folder is None:
         known = len(set(sub_folders(Path(report.folder))) & set(IMAGENET_WNIDS))
+        what = f'{known:,} class folders of ImageNet' if known else 'shards'
         again.notes.insert(
             0,
-            f'{report.folder} holds {known:,} class folders of ImageNet, but matches none of these sets as published: '
-            'name the set with --sets to see what is missing',
+            f'{report.folder} holds {what}, but matches none of these sets as published: name the set with --sets to '
+            'see what is missing',
         )
     return again
-
-
-def duplicate_folders(root: Path, images: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
-    """Groups of folders that hold the same files: equal names and, in three files, equal contents.
-
-    Args:
-        root: Folder of the folders.
-        images: Names relative to ``root`` by folder.
-    """
-
-    def fingerprints(folders, key):
-        groups = defaultdict(list)
-        for folder in folders:
-            groups[key(folder)].append(folder)
-        return [group for group in groups.values() if len(group) > 1]
-
-    def probe(folder):
-        names = images[folder]
-        return [root / names[index] for index in sorted({0, len(names) // 2, len(names) - 1})]
-
-    found = fingerprints(
-        (folder for folder in images if images[folder]), lambda folder: tuple(map(os.path.basename, images[folder]))
-    )
-    for key in (
-        lambda folder: tuple(path.stat().st_size for path in probe(folder)),
-        lambda folder: tuple(map(hash_file, probe(folder))),
-    ):
-        found = [group for groups in found for group in fingerprints(groups, key)]
-    return sorted(map(tuple, found))
-
-
-def _equal(groups: Sequence[Sequence[str]]) -> str:
-    return short_list([' = '.join(group[:5]) + (' = ...' if len(group) > 5 else '') for group in groups])
 
 
 def _check_folders(
@@ -270,18 +243,27 @@ def _check_folders(
     doubled = duplicate_folders(root, images)
     if doubled:
         report.problems.append(
-            f'{sum(map(len, doubled)) - len(doubled)} class folders hold the same files as another: {_equal(doubled)}'
+            f'{sum(map(len, doubled)) - len(doubled)} class folders hold the same files as another: '
+            f'{equal_words(doubled)}'
         )
-    misplaced = _misplaced(report.name, root, images)
-    if misplaced:
-        report.problems.append(
-            f'{len(misplaced)} images lie in the folder of another class: {short_list(misplaced, 5)}'
-        )
-    return _check_images(report, root, {folder: images[folder] for folder in expected if folder in images}, per_class)
+    report.problems += _misplaced(report.name, root, images)
+    kept = {folder: images[folder] for folder in expected if folder in images}
+    return _check_images(report, Folders(root), kept, per_class)
+
+
+def _check_shards(report: SetReport, root: Path, shards: Shards) -> list[str]:
+    """Compare the labels in shards with the classes; returns the paths of the images."""
+    expected = FOLDERS[report.name]
+    images = {folder: shards.images(folder) for folder in expected}
+    report.problems += find_folder_problems(expected, shards.folders())
+    report.problems += _misplaced(report.name, root, images)
+    report.notes.append(f'in {len(shards.files):,} shards')
+    here = {folder: names for folder, names in images.items() if names}
+    return _check_images(report, shards, here, PER_CLASS.get(report.name))
 
 
 def _check_images(
-    report: SetReport, root: Path, images: Mapping[str, Sequence[str]], per_class: int | None
+    report: SetReport, tree: Folders | Shards, images: Mapping[str, Sequence[str]], per_class: int | None
 ) -> list[str]:
     """Count the images; returns their paths."""
     empty = [folder for folder, names in images.items() if not names]
@@ -293,7 +275,7 @@ def _check_images(
         report.notes.append(f'{len(uneven)} classes do not have {per_class} images: {short_list(uneven)}')
     report.classes = len(counts)
     report.images += sum(counts.values())
-    return [f'{root}/{name}' for names in images.values() for name in names]  # strings: ImageNet-C has 3.75 million
+    return [tree.path(name) for names in images.values() for name in names]  # strings: ImageNet-C has 3.75 million
 
 
 def _check_objectnet(report: SetReport, root: Path, watch: Watch) -> list[str]:
@@ -339,7 +321,9 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
         paths += found
     same = [group for group in digests.values() if len(group) > 1]
     if same:
-        report.problems.append(f'folders of different corruptions or severities hold the same files: {_equal(same)}')
+        report.problems.append(
+            f'folders of different corruptions or severities hold the same files: {equal_words(same)}'
+        )
     report.classes = min(classes, default=0)
     return paths
 
@@ -391,4 +375,4 @@ def _misplaced(name: str, root: Path, images: Mapping[str, Sequence[str]]) -> li
             wnid = own[1] if own else truth.get(stem, folder)
             if wnid != folder:
                 found.append(f'{image} (of {wnid})')
-    return found
+    return [f'{len(found)} images lie in the folder of another class: {short_list(found, 5)}'] if found else []

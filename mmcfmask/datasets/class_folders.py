@@ -73,15 +73,9 @@ def list_class_folders(root: Path) -> list[str]:
     folders = sub_folders(root)
     if not folders:
         files = os.listdir(root)
-        tars = any(file.endswith('.tar') for file in files)
         raise MissingFileError(
-            f'{root.absolute()} has no class folders, but {len(files)} files: '
-            + (
-                'unpack each of its archives into a folder of the same name.'
-                if tars
-                else 'images must lie in one folder per class. Set data_root and split_dir to the folder that holds '
-                'the class folders.'
-            )
+            f'{root.absolute()} has no class folders, but {len(files)} files: images must lie in one folder per class, '
+            'or in shards. Set data_root and split_dir to the folder that holds the class folders.'
         )
     names = list(map(composed, folders))
     twice = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -13,25 +13,21 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 from rich.progress import track
 
+from ..distributed import on_node
 from ..errors import ConfigError, StorageError
 from ..messages import short_list
 from ..ranges import Count, Seed
-from .class_folders import (
-    check_are_classes,
-    check_folders,
-    list_class_folders,
-    list_images,
-    warn_of_deeper_classes,
-)
+from .class_folders import check_are_classes, check_folders, warn_of_deeper_classes
 from .holdout import check_holdout, split_holdout, take_per_class
 from .images import EXTENSIONS, left_out_words, why_unreadable, why_unreadable_all
 from .names import class_names, composed, read_names
+from .shards import Folders, Shards, open_tree
 
 
 @DATASETS.register_module()
 class FolderDataset(BaseDataset):
     """Images in ``data_root/split_dir/<class folder>/**``. :func:`mmcfmask.datasets.images.find_images` decides which
-    files are images.
+    files are images. In place of class folders there may be shards (:mod:`mmcfmask.datasets.shards`).
 
     Items are dicts with ``img_path``, ``gt_label`` and ``sample_idx``. Hold-out and subset depend on file names and
     seeds only, not on the order of the file system.
@@ -44,7 +40,8 @@ class FolderDataset(BaseDataset):
 
     Args:
         data_root (str): Folder of the data set.
-        split_dir (str): Sub-folder that holds the class folders, such as ``'train'``. Defaults to ''.
+        split_dir (str): Sub-folder that holds the class folders or shards, such as ``'train'``, or a pattern of shards,
+            such as ``'data/train-*.parquet'``. Defaults to ''.
         classes (Sequence[str] | str, optional): Class names in label order, or a text file with one name per line.
             Defaults to the folder names.
         folders (Sequence[str], optional): Folder names in label order. The tree must hold exactly these. Defaults to
@@ -61,6 +58,8 @@ class FolderDataset(BaseDataset):
         subset_seed (int): Seed of ``per_class``. Defaults to 0.
         skip_unreadable (bool): Decode all images when the dataset is built, skip those that fail and name them in the
             log. If False, an unreadable image raises an error with its path when it is read. Defaults to False.
+        label_field (str, optional): Of shards: the column, the member or the key of the JSON that holds the labels.
+            Defaults to the one that is found (:class:`mmcfmask.datasets.shards.Shards`).
         **kwargs: Arguments of :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``test_mode``, ``indices``, ...
 
     Attributes:
@@ -89,6 +88,7 @@ class FolderDataset(BaseDataset):
         per_class: Count | None = None,
         subset_seed: Seed = 0,
         skip_unreadable: bool = False,
+        label_field: str | None = None,
         **kwargs,
     ) -> None:
         self.folders = None if folders is None else list(folders)
@@ -97,8 +97,10 @@ class FolderDataset(BaseDataset):
         self.per_class = per_class
         self.subset_seed = subset_seed
         self.skip_unreadable = skip_unreadable
+        self.label_field = label_field
         self.num_listed = self.num_skipped = 0
         self.left_out = Counter()
+        self._trees: dict[Path, Folders | Shards] = {}
         if self.holdout is not None:
             check_holdout(self.holdout)
         if per_class is not None and per_class < 1:
@@ -109,12 +111,19 @@ class FolderDataset(BaseDataset):
             ann_file='', data_root=os.path.expanduser(data_root), data_prefix=split_dir, classes=classes, **kwargs
         )
 
-    def load_data_list(self) -> list[dict]:
-        """List the images of every class and apply hold-out, check and subset."""
-        self._metainfo.setdefault('label_groups', None)
-        self.num_listed = 0
-        self.left_out.clear()
-        items = self.list_items(Path(self.img_prefix))
+    def full_init(self) -> None:
+        """List the images, once for all processes of a machine: they share the list in memory."""
+        if self._fully_initialized:
+            return
+
+        def settings() -> dict:
+            return {key: value for key, value in vars(self).items() if key != 'pipeline'}
+
+        def listed() -> dict:
+            super(FolderDataset, self).full_init()
+            return settings()
+
+        vars(self).update(on_node(f'{type(self)} {settings()}', listed) if self.serialize_data else listed())
         if self.left_out:
             print_log(
                 f'{Path(self.img_prefix)}: ignores {left_out_words(self.left_out)} that are not images (docs/data.md '
@@ -122,6 +131,14 @@ class FolderDataset(BaseDataset):
                 'current',
                 level=logging.WARNING,
             )
+
+    def load_data_list(self) -> list[dict]:
+        """List the images of every class and apply hold-out, check and subset."""
+        self._metainfo.setdefault('label_groups', None)
+        self.num_listed = 0
+        self.left_out.clear()
+        items = self.list_items(Path(self.img_prefix))
+        self._trees.clear()  # they hold the names of all images
         protocol = self._metainfo.get('protocol')
         if protocol and self.holdout is not None:  # no number is published for a part
             listed, published = self.num_listed, protocol.get('images')
@@ -150,27 +167,33 @@ class FolderDataset(BaseDataset):
             images = split_holdout(images, **self.holdout)
         if self.skip_unreadable:
             before = sum(map(len, images.values()))
-            images = drop_unreadable(images, root)
+            images = drop_unreadable(images, root, self.tree(root).path)
             self.num_skipped += before - sum(map(len, images.values()))
         if self.per_class is not None:
             images = take_per_class(images, self.per_class, self.subset_seed)
+        path = self.tree(root).path
         return [
-            dict(img_path=f'{root}/{name}', gt_label=label)
-            for label, names in enumerate(images.values())
-            for name in names
+            dict(img_path=path(name), gt_label=label) for label, names in enumerate(images.values()) for name in names
         ]
+
+    def tree(self, root: Path) -> Folders | Shards:
+        """The class folders in ``root``, or the shards that take their place."""
+        if root not in self._trees:
+            expected = None if self.folders is None else [*self.folders, *self.other_folders]
+            self._trees[root] = open_tree(root, self.label_field, expected)
+        return self._trees[root]
 
     def class_images(self, root: Path) -> dict[str, list[str]]:
         """Sorted image names relative to ``root``, by class folder, in label order. Sets the class names if unset."""
-        folders = self.name_classes(root)
-        images = {folder: list_images(root, folder, self.left_out) for folder in folders}
-        if self.folders is None:
+        folders, tree = self.name_classes(root), self.tree(root)
+        images = {folder: tree.images(folder, self.left_out) for folder in folders}
+        if self.folders is None and isinstance(tree, Folders):
             warn_of_deeper_classes(images, root)
         return images
 
     def name_classes(self, root: Path) -> list[str]:
         """Names of the class folders on disk, in label order. Sets ``folders`` and ``classes`` of the metainfo."""
-        present = list_class_folders(root)
+        present = self.tree(root).folders()
         check_folders(self.folders or present, present, root, self.other_folders)
         here = {composed(folder): folder for folder in present}
         if self.folders is None:
@@ -233,12 +256,14 @@ class PACSDataset(FolderDataset):
         )
 
 
-def drop_unreadable(images: dict[str, list[str]], root: Path) -> dict[str, list[str]]:
-    """Decode every image once; drop the unreadable ones and log them."""
+def drop_unreadable(
+    images: dict[str, list[str]], root: Path, path: Callable[[str], str] | None = None
+) -> dict[str, list[str]]:
+    """Decode every image once; drop the unreadable ones and log them. ``path`` says where an image is; by default below
+    ``root``."""
     names = [name for folder in images.values() for name in folder]
-    reasons = list(
-        track(why_unreadable_all([root / name for name in names]), f'Reading the images of {root}', len(names))
-    )
+    paths = [f'{root}/{name}' if path is None else path(name) for name in names]
+    reasons = list(track(why_unreadable_all(paths), f'Reading the images of {root}', len(names)))
     bad = {name: reason for name, reason in zip(names, reasons) if reason is not None}
     if bad:
         listed = '\n'.join(f'    {reason}' for reason in bad.values())

@@ -12,7 +12,6 @@ from mmpretrain.registry import DATASETS
 
 from ..errors import ConfigError, MissingFileError
 from ..messages import short_list, short_list_with_nearest
-from .class_folders import list_class_folders, list_images
 from .folder import FolderDataset
 from .imagenet_labels import IMAGENET_CLASSES, IMAGENET_WNIDS
 from .names import class_names, composed, plain_name, read_names, read_text
@@ -62,7 +61,8 @@ class FolderShiftDataset(FolderDataset):
 
     def class_images(self, root: Path) -> dict[str, list[str]]:
         """Names of images by class, in the order of the head. Sets the metainfo."""
-        groups = match_folders(list_class_folders(root), self.head_classes, self.folder_map, self.wnids, str(root))
+        tree = self.tree(root)
+        groups = match_folders(tree.folders(), self.head_classes, self.folder_map, self.wnids, str(root))
         members = defaultdict(list)  # folders of each group
         for folder, group in groups.items():
             if group:
@@ -81,9 +81,7 @@ class FolderShiftDataset(FolderDataset):
         whole = order == [(index,) for index in range(len(self.head_classes))]
         self._metainfo['label_groups'] = None if whole else tuple(order)
         return {
-            members[group][0]: sorted(
-                name for folder in members[group] for name in list_images(root, folder, self.left_out)
-            )
+            members[group][0]: sorted(name for folder in members[group] for name in tree.images(folder, self.left_out))
             for group in order
         }
 

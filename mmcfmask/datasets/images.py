@@ -114,16 +114,17 @@ def find_images(
         seen.add(real)
         folders = []
         for entry in list_folder(path):
+            name = entry.name
             if is_folder(entry):
-                inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+                inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, name)
                 if not entry.is_symlink() or not (lies_in(inner, top) or lies_in(real, inner)):
-                    folders.append((entry.path, inner, f'{prefix}{entry.name}/'))
+                    folders.append((entry.path, inner, f'{prefix}{name}/'))
             elif not is_file(entry):
                 count[''] += 1
-            elif is_image_name(entry.name):
-                names.append(prefix + entry.name)
+            elif name.lower().endswith(EXTENSIONS):  # the list has no hidden files
+                names.append(prefix + name)
             else:
-                count[os.path.splitext(entry.name)[1].lower() or 'none'] += 1
+                count[os.path.splitext(name)[1].lower() or 'none'] += 1
         waiting += reversed(folders)
     return sorted(names)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import ConfigError
 from .class_folders import MissingSetError, sub_folders
+from .shards import SUFFIXES, find_shards
 
 CORRUPTIONS = {  # by archive, which is also the folder in it
     'noise': ('gaussian_noise', 'shot_noise', 'impulse_noise'),
@@ -144,7 +147,8 @@ def find_set(name: str, data_root: str | Path, any_name: bool = True) -> Path:
     3. the same beside ``data_root``, if that is ImageNet's own folder, with train or val in it.
 
     Returns the first folder with the signs of the set. If none has them, returns the first one with its name, so that
-    the dataset can say what is wrong with it. Names are compared without case and punctuation.
+    the dataset can say what is wrong with it, or the first one with shards. Names are compared without case and
+    punctuation. ``data_root`` may also be a pattern of shards, which is returned as it is.
 
     Args:
         name: Key of :data:`SETS`, except ImageNet itself, which :func:`find_imagenet` finds.
@@ -169,12 +173,25 @@ def find_set(name: str, data_root: str | Path, any_name: bool = True) -> Path:
     for path in candidates:
         if path.is_dir() and _plain(path.name) in map(_plain, wanted.folders):
             return path
+    for path in candidates:
+        if holds_shards(path):
+            return path
     raise _missing(wanted, names, root, [root, *beside])
+
+
+def holds_shards(path: Path) -> bool:
+    """Whether a folder holds the shards of one data set, and not the archives in which published sets come."""
+    archives = {_plain(name) for other in SETS.values() for name in other.folders + other.also}
+    archives |= {_plain(name) for names in SPLITS.values() for name in names}
+    with suppress(ConfigError):  # of several splits
+        return any(_plain(shard.stem) not in archives for shard in find_shards(path))
+    return False
 
 
 def find_imagenet(data_root: str | Path, split: str) -> Path:
     """The folder of a split of ImageNet: in ``data_root``, in a folder in it that has a name of ImageNet (Kaggle's
-    ``ILSVRC/Data/CLS-LOC`` included), or ``data_root`` itself.
+    ``ILSVRC/Data/CLS-LOC`` included), or ``data_root`` itself. Without such a folder, a pattern of the shards in these
+    places, or in ``data`` there, whose names say the split: ``data/train-*.parquet``.
 
     Raises:
         MissingSetError: The split is not found. The message says what was looked for and where to get it.
@@ -187,6 +204,12 @@ def find_imagenet(data_root: str | Path, split: str) -> Path:
             return path
     if root.is_dir() and root.name in SPLITS[split]:
         return root
+    for pattern in (
+        home / part / f'*{split}*{suffix}' for home in homes for part in ('', 'data') for suffix in SUFFIXES
+    ):
+        shards = find_shards(pattern)
+        if shards and not any(_plain(shard.stem) in map(_plain, SPLITS[split]) for shard in shards):
+            return pattern
     raise _missing(SETS['imagenet' if split == 'val' else 'imagenet-train'], SPLITS[split], root, homes)
 
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
@@ -13,6 +14,7 @@ from mmpretrain.registry import DATASETS
 
 from .cache import CachedDataset
 from .folder import FolderDataset
+from .shards import join_place, split_place
 
 # Settings of a FolderDataset that remove images or change how they are read, but add none.
 NARROWING = (
@@ -52,9 +54,8 @@ def identify_images(cfg: dict) -> Iterator[str]:
 
 def _build(cfg: dict):
     """Build the data set of a config without its pipeline."""
-    if _is_a(CachedDataset, cfg):
-        return _build(cfg['dataset'])
-    cfg, plain = _without_pipelines(cfg), _is_a(BaseDataset, cfg)
+    cfg = _without_pipelines(cfg)
+    plain = _is_a(BaseDataset, cfg)
     dataset = DATASETS.build(dict(cfg, lazy_init=True) if plain else cfg)
     if isinstance(dataset, FolderDataset):
         dataset.serialize_data = False
@@ -64,17 +65,24 @@ def _build(cfg: dict):
 
 
 def _without_pipelines(node):
-    """A copy of a config that neither transforms images nor checks whether they are readable."""
+    """A copy of a config that neither transforms images, nor checks whether they are readable, nor caches them."""
     if isinstance(node, dict):
-        node = {key: _without_pipelines(value) for key, value in node.items() if key != 'skip_unreadable'}
-        return dict(node, pipeline=[]) if 'pipeline' in node else node
+        if 'type' in node and _is_a(CachedDataset, node):
+            return _without_pipelines(node['dataset'])
+        left_out = ('skip_unreadable', 'pipeline')
+        kept = {key: _without_pipelines(value) for key, value in node.items() if key not in left_out}
+        return dict(kept, pipeline=[]) if 'pipeline' in node else kept
     return [_without_pipelines(item) for item in node] if isinstance(node, (list, tuple)) else copy.copy(node)
 
 
 def real_paths(paths: Iterable[str]) -> Iterator[str]:
-    """``os.path.realpath`` of each path; lists every folder once in place of asking for every file."""
+    """``os.path.realpath`` of each path, or of the shard in it; lists every folder once in place of asking for every
+    file."""
     folders: dict[str, tuple[str, set[str]]] = {}
     for path in paths:
+        if place := split_place(path) if '://' in path else None:
+            yield join_place(_real_path(place[1]), place[2])
+            continue
         folder, name = os.path.split(path)
         if folder not in folders:
             try:
@@ -85,6 +93,9 @@ def real_paths(paths: Iterable[str]) -> Iterator[str]:
             folders[folder] = os.path.realpath(folder), links
         real, links = folders[folder]
         yield os.path.realpath(path) if name in links else f'{real}/{name}'
+
+
+_real_path = lru_cache(os.path.realpath)
 
 
 def are_known_disjoint(one: dict, other: dict) -> bool:

@@ -7,7 +7,7 @@ from .logs import MeanLogProcessor
 from .optim import AutocastOptimWrapper, OneCycle
 from .spd import AdamSPD
 from .test_loop import MultiSetTestLoop, MultiSetValLoop
-from .train_loop import ResumableEpochLoop, ResumableSampler
+from .train_loop import ResumableEpochLoop, ResumableSampler, ShardSampler
 from .wise_ft import WiSEFTHook, WiSEFTLoop
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     'RelativeEMAHook',
     'ResumableEpochLoop',
     'ResumableSampler',
+    'ShardSampler',
     'SplitCheckpointHook',
     'StopOnInvalidLossHook',
     'WiSEFTHook',

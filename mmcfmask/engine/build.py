@@ -102,25 +102,14 @@ def fit_loaders(cfg: Config, processes: int = 1) -> None:
 def cache_images(cfg: Config) -> None:
     """Cache the resized images of the training and the validation set in ``cfg.cache_dir``, in place.
 
-    Each set becomes a :class:`mmcfmask.datasets.CachedDataset`; of a wrapper, such as a ClassBalancedDataset, the sets
-    inside do. Without ``cache_dir`` nothing changes.
+    Each set becomes a :class:`mmcfmask.datasets.CachedDataset`. Without ``cache_dir`` nothing changes.
     """
-
-    def cached(dataset: dict) -> dict:
-        if dataset.get('type') == 'CachedDataset':
-            return dataset
-        if 'dataset' in dataset:
-            return dict(dataset, dataset=cached(dataset['dataset']))
-        if 'datasets' in dataset:
-            return dict(dataset, datasets=[cached(part) for part in dataset['datasets']])
-        return dict(type='CachedDataset', dataset=dataset, cache_dir=cfg.cache_dir)
-
     if cfg.get('cache_dir') is None:
         return
     for key in ('train_dataloader', 'val_dataloader'):
         loader = cfg.get(key)
         if loader and 'dataset' in loader:
-            loader.dataset = cached(loader.dataset)
+            loader.dataset = dict(type='CachedDataset', dataset=loader.dataset, cache_dir=cfg.cache_dir)
 
 
 def add_own_hooks(cfg: Config) -> None:

@@ -100,7 +100,8 @@ def _flatten(key: str, value, settings: dict[str, str]) -> None:
     if value is None or key.endswith('holdout.seed'):
         return
     if isinstance(value, dict):
-        for part, below in value.items():
+        inside = value['dataset'] if value.get('type') == 'CachedDataset' else value  # the same images
+        for part, below in inside.items():
             _flatten(f'{key}.{part}', below, settings)
         return
     if name in PLACES and isinstance(value, str):

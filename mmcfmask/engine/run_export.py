@@ -9,6 +9,7 @@ from typing import Any
 
 from mmpretrain.models.classifiers import ImageClassifier
 
+from ..datasets.wrappers import inner_configs
 from ..errors import ConfigError, StorageError
 from ..files import as_path, hash_file, write_text
 from ..messages import near_names
@@ -100,7 +101,7 @@ def run_export(
     classes = find_class_names([id_set.dataset], loaded)
     model = build_model(cfg.model, loaded, checkpoint)
     remove_adapters(model, merge=True)
-    preprocessing = read_preprocessing(model, id_set.dataset)
+    preprocessing = read_preprocessing(model, next(inner_configs(id_set.dataset)))
     usage = write_model(folder, model, to, part, preprocessing, classes, (loaded or {}).get('state_dict'))
     card = model_card(
         title=f'{Path(config).stem} for {to}',

@@ -16,6 +16,7 @@ from torch import nn
 from ..compat import loads_file
 from ..datasets import FolderDataset
 from ..datasets.holdout import follow_run
+from ..datasets.wrappers import inner_configs
 from ..errors import ConfigError, blame
 from ..models import VRF, CounterfactualClassifier, OpenCLIPBackbone
 from ..models.inference.relevance_crop import check_crop_scale
@@ -68,12 +69,13 @@ def prepare_test(
         loop['skip_missing'] = [loop.get('id_set')] if loop.get('skip_missing') else False
     loaded = check_testing(cfg, checkpoint, keep_pretrained, data)
     for name in find_sets(cfg, 'test') if skip_broken else ():
-        dataset = cfg.test_dataloader[name].dataset
-        if not is_a(FolderDataset, dataset.type, DATASETS):
-            raise ConfigError(
-                f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset can)'
-            )
-        dataset.skip_unreadable = True
+        for dataset in inner_configs(cfg.test_dataloader[name].dataset):
+            if not is_a(FolderDataset, dataset.type, DATASETS):
+                raise ConfigError(
+                    f'the test set {name} is a {dataset.type}, which cannot leave out broken images (a FolderDataset '
+                    'can)'
+                )
+            dataset.skip_unreadable = True
     cfg.load_from = checkpoint
     cfg.resume = False
     fit_adapters(cfg.model, loaded)
@@ -115,9 +117,7 @@ def inference_config(
     if checkpoint is None:
         check_has_weights(cfg)
     cfg.test_dataloader = cfg.test_dataloader[cfg.test_cfg.id_set]
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):  # a wrapper
-        dataset = dataset.get('dataset') or dataset.datasets[0]
+    dataset = next(inner_configs(cfg.test_dataloader.dataset))
     cfg.test_dataloader.dataset = dataset
     cfg.classes = find_class_names([dataset], loaded)
     dataset.pipeline = make_file_pipeline(dataset, cfg.model)
@@ -153,13 +153,14 @@ def find_class_names(datasets: Sequence[dict], checkpoint: dict | None = None) -
     """Find the class names of a model.
 
     Args:
-        datasets (Sequence[dict]): Configs of data sets.
+        datasets (Sequence[dict]): Configs of data sets. The classes of a wrapper are those of its first set.
         checkpoint (dict, optional): From :func:`check_checkpoint`.
 
     Returns:
         Sequence[str], optional: The names in the checkpoint, or else in the first data set that has names of its own
         or has its images on this machine, in folders with names. None if there are none.
     """
+    datasets = [next(inner_configs(dataset)) for dataset in datasets]
     names = (((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}).get('classes')
     for dataset in datasets:
         names = names or getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')

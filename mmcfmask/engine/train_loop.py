@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
+import numpy as np
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import DATA_SAMPLERS, LOOPS
 
+from ..datasets.shards import split_place
 from ..errors import ConfigError
 from ..ranges import Count
 
@@ -37,7 +41,67 @@ class ResumableSampler(DefaultSampler):
 
     def __iter__(self):
         start, self.start = self.start, 0
-        return islice(super().__iter__(), start, len(self))
+        return islice(self.order(), start, len(self))
+
+    def order(self) -> Iterator[int]:
+        """The samples of this process in this epoch."""
+        return super().__iter__()
+
+
+@DATA_SAMPLERS.register_module()
+class ShardSampler(ResumableSampler):
+    """Reads shards nearly one after the other: shuffles the shards, and then the images within a buffer.
+
+    Every process has its own shards, up to one at each end. No image comes twice in an epoch: up to
+    ``processes - 1`` images are left out, others in each epoch. For a table, a shard is a row group, which must be read
+    as a whole.
+
+    Args:
+        dataset (BaseDataset): Its images lie in shards. A wrapper may repeat, balance or join such data sets.
+        buffer (int): Images that are shuffled together. It should hold many shards if the images of a shard are alike.
+            Defaults to 2048.
+        **kwargs: Arguments of :class:`ResumableSampler`. With ``shuffle=False`` the images come in the order of the
+            shards.
+
+    Raises:
+        ConfigError: The images lie in files of their own.
+    """
+
+    def __init__(self, dataset: Any, *args, buffer: Count = 2048, **kwargs) -> None:
+        super().__init__(dataset, *args, **kwargs)
+        self.buffer = buffer
+        self.num_samples = len(dataset) // self.world_size
+        places = []
+        for index in range(len(dataset)):
+            path = dataset.get_data_info(index).get('img_path', '')
+            place = split_place(path)
+            if place is None:
+                raise ConfigError(
+                    f'ShardSampler needs images in shards, but {path or "an image"} is not in one: use a '
+                    'ResumableSampler, or pack the images with mmcfmask pack'
+                )
+            kind, file, sample = place
+            places.append((file, 0, sample.first) if kind == 'tar' else (file, sample.first, sample.second))
+        by_place = sorted(range(len(places)), key=places.__getitem__)
+        starts = [
+            number
+            for number, index in enumerate(by_place)
+            if number == 0 or places[index][:2] != places[by_place[number - 1]][:2]
+        ]
+        self.shards = np.split(np.array(by_place, dtype=np.int64), starts[1:])
+
+    def order(self) -> Iterator[int]:
+        """The samples of this process in this epoch."""
+        if not self.shuffle:
+            return iter(self._share(np.concatenate(self.shards)).tolist())
+        rng = np.random.default_rng([self.seed, self.epoch])
+        share = self._share(np.concatenate([self.shards[number] for number in rng.permutation(len(self.shards))]))
+        for start in range(0, len(share), self.buffer):
+            rng.shuffle(share[start : start + self.buffer])
+        return iter(share.tolist())
+
+    def _share(self, samples: np.ndarray) -> np.ndarray:
+        return samples[self.rank * self.num_samples : (self.rank + 1) * self.num_samples]
 
 
 @LOOPS.register_module()

@@ -14,6 +14,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from torch import nn
 
+from ..datasets.wrappers import inner_datasets
 from ..files import hash_file
 from ..version import __version__
 
@@ -25,7 +26,8 @@ def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) ->
 
     Args:
         dataset (mmengine.dataset.BaseDataset): The set. ``metainfo['protocol']``, where there is one, holds the
-            published number of ``images`` and ``num_classes``; ``metainfo['notes']`` more remarks for the reader.
+            published number of ``images`` and ``num_classes``; ``metainfo['notes']`` more remarks for the reader. Of a
+            wrapper, folder and transform are those of the first set inside.
         preprocessor (ClsDataPreprocessor, optional): Its normalisation ends the transform.
 
     Returns:
@@ -37,11 +39,12 @@ def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) ->
     published = metainfo.get('protocol') or {}
     images, classes = len(dataset), len(metainfo.get('classes') or ())
     wanted_images, wanted_classes = published.get('images'), published.get('num_classes')
-    skipped = int(getattr(dataset, 'num_skipped', 0))
+    parts = list(inner_datasets(dataset))
+    skipped = sum(int(getattr(part, 'num_skipped', 0)) for part in parts)
     complete = None if wanted_images is None else images == wanted_images and wanted_classes in (None, classes)
 
     notes = list(metainfo.get('notes', ()))
-    subset = describe_subset(dataset)
+    subset = describe_subset(parts[0]) if len(parts) == 1 else ''
     if subset:
         notes.append(
             f'a subset ({subset}): {images:,}' + (f' of {wanted_images:,}' if wanted_images else '') + ' images'
@@ -56,13 +59,13 @@ def describe_set(dataset: BaseDataset, preprocessor: nn.Module | None = None) ->
         notes.append(f'{classes:,} classes instead of {wanted_classes:,}')
     if skipped:
         notes.append(f'{skipped:,} unreadable {"image was" if skipped == 1 else "images were"} left out')
-    transform = [str(step) for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', [])]
+    transform = [str(step) for step in getattr(getattr(parts[0], 'pipeline', None), 'transforms', [])]
     if preprocessor is not None and getattr(preprocessor, '_enable_normalize', False):
         mean, std = (tensor.flatten().tolist() for tensor in (preprocessor.mean, preprocessor.std))
         transform.append(f'Normalize(mean={_rounded(mean)}, std={_rounded(std)}, to_rgb={preprocessor.to_rgb})')
     return dict(
         dataset=type(dataset).__name__,
-        root=str(getattr(dataset, 'img_prefix', '') or getattr(dataset, 'data_root', '') or '').rstrip('/'),
+        root=str(getattr(parts[0], 'img_prefix', '') or getattr(parts[0], 'data_root', '') or '').rstrip('/'),
         images=images,
         published_images=wanted_images,
         classes=classes,

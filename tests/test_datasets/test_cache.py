@@ -12,8 +12,9 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
-from mmcfmask.datasets import CachedDataset, FolderDataset
+from mmcfmask.datasets import CachedDataset, FolderDataset, LoadImageFromFile
 from mmcfmask.datasets import cache as module
+from mmcfmask.datasets.overlap import identify_images
 from mmcfmask.engine.build import cache_images
 
 PIPELINE = [
@@ -57,11 +58,11 @@ def assert_same_items(a, b):
 def count_decoded(monkeypatch, dataset):
     """A list that grows with every image that is decoded."""
     decoded = []
-    load = dataset.cache.transforms[0]
+    load = dataset.caches[0].transforms[0]
     monkeypatch.setattr(
-        dataset.cache,
+        dataset.caches[0],
         'transforms',
-        [lambda results: decoded.append(results['img_path']) or load(results), *dataset.cache.transforms[1:]],
+        [lambda results: decoded.append(results['img_path']) or load(results), *dataset.caches[0].transforms[1:]],
     )
     return decoded
 
@@ -76,14 +77,14 @@ def test_items_equal_those_of_the_dataset_and_are_decoded_once(root, monkeypatch
     decoded_again = count_decoded(monkeypatch, again)
     assert_same_items(again, plain(root))
     assert len(decoded) == 6 and not decoded_again
-    assert again.cache.path == first.cache.path
+    assert again.caches[0].path == first.caches[0].path
 
 
 def test_is_the_dataset_in_all_else(root):
     dataset = cached(root)
     assert dataset.metainfo == plain(root).metainfo and dataset.get_cat_ids(3) == plain(root).get_cat_ids(3)
-    assert str(dataset.cache.path) in repr(dataset)
-    about = json.loads(dataset.cache.path.with_suffix('.json').read_text())
+    assert str(dataset.caches[0].path) in repr(dataset)
+    about = json.loads(dataset.caches[0].path.with_suffix('.json').read_text())
     assert about['images'] == [6, 32, 32, 3] and about['folder'] == str(root)
 
 
@@ -101,7 +102,7 @@ def test_changed_images_are_made_again(root, monkeypatch):
 
 @pytest.mark.parametrize('change', ['pipeline', 'files', 'library'])
 def test_depends_on(root, monkeypatch, change):
-    path = cached(root).cache.path
+    path = cached(root).caches[0].path
     pipeline = PIPELINE
     if change == 'pipeline':
         pipeline = [PIPELINE[0], dict(PIPELINE[1], interpolation='bilinear'), *PIPELINE[2:]]
@@ -110,15 +111,15 @@ def test_depends_on(root, monkeypatch, change):
     else:
         monkeypatch.setattr(module.PIL, '__version__', '1.0')
     dataset = cached(root, pipeline=pipeline)
-    assert dataset.cache.path != path
+    assert dataset.caches[0].path != path
     assert_same_items(dataset, plain(root, pipeline))
 
 
 def test_half_written_images_do_not_count(root, monkeypatch):
     dataset = cached(root)
     list(dataset)
-    with open(dataset.cache.path, 'r+b') as file:
-        file.seek(dataset.cache.start + 2 * 32 * 32 * 3 + 100)
+    with open(dataset.caches[0].path, 'r+b') as file:
+        file.seek(dataset.caches[0].start + 2 * 32 * 32 * 3 + 100)
         file.write(bytes(500))
     dataset = cached(root)
     decoded = count_decoded(monkeypatch, dataset)
@@ -131,7 +132,7 @@ def test_transforms_after_the_first_unknown_one_run_every_time(root):
     dataset = cached(root, pipeline=pipeline)
     images = {dataset[0]['inputs'].numpy().tobytes() for _ in range(20)}
     assert len(images) == 2
-    assert [type(transform).__name__ for transform in dataset.cache.transforms] == [
+    assert [type(transform).__name__ for transform in dataset.caches[0].transforms] == [
         'LoadImageFromFile',
         'ResizeEdge',
         'CenterCrop',
@@ -171,7 +172,7 @@ def test_a_full_disk_ends_the_storing_only(root, monkeypatch, caplog):
 
     monkeypatch.setattr(module.os, 'pwrite', full)
     assert_same_items(dataset, plain(root))
-    assert not dataset.cache.writable
+    assert not dataset.caches[0].writable
 
 
 def test_folder_that_cannot_be_written(root):
@@ -212,18 +213,37 @@ def test_one_option_caches_training_and_validation(root):
     )
 
 
-def test_option_keeps_the_images_of_wrapped_sets(root):
+def wrapped(kind, images):
+    """Wrappers around one data set or several."""
+    return dict(
+        balanced=dict(type='ClassBalancedDataset', oversample_thr=0.6, dataset=images),
+        repeated=dict(type='RepeatDataset', times=2, dataset=images),
+        joined=dict(type='ConcatDataset', datasets=[images, dict(type='RepeatDataset', times=2, dataset=images)]),
+        folded=dict(type='KFoldDataset', fold=0, num_splits=3, dataset=images),
+    )[kind]
+
+
+@pytest.mark.parametrize('kind', ['balanced', 'repeated', 'joined', 'folded'])
+@pytest.mark.parametrize('place', ['option', 'outside', 'inside'])
+def test_keeps_the_images_of_wrapped_sets(root, kind, place, monkeypatch):
     images = dict(type='FolderDataset', data_root=str(root), pipeline=PIPELINE)
-    balanced = dict(type='ClassBalancedDataset', oversample_thr=0.6, dataset=images)
-    both = dict(type='ConcatDataset', datasets=[images, dict(type='RepeatDataset', times=2, dataset=images)])
-    for wrapped in balanced, both:
-        cfg = Config(dict(cache_dir=str(root.parent / 'cache'), train_dataloader=dict(dataset=wrapped)))
+    cache = dict(type='CachedDataset', cache_dir=str(root.parent / 'cache'))
+    cfg = Config(dict(train_dataloader=dict(dataset=wrapped(kind, images))))
+    if place == 'option':
+        cfg.cache_dir = cache['cache_dir']
         cache_images(cfg)
-        kept = cfg.train_dataloader.dataset
-        inner = kept.dataset if wrapped is balanced else kept.datasets[1].dataset
-        assert kept.type == wrapped['type'] and inner == dict(
-            type='CachedDataset', dataset=images, cache_dir=cfg.cache_dir
-        )
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            for _ in range(2):  # made, and read
-                assert_same_items(DATASETS.build(kept), DATASETS.build(wrapped))
+    elif place == 'outside':
+        cfg.train_dataloader.dataset = dict(cache, dataset=wrapped(kind, images))
+    else:
+        cfg.train_dataloader.dataset = wrapped(kind, dict(cache, dataset=images))
+        cfg.cache_dir = cache['cache_dir']
+        cache_images(cfg)  # keeps nothing twice
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = DATASETS.build(wrapped(kind, images))
+        plain = [built[index] for index in range(len(built))]
+        kept = DATASETS.build(cfg.train_dataloader.dataset)
+        for _ in range(2):  # made, and read
+            assert_same_items([kept[index] for index in range(len(kept))], plain)
+            monkeypatch.setattr(LoadImageFromFile, 'transform', None)  # it would fail
+        assert kept.metainfo == built.metainfo
+        assert set(identify_images(cfg.train_dataloader.dataset)) == set(identify_images(wrapped(kind, images)))

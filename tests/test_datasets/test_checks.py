@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 import trees
+from shards import image_bytes, make_tars
 
 import mmcfmask.datasets.checks as checks
-from mmcfmask.datasets.checks import check_set, check_sets, duplicate_folders
+from mmcfmask.datasets.checks import check_set, check_sets
+from mmcfmask.datasets.duplicates import duplicate_folders
 from mmcfmask.datasets.imagenet_shifts import IMAGENET_WNIDS
 from mmcfmask.datasets.layouts import SETS
 
@@ -288,3 +290,39 @@ def test_waterbirds(tmp_path, monkeypatch):
     (tmp_path / 'waterbirds' / 'metadata.csv').unlink()
     report = check_set('waterbirds', tmp_path)
     assert report.status == 'wrong' and 'there is no file' in report.problems[0]
+
+
+def test_shards(tmp_path, published):
+    """Complete, with an unknown label, of the wrong class by their names; alone and beside others."""
+    published('imagenet-a', 40)
+    published('imagenet', 20, per_class=1)
+    published('imagenet-r', 20)
+    content = image_bytes(0)
+    samples = [dict(key=f'{i:02d}', png=content, cls=str(i % 20)) for i in range(40)]
+    make_tars(tmp_path / 'imagenet-a', samples, 15)
+    val = [dict(key=f'{wnid}_{label}', png=content, cls=str(label)) for label, wnid in enumerate(WNIDS)]
+    make_tars(tmp_path / 'imagenet' / 'val', val)
+    make_tars(
+        tmp_path / 'imagenet-r', [dict(sample, cls='20') if sample['key'] == '07' else sample for sample in samples]
+    )
+    reports = {report.name: report for report in check_sets(tmp_path, sample=5)}
+    a, r, whole = (reports[name] for name in ('imagenet-a', 'imagenet-r', 'imagenet'))
+    assert (a.status, a.images, a.classes, a.decoded, a.words()) == ('complete', 40, 20, 5, ['in 3 shards'])
+    assert (whole.status, whole.images, whole.decoded) == ('complete', 20, 5)
+    assert r.status == 'wrong' and "0001.tar: 07.png has the label '20', which is not one of the 20" in r.words()[0]
+    val[0], val[1] = dict(val[0], cls='1'), dict(val[1], cls='1')
+    make_tars(tmp_path / 'imagenet' / 'val', val)
+    words = ' '.join(check_set('imagenet', tmp_path).words())
+    assert f'1 of 20 class folders are missing: {WNIDS[0]}' in words
+    only = {report.name: report for report in check_sets(tmp_path / 'imagenet-r')}
+    assert only['imagenet-r'].status == 'wrong' and only['imagenet-a'].status == 'missing'
+
+
+def test_broken_image_in_a_shard(tmp_path, published):
+    published('imagenet-a', 20)
+    samples = [dict(key=f'{wnid}/1', png=image_bytes(0)) for wnid in WNIDS]
+    samples[4]['png'] = b'no image'
+    make_tars(tmp_path / 'imagenet-a', samples)
+    (words,) = check_set('imagenet-a', tmp_path).problems
+    assert f'1 of 20 images that were read are broken: tar://{tmp_path}/imagenet-a/0001.tar#' in words
+    assert f'{WNIDS[4]}/1.png cannot be read as an image' in words

@@ -254,13 +254,6 @@ def test_bad_corruptions(root, setting, message):
         build('ImageNetCDataset', root, **setting)
 
 
-def test_train_of_archives(tmp_path):
-    (tmp_path / 'train').mkdir()
-    (tmp_path / 'train/n01440764.tar').touch()
-    with pytest.raises(FileNotFoundError, match='no class folders, but 1 files: unpack each of its archives'):
-        build('ImageNetDataset', tmp_path, split_dir='train')
-
-
 # the config, and bad input
 # -------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import trees
 
 from mmcfmask.datasets import MissingSetError
 from mmcfmask.datasets.layouts import CORRUPTIONS, SETS, find_imagenet, find_set
+from mmcfmask.datasets.shards import find_shards
 
 SIGNS = dict.fromkeys(SETS, 'n01440764')
 SIGNS.update({name: '7' for name in SETS if name.startswith('imagenet-v2')})
@@ -163,3 +164,30 @@ def test_make_trees_is_recognised(tmp_path):
         find_set('objectnet', tmp_path / 'a') == tmp_path / 'a'
         and find_set('imagenet-c', tmp_path / 'b') == tmp_path / 'b'
     )
+
+
+def test_shards(tmp_path):
+    """By the name of the folder or of the shards; archives of published sets are no shards."""
+
+    def touch(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+
+    touch('a/imagenet-r/test/0.tar', 'a/data/train-0.parquet', 'a/data/validation-0.parquet', 'a/data/test-0.parquet')
+    assert find_set('imagenet-r', tmp_path / 'a') == tmp_path / 'a/imagenet-r'
+    assert find_shards(find_imagenet(tmp_path / 'a', 'train')) == [tmp_path / 'a/data/train-0.parquet']
+    assert find_shards(find_imagenet(tmp_path / 'a', 'val')) == [tmp_path / 'a/data/validation-0.parquet']
+    with pytest.raises(MissingSetError):
+        find_set('imagenet-a', tmp_path / 'a')
+    touch('b/renditions/0.arrow')
+    assert find_set('imagenet-r', tmp_path / 'b/renditions') == tmp_path / 'b/renditions'
+    assert find_set('imagenet-r', tmp_path / 'b/renditions/*.arrow') == tmp_path / 'b/renditions/*.arrow'
+    touch('c/imagenet-r.tar', 'c/imagenet-a.tar', 'c/ILSVRC2012_img_val.tar')
+    for name in ('imagenet-r', 'imagenet-sketch'):
+        with pytest.raises(MissingSetError):
+            find_set(name, tmp_path / 'c')
+    with pytest.raises(MissingSetError):
+        find_imagenet(tmp_path / 'c', 'val')
+    touch('d/imagenet1k-train-0000.tar', 'd/imagenet1k-validation-00.tar')
+    assert find_shards(find_imagenet(tmp_path / 'd', 'val')) == [tmp_path / 'd/imagenet1k-validation-00.tar']

@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmcfmask.datasets.holdout import follow_run
+from mmcfmask.engine.build import cache_images
 from mmcfmask.engine.config import load_config
 from mmcfmask.engine.provenance import read_training_settings
 
@@ -38,6 +39,16 @@ def test_seeds_of_one_method_are_the_same():
         train_dataloader__batch_size=8,
     )
     assert training('pacs/cfmask_plus_vitb16', 2, **moved) == first
+
+
+def test_cached_images_are_the_same_images():
+    """The config in a checkpoint is that of the Runner, whose data sets are cached."""
+    plain = load_config('configs/pacs/ft_vitb16.py')
+    kept = load_config('configs/pacs/ft_vitb16.py', dict(cache_dir='/fast'))
+    cache_images(kept)
+    assert kept.train_dataloader.dataset.type == 'CachedDataset'
+    first, second = (read_training_settings(dict(cfg=cfg.pretty_text)) for cfg in (plain, kept))
+    assert first == second and first['train_dataloader.dataset.type'] == 'PACSDataset'
     assert first['train_dataloader.dataset.holdout.part'] == 'train' and first['optim_wrapper.optimizer.lr'] == '3e-05'
 
 

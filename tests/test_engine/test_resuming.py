@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from shards import make_tars, rows
 from short_runs import Killed, config, losses, train, weights
 
 from mmcfmask.engine.checkpoints import check_checkpoint
 
+TEN = dict.fromkeys(map(str, range(10)), 4)  # images of each class
 CONTEXT_TERMS = [
     dict(type='CounterfactualDistillation'),
     dict(type='CounterfactualCrossEntropy', counterfactual=dict(mask='context', mask_share=0.6)),
@@ -58,6 +60,44 @@ def test_resume_in_the_middle_of_an_epoch_goes_on_as_if_nothing_had_happened(
     assert cut == whole
     expected, got = weights(tmp_path / 'whole' / 'epoch_2.pth'), weights(tmp_path / 'cut' / 'epoch_2.pth')
     assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
+def test_shards_go_on_in_the_middle_of_an_epoch(tmp_path, tiny_pretrained, monkeypatch):
+    """Read by shards; no image comes twice in an epoch or is left out."""
+    from mmcfmask.engine.train_loop import ResumableEpochLoop
+
+    make_tars(tmp_path / 'shards', [dict(key=f'{row[0]}/{row[1][:-4]}', png=row[3]) for row in rows(TEN)], 7)
+    load = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='Resize', scale=32)]
+    original, seen = ResumableEpochLoop.run_iter, []
+
+    def run(name, stop=None, resume=False):
+        cfg = config(tmp_path / name, tiny_pretrained, resume=resume)
+        pipeline = [*load, dict(type='PackInputs')]
+        cfg.train_dataloader.dataset = dict(type='FolderDataset', data_root=str(tmp_path / 'shards'), pipeline=pipeline)
+        cfg.train_dataloader.sampler = dict(type='ShardSampler', shuffle=True, buffer=16)
+        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+        cfg.default_hooks.checkpoint.save_best = None
+        cfg.custom_hooks.append(dict(type='CheckpointHook', by_epoch=False, interval=3))
+
+        def watched(self, idx, data_batch):
+            if self._iter == stop:
+                raise Killed
+            seen.append([sample.img_path for sample in data_batch['data_samples']])
+            original(self, idx, data_batch)
+
+        monkeypatch.setattr(ResumableEpochLoop, 'run_iter', watched)
+        train(cfg)
+
+    run('whole')
+    whole, seen[:] = seen[:], []
+    with pytest.raises(Killed):
+        run('cut', stop=7)
+    seen[6:] = []  # the checkpoint is of the sixth iteration
+    run('cut', resume=True)
+    assert seen == whole and len(whole) == 10
+    for epoch in (whole[:5], whole[5:]):
+        assert len({path for batch in epoch for path in batch}) == 40
+    assert losses(tmp_path / 'whole') == losses(tmp_path / 'cut')
 
 
 @pytest.mark.parametrize('epoch', [1, 2])

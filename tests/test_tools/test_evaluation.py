@@ -200,6 +200,12 @@ def test_broken_images(write, tmp_path, capfd):
     evaluate(path, shifts=['right'], skip_broken=True, out=tmp_path / 'metrics.json')
     part = json.loads((tmp_path / 'metrics.json').read_text())['sets']['right']
     assert part['images'] == 11 and part['metrics']['top1'] == 100
+    cfg = Config.fromfile(path)
+    cfg.test_dataloader.right.dataset = dict(type='ConcatDataset', datasets=[cfg.test_dataloader.right.dataset])
+    cfg.dump(path)
+    evaluate(path, shifts=['right'], skip_broken=True, out=tmp_path / 'wrapped.json')
+    wrapped = json.loads((tmp_path / 'wrapped.json').read_text())['sets']['right']
+    assert (wrapped['images'], wrapped['skipped'], wrapped['root']) == (11, 1, part['root'])
     with pytest.raises(ConfigError, match='the test set test is a ShapesDataset, which cannot leave out broken images'):
         evaluate('configs/shapes/zeroshot.py', work_dir=tmp_path, skip_broken=True)
 

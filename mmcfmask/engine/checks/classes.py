@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from ...datasets import FolderDataset, FolderShiftDataset
 from ...datasets.names import first_difference, plain_name
+from ...datasets.wrappers import inner_configs
 from ...errors import ConfigError
 from ...evaluation.accuracy import check_groups
 from ...models.class_embeddings.text import resolve_classnames
@@ -111,6 +112,7 @@ def read_metainfo(loader: DataLoader) -> dict:
 
 def read_folder_metainfo(dataset: dict | None) -> dict:
     """Return the metainfo of the config of a :class:`FolderDataset`, without listing its images; else an empty dict."""
+    dataset = next(inner_configs(dataset or {}), None)  # the classes of a wrapper are those of its first set
     kind = DATASETS.get(dataset['type']) if dataset and isinstance(dataset.get('type'), str) else None
     if (
         not isinstance(kind, type)

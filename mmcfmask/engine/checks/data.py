@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 from mmengine.config import Config
@@ -10,6 +11,8 @@ from mmpretrain.registry import DATASETS
 
 from ...datasets import FolderDataset, GroupCSVDataset, MissingSetError
 from ...datasets.class_folders import check_folders, sub_folders
+from ...datasets.shards import find_shards
+from ...datasets.wrappers import inner_configs
 from ...errors import ConfigError, blame
 from ..test_loop import find_sets, may_be_missing
 from ..values import get_value, is_a
@@ -28,13 +31,13 @@ def check_training_data(cfg: Config) -> None:
         **named_loaders(cfg, 'val'),
     }
     for key, loader in loaders.items():
-        dataset = (loader or {}).get('dataset')
-        if dataset and is_a((MultiLabelDataset, MultiTaskDataset), dataset.get('type'), DATASETS):
-            raise ConfigError(
-                f'{key}.dataset.type={dataset["type"]!r} gives an image several labels, but relevance and class '
-                'embeddings need one class per image: such data sets are not supported'
-            )
-        _find_folder(f'{key}.dataset', dataset)
+        for dataset in inner_configs((loader or {}).get('dataset') or {}):
+            if is_a((MultiLabelDataset, MultiTaskDataset), dataset.get('type'), DATASETS):
+                raise ConfigError(
+                    f'{key}.dataset.type={dataset["type"]!r} gives an image several labels, but relevance and class '
+                    'embeddings need one class per image: such data sets are not supported'
+                )
+            _find_folder(f'{key}.dataset', dataset)
 
 
 def check_test_data(cfg: Config) -> None:
@@ -49,21 +52,24 @@ def check_test_data(cfg: Config) -> None:
     for name in names:
         key = f'test_dataloader.{name}.dataset'
         try:
-            dataset = _find_folder(key, cfg.test_dataloader[name].dataset)
+            for dataset in inner_configs(cfg.test_dataloader[name].dataset):
+                _check_folders(key, _find_folder(key, dataset))
         except MissingSetError as error:
             if not may_be_missing(name, loop.get('skip_missing', False)):
                 raise
             missing[name] = str(error)
-            continue
-        folders = () if dataset is None else dataset.folders or ()
-        present = sub_folders(Path(dataset.img_prefix)) if folders else ()
-        if set(folders) & set(present):  # else there are no class folders, or they are deeper
-            try:
-                check_folders(folders, present, Path(dataset.img_prefix), dataset.other_folders)
-            except ValueError as error:
-                raise ConfigError(f'{key}: {error}') from None
     if len(missing) == len(names):
         raise MissingSetError('none of the test sets was found:\n' + '\n'.join(missing.values()))
+
+
+def _check_folders(key: str, dataset: FolderDataset | None) -> None:
+    """Check that a data set has its class folders. Labels in shards are checked when they are listed."""
+    if dataset is None or not dataset.folders or find_shards(dataset.img_prefix):
+        return
+    present = sub_folders(Path(dataset.img_prefix))
+    if set(dataset.folders) & set(present):  # else there are no class folders, or they are deeper
+        with blame(key):
+            check_folders(dataset.folders, present, Path(dataset.img_prefix), dataset.other_folders)
 
 
 def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
@@ -73,9 +79,12 @@ def _find_folder(key: str, dataset: dict | None) -> FolderDataset | None:
     with blame(key):
         built = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
     folder = Path(built.img_prefix)
-    if not folder.is_dir():
+    with blame(key):
+        shards = find_shards(folder)
+    if not folder.is_dir() and not shards:
+        missing = 'no file matches' if glob.has_magic(str(folder)) else 'there is no folder'
         raise MissingSetError(
-            f'{key}: there is no folder {folder.absolute()}: set its data_root (of all data sets: --cfg-options '
+            f'{key}: {missing} {folder.absolute()}: set its data_root (of all data sets: --cfg-options '
             'data_root=…), and split_dir or domain'
         )
     if isinstance(built, GroupCSVDataset):

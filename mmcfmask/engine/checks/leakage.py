@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 
 from ...datasets.holdout import follow_run
 from ...datasets.overlap import are_known_disjoint, identify_images
+from ...distributed import on_node
 from ...errors import ConfigError, MissingFileError
 from ..values import get_value
 
@@ -138,7 +139,7 @@ def _list_images(key: str, dataset: dict, seed: int | None) -> set[str]:
     dataset = copy.deepcopy(dataset)
     follow_run(dataset, seed or 0)
     try:
-        return set(identify_images(dataset))
+        return on_node(f'images of {dataset}', lambda: set(identify_images(dataset)))
     except MissingFileError:  # other checks need the files, and say so
         return set()
     except ConfigError as error:

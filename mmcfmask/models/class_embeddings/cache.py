@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ...datasets.shards import file_of
 from ...distributed import on_main
 from ...errors import StorageError
 from ...files import atomic_write, remove_leftovers
@@ -124,6 +125,6 @@ def update_digest(digest: Any, info: dict) -> None:
             digest.update(np.ascontiguousarray(value).tobytes())
         else:
             digest.update(f'{name} {value!r}'.encode())
-    if 'img_path' in info and os.path.isfile(info['img_path']):
-        stat = os.stat(info['img_path'])
+    if 'img_path' in info and os.path.isfile(file := file_of(info['img_path'])):
+        stat = os.stat(file)
         digest.update(f'{stat.st_size} {stat.st_mtime_ns}'.encode())

@@ -189,3 +189,11 @@ def test_resumed_runs_keep_their_classes(tmp_path):
         match="class 0 is the folder 'cat' in the dataset of train_dataloader, but 'ape' in the training set",
     ):
         hook.before_train(runner(train, resumed=True))
+
+
+def test_images_of_the_head_in_a_wrapper(tmp_path):
+    folders(tmp_path / 'other', 'ape', 'cat', 'dog')
+    images = dict(type='FolderDataset', data_root=str(tmp_path / 'other'))
+    for wrapped in (images, dict(type='ClassBalancedDataset', oversample_thr=0.5, dataset=images)):
+        with pytest.raises(ConfigError, match="class 0 is the folder 'cat' .*, but 'ape' in the images that the model"):
+            check(runner(tests=dict(mine=folders(tmp_path / 'set', 'cat', 'dog', 'emu')), images=wrapped))

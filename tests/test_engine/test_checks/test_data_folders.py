@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from mmengine.config import Config
+from shards import make_tars
 
 from mmcfmask.datasets import MissingSetError, PACSDataset
 from mmcfmask.engine.checks.data import check_test_data, check_training_data
@@ -37,10 +38,25 @@ def test_training_data_is_looked_for_before_the_model(tmp_path):
                 )
             )
         )
-    with pytest.raises(
-        MissingSetError, match='train_dataloader.dataset: there is no folder .*sketch: set its data_root'
+    for wrapped in (
+        gone,
+        dict(type='RepeatDataset', times=2, dataset=gone),
+        dict(type='ConcatDataset', datasets=[good, dict(type='ClassBalancedDataset', oversample_thr=1, dataset=gone)]),
     ):
-        check_training_data(Config(dict(train_dataloader=dict(dataset=gone))))
+        with pytest.raises(
+            MissingSetError, match='train_dataloader.dataset: there is no folder .*sketch: set its data_root'
+        ):
+            check_training_data(Config(dict(train_dataloader=dict(dataset=wrapped))))
+
+
+def test_shards_are_looked_for(tmp_path):
+    make_tars(tmp_path / 'shards', [dict(key='cat/1', png=b'')])
+    for place in ('shards', 'shards/*.tar'):
+        dataset = dict(type='FolderDataset', data_root=str(tmp_path), split_dir=place)
+        check_training_data(Config(dict(train_dataloader=dict(dataset=dataset))))
+    dataset['split_dir'] = 'shards/*.parquet'
+    with pytest.raises(MissingSetError, match=r'train_dataloader.dataset: no file matches .*/shards/\*\.parquet'):
+        check_training_data(Config(dict(train_dataloader=dict(dataset=dataset))))
 
 
 @pytest.mark.parametrize('kind', ['MultiLabelDataset', 'VOC', 'MultiTaskDataset'])

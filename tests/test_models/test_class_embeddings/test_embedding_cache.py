@@ -1,5 +1,6 @@
 """Embeddings on disk."""
 
+import hashlib
 import multiprocessing
 import os
 import time
@@ -7,8 +8,9 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from shards import write_tar
 
-from mmcfmask.models.class_embeddings.cache import cached
+from mmcfmask.models.class_embeddings.cache import cached, update_digest
 
 
 def test_cache_file(cache):
@@ -70,3 +72,17 @@ def test_cache_folder_that_cannot_be_written(tmp_path):
         OSError, match='cannot be written.*set cache_dir of class_weights or the environment variable MMCFMASK_CACHE'
     ):
         cached(dict(type='text'), lambda: torch.zeros(1, 1), str(tmp_path / 'file'))
+
+
+def test_images_in_a_changed_shard_are_others(tmp_path):
+    path = write_tar(tmp_path / '0.tar', [('1.png', b'')])
+
+    def digest():
+        found = hashlib.sha256()
+        update_digest(found, dict(img_path=f'tar://{path}#512+0#1.png', gt_label=0))
+        return found.hexdigest()
+
+    first = digest()
+    assert digest() == first
+    os.utime(path, ns=(1, 1))
+    assert digest() != first
