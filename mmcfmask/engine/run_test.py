@@ -24,7 +24,7 @@ from .checks.model import warn_of_random_weights
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
-from .provenance import read_selection, read_training_settings
+from .provenance import read_command, read_selection, read_training_settings
 from .testing import add_gate, add_relevance_crop, gate_kind, name_method, prepare_test
 
 
@@ -103,7 +103,7 @@ def run_test(
     if is_main_process():
         run = _describe(runner, cfg, config, checkpoint, loaded)
         try:
-            written = _write(run, runner.test_loop.results, out, predictions)
+            written = _write(run, runner.test_loop, out, predictions)
         except StorageError:
             if show:  # the result of the test is not lost
                 print_results(run)
@@ -126,6 +126,7 @@ def _describe(runner, cfg, config: str, checkpoint: str | None, loaded: dict | N
         method=name_method(config, cfg.model, loaded),
         training=read_training_settings(meta),
         selected_by=read_selection(meta),
+        command=read_command(),
     )
     run.update({key: meta[key] for key in ('wise_ft_alpha', 'soup') if meta.get(key) is not None})
     gate = cfg.model.get('knn_gate')
@@ -136,23 +137,25 @@ def _describe(runner, cfg, config: str, checkpoint: str | None, loaded: dict | N
     return run
 
 
-def _write(run: dict, results: dict, out: str | None, predictions: str | None) -> list[str | Path]:
+def _write(run: dict, loop: Any, out: str | None, predictions: str | None) -> list[str | Path]:
     """Write what was asked for; returns the paths."""
     written: list[str | Path] = []
     if out:
         write_json(out, run)
         written.append(out)
     if predictions:
-        written += write_predictions(Path(predictions), results)
+        keys = {name: getattr(loader.dataset, 'image_keys', list)() for name, loader in loop.loaders.items()}
+        written += write_predictions(Path(predictions), loop.results, keys)
     return written
 
 
-def write_predictions(folder: Path, results: dict) -> list[Path]:
+def write_predictions(folder: Path, results: dict, keys: Mapping[str, Sequence[str]] | None = None) -> list[Path]:
     """Write one CSV per set: path, gt, pred, correct (0 or 1), confidence.
 
     Args:
         folder (Path): Where to write ``<set>.csv``.
         results (dict): Of a test loop that kept its predictions.
+        keys (Mapping, optional): ``{set: name of every image}``, in place of paths, for sets without files.
 
     Returns:
         list[Path]: The files.
@@ -163,10 +166,11 @@ def write_predictions(folder: Path, results: dict) -> list[Path]:
         with atomic_write(paths[name], 'w', newline='', errors='surrogateescape') as file:
             writer = csv.writer(file)
             writer.writerow(['path', 'gt', 'pred', 'correct', 'confidence'])
-            for item in result['details']['predictions']:
-                writer.writerow(
-                    [item['img_path'], item['gt'], item['pred'], int(item['correct']), f'{item["confidence"]:.6f}']
-                )
+            items = result['details']['predictions']
+            found = (keys or {}).get(name)
+            paths_of = found if found and len(found) == len(items) else [item['img_path'] for item in items]
+            for path, item in zip(paths_of, items):
+                writer.writerow([path, item['gt'], item['pred'], int(item['correct']), f'{item["confidence"]:.6f}'])
     return list(paths.values())
 
 

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmpretrain.registry import METRICS
 
 from ..engine.checkpoints import LAST, best_checkpoint, read_checkpoint
+from ..engine.test_loop import list_metrics
+from ..engine.values import is_a
+from ..evaluation import ShiftAccuracy
 from ..files import write_json, write_text
+from ..reporting.predictions import FOLDER as PREDICTIONS
 from .jobs import Command, Job, JobError, read_tail
 from .methods import Method
 from .tuning import Setting, TunedConfig
@@ -185,8 +190,16 @@ def _average(run: RunSettings, job: Job) -> Iterator[Command]:
 
 def _test(run: RunSettings, job: Job, *arguments: str | Path, share: float = 1.0) -> Command:
     options = ['--out', _test_output(job), *_shared_options(run, job)]
+    if keeps_predictions(run.cfg):
+        options += ['--predictions', job.product.parent / PREDICTIONS]
     arguments = tool('test.py', run.config, *arguments, *options)
     return Command('testing on', arguments, job.product.parent / 'test.log', share)
+
+
+def keeps_predictions(cfg: Config) -> bool:
+    """Whether the metrics of every test set can keep the predictions for single images."""
+    metrics = [list_metrics(name, cfg.test_evaluator) for name in cfg.test_dataloader]
+    return all(any(is_a(ShiftAccuracy, metric['type'], METRICS) for metric in of_set) for of_set in metrics)
 
 
 def _test_output(job: Job) -> Path:

@@ -106,6 +106,7 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     result = json.loads((tmp_path / 'new' / 'metrics.json').read_text())
     assert set(result) == {
         'format',
+        'command',
         'config',
         'method',
         'seed',
