@@ -30,7 +30,8 @@ def make_report(
     methods: Sequence[str] | None = None,
     examples: int = EXAMPLES,
 ) -> Contents:
-    """Write a report on tested runs: ``index.html``, ``report.md``, ``report.json``, tables as CSV, and ``figures/`` as PNG and PDF.
+    """Write a report on tested runs: ``index.html``, ``report.md``, ``report.json``, tables as CSV, and ``figures/`` as
+    PNG and PDF.
 
     Nothing is written unless all runs can be read and compared.
 

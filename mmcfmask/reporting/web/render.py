@@ -70,6 +70,7 @@ def render_page(contents: Contents, examples: int = EXAMPLES, title: str = 'Repo
         title (str): Of the page.
     """
     found, notes = collect_examples(contents.predictions, examples)
+    panels = describe_panels(contents.panels, notes)
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -93,7 +94,7 @@ def render_page(contents: Contents, examples: int = EXAMPLES, title: str = 'Repo
         corruptions=grid_table('Error relative to AlexNet (%; lower is better)', corruptions)
         if (corruptions := corruptions_grid(contents.methods))
         else None,
-        panels=[describe_panel(path) for path in contents.panels],
+        panels=panels,
         sets=grid_table('Sets', sets_grid(contents.runs)),
         runs=[dict(run=run, facts=run_facts(run), training=training_facts(run)) for run in contents.runs],
         comparison_note=COMPARISON_NOTE,
@@ -133,11 +134,18 @@ def grid_table(caption: str, grid: Grid, methods: Sequence[str] = ()) -> HtmlTab
     return HtmlTable(caption, grid.header, rows, grid.left, methods=bool(methods))
 
 
-def describe_panel(path: Path) -> dict[str, Any]:
-    """A picture of counterfactual images for the template."""
-    url, (width, height) = encode_panel(path)
-    name = path.stem.removeprefix('counterfactuals').strip('_').replace('_', ' ')
-    return dict(url=url, width=width, height=height, name=name, path=str(path))
+def describe_panels(paths: Sequence[Path], notes: list[str]) -> list[dict[str, Any]]:
+    """Pictures of counterfactual images for the template; adds a note for each that cannot be read."""
+    panels = []
+    for path in paths:
+        try:
+            url, (width, height) = encode_panel(path)
+        except OSError as error:
+            notes.append(f'{path} is left out: {error}.')
+            continue
+        name = path.stem.removeprefix('counterfactuals').strip('_').replace('_', ' ')
+        panels.append(dict(url=url, width=width, height=height, name=name, path=str(path)))
+    return panels
 
 
 def run_facts(run: Run) -> dict[str, str]:
