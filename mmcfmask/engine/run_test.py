@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from ..compat import end_process_group
 from ..errors import ConfigError, StorageError
 from ..evaluation import describe_checkpoint, describe_run, list_notes
-from ..files import as_path, atomic_write, write_json
+from ..files import as_path, write_json
 from ..reporting import summarize, summary_table
 from ..reporting.groups import add_group_columns, sets_with_groups
 from .build import build_runner
@@ -24,6 +23,7 @@ from .checks.model import warn_of_random_weights
 from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
+from .predictions import write_predictions
 from .provenance import read_command, read_selection, read_training_settings
 from .testing import add_gate, add_relevance_crop, gate_kind, name_method, prepare_test
 
@@ -144,34 +144,8 @@ def _write(run: dict, loop: Any, out: str | None, predictions: str | None) -> li
         write_json(out, run)
         written.append(out)
     if predictions:
-        keys = {name: getattr(loader.dataset, 'image_keys', list)() for name, loader in loop.loaders.items()}
-        written += write_predictions(Path(predictions), loop.results, keys)
+        written += write_predictions(Path(predictions), loop.results, loop.loaders)
     return written
-
-
-def write_predictions(folder: Path, results: dict, keys: Mapping[str, Sequence[str]] | None = None) -> list[Path]:
-    """Write one CSV per set: path, gt, pred, correct (0 or 1), confidence.
-
-    Args:
-        folder (Path): Where to write ``<set>.csv``.
-        results (dict): Of a test loop that kept its predictions.
-        keys (Mapping, optional): ``{set: name of every image}``, in place of paths, for sets without files.
-
-    Returns:
-        list[Path]: The files.
-    """
-    paths = {name: folder / f'{name}.csv' for name in results}
-    for name, result in results.items():
-        # surrogateescape: keep file names that are not UTF-8
-        with atomic_write(paths[name], 'w', newline='', errors='surrogateescape') as file:
-            writer = csv.writer(file)
-            writer.writerow(['path', 'gt', 'pred', 'correct', 'confidence'])
-            items = result['details']['predictions']
-            found = (keys or {}).get(name)
-            paths_of = found if found and len(found) == len(items) else [item['img_path'] for item in items]
-            for path, item in zip(paths_of, items):
-                writer.writerow([path, item['gt'], item['pred'], int(item['correct']), f'{item["confidence"]:.6f}'])
-    return list(paths.values())
 
 
 def print_results(run: dict, written: Sequence[str | Path] = ()) -> None:

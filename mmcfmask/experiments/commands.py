@@ -15,6 +15,7 @@ from mmpretrain.registry import METRICS
 from ..engine.checkpoints import LAST, best_checkpoint, read_checkpoint
 from ..engine.test_loop import list_metrics
 from ..engine.values import is_a
+from ..engine.wise_ft_results import DEFAULT_ALPHA
 from ..evaluation import ShiftAccuracy
 from ..files import write_json, write_text
 from ..reporting.predictions import FOLDER as PREDICTIONS
@@ -167,6 +168,7 @@ def _interpolate(run: RunSettings, job: Job) -> Iterator[Command]:
     metrics.unlink(missing_ok=True)  # of another alpha, from a killed run
     checkpoint = find_checkpoint(job.depends_on[0].product.parent)
     options = ['--alphas', alpha, '--save', alpha, '--out', out, *_shared_options(run, job)]
+    options += _predictions(run, job) if run.method.alpha == DEFAULT_ALPHA else []
     yield Command(
         'interpolating', tool('wise_ft.py', run.config, checkpoint, *options), folder / 'wise_ft.log', share=0.8
     )
@@ -189,11 +191,14 @@ def _average(run: RunSettings, job: Job) -> Iterator[Command]:
 
 
 def _test(run: RunSettings, job: Job, *arguments: str | Path, share: float = 1.0) -> Command:
-    options = ['--out', _test_output(job), *_shared_options(run, job)]
-    if keeps_predictions(run.cfg):
-        options += ['--predictions', job.product.parent / PREDICTIONS]
+    options = ['--out', _test_output(job), *_predictions(run, job), *_shared_options(run, job)]
     arguments = tool('test.py', run.config, *arguments, *options)
     return Command('testing on', arguments, job.product.parent / 'test.log', share)
+
+
+def _predictions(run: RunSettings, job: Job) -> list[str]:
+    """The option that writes predictions for single images, where the metrics keep them."""
+    return ['--predictions', str(job.product.parent / PREDICTIONS)] if keeps_predictions(run.cfg) else []
 
 
 def keeps_predictions(cfg: Config) -> bool:

@@ -113,12 +113,17 @@ def comparison_grid(rows: Sequence[Comparison], before: str, after: str) -> Grid
             row.before.text(),
             row.after.text(),
             row.difference.text(signed=True),
-            '–' if row.interval is None else f'{row.interval[0]:+.1f} to {row.interval[1]:+.1f}',
+            interval_text(row),
             '–' if row.images is None else f'{row.images:,}',
         ]
         for row in rows
     ]
     return Grid(header, cells)
+
+
+def interval_text(row: Comparison) -> str:
+    """The interval of a comparison in words."""
+    return '–' if row.interval is None else f'{row.interval[0]:+.1f} to {row.interval[1]:+.1f}'
 
 
 def comparison_dict(row: Comparison) -> dict:

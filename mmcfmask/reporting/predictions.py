@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich.progress import track
 
 from ..errors import ConfigError
 from .runs import Run
@@ -78,7 +79,7 @@ def gather_predictions(methods: Mapping[str, Sequence[Run]]) -> tuple[dict[str, 
     """
     found: dict[str, dict[str, SetPredictions]] = {}
     notes = []
-    for method, runs in methods.items():
+    for method, runs in track(methods.items(), 'reading predictions', transient=True):
         for name in runs[0].sets:
             files = [run.path.parent / FOLDER / f'{name}.csv' for run in runs]
             if not all(name in run.sets and file.is_file() for run, file in zip(runs, files)):

@@ -132,7 +132,9 @@ def test_data_of_the_charts(contents, data):
     assert [method['name'] for method in data['methods']] == list(METHODS)
     assert [method['color'] for method in data['methods']] == [look.color for look in contents.looks.values()]
     assert list(data['scatter']) == ['OOD avg', 'imagenet-r', 'imagenet-a']
-    assert data['scatter']['imagenet-r']['points']['1'] == [[81.0, 65.0], [82.0, 66.0]]
+    assert data['scatter']['imagenet-r']['points']['1'] == dict(
+        runs=[[81.0, 65.0], [82.0, 66.0]], x=[81.5, 0.707, '81.5 ± 0.7'], y=[65.5, 0.707, '65.5 ± 0.7']
+    )
     assert data['scatter']['imagenet-r']['curves']['1'][-1] == [1.0, 81.5, 65.5]
     assert len(data['scatter']['imagenet-r']['reference']) == 80 and data['names']['imagenet-r'] == 'ImageNet-R'
     for x, y in data['scatter']['imagenet-r']['line'][::20]:
@@ -140,7 +142,7 @@ def test_data_of_the_charts(contents, data):
     assert data['robustness']['OOD avg']['0'][0] == pytest.approx(
         contents.robustness.rows['Zero-shot']['OOD avg'].mean, abs=1e-3
     )
-    assert data['groups']['groups']['2'] == [[82.0, 22.0], [83.0, 23.0]]
+    assert data['groups']['groups']['2']['runs'] == [[82.0, 22.0], [83.0, 23.0]]
     bins = data['reliability']['imagenet']['0']
     assert sum(count for _, _, count in bins) == 2000 and all(0 <= value <= 1 for b in bins for value in b[:2])
 
@@ -152,8 +154,9 @@ def test_classes_and_pairs(contents, data):
     assert classes['accuracy']['1'][classes['names'].index('star')] == pytest.approx(expected, abs=1e-3)
     assert classes['counts'] == [20] * 10 and list(data['pairs']) == ['0-1', '0-2', '1-2']
     row = {row.column: row for row in contents.compare_pair('FT', ODD)}['imagenet']
-    numbers = [row.difference.mean, row.difference.std, *row.interval, row.images]
-    assert data['pairs']['1-2']['imagenet'] == pytest.approx(numbers, abs=1e-3)
+    *numbers, text, interval = data['pairs']['1-2']['imagenet']
+    assert numbers == pytest.approx([row.difference.mean, *row.interval, row.images], abs=1e-3)
+    assert text == row.difference.text(signed=True) and interval == f'{row.interval[0]:+.1f} to {row.interval[1]:+.1f}'
     assert data['seeds'] == {'0': None, '1': 0, '2': 0}
 
 

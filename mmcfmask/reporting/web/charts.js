@@ -7,15 +7,6 @@ const logit = (percent) => {
   return Math.log(p / (1 - p));
 };
 const percentOf = (value) => 100 / (1 + Math.exp(-value));
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const deviation = (values) => {
-  if (values.length < 2) return null;
-  const centre = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - centre) ** 2, 0) / (values.length - 1));
-};
-const withDeviation = (value, sd, signed = false) =>
-  (signed && value >= 0 ? '+' : '') + value.toFixed(1) + (sd === null || sd === undefined ? '' : ` ± ${sd.toFixed(1)}`);
-
 function baseLayout(x, y, more = {}) {
   const axis = (title) => ({
     title: { text: title, standoff: 8 }, gridcolor: themeColor('grid'), linecolor: themeColor('line'),
@@ -49,26 +40,24 @@ function marker(method, more = {}) {
   return { color: methodColor(method), symbol: method.symbol, size: 10, line: { color: themeColor('text'), width: 0.8 }, ...more };
 }
 
-// Means of pairs with error bars, and single runs behind them. `scale` maps percent to the axis.
-function pairTraces(index, pairs, scale, labels) {
+// The mean of a method with error bars, and its runs behind it. `scale` maps percent to the axis.
+function pairTraces(index, { runs, x, y }, scale, labels) {
   const method = report.methods[index];
   const shown = hidden.has(method.name) ? 'legendonly' : true;
-  const [x, y] = [0, 1].map((axis) => mean(pairs.map((pair) => pair[axis])));
-  const [sx, sy] = [0, 1].map((axis) => deviation(pairs.map((pair) => pair[axis])));
-  const bar = (value, sd) => sd === null ? undefined : {
+  const bar = ([value, sd]) => sd === null ? undefined : {
     type: 'data', symmetric: false, color: methodColor(method), thickness: 1.3, width: 3,
     array: [scale(value + sd) - scale(value)], arrayminus: [scale(value) - scale(value - sd)],
   };
   const traces = [];
-  if (pairs.length > 1) {
+  if (runs.length > 1) {
     traces.push({
-      x: pairs.map((pair) => scale(pair[0])), y: pairs.map((pair) => scale(pair[1])), mode: 'markers', hoverinfo: 'skip',
+      x: runs.map((run) => scale(run[0])), y: runs.map((run) => scale(run[1])), mode: 'markers', hoverinfo: 'skip',
       marker: marker(method, { size: 5, line: { width: 0 } }), opacity: 0.5, legendgroup: method.name, showlegend: false, visible: shown,
     });
   }
   traces.push({
-    x: [scale(x)], y: [scale(y)], error_x: bar(x, sx), error_y: bar(y, sy), mode: 'markers', name: method.name, marker: marker(method),
-    text: [`<b>${escapeHtml(method.name)}</b><br>${labels[0]}: ${withDeviation(x, sx)}<br>${labels[1]}: ${withDeviation(y, sy)}<br>${pairs.length} run${pairs.length > 1 ? 's' : ''}`],
+    x: [scale(x[0])], y: [scale(y[0])], error_x: bar(x), error_y: bar(y), mode: 'markers', name: escapeHtml(method.name), marker: marker(method),
+    text: [`<b>${escapeHtml(method.name)}</b><br>${labels[0]}: ${x[2]}<br>${labels[1]}: ${y[2]}<br>${runs.length} run${runs.length > 1 ? 's' : ''}`],
     hovertemplate: '%{text}<extra></extra>', legendgroup: method.name, visible: shown,
   });
   return traces;
@@ -93,7 +82,7 @@ function scatterColumns() {
 }
 
 function scatterRange(entry) {
-  const points = Object.entries(entry.points).filter(([index]) => !hidden.has(report.methods[index].name)).flatMap(([, pairs]) => pairs);
+  const points = Object.entries(entry.points).filter(([index]) => !hidden.has(report.methods[index].name)).flatMap(([, { runs }]) => runs);
   const curves = Object.entries(entry.curves).filter(([index]) => !hidden.has(report.methods[index].name)).flatMap(([, line]) => line.map((point) => point.slice(1)));
   const all = points.concat(curves);
   return [0, 1].map((axis) => {
@@ -132,7 +121,7 @@ function drawScatter() {
       hovertemplate: '%{text}<extra></extra>', visible: hidden.has(method.name) ? 'legendonly' : true,
     });
   }
-  for (const [index, pairs] of Object.entries(entry.points)) traces.push(...pairTraces(index, pairs, logit, [setName(report.id_set), label]));
+  for (const [index, point] of Object.entries(entry.points)) traces.push(...pairTraces(index, point, logit, [setName(report.id_set), label]));
   const ticks = (range) => logitTicks(...range.map(percentOf));
   const chart = plot('scatter-chart', traces, baseLayout(`${setName(report.id_set)} accuracy (%)`, `${label} (%)`, {
     xaxis: { range: xRange, ...ticks(xRange) }, yaxis: { range: yRange, ...ticks(yRange) },
@@ -161,9 +150,9 @@ function drawRobustness() {
     if (!found.length) return [];
     const stats = found.map((column) => report.robustness[column][index]);
     return [{
-      x: found.map(setName), y: stats.map(([value]) => value), mode: 'markers', name: method.name, marker: marker(method),
+      x: found.map(setName), y: stats.map(([value]) => value), mode: 'markers', name: escapeHtml(method.name), marker: marker(method),
       error_y: { type: 'data', array: stats.map(([, sd]) => sd ?? 0), color: methodColor(method), thickness: 1.3, width: 3 },
-      text: stats.map(([value, sd], i) => `<b>${escapeHtml(method.name)}</b><br>${setName(found[i])}: ${withDeviation(value, sd, true)}`),
+      text: stats.map(([, , text], i) => `<b>${escapeHtml(method.name)}</b><br>${setName(found[i])}: ${text}`),
       hovertemplate: '%{text}<extra></extra>', legendgroup: method.name, visible: hidden.has(method.name) ? 'legendonly' : true,
     }];
   });
@@ -175,8 +164,8 @@ function drawRobustness() {
 let groupSet = Object.keys(report.groups)[0];
 
 function drawGroups() {
-  const traces = Object.entries(report.groups[groupSet]).flatMap(([index, pairs]) =>
-    pairTraces(index, pairs, (value) => value, ['Weighted average', 'Worst group']));
+  const traces = Object.entries(report.groups[groupSet]).flatMap(([index, point]) =>
+    pairTraces(index, point, (value) => value, ['Weighted average', 'Worst group']));
   plot('groups-chart', traces, baseLayout('Average weighted by training groups (%)', 'Worst group (%)'))
     .setAttribute('aria-label', `Scatter of weighted average against worst group of ${setName(groupSet)}`);
 }
@@ -189,7 +178,7 @@ function drawReliability() {
   for (const [index, bins] of Object.entries(report.reliability[reliabilitySet])) {
     const method = report.methods[index];
     traces.push({
-      x: bins.map((bin) => bin[0]), y: bins.map((bin) => bin[1]), mode: 'lines+markers', name: method.name, legendgroup: method.name,
+      x: bins.map((bin) => bin[0]), y: bins.map((bin) => bin[1]), mode: 'lines+markers', name: escapeHtml(method.name), legendgroup: method.name,
       line: { color: methodColor(method), width: 1.4 }, marker: marker(method, { size: 8, opacity: bins.map((bin) => (bin[2] < few ? 0.3 : 1)) }),
       text: bins.map((bin) => `<b>${escapeHtml(method.name)}</b><br>confidence ${bin[0].toFixed(2)}, accuracy ${bin[1].toFixed(2)}<br>${bin[2]} predictions`),
       hovertemplate: '%{text}<extra></extra>', visible: hidden.has(method.name) ? 'legendonly' : true,

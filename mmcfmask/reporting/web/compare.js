@@ -18,13 +18,15 @@ function row(cells, left, values = []) {
     : element('td', { class: i >= left ? 'number' : null, 'data-value': values[i] }, text)));
 }
 
-// [difference, sd, low, high, images] by column; turned round if the report has them the other way.
+// [difference, low, high, images, and two texts] by column; turned round if the report has them the other way.
 function paired(before, after) {
   const rows = report.pairs[`${before}-${after}`];
   if (rows) return rows;
   const turned = (value) => (value === null ? null : -value);
+  const turnedText = (text) => text.replace(/^[+-]/, (sign) => (sign === '+' ? '-' : '+'));
   return Object.fromEntries(Object.entries(report.pairs[`${after}-${before}`]).map(
-    ([column, [mean, sd, low, high, images]]) => [column, [turned(mean), sd, turned(high), turned(low), images]]));
+    ([column, [difference, low, high, images, text, interval]]) => [column, [turned(difference), turned(high), turned(low), images,
+      turnedText(text), interval.split(' to ').reverse().map(turnedText).join(' to ')]]));
 }
 
 const signed = (value) => (value >= 0 ? '+' : '') + value.toFixed(1);
@@ -35,12 +37,11 @@ function drawPairs() {
   const caption = `Accuracy of ${second} against ${first}, on the same images`;
   const made = table('pair-table', caption, ['Set', first, second, 'Difference', '95 % interval over images', 'Images'], 1);
   if (before !== after) {
-    for (const [column, [mean, sd, low, high, images]] of Object.entries(paired(before, after))) {
-      const stats = [before, after].map((index) => report.accuracy[column][index]);
-      const interval = low === null ? '–' : `${signed(low)} to ${signed(high)}`;
+    for (const [column, [difference, low, , images, text, interval]] of Object.entries(paired(before, after))) {
+      const [first, second] = [before, after].map((index) => report.accuracy[column][index]);
       made.tBodies[0].append(row(
-        [setName(column), ...stats.map((stat) => withDeviation(...stat)), withDeviation(mean, sd, true), interval, images === null ? '–' : images.toLocaleString('en')],
-        1, [null, stats[0][0], stats[1][0], mean, low, images]));
+        [setName(column), first[2], second[2], text, interval, images === null ? '–' : images.toLocaleString('en')],
+        1, [null, first[0], second[0], difference, low, images]));
     }
   }
   find('#pairs').replaceChildren(element('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': caption }, made));
@@ -70,7 +71,7 @@ function drawClasses() {
   const shown = changes.length <= 2 * SHOWN_CLASSES ? changes : [...changes.slice(0, SHOWN_CLASSES), ...changes.slice(-SHOWN_CLASSES)];
   const color = (entry) => (entry.change < 0 ? '#D55E00' : isDark() ? '#56B4E9' : '#0072B2');
   plot('class-chart', [{
-    type: 'bar', orientation: 'h', x: shown.map((entry) => entry.change), y: shown.map((entry) => entry.name), showlegend: false,
+    type: 'bar', orientation: 'h', x: shown.map((entry) => entry.change), y: shown.map((entry) => escapeHtml(entry.name)), showlegend: false,
     marker: { color: shown.map(color) }, hovertemplate: '%{text}<extra></extra>', textposition: 'none',
     text: shown.map((entry) => `<b>${escapeHtml(entry.name)}</b><br>${entry.before.toFixed(1)} → ${entry.after.toFixed(1)} (${signed(entry.change)})`),
   }], baseLayout('Change (percentage points)', '', { yaxis: { type: 'category', autorange: 'reversed', automargin: true } }))

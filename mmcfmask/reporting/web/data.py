@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..class_change import class_accuracies
+from ..comparison import compare_methods, interval_text
 from ..contents import Contents
 from ..figures import merged_reliability, name_set
 from ..groups import group_points, read_metrics
-from ..summary import OOD_AVERAGE, Summary
+from ..summary import OOD_AVERAGE, Stat, Summary
 
 SYMBOLS = dict(
     zip('os^DvPX', ('circle', 'square', 'triangle-up', 'diamond', 'triangle-down', 'cross', 'x'))
@@ -38,7 +39,7 @@ def page_data(contents: Contents, examples: Mapping[str, Sequence[Mapping[str, A
         accuracy=summary_data(contents.accuracy, place, [*contents.sets, OOD_AVERAGE]),
         robustness=summary_data(contents.robustness, place) if contents.robustness else None,
         groups={
-            name: {place[m]: round_all(pairs) for m, pairs in points.items()}
+            name: {place[m]: point_data(pairs) for m, pairs in points.items()}
             for name, points in group_points(read_metrics(contents.methods)).items()
         },
         reliability=reliability_data(contents, place),
@@ -58,7 +59,7 @@ def scatter_data(contents: Contents, place: Mapping[str, int]) -> dict[str, dict
     data = {}
     for column, points in contents.scatter_points().items():
         entry: dict[str, Any] = dict(
-            points={place[m]: round_all(pairs) for m, pairs in points.items()},
+            points={place[m]: point_data(pairs) for m, pairs in points.items()},
             curves={place[m]: round_all(line) for m, line in contents.curve_points(column).items()},
         )
         line, reference = contents.lines.lines.get(column, (None, None)) if contents.lines else (None, None)
@@ -70,13 +71,24 @@ def scatter_data(contents: Contents, place: Mapping[str, int]) -> dict[str, dict
     return data
 
 
+def point_data(pairs: Sequence[tuple[float, float]]) -> dict[str, list]:
+    """``runs``: (x, y) of each run; ``x`` and ``y``: mean, standard deviation, and both as text."""
+    x, y = (Stat.over(values) for values in zip(*pairs))
+    return dict(runs=round_all(list(pairs)), x=stat_data(x), y=stat_data(y))
+
+
+def stat_data(stat: Stat, signed: bool = False) -> list:
+    """Mean, standard deviation (None for one seed), and both as text, as in every table."""
+    return [*round_all([stat.mean, stat.std]), stat.text(signed=signed)]
+
+
 def summary_data(
     summary: Summary, place: Mapping[str, int], columns: Sequence[str] | None = None
-) -> dict[str, dict[int, list[float | None]]]:
-    """``{column: {method: [mean, standard deviation]}}``."""
+) -> dict[str, dict[int, list]]:
+    """``{column: {method: [mean, standard deviation, text]}}``."""
     return {
         column: {
-            place[m]: round_all([row[column].mean, row[column].std]) for m, row in summary.rows.items() if column in row
+            place[m]: stat_data(row[column], summary.metric.signed) for m, row in summary.rows.items() if column in row
         }
         for column in (summary.columns if columns is None else columns)
     }
@@ -113,15 +125,16 @@ def class_data(contents: Contents, place: Mapping[str, int]) -> dict[str, dict[s
     return data
 
 
-def pair_data(contents: Contents, place: Mapping[str, int]) -> dict[str, dict[str, list[float | None]]]:
-    """``{'before-after': {column: [difference, its standard deviation, low, high, images]}}`` of every two methods, the
-    earlier in the order before the later."""
+def pair_data(contents: Contents, place: Mapping[str, int]) -> dict[str, dict[str, list]]:
+    """``{'before-after': {column: [difference, low, high, images, text of the difference, text of the interval]}}`` of
+    every two methods, the earlier in the order before the later."""
     data = {}
+    sets, shifts = contents.sets, contents.accuracy.shifts
     for before, after in itertools.combinations(contents.methods, 2):
         rows = {}
-        for row in contents.compare_pair(before, after):
-            numbers = [row.difference.mean, row.difference.std, *(row.interval or (None, None))]
-            rows[row.column] = [*round_all(numbers), row.images]
+        for row in compare_methods(contents.methods, contents.predictions, before, after, sets, shifts):
+            numbers = round_all([row.difference.mean, *(row.interval or (None, None))])
+            rows[row.column] = [*numbers, row.images, row.difference.text(signed=True), interval_text(row)]
         data[f'{place[before]}-{place[after]}'] = rows
     return data
 
