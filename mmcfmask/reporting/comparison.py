@@ -60,7 +60,9 @@ def compare_methods(
     """
     draws: dict[str, np.ndarray] = {}
     images: dict[str, int] = {}
-    rows = []
+    rows, names = [], list(methods)
+    # The earlier method is always the first of the two, so that both directions have the same interval.
+    sign = 1 if names.index(before) < names.index(after) else -1
     columns = {name: [name] for name in sets} | ({OOD_AVERAGE: list(shifts)} if len(shifts) > 1 else {})
     for column, over in columns.items():
         values = [_values(methods[method], over) for method in (before, after)]
@@ -70,7 +72,8 @@ def compare_methods(
             pair = [predictions.get(name, {}).get(method) for method in (before, after)]
             if name not in draws and all(pair) and pair[0].first.paths == pair[1].first.paths:
                 seed = list(columns).index(name)  # sets are drawn independently
-                draws[name] = bootstrap_differences(pair[0].correct, pair[1].correct, RESAMPLES, seed)[1]
+                first, second = (part.correct for part in pair[::sign])
+                draws[name] = sign * bootstrap_differences(first, second, RESAMPLES, seed)[1]
                 images[name] = pair[0].correct.shape[1]
         known = all(name in draws for name in over)
         interval = percentile_interval(np.mean([draws[name] for name in over], axis=0)) if known else None

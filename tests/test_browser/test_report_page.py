@@ -53,9 +53,9 @@ def test_all_charts_are_drawn(page):
     for chart in ('scatter', 'robustness', 'groups', 'class', 'reliability'):
         page.wait_for_selector(f'#{chart}-chart .main-svg')
         assert page.get_attribute(f'#{chart}-chart', 'aria-label')
-    page.locator('#counterfactuals img').scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('#counterfactuals img').complete")
-    assert page.locator('#counterfactuals img').evaluate('image => image.complete && image.naturalWidth') == 200
+    picture = page.locator('#counterfactuals img')
+    picture.scroll_into_view_if_needed()
+    assert picture.evaluate('image => image.decode().then(() => image.naturalWidth)') == 200
     assert set(METHODS) <= set(traces(page, 'scatter-chart'))
 
 

@@ -53,6 +53,8 @@ def test_comparison_of_two_methods(runs, contents):
     error = 100 * (right[1].mean(axis=0) - right[0].mean(axis=0)).std() / IMAGES**0.5
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
     assert rows['groups'].interval is None  # tested without predictions
+    back = contents.compare_pair(ODD, 'FT')[0]
+    assert back.interval == pytest.approx((-high, -low)) and back.difference.mean == -row.difference.mean
 
 
 def test_interval_of_the_average_resamples_each_set(runs, contents):

@@ -188,13 +188,17 @@ function drawReliability() {
     .setAttribute('aria-label', `Reliability diagram on ${setName(reliabilitySet)}`);
 }
 
+function dropSection(id) {
+  for (const part of findAll(`#${id}, nav a[href="#${id}"]`)) part.remove();
+}
+
 if (document.getElementById('scatter-chart')) {
   const columns = scatterColumns();
   if (columns.length) {
     addChoice('#scatter', 'scatter-column', 'Against', columns, (value) => { scatterColumn = value; drawScatter(); });
     redrawing.push(drawScatter);
   } else {
-    find('#scatter').hidden = true;
+    dropSection('scatter');
   }
 }
 if (document.getElementById('robustness-chart')) redrawing.push(drawRobustness);
@@ -215,6 +219,5 @@ if (reliabilitySet) {
   addChoice('#reliability', 'reliability-set', 'Set', names.map((name) => [name, setName(name)]), (value) => { reliabilitySet = value; drawReliability(); });
   redrawing.push(drawReliability);
 } else {
-  find('#reliability').hidden = true;
-  findAll('nav a[href="#reliability"]').forEach((link) => (link.hidden = true));
+  dropSection('reliability');
 }

@@ -26,7 +26,7 @@ function paired(before, after) {
   const turnedText = (text) => text.replace(/^[+-]/, (sign) => (sign === '+' ? '-' : '+'));
   return Object.fromEntries(Object.entries(report.pairs[`${after}-${before}`]).map(
     ([column, [difference, low, high, images, text, interval]]) => [column, [turned(difference), turned(high), turned(low), images,
-      turnedText(text), interval.split(' to ').reverse().map(turnedText).join(' to ')]]));
+      difference === 0 ? text : turnedText(text), interval.split(' to ').reverse().map(turnedText).join(' to ')]]));
 }
 
 const signed = (value) => (value >= 0 ? '+' : '') + value.toFixed(1);
