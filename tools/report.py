@@ -31,7 +31,9 @@ def parse_args() -> argparse.Namespace:
         help='accuracies of reference models for effective robustness: a column "model" and one per set '
         '(default: 85 models trained on ImageNet)',
     )
-    parser.add_argument('--compare', nargs=2, metavar=('BEFORE', 'AFTER'), help='compare two methods class by class')
+    parser.add_argument(
+        '--compare', nargs=2, metavar=('BEFORE', 'AFTER'), help='compare two methods, set by set and class by class'
+    )
     parser.add_argument(
         '--examples',
         type=natural,

@@ -126,7 +126,10 @@ def comparison_grid(rows: Sequence[Comparison], before: str, after: str) -> Grid
 
 def interval_text(row: Comparison) -> str:
     """The interval of a comparison in words."""
-    return '–' if row.interval is None else f'{row.interval[0]:+.1f} to {row.interval[1]:+.1f}'
+    if row.interval is None:
+        return '–'
+    low, high = (round(end, 1) + 0.0 for end in row.interval)  # no negative zero
+    return f'{low:+.1f} to {high:+.1f}'
 
 
 def comparison_dict(row: Comparison) -> dict:

@@ -27,7 +27,7 @@ def report_markdown(contents: Contents, figures: Mapping[str, Sequence[Picture]]
         text += [f'## Accuracy in the groups of {name} (%)\n', markdown_table(*table)]
     if contents.notes:
         text += [
-            'The runs were not all tested in the same way; compare with care:\n',
+            'Notes on the runs; compare with care:\n',
             *(f'- {note}' for note in contents.notes),
             '',
         ]

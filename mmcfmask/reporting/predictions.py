@@ -60,13 +60,16 @@ def read_predictions(path: str | Path) -> Predictions:
     columns: tuple[list[str], ...] = ([], [], [], [])
     with open(path, newline='', encoding='utf-8', errors='surrogateescape') as file:
         rows = csv.DictReader(file)
-        if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
-            raise ConfigError(f'{path}: the column {missing[0]!r} is missing; test again with --predictions')
-        for row in rows:
-            if row['correct'] not in ('0', '1'):
-                raise ConfigError(f"{path}, line {rows.line_num}: 'correct' must be 0 or 1, got {row['correct']!r}")
-            for values, name in zip(columns, COLUMNS):
-                values.append(row[name] if name == 'path' else sys.intern(row[name] or ''))
+        try:
+            if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
+                raise ConfigError(f'{path}: the column {missing[0]!r} is missing; test again with --predictions')
+            for row in rows:
+                if row['correct'] not in ('0', '1'):
+                    raise ConfigError(f"{path}, line {rows.line_num}: 'correct' must be 0 or 1, got {row['correct']!r}")
+                for values, name in zip(columns, COLUMNS):
+                    values.append(row[name] if name == 'path' else sys.intern(row[name] or ''))
+        except csv.Error as error:
+            raise ConfigError(f'{path}, line {rows.line_num}: {error}; test again with --predictions') from None
     paths, labels, predicted, correct = columns
     return Predictions(paths, labels, predicted, np.array(correct) == '1')
 

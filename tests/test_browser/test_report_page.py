@@ -195,7 +195,7 @@ def test_screenshot(open_page, screenshots, tmp_path):
     names = ['Zero-shot', 'FT', 'FD', 'CFMask object/single', 'CFMask+']
     shifts = ['v2', 'r', 'sketch', 'a']
     write_text(tmp_path / 'index.html', render_page(gather_contents([str(runs)], shifts, methods=names)))
-    page = open_page(tmp_path / 'index.html', width=1100, height=860)
+    page = open_page(tmp_path / 'index.html', width=1100, height=1090)
     page.wait_for_selector('#scatter-chart .main-svg')
     page.wait_for_timeout(500)  # the layout settles
     file = screenshots / 'report_page.png'

@@ -23,10 +23,10 @@ function paired(before, after) {
   const rows = report.pairs[`${before}-${after}`];
   if (rows) return rows;
   const turned = (value) => (value === null ? null : -value);
-  const turnedText = (text) => text.replace(/^[+-]/, (sign) => (sign === '+' ? '-' : '+'));
+  const turnedText = (text) => (parseFloat(text) === 0 ? text : text.replace(/^[+-]/, (sign) => (sign === '+' ? '-' : '+')));
   return Object.fromEntries(Object.entries(report.pairs[`${after}-${before}`]).map(
     ([column, [difference, low, high, images, text, interval]]) => [column, [turned(difference), turned(high), turned(low), images,
-      difference === 0 ? text : turnedText(text), interval.split(' to ').reverse().map(turnedText).join(' to ')]]));
+      turnedText(text), interval.split(' to ').reverse().map(turnedText).join(' to ')]]));
 }
 
 const signed = (value) => (value >= 0 ? '+' : '') + value.toFixed(1);
