@@ -212,6 +212,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """A ``type`` of argparse: a whole number from 0."""
+    if not text.isdecimal() or int(text) > 10**9:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 0')
+    return int(text)
+
+
 def file_name(text: str) -> str:
     """A ``type`` of argparse: the name of a file or a folder, which an unset variable of the shell leaves empty."""
     if not text:

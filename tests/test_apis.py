@@ -60,6 +60,7 @@ def evaluate(tmp_path, config, checkpoint, *options):
 
 def test_accuracy_of_readme_is_that_of_the_test(tmp_path, trained):
     accuracy, rows = evaluate(tmp_path, CONFIG, trained, f'test_dataloader.test.dataset.size={NUMBER}')
+    assert rows[1]['path'] == 'shapes/test/0/1'  # of a set without files
     assert 20 < accuracy < 95  # neither the start's (95) nor that of random weights (10)
     dataset = ShapesDataset('test', size=NUMBER)
     files = [tmp_path / f'{index}.png' for index in range(NUMBER)]

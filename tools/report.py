@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tables and figures of runs that were tested with ``tools/test.py --out metrics.json``.
+"""A page, tables and figures of runs that were tested with ``tools/test.py --out metrics.json``.
 
     python tools/report.py work_dirs/ft work_dirs/cfmask --out report/   # all metrics.json in and below them
     python tools/report.py Zero-shot=zs/metrics.json FT=work_dirs/ft CFMask=work_dirs/cfmask --compare Zero-shot FT
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmcfmask_cli import file_name, run
+from mmcfmask_cli import file_name, natural, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,12 +23,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=file_name, default='report', help='folder for the report (default: %(default)s)')
     parser.add_argument('--shifts', nargs='+', metavar='SET', help='show only these shifts, in this order')
     parser.add_argument(
+        '--methods', nargs='+', metavar='NAME', help='show only these methods, in this order (default: as in a study)'
+    )
+    parser.add_argument(
         '--line',
         metavar='FILE.csv',
         help='accuracies of reference models for effective robustness: a column "model" and one per set '
         '(default: 85 models trained on ImageNet)',
     )
-    parser.add_argument('--compare', nargs=2, metavar=('BEFORE', 'AFTER'), help='compare two methods class by class')
+    parser.add_argument(
+        '--compare', nargs=2, metavar=('BEFORE', 'AFTER'), help='compare two methods, set by set and class by class'
+    )
+    parser.add_argument(
+        '--examples',
+        type=natural,
+        default=40,
+        metavar='N',
+        help='example images per test set in the page, of runs tested with --predictions; 0 for none (default: 40)',
+    )
     return parser.parse_intermixed_args()  # runs may follow options
 
 
@@ -37,11 +49,13 @@ def main(args: argparse.Namespace) -> None:
 
     from mmcfmask.reporting import make_report, summary_table
 
-    contents = make_report(args.runs, args.out, args.shifts, args.line, args.compare)
+    contents = make_report(args.runs, args.out, args.shifts, args.line, args.compare, args.methods, args.examples)
     console = Console(soft_wrap=True)
     console.print(summary_table(contents.accuracy), soft_wrap=False)
     console.print(
-        f'report: {args.out}/report.md (also report.json, tables as CSV, figures/ as PNG and PDF)', highlight=False
+        f'page: {args.out}/index.html\nreport: {args.out}/report.md (also report.json, tables as CSV, figures/ as PNG '
+        'and PDF)',
+        highlight=False,
     )
 
 

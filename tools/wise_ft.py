@@ -32,6 +32,12 @@ def parse_args() -> argparse.Namespace:
         metavar='DIR',
         help='folder for the table, the curve and the checkpoint (default: <work dir>/wise_ft)',
     )
+    parser.add_argument(
+        '--predictions',
+        type=file_name,
+        metavar='DIR',
+        help='write the prediction for every image at α = 0.5 to DIR/<set>.csv',
+    )
     add_test_arguments(parser)
     add_run_arguments(parser, amp='bfloat16 autocast; weights are still interpolated in float32')
     return parser.parse_intermixed_args()  # the checkpoint may follow options
@@ -49,6 +55,7 @@ def main(args: argparse.Namespace) -> None:
             alphas=args.alphas,
             save=args.save,
             out=args.out,
+            predictions=args.predictions,
             shifts=args.shifts,
             skip_broken=args.skip_broken,
             work_dir=args.work_dir,

@@ -1,8 +1,11 @@
-"""Training settings of a checkpoint, so that results are pooled over seeds only if nothing but the seed differs."""
+"""Where results come from: the command of a test, and the training settings of its checkpoint, so that results are
+pooled over seeds only if nothing but the seed differs."""
 
 from __future__ import annotations
 
 import hashlib
+import shlex
+import sys
 from pathlib import Path
 
 from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
@@ -52,6 +55,12 @@ WITHOUT_EFFECT = (
 )
 OLD_HOOK = 'PlainCheckpointHook'  # version 0.1.0 added it to every config
 LONGEST = 200
+
+
+def read_command() -> str:
+    """The command of this process, as it can be typed again."""
+    program, *arguments = sys.argv  # the console script is 'mmcfmask test', which needs no quotes
+    return ' '.join(filter(None, [program, shlex.join(arguments)]))
 
 
 def read_training_settings(meta: dict) -> dict[str, str] | None:

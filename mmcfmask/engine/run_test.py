@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from ..compat import end_process_group
 from ..errors import ConfigError, StorageError
 from ..evaluation import describe_checkpoint, describe_run, list_notes
-from ..files import as_path, atomic_write, write_json
+from ..files import as_path, write_json
 from ..reporting import summarize, summary_table
 from ..reporting.groups import add_group_columns, sets_with_groups
 from .build import build_runner
@@ -25,7 +24,8 @@ from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
 from .memory import memory_explained
-from .provenance import read_selection, read_training_settings
+from .predictions import write_predictions
+from .provenance import read_command, read_selection, read_training_settings
 from .testing import add_gate, add_relevance_crop, gate_kind, name_method, prepare_test
 
 
@@ -105,7 +105,7 @@ def run_test(
     if is_main_process():
         run = _describe(runner, cfg, config, checkpoint, loaded)
         try:
-            written = _write(run, runner.test_loop.results, out, predictions)
+            written = _write(run, runner.test_loop, out, predictions)
         except StorageError:
             if show:  # the result of the test is not lost
                 print_results(run)
@@ -128,6 +128,7 @@ def _describe(runner, cfg, config: str, checkpoint: str | None, loaded: dict | N
         method=name_method(config, cfg.model, loaded),
         training=read_training_settings(meta),
         selected_by=read_selection(meta),
+        command=read_command(),
     )
     run.update({key: meta[key] for key in ('wise_ft_alpha', 'soup') if meta.get(key) is not None})
     gate = cfg.model.get('knn_gate')
@@ -138,38 +139,15 @@ def _describe(runner, cfg, config: str, checkpoint: str | None, loaded: dict | N
     return run
 
 
-def _write(run: dict, results: dict, out: str | None, predictions: str | None) -> list[str | Path]:
+def _write(run: dict, loop: Any, out: str | None, predictions: str | None) -> list[str | Path]:
     """Write what was asked for; returns the paths."""
     written: list[str | Path] = []
     if out:
         write_json(out, run)
         written.append(out)
     if predictions:
-        written += write_predictions(Path(predictions), results)
+        written += write_predictions(Path(predictions), loop.results, loop.loaders)
     return written
-
-
-def write_predictions(folder: Path, results: dict) -> list[Path]:
-    """Write one CSV per set: path, gt, pred, correct (0 or 1), confidence.
-
-    Args:
-        folder (Path): Where to write ``<set>.csv``.
-        results (dict): Of a test loop that kept its predictions.
-
-    Returns:
-        list[Path]: The files.
-    """
-    paths = {name: folder / f'{name}.csv' for name in results}
-    for name, result in results.items():
-        # surrogateescape: keep file names that are not UTF-8
-        with atomic_write(paths[name], 'w', newline='', errors='surrogateescape') as file:
-            writer = csv.writer(file)
-            writer.writerow(['path', 'gt', 'pred', 'correct', 'confidence'])
-            for item in result['details']['predictions']:
-                writer.writerow(
-                    [item['img_path'], item['gt'], item['pred'], int(item['correct']), f'{item["confidence"]:.6f}']
-                )
-    return list(paths.values())
 
 
 def print_results(run: dict, written: Sequence[str | Path] = ()) -> None:

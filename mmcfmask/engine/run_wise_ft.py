@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 
 from ..compat import end_process_group
+from ..errors import ConfigError
 from ..files import as_path
 from ..reporting import results_table
 from .build import build_runner
@@ -20,9 +21,10 @@ from .config import load_config
 from .hooks import unwrapped
 from .launcher import apply_run_arguments
 from .memory import memory_explained
+from .predictions import write_predictions
 from .testing import prepare_test
 from .wise_ft import parse_alphas
-from .wise_ft_results import line_table, save_interpolated, write_results
+from .wise_ft_results import DEFAULT_ALPHA, line_table, save_interpolated, write_results
 
 
 def run_wise_ft(
@@ -33,6 +35,7 @@ def run_wise_ft(
     alphas: Sequence[str | float] = ('0:1:0.1',),
     save: float | None = None,
     out: str | os.PathLike | None = None,
+    predictions: str | os.PathLike | None = None,
     shifts: list[str] | None = None,
     skip_broken: bool = False,
     work_dir: str | os.PathLike | None = None,
@@ -50,6 +53,7 @@ def run_wise_ft(
         alphas (Sequence): As of :func:`mmcfmask.engine.wise_ft.parse_alphas`.
         save (float, optional): Write the checkpoint at this α.
         out (str, optional): Folder for the table, the curve and the checkpoint. None: ``<work dir>/wise_ft``.
+        predictions (str, optional): Write the predictions for all images at α = 0.5 to ``<set>.csv`` in this folder.
         shifts, skip_broken, work_dir, amp, launcher, local_rank: As of :func:`mmcfmask.engine.run_test.run_test`.
         show (bool): Print a table of accuracies.
 
@@ -59,16 +63,20 @@ def run_wise_ft(
     Raises:
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
-    config, checkpoint, out, work_dir = map(as_path, (config, checkpoint, out, work_dir))
+    config, checkpoint, out, predictions, work_dir = map(as_path, (config, checkpoint, out, predictions, work_dir))
     alphas = parse_alphas(alphas)
+    if predictions and DEFAULT_ALPHA not in alphas:
+        raise ConfigError(f'--predictions are those at α = {DEFAULT_ALPHA:g}: add it to --alphas')
     save = None if save is None else parse_alphas([save])[0]
     cfg = load_config(config, options, complete=True)
     apply_run_arguments(cfg, config, work_dir, launcher, local_rank)
     folder = Path(out or Path(cfg.work_dir) / 'wise_ft')
     check_work_dir(cfg.work_dir)
     check_work_dir(str(folder), 'folder', '--out')
+    if predictions:
+        check_work_dir(predictions, 'folder', '--predictions')
     loaded = prepare_test(cfg, checkpoint, shifts, skip_broken, amp, keep_pretrained=True)
-    cfg.test_cfg.update(type='WiSEFTLoop', alphas=alphas)
+    cfg.test_cfg.update(type='WiSEFTLoop', alphas=alphas, keep_predictions=predictions is not None)
     runner = build_runner(cfg)
     check_state_dict(unwrapped(runner.model), loaded, checkpoint)
     with memory_explained(cfg, unwrapped(runner.model)):
@@ -78,6 +86,9 @@ def run_wise_ft(
         meta = loaded.get('meta') or {}
         results = write_results(runner.test_loop, folder, config, checkpoint, meta)
         line, written = results['line'], results['written']
+        if predictions:
+            loop = runner.test_loop
+            written += write_predictions(Path(predictions), loop.by_alpha[DEFAULT_ALPHA], loop.loaders)
         if save is not None:
             written.append(folder / f'wise_ft_{save:g}.pth')
             meta = dict(inherited_meta(loaded), seed=meta.get('seed'), config=config, checkpoint=checkpoint)

@@ -90,7 +90,7 @@ class WiSEFTLoop(MultiSetTestLoop):
     the head of each α from the result.
 
     Args:
-        *args, **kwargs: Arguments of :class:`MultiSetTestLoop`.
+        *args, **kwargs: Arguments of :class:`MultiSetTestLoop`; ``keep_predictions`` keeps those at α = 0.5.
         alphas (Sequence[float]): In [0, 1].
 
     Attributes:
@@ -115,7 +115,9 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
         return {
-            alpha: super(WiSEFTLoop, self)._build_evaluator(name, cfg, keep_predictions, f'alpha={alpha:g}/')
+            alpha: super(WiSEFTLoop, self)._build_evaluator(
+                name, cfg, keep_predictions and alpha == DEFAULT_ALPHA, f'alpha={alpha:g}/'
+            )
             for alpha in self.alphas
         }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..evaluation import describe_checkpoint, describe_run, list_notes
 from ..files import write_json, write_tensors, write_text
 from ..reporting import save_figure, to_markdown, wise_ft_curve
-from .provenance import read_selection, read_training_settings
+from .provenance import read_command, read_selection, read_training_settings
 
 if TYPE_CHECKING:
     from .wise_ft import WiSEFTLoop
@@ -49,6 +49,7 @@ def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None
         f'{Path(config).stem}_wise_ft',
         read_training_settings(meta),
         read_selection(meta),
+        read_command(),
     )
     return dict(run, wise_ft_alpha=alpha)
 

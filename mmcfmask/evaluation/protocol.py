@@ -119,6 +119,7 @@ def describe_run(
     method: str | None = None,
     training: dict[str, str] | None = None,
     selected_by: str | None = None,
+    command: str | None = None,
 ) -> dict:
     """What ``metrics.json`` holds, of a :class:`MultiSetTestLoop` that has run; see docs/evaluation.md.
 
@@ -132,6 +133,7 @@ def describe_run(
         method (str, optional): Defaults to the name of the config.
         training (dict, optional): Settings of the training by which runs are told apart, but for the seed.
         selected_by (str, optional): The validation metric that chose the checkpoint among those of its training.
+        command (str, optional): What was typed.
     """
     results = loop.results if results is None else results
     sets = {}
@@ -148,6 +150,7 @@ def describe_run(
         flat['ood_average/top1'] = average['top1']
     return dict(
         format=FORMAT,
+        command=command,
         config=str(config),
         method=Path(config).stem if method is None else method,
         seed=seed,

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmpretrain.registry import METRICS
 
 from ..engine.checkpoints import LAST, best_checkpoint, read_checkpoint
+from ..engine.test_loop import list_metrics
+from ..engine.values import is_a
+from ..engine.wise_ft_results import DEFAULT_ALPHA
+from ..evaluation import ShiftAccuracy
 from ..files import write_json, write_text
+from ..reporting.predictions import FOLDER as PREDICTIONS
 from .jobs import Command, Job, JobError, read_tail
 from .methods import Method
 from .tuning import Setting, TunedConfig
@@ -162,6 +168,7 @@ def _interpolate(run: RunSettings, job: Job) -> Iterator[Command]:
     metrics.unlink(missing_ok=True)  # of another alpha, from a killed run
     checkpoint = find_checkpoint(job.depends_on[0].product.parent)
     options = ['--alphas', alpha, '--save', alpha, '--out', out, *_shared_options(run, job)]
+    options += _predictions(run, job) if run.method.alpha == DEFAULT_ALPHA else []
     yield Command(
         'interpolating', tool('wise_ft.py', run.config, checkpoint, *options), folder / 'wise_ft.log', share=0.8
     )
@@ -184,9 +191,20 @@ def _average(run: RunSettings, job: Job) -> Iterator[Command]:
 
 
 def _test(run: RunSettings, job: Job, *arguments: str | Path, share: float = 1.0) -> Command:
-    options = ['--out', _test_output(job), *_shared_options(run, job)]
+    options = ['--out', _test_output(job), *_predictions(run, job), *_shared_options(run, job)]
     arguments = tool('test.py', run.config, *arguments, *options)
     return Command('testing on', arguments, job.product.parent / 'test.log', share)
+
+
+def _predictions(run: RunSettings, job: Job) -> list[str]:
+    """The option that writes predictions for single images, where the metrics keep them."""
+    return ['--predictions', str(job.product.parent / PREDICTIONS)] if keeps_predictions(run.cfg) else []
+
+
+def keeps_predictions(cfg: Config) -> bool:
+    """Whether the metrics of every test set can keep the predictions for single images."""
+    metrics = [list_metrics(name, cfg.test_evaluator) for name in cfg.test_dataloader]
+    return all(any(is_a(ShiftAccuracy, metric['type'], METRICS) for metric in of_set) for of_set in metrics)
 
 
 def _test_output(job: Job) -> Path:

@@ -8,11 +8,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.measure import Measurement
 
+from ..errors import ConfigError
 from ..files import write_text
 from ..reporting import group_scatter, id_ood_points, id_ood_scatter, save_figure, summary_table
 from ..reporting.choices import add_choices
+from ..reporting.examples import find_panels
 from ..reporting.groups import add_group_columns, group_points, read_metrics, sets_with_groups
+from ..reporting.order import Order, sort_methods
+from ..reporting.page import PAGE, write_page
 from ..reporting.runs import Run, collect_metric, find_problems, read_run
+from ..reporting.style import assign_looks
 from ..reporting.summary import summarize
 from ..reporting.tables import summary_json, summary_markdown
 
@@ -42,8 +47,8 @@ def write_results(
     title: str = '',
     pictures: bool = True,
 ) -> None:
-    """Print the table of one data set; write it as results.md and results.json, and scatter plots: id_ood.png where
-    there are shifts, and worst_group.png where there are groups.
+    """Print the table of one data set; write it as results.md and results.json, scatter plots (id_ood.png where there
+    are shifts, worst_group.png where there are groups), and the report page.
 
     Args:
         console (Console): Where to print.
@@ -75,18 +80,25 @@ def write_results(
     written = {'table': [folder / 'results.md', folder / 'results.json']}
     write_text(folder / 'results.md', summary_markdown(summary))
     write_text(folder / 'results.json', summary_json(summary, results))
+    looks = assign_looks(methods)
     size = (3.4, 2.9) if len(methods) <= 8 else (7, 5.6)
     figures = {}
     if summary.id_set and (points := id_ood_points(results, id_set, shifts)):
-        figures['id_ood.png'] = id_ood_scatter(points, size=size)
+        figures['id_ood.png'] = id_ood_scatter(points, size=size, looks=looks)
     by_set = group_points(metrics)
     for name, points in by_set.items():
         file = 'worst_group.png' if len(by_set) == 1 else f'worst_group_{name}.png'
-        figures[file] = group_scatter(points, size=size)
+        figures[file] = group_scatter(points, size, looks)
     for file, figure in figures.items():
         save_figure(figure, folder / file)
         written.setdefault('scatter', []).append(folder / file)
-    if pictures and (found := sorted(folder.glob('counterfactuals*.png'))):
-        written['counterfactuals'] = found
+    panels = find_panels([folder]) if pictures else []
+    if panels:
+        written['counterfactuals'] = panels
+    try:
+        write_page(folder / PAGE, sort_methods(methods, Order(list(methods), list(order))), panels, title)
+        written['page'] = [folder / PAGE]
+    except ConfigError as error:  # runs that tools/report.py would refuse, such as seeds of two versions
+        console.print(f'no page: {error}', style='yellow', highlight=False, markup=False, soft_wrap=True)
     for what, paths in written.items():
         console.print(f'{what + ":":17}{"  ".join(map(str, paths))}', highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import NamedTuple
 
@@ -212,6 +212,18 @@ def _ellipsis(name, length):
     return name if len(name) <= length else name[: length - 1].rstrip(' ,;_-') + '…'
 
 
+def class_accuracies(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """``{set: {class: accuracy in percent, averaged over the runs}}`` of the sets with accuracies of classes."""
+    accuracies = {}
+    for name in list_sets(runs):
+        seeds = [run.sets[name].get('per_class') for run in runs if name in run.sets]
+        if all(seeds):
+            accuracies[name] = {
+                c: mean(seed[c] for seed in seeds) for c in seeds[0] if all(c in seed for seed in seeds)
+            }
+    return accuracies
+
+
 def compare_classes(methods: Mapping[str, list[Run]], before: str, after: str) -> dict[str, list[ClassChange]]:
     """Compare two methods class by class, by their mean accuracies over seeds.
 
@@ -224,16 +236,8 @@ def compare_classes(methods: Mapping[str, list[Run]], before: str, after: str) -
     for name in (before, after):
         if name not in methods:
             raise ConfigError(f'--compare: there is no method {name!r}, only {", ".join(methods)}')
-    accuracies, counts = [], {}
-    for name in (before, after):
-        accuracies.append({})
-        for set_name in list_sets(methods[name]):
-            runs = [run.sets[set_name].get('per_class') for run in methods[name] if set_name in run.sets]
-            if all(runs):
-                accuracies[-1][set_name] = {
-                    c: mean(run[c] for run in runs) for c in runs[0] if all(c in run for run in runs)
-                }
-                counts[set_name] = methods[name][0].sets[set_name].get('per_class_count')
+    accuracies = [class_accuracies(methods[name]) for name in (before, after)]
+    counts = {name: methods[after][0].sets[name].get('per_class_count') for name in accuracies[1]}
     shared = [name for name in accuracies[0] if name in accuracies[1]]
     changes = {name: class_changes(accuracies[0][name], accuracies[1][name], counts[name]) for name in shared}
     changes = {name: rows for name, rows in changes.items() if rows}

@@ -48,29 +48,20 @@ def plan_figures(contents: Contents) -> dict[str, list[Picture]]:
 def plan_scatters(contents: Contents) -> list[Picture]:
     """ID accuracy against the OOD average and against every shift, with the line of the reference models."""
     id_set, shifts = contents.accuracy.id_set, contents.accuracy.shifts
-    if not id_set:
-        return []
-    columns = {OOD_AVERAGE: shifts} if len(shifts) > 1 else {}
     pictures = []
-    for column, over in {**columns, **{shift: (shift,) for shift in shifts}}.items():
-        points = {
-            method: [(run[id_set], mean(run[shift] for shift in over)) for run in runs]
-            for method, runs in collect_metric(contents.methods, 'top1').items()
-            if {id_set, *over} <= runs[0].keys()
-        }
-        if not points:
-            continue
+    for column, points in contents.scatter_points().items():
         line, reference = contents.lines.lines.get(column, (None, None)) if contents.lines else (None, None)
         is_average = column == OOD_AVERAGE
         draw = partial(
             id_ood_scatter,
             points,
             logit=True,
-            xlabel=f'{_label(id_set)} accuracy (%)',
-            ylabel=f'Average of {len(over)} shifts (%)' if is_average else f'{_label(column)} accuracy (%)',
+            xlabel=f'{name_set(id_set)} accuracy (%)',
+            ylabel=f'Average of {len(shifts)} shifts (%)' if is_average else f'{name_set(column)} accuracy (%)',
             line=line and line.predict,
             reference=reference,
             line_label='reference models',
+            looks=contents.looks,
         )
         pictures.append(Picture(f'id_ood_{"average" if is_average else column}', f'{id_set} against {column}', draw))
     return pictures
@@ -80,7 +71,7 @@ def plan_groups(contents: Contents) -> list[Picture]:
     """For every set with groups, the weighted average against the worst group."""
     taken: set[str] = set()
     return [
-        Picture(f'worst_group_{unique_stem(name, taken)}', name, partial(group_scatter, points))
+        Picture(f'worst_group_{unique_stem(name, taken)}', name, partial(group_scatter, points, looks=contents.looks))
         for name, points in group_points(read_metrics(contents.methods)).items()
     ]
 
@@ -92,10 +83,25 @@ def plan_classes(contents: Contents) -> list[Picture]:
         Picture(
             f'class_change_{unique_stem(name, taken)}',
             name,
-            partial(class_change_figure, changes, *contents.compare, xlabel=f'{_label(name)} accuracy (%)'),
+            partial(class_change_figure, changes, *contents.compare, xlabel=f'{name_set(name)} accuracy (%)'),
         )
         for name, changes in contents.changes.items()
     ]
+
+
+def merged_reliability(contents: Contents) -> dict[str, dict[str, list[dict]]]:
+    """``{method: {set: confidence bins over all seeds}}``.
+
+    Raises:
+        ConfigError: The seeds of a method have different numbers of bins.
+    """
+    merged: dict[str, dict[str, list[dict]]] = {}
+    for method, runs in contents.methods.items():
+        for name in list_sets(runs):
+            seeds = [run.sets[name].get('reliability') for run in runs if name in run.sets]
+            if any(seeds):
+                merged.setdefault(method, {})[name] = merge_bins([seed for seed in seeds if seed])
+    return merged
 
 
 def plan_reliability(contents: Contents) -> list[Picture]:
@@ -103,21 +109,17 @@ def plan_reliability(contents: Contents) -> list[Picture]:
     taken: set[str] = set()
     errors = collect_metric(contents.methods, 'ece')
     pictures = []
-    for method, runs in contents.methods.items():
-        bins = {}
-        for name in list_sets(runs):
-            seeds = [run.sets[name].get('reliability') for run in runs if name in run.sets]
-            if any(seeds):
-                bins[_label(name)] = merge_bins([seed for seed in seeds if seed])
-        if bins:
-            seeds = errors.get(method, [{}])
-            notes = {_label(name): f'ECE {mean(run[name] for run in seeds):.1f}' for name in seeds[0]}
-            name = f'reliability_{unique_stem(method, taken)}'
-            pictures.append(Picture(name, method, partial(reliability_diagram, bins, notes)))
+    for method, by_set in merged_reliability(contents).items():
+        bins = {name_set(name): merged for name, merged in by_set.items()}
+        seeds = errors.get(method, [{}])
+        notes = {name_set(name): f'ECE {mean(run[name] for run in seeds):.1f}' for name in seeds[0]}
+        name = f'reliability_{unique_stem(method, taken)}'
+        pictures.append(Picture(name, method, partial(reliability_diagram, bins, notes)))
     return pictures
 
 
-def _label(name: str) -> str:
+def name_set(name: str) -> str:
+    """What figures call a set."""
     return SET_NAMES.get(name, name)
 
 

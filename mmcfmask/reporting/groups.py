@@ -7,10 +7,11 @@ from typing import Any
 
 import matplotlib
 
+from .grids import Grid
 from .plots import id_ood_scatter
 from .runs import Run, list_sets
+from .style import Look
 from .summary import Stat, Summary
-from .tables import markdown_table
 
 # Metrics of a set with groups, and what tables call them.
 COLUMNS = {'worst_group': 'Worst group', 'group_average': 'Weighted avg'}
@@ -82,7 +83,9 @@ def group_points(methods: Mapping[str, Sequence[Metrics]]) -> dict[str, dict[str
 
 
 def group_scatter(
-    points: Mapping[str, Sequence[tuple[float, float]]], size: tuple[float, float] = (3.3, 2.8)
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    size: tuple[float, float] = (3.3, 2.8),
+    looks: Mapping[str, Look] | None = None,
 ) -> matplotlib.figure.Figure:
     """Scatter of the weighted average against the worst group; see :func:`.plots.id_ood_scatter`."""
     return id_ood_scatter(
@@ -91,11 +94,12 @@ def group_scatter(
         xlabel='Average weighted by training groups (%)',
         ylabel='Accuracy of the worst group (%)',
         size=size,
+        looks=looks,
     )
 
 
-def group_tables(methods: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """``{set: Markdown table}`` of the accuracy in every group, a method per row, and the numbers of images."""
+def group_tables(methods: Mapping[str, Sequence[Run]]) -> dict[str, Grid]:
+    """``{set: table}`` of the accuracy in every group, a method per row, and the numbers of images."""
     tables = {}
     for name in list_sets(run for runs in methods.values() for run in runs):
         found = {
@@ -113,7 +117,7 @@ def group_tables(methods: Mapping[str, Sequence[Run]]) -> dict[str, str]:
                 first = {**run, **first}
         counts = [['Test images', *(_count(first[group].get('count')) for group in groups)]]
         counts += [['Training images', *(_count(first[group].get('train_count')) for group in groups)]]
-        tables[name] = markdown_table(['Method', *groups], rows + counts)
+        tables[name] = Grid(['Method', *groups], rows + counts)
     return tables
 
 

@@ -1,4 +1,4 @@
-"""The report on tested runs: Markdown, JSON, CSV and figures in one folder."""
+"""The report on tested runs: a page, Markdown, JSON, CSV and figures in one folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from rich.progress import track
 
 from ..files import json_text, write_text
 from .class_change import changes_csv
-from .contents import Contents, gather_contents
+from .comparison import comparison_dict
+from .contents import Contents, describe_methods, gather_contents
 from .figures import Picture, plan_figures
 from .markdown import report_markdown
+from .runs import Run, group_runs
 from .style import save_figure
 from .tables import summaries_csv, summary_dict
+from .web import EXAMPLES, render_page
+
+PAGE = 'index.html'
 
 
 def make_report(
@@ -22,8 +27,11 @@ def make_report(
     shifts: Sequence[str] | None = None,
     line_file: str | None = None,
     compare: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    examples: int = EXAMPLES,
 ) -> Contents:
-    """Write a report on tested runs: ``report.md``, ``report.json``, tables as CSV, and ``figures/`` as PNG and PDF.
+    """Write a report on tested runs: ``index.html``, ``report.md``, ``report.json``, tables as CSV, and ``figures/`` as
+    PNG and PDF.
 
     Nothing is written unless all runs can be read and compared.
 
@@ -33,6 +41,8 @@ def make_report(
         shifts: Names of shifts, in order; None for all.
         line_file: CSV file of reference models for effective robustness; None for the one in the package.
         compare: Names of two methods to compare class by class.
+        methods: Names of methods to show, in order; None for all.
+        examples: Example images per set in the page, where predictions for single images are there.
 
     Returns:
         Contents: The numbers of the report.
@@ -42,17 +52,20 @@ def make_report(
         ConfigError: A file is not valid, the runs are not comparable, or a name is unknown.
         StorageError: The report cannot be written.
     """
-    contents = gather_contents(sources, shifts, line_file, compare)
-    write_report(contents, plan_figures(contents), Path(out))
+    contents = gather_contents(sources, shifts, line_file, compare, methods)
+    write_report(contents, plan_figures(contents), Path(out), examples)
     return contents
 
 
-def write_report(contents: Contents, figures: Mapping[str, Sequence[Picture]], out: Path) -> None:
+def write_report(
+    contents: Contents, figures: Mapping[str, Sequence[Picture]], out: Path, examples: int = EXAMPLES
+) -> None:
     """Draw the figures and write all files; delete files of an earlier report that this one does not have."""
     pictures = [picture for chapter in figures.values() for picture in chapter]
     for picture in track(pictures, 'drawing figures', transient=True):
         save_figure(picture.draw(), out / 'figures' / f'{picture.name}.png', pdf=True)
     files = {
+        PAGE: render_page(contents, examples),
         'report.md': report_markdown(contents, figures),
         'report.json': report_json(contents),
         'accuracy.csv': summaries_csv([contents.accuracy]),
@@ -65,6 +78,24 @@ def write_report(contents: Contents, figures: Mapping[str, Sequence[Picture]], o
             write_text(out / name, text)
         else:
             (out / name).unlink(missing_ok=True)
+
+
+def write_page(path: Path, methods: Mapping[str, list[Run]], panels: Sequence[Path] = (), title: str = '') -> None:
+    """Write the page alone, of runs in the order given.
+
+    Args:
+        path: The file.
+        methods: ``{method: runs}``.
+        panels: Pictures of counterfactual images.
+        title: Of the page.
+
+    Raises:
+        ConfigError: The runs are not comparable.
+        StorageError: The file cannot be written.
+    """
+    runs = [run._replace(method=method) for method, seeds in methods.items() for run in seeds]
+    contents = describe_methods(group_runs(runs), panels=panels)
+    write_text(path, render_page(contents, title=title or 'Report'))
 
 
 def report_json(contents: Contents) -> str:
@@ -94,6 +125,7 @@ def report_json(contents: Contents) -> str:
             before=compare[0],
             after=compare[1],
             sets={name: [dict(c._asdict(), change=c.change) for c in rows] for name, rows in contents.changes.items()},
+            comparison=[comparison_dict(row) for row in contents.comparison],
         )
         if compare
         else None,

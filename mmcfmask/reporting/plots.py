@@ -11,10 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from .style import BACKING, FONT_SIZE, OKABE_ITO, STYLE, new_figure
+from .style import BACKING, FONT_SIZE, STYLE, Look, assign_looks, new_figure
 from .summary import Results, check_results, summarize
 
-MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _CLIP = 0.05  # percent; the logit of 0 and 100 is infinite
 
 
@@ -40,6 +39,7 @@ def id_ood_scatter(
     line_label: str = 'reference models',
     reference: Sequence | None = None,
     size: tuple[float, float] = (3.3, 2.8),
+    looks: Mapping[str, Look] | None = None,
 ) -> matplotlib.figure.Figure:
     """Scatter of methods, ID accuracy on x and OOD average on y, each labelled with its name.
 
@@ -56,6 +56,7 @@ def id_ood_scatter(
         line_label: The label of the line.
         reference: Pairs of the models that the line was fitted on, drawn as small grey dots within the axes.
         size: Width and height in inches.
+        looks: ``{method: colour and marker}``; None for those by place.
 
     If names do not fit beside their points, a legend below the axes has all names, and the figure is higher.
 
@@ -104,9 +105,8 @@ def id_ood_scatter(
             axes.plot(x[shown], y[shown], color='0.4', lw=0.9, zorder=1.2, label=line_label)
         if reference is not None:
             axes.scatter(*np.asarray(reference, dtype=float).T, s=4, color='0.72', lw=0, zorder=1.1)
-        # Colours that are used again get other markers.
-        colors = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(runs))]
-        markers = [MARKERS[(i + i // len(OKABE_ITO)) % len(MARKERS)] for i in range(len(runs))]
+        looks = looks or assign_looks(runs)
+        colors, markers = zip(*(looks[method] for method in runs))
         for (method, pairs), color, marker in zip(runs.items(), colors, markers):
             x, y = pairs.mean(axis=0)
             error = {}

@@ -136,12 +136,7 @@ def find_runs(sources: Iterable[str | Path]) -> list[Run]:
     """
     runs = {}
     for source in sources:
-        method, path = None, Path(source)
-        if not path.exists() and '=' in str(source):
-            method, _, rest = str(source).partition('=')
-            path = Path(rest)
-            if not method or not rest:
-                raise ConfigError(f'{source!r} is not NAME=FOLDER')
+        method, path = split_source(source)
         if path.is_dir():
             files = sorted(path.rglob(FILE_NAME))
             if not files:
@@ -155,6 +150,21 @@ def find_runs(sources: Iterable[str | Path]) -> list[Run]:
         for file in files:
             runs.setdefault((file.resolve(), method), read_run(file, method))
     return list(runs.values())
+
+
+def split_source(source: str | Path) -> tuple[str | None, Path]:
+    """The name of the method, if there is one, and the folder or file of ``[NAME=]PATH``.
+
+    Raises:
+        ConfigError: The name or the path is empty.
+    """
+    path = Path(source)
+    if path.exists() or '=' not in str(source):
+        return None, path
+    method, _, rest = str(source).partition('=')
+    if not method or not rest:
+        raise ConfigError(f'{source!r} is not NAME=FOLDER')
+    return method, Path(rest)
 
 
 def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:

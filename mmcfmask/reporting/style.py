@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,6 +31,8 @@ STYLE = {key: value for key, value in STYLE.items() if key not in ('backend', 'b
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow that is lost on white.
 OKABE_ITO = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+
 BACKING = dict(boxstyle='square,pad=0.1', fc='white', ec='none', alpha=0.75)  # keeps words readable on lines
 # Names of the sets in publications.
 SET_NAMES = {
@@ -40,6 +44,21 @@ SET_NAMES = {
     'objectnet': 'ObjectNet',
     'imagenet-c': 'ImageNet-C',
 }
+
+
+class Look(NamedTuple):
+    """Colour and marker of a method, the same in every figure."""
+
+    color: str
+    marker: str
+
+
+def assign_looks(methods: Iterable[str]) -> dict[str, Look]:
+    """A look for every method, by its place in the order; colours that are used again get other markers."""
+    return {
+        method: Look(OKABE_ITO[i % len(OKABE_ITO)], MARKERS[(i + i // len(OKABE_ITO)) % len(MARKERS)])
+        for i, method in enumerate(methods)
+    }
 
 
 def new_figure(size: tuple) -> Figure:

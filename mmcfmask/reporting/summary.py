@@ -63,9 +63,8 @@ class Stat(NamedTuple):
         return cls(mean(values), stdev(values) if len(values) > 1 else None, len(values))
 
     def text(self, digits: int = 1, signed: bool = False) -> str:
-        return f'{self.mean:{"+" if signed else ""}.{digits}f}' + (
-            '' if self.std is None else f' ± {self.std:.{digits}f}'
-        )
+        shown = round(self.mean, digits) + 0.0  # no negative zero
+        return f'{shown:{"+" if signed else ""}.{digits}f}' + ('' if self.std is None else f' ± {self.std:.{digits}f}')
 
 
 class Summary(NamedTuple):

@@ -48,7 +48,7 @@ def summary_table(
     first_column: str = 'Method',
 ) -> Table:
     """A summary as a table for the terminal, see :func:`results_table`."""
-    header, body = _cells(summary, digits, highlight, first_column)
+    header, body = table_cells(summary, digits, highlight, first_column)
     table = Table(
         title=title,
         box=SIMPLE_HEAD,
@@ -88,7 +88,7 @@ def summary_markdown(
     summary: Summary, digits: int | None = None, highlight: str | None = None, first_column: str = 'Method'
 ) -> str:
     """A summary as a Markdown table with its notes, see :func:`results_table`."""
-    header, body = _cells(summary, digits, highlight, first_column)
+    header, body = table_cells(summary, digits, highlight, first_column)
     rows = [[f'**{text}**' if best else text for text, best in row] for row in body]
     return markdown_table(header, rows) + ''.join(f'\n{note}\n' for note in summary.notes)
 
@@ -185,8 +185,10 @@ def _with_notes(summary, notes):
     return summary._replace(notes=(*summary.notes, *notes))
 
 
-def _cells(summary, digits, highlight, first_column):
-    """Header, rows of (text, is bold)."""
+def table_cells(
+    summary: Summary, digits: int | None = None, highlight: str | None = None, first_column: str = 'Method'
+) -> tuple[list[str], list[list[tuple[str, bool]]]]:
+    """Header, and rows of (text, is bold), of a table of a summary."""
     several = max(summary.seeds.values()) > 1
     header = [
         first_column,

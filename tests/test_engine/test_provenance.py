@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.engine.build import cache_images
 from mmcfmask.engine.config import load_config
-from mmcfmask.engine.provenance import read_training_settings
+from mmcfmask.engine.provenance import read_command, read_training_settings
 
 
 def training(config, seed=0, **options):
@@ -99,3 +99,10 @@ def test_what_no_training_wrote():
     names = [f'class {index}' for index in range(1000)]
     text = Config(dict(model=dict(head=dict(class_weights=dict(classnames=names))))).pretty_text
     assert len(read_training_settings(dict(cfg=text))['model.head.class_weights.classnames']) < 230
+
+
+def test_the_command_can_be_typed_again(monkeypatch):
+    monkeypatch.setattr('sys.argv', ['mmcfmask test', 'my config.py', 'a.pth', '--amp'])
+    assert read_command() == "mmcfmask test 'my config.py' a.pth --amp"
+    monkeypatch.setattr('sys.argv', ['tools/test.py'])
+    assert read_command() == 'tools/test.py'

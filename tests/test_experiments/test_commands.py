@@ -5,9 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
-from mmcfmask.experiments.commands import TOOLS, find_checkpoint, sign_metrics
+from mmcfmask.experiments.commands import TOOLS, find_checkpoint, keeps_predictions, sign_metrics
 from mmcfmask.experiments.jobs import JobError
+
+TEST = ['--out', '--predictions', '--work-dir']
 
 
 def run(job, write):
@@ -39,7 +42,7 @@ def test_a_training_is_tested_and_its_last_epochs_are_deleted(study):
     job = study({'FT': 'ft'}, amp=True).jobs[0]
     assert run(job, write_outputs) == [
         ('train.py', ['--seed', '--resume', '--work-dir', '--amp']),
-        ('test.py', ['--out', '--work-dir', '--amp']),
+        ('test.py', ['--out', '--predictions', '--work-dir', '--amp']),
     ]
     folder = job.product.parent
     expected = {'format': 1, 'method': 'FT', 'seed': 0, 'key': job.key}
@@ -66,14 +69,22 @@ def test_derived_runs_use_the_tested_checkpoint(study):
     for label, job in jobs.items():
         seen[label.split()[1]] = run(job, write_outputs)
     interpolation = ['--alphas', '--save', '--out', '--work-dir']
-    assert seen['W'] == [('wise_ft.py', interpolation)]
-    assert seen['W2'] == [('wise_ft.py', interpolation), ('test.py', ['--out', '--work-dir'])]
-    assert seen['S'] == [('soup.py', ['--out', '--greedy']), ('test.py', ['--out', '--work-dir'])]
-    assert seen['M'] == [('soup.py', ['--out', '--stock']), ('test.py', ['--out', '--work-dir'])]
-    assert seen['G'] == [('test.py', ['--knn-gate', '--relevance-crop', '--out', '--work-dir'])]
+    assert seen['W'] == [('wise_ft.py', [*interpolation, '--predictions'])]
+    assert seen['W2'] == [('wise_ft.py', interpolation), ('test.py', TEST)]
+    assert seen['S'] == [('soup.py', ['--out', '--greedy']), ('test.py', TEST)]
+    assert seen['M'] == [('soup.py', ['--out', '--stock']), ('test.py', TEST)]
+    assert seen['G'] == [('test.py', ['--knn-gate', '--relevance-crop', *TEST])]
     assert all(job.is_finished() for job in jobs.values())
     command = next(jobs['shapes G (seed 0)'].commands(jobs['shapes G (seed 0)']))
     assert str(jobs['shapes FT (seed 0)'].product.with_name('best.pth')) in command.arguments
+
+
+def test_metrics_that_keep_no_predictions():
+    """mmpretrain's own metric, for all sets or for one."""
+    ours, theirs = dict(type='ShiftAccuracy'), dict(type='Accuracy')
+    for evaluator, expected in ((ours, True), (theirs, False), (dict(ours, evaluators=dict(b=[theirs])), False)):
+        cfg = Config(dict(test_dataloader=dict(a={}, b={}), test_evaluator=evaluator))
+        assert keeps_predictions(cfg) is expected
 
 
 def test_metrics_are_signed(tmp_path):

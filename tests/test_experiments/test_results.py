@@ -1,8 +1,10 @@
 """Tables and lines of results."""
 
 import json
+import re
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from mmcfmask.experiments.results import describe_run, write_results
@@ -91,11 +93,39 @@ def test_groups_of_the_id_set_stay_with_it(run, show, tmp_path):
 
 
 def test_the_files_that_are_written_are_listed(run, show, tmp_path):
-    (tmp_path / 'counterfactuals_object.png').touch()
+    Image.new('RGB', (8, 8)).save(tmp_path / 'counterfactuals_object.png')
     shown = show({'FT': [run('a', test=90.0, v2=80.0)]})
-    for name in ('results.md', 'results.json', 'id_ood.png', 'counterfactuals_object.png'):
+    for name in ('results.md', 'results.json', 'id_ood.png', 'counterfactuals_object.png', 'index.html'):
         assert name in shown.replace('\n', '') and (tmp_path / name).is_file()
     assert 'counterfactuals' not in show({'FT': [run('a', test=90.0, v2=80.0)]}, pictures=False)
+
+
+def test_the_page_has_the_order_of_the_study(run, show, tmp_path):
+    """Of methods and sets, also where tools/report.py reads the folder later."""
+    methods = {
+        name: [run(name, test=90.0, a=10.0, sketch=70.0, v2=value)] for name, value in (('z', 80.0), ('b', 81.0))
+    }
+    show(methods)
+    text = (tmp_path / 'index.html').read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    assert [method['name'] for method in data['methods']] == ['z', 'b'] and data['shifts'] == ['v2', 'sketch', 'a']
+    assert '<title>shapes</title>' in text
+    contents = gather_contents([f'{name}={tmp_path}/{name}.json' for name in 'bz'])
+    assert list(contents.methods) == ['b', 'z']  # as named
+    for name in 'bz':
+        content = json.loads((tmp_path / f'{name}.json').read_text())
+        path = tmp_path / name / 'metrics.json'
+        path.parent.mkdir()
+        path.write_text(json.dumps({**content, 'method': name}))
+    contents = gather_contents([str(tmp_path)])
+    assert list(contents.methods) == ['z', 'b'] and contents.accuracy.shifts == ('v2', 'sketch', 'a')
+
+
+def test_runs_that_are_not_comparable_have_a_table_but_no_page(run, show, tmp_path):
+    runs = [run('a', test=90.0, v2=80.0), run('b', test=90.0, v2=80.0)]
+    shown = show({'FT': [one._replace(seed=3) for one in runs]})
+    assert "no page: two runs of 'FT' with seed 3" in ' '.join(shown.split())
+    assert (tmp_path / 'results.md').is_file() and not (tmp_path / 'index.html').exists()
 
 
 def test_sets_that_differ_between_seeds(run, show, tmp_path):

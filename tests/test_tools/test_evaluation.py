@@ -106,6 +106,7 @@ def test_metrics_json_and_table(write, tmp_path, capfd):
     result = json.loads((tmp_path / 'new' / 'metrics.json').read_text())
     assert set(result) == {
         'format',
+        'command',
         'config',
         'method',
         'seed',
@@ -250,6 +251,8 @@ def test_checkpoint_of_another_tower(tmp_path, capfd):
 def test_alphas_out_of_range(tmp_path):
     with pytest.raises(ConfigError, match=r'alphas must lie in \[0, 1\]'):
         wise_ft('configs/shapes/ft.py', tmp_path / 'any.pth', alphas=['0', '2'])
+    with pytest.raises(ConfigError, match='--predictions are those at α = 0.5: add it to --alphas'):
+        wise_ft('configs/shapes/ft.py', tmp_path / 'any.pth', alphas=['0', '1'], predictions=tmp_path)
 
 
 def test_vrf(tmp_path, capfd, monkeypatch):
@@ -301,7 +304,8 @@ def test_wise_ft(tmp_path, capfd):
     evaluate('configs/shapes/zeroshot.py', None, SMALL, work_dir=tmp_path, out=tmp_path / 'zero.json')
     evaluate('configs/shapes/ft.py', checkpoint, SMALL, work_dir=tmp_path, out=tmp_path / 'one.json')
     capfd.readouterr()
-    wise_ft('configs/shapes/ft.py', checkpoint, SMALL, work_dir=tmp_path, alphas=['0:1:0.5'], save=0.5)
+    half = dict(save=0.5, predictions=tmp_path / 'predictions')
+    wise_ft('configs/shapes/ft.py', checkpoint, SMALL, work_dir=tmp_path, alphas=['0:1:0.5'], **half)
     shown = ' '.join(capfd.readouterr().out.split())
     assert 'α = 0.5 (bold) is the default to report' in shown and 'wise_ft_0.5.pth' in shown
     line = json.loads((tmp_path / 'wise_ft' / 'wise_ft.json').read_text())
@@ -310,7 +314,10 @@ def test_wise_ft(tmp_path, capfd):
     for index, name in ((0, 'zero'), (2, 'one')):
         assert line['line'][index]['metrics'] == json.loads((tmp_path / f'{name}.json').read_text())['metrics']
     saved = tmp_path / 'wise_ft' / 'wise_ft_0.5.pth'
-    evaluate('configs/shapes/ft.py', saved, SMALL, work_dir=tmp_path, out=tmp_path / 'half.json')
+    half = dict(out=tmp_path / 'half.json', predictions=tmp_path / 'half')
+    evaluate('configs/shapes/ft.py', saved, SMALL, work_dir=tmp_path, **half)
+    for name in SETS:
+        assert (tmp_path / 'half' / f'{name}.csv').read_text() == (tmp_path / f'predictions/{name}.csv').read_text()
     half = json.loads((tmp_path / 'half.json').read_text())
     assert half['metrics'] == line['line'][1]['metrics'] and half['seed'] == 0
 
