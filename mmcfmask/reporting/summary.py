@@ -84,6 +84,7 @@ class Summary(NamedTuple):
         average: Whether there is a column of the average over shifts.
         more: Names of columns before these, of other numbers of the same kind as the metric.
         texts: ``{column: {method: text}}`` of columns behind all numbers.
+        lower: Names of columns where the lowest number is the best, whatever is best of the metric.
     """
 
     id_set: str | None
@@ -96,6 +97,7 @@ class Summary(NamedTuple):
     average: bool = True
     more: tuple[str, ...] = ()
     texts: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    lower: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ class Summary(NamedTuple):
         """Whether the method has the best mean of a column that several methods have, to the precision shown."""
         digits = self.metric.digits if digits is None else digits
         shown = {m: round(row[column].mean, digits) for m, row in self.rows.items() if column in row}
-        best = max if self.metric.higher_is_better else min
+        best = max if self.metric.higher_is_better and column not in self.lower else min
         return len(shown) > 1 and method in shown and shown[method] == best(shown.values())
 
     def text(self, method: str, column: str, digits: int | None = None) -> str:
