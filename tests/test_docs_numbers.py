@@ -15,6 +15,7 @@ from mmcfmask.counterfactual import random_views
 from mmcfmask.datasets import shapes
 from mmcfmask.datasets.images import EXTENSIONS
 from mmcfmask.datasets.layouts import SETS, WATERBIRDS_GROUPS
+from mmcfmask.datasets.published import BENCHMARKS
 from mmcfmask.evaluation import describe_run, describe_set, groups, metrics, read_reference_models, reference_line
 from mmcfmask.models import CARFT, L2SP, CLIPDistillHead, KNNGate, LipsumFT
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE
@@ -58,7 +59,7 @@ def test_mini_clip():
 
 def test_published_sets():
     named = {row[1].strip('`'): row for row in table('docs/data.md', '| set') if row[1]}
-    assert set(named) == {name for name in SETS if '-v2-' not in name} - {'imagenet-train', 'waterbirds'}
+    assert set(named) == {name for name in SETS if '-v2-' not in name} - {'imagenet-train', 'waterbirds', *BENCHMARKS}
     for name, row in named.items():
         images = 75 * 50_000 if '×' in row[2] else number(row[2])
         assert images == SETS[name].images and number(row[3]) == SETS[name].num_classes, name

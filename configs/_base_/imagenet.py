@@ -77,24 +77,26 @@ test_dataloader = {
     ),
 }
 # Other benchmarks and how each is judged (docs/protocols.md). They run only on request: --shifts imagenet-9 cars …
-test_dataloader.update({
-    name: dict(**test_loader, dataset=dict(**dataset, data_root=data_root, pipeline=group_pipeline))
-    for name, dataset in {
-        'imagenet-9': dict(type='ImageNet9Dataset'),
-        'counteranimal': dict(type='CounterAnimalDataset'),
-        'cue-conflict': dict(type='GeirhosDataset', stimuli='cue-conflict'),
-        'silhouettes': dict(type='GeirhosDataset', stimuli='silhouettes'),
-        'edges': dict(type='GeirhosDataset', stimuli='edges'),
-        'imagenet-real': dict(type='ImageNetRealDataset'),
-        'imagenet-x': dict(type='ImageNetXDataset'),
-        'imagenet-d': dict(type='ImageNetDDataset'),
-        'imagenet-hard': dict(type='ImageNetHardDataset'),
-        'cifar10': dict(type='ZeroShotDataset', benchmark='cifar10'),
-        'cifar100': dict(type='ZeroShotDataset', benchmark='cifar100'),
-        'food101': dict(type='ZeroShotDataset', benchmark='food101'),
-        'cars': dict(type='ZeroShotDataset', benchmark='cars'),
-    }.items()
-})
+test_dataloader.update(
+    {
+        name: dict(**test_loader, dataset=dict(**dataset, data_root=data_root, pipeline=group_pipeline))
+        for name, dataset in {
+            'imagenet-9': dict(type='ImageNet9Dataset'),
+            'counteranimal': dict(type='CounterAnimalDataset'),
+            'cue-conflict': dict(type='GeirhosDataset', stimuli='cue-conflict'),
+            'silhouettes': dict(type='GeirhosDataset', stimuli='silhouettes'),
+            'edges': dict(type='GeirhosDataset', stimuli='edges'),
+            'imagenet-real': dict(type='ImageNetRealDataset'),
+            'imagenet-x': dict(type='ImageNetXDataset'),
+            'imagenet-d': dict(type='ImageNetDDataset'),
+            'imagenet-hard': dict(type='ImageNetHardDataset'),
+            'cifar10': dict(type='ZeroShotDataset', benchmark='cifar10'),
+            'cifar100': dict(type='ZeroShotDataset', benchmark='cifar100'),
+            'food101': dict(type='ZeroShotDataset', benchmark='food101'),
+            'cars': dict(type='ZeroShotDataset', benchmark='cars'),
+        }.items()
+    }
+)
 test_evaluator = dict(
     type='ShiftAccuracy',
     evaluators={

@@ -135,9 +135,7 @@ BENCHMARKS = {
         ('celebA_v1.0', 'celeba'),
         ('list_attr_celeba.csv', 'img_align_celeba'),
     ),
-    'camelyon17': PublishedSet(
-        'Camelyon17-WILDS', 455_954, 2, _WILDS, ('camelyon17_v1.0', 'camelyon17'), ('patches',)
-    ),
+    'camelyon17': PublishedSet('Camelyon17-WILDS', 455_954, 2, _WILDS, ('camelyon17_v1.0', 'camelyon17'), ('patches',)),
     'iwildcam': PublishedSet(
         'iWildCam2020-WILDS', 203_029, 182, _WILDS, ('iwildcam_v2.0', 'iwildcam'), ('metadata.csv',)
     ),
