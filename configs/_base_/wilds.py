@@ -1,6 +1,6 @@
 # Plain fine-tuning of CLIP ViT-B/16 on an image classification set of WILDS with its official splits
-# (docs/protocols.md): FMoW, tested in and out of distribution; groups are regions. As in WILDS, validation images out of
-# distribution choose the checkpoint. Camelyon17 and RxRx1:
+# (docs/protocols.md): FMoW, tested in and out of distribution; groups are regions. As in WILDS, validation images out
+# of distribution choose the checkpoint. Camelyon17 and RxRx1:
 #   --cfg-options benchmark=camelyon17 num_classes=2 test_dataloader.id.dataset.split=id_val
 #   --cfg-options benchmark=rxrx1 num_classes=1139
 # iWildCam needs another head and another metric: docs/protocols.md.

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..messages import short_list
 from .class_folders import MissingSetError
 from .csv_tables import missing_files
-from .folder import FolderDataset
+from .folder import FolderDataset, drop_unreadable
 from .imagenet_labels import IMAGENET_CLASSES
 from .imagenet_shifts import ImageNetDataset
 from .layouts import SETS, find_set
@@ -239,11 +239,13 @@ class ImageNetHardDataset(FolderDataset):
         missing = missing_files(root, files)
         if len(missing) == len(files):
             raise MissingSetError(f'{root}: all {len(files):,} images of {path.name} are missing, such as {files[0]}.')
-        self.num_listed = len(files) - len(missing)
-        items = []
-        for name, row in zip(files, rows):
-            right = check_label_list(row['label'], f'{path}, {name}')
-            if not right:
-                raise ConfigError(f'{path}: {name} has no label.')
-            items += [] if name in missing else [dict(img_path=f'{root}/{name}', gt_label=right)]
-        return items
+        labels = {name: check_label_list(row['label'], f'{path}, {name}') for name, row in zip(files, rows)}
+        empty = [name for name, right in labels.items() if not right]
+        if empty:
+            raise ConfigError(f'{path}: {short_list(empty)} have no label.')
+        here = [name for name in files if name not in missing]
+        self.num_listed = len(here)
+        if self.skip_unreadable:
+            here = drop_unreadable({path.name: here}, root)[path.name]
+            self.num_skipped = self.num_listed - len(here)
+        return [dict(img_path=f'{root}/{name}', gt_label=labels[name]) for name in here]

@@ -6,7 +6,7 @@ import json
 import pytest
 import trees
 
-from mmcfmask.datasets import benchmark_checks
+from mmcfmask.datasets import ImageNet9Dataset, benchmark_checks
 from mmcfmask.datasets.checks import check_set, check_sets
 from mmcfmask.datasets.imagenet_labels import IMAGENET_WNIDS, read_coarse_classes
 from mmcfmask.datasets.layouts import SETS
@@ -23,19 +23,14 @@ def test_every_benchmark_is_checked():
     assert set(benchmark_checks.DATASETS) | {'celeba'} == set(BENCHMARKS)
 
 
+def make_in9(root):
+    for variation in ImageNet9Dataset.VARIATIONS:
+        trees.make_tree(root / variation / 'val', read_coarse_classes('imagenet9'))
+
+
 @pytest.fixture
 def in9(tmp_path):
-    for variation in (
-        'original',
-        'mixed_same',
-        'mixed_rand',
-        'mixed_next',
-        'only_fg',
-        'no_fg',
-        'only_bg_b',
-        'only_bg_t',
-    ):
-        trees.make_tree(tmp_path / 'bg_challenge' / variation / 'val', read_coarse_classes('imagenet9'))
+    make_in9(tmp_path / 'bg_challenge')
     return tmp_path
 
 
@@ -55,7 +50,7 @@ def test_only_sets_that_are_there_are_listed(in9):
     """And a folder without a name of theirs is none of them, unless it is named."""
     listed = [report.name for report in check_sets(in9)]
     assert [name for name in listed if name in BENCHMARKS] == ['imagenet-9']
-    (in9 / 'bg_challenge').rename(in9 / 'mine')
+    make_in9(in9 / 'mine')
     assert not {report.name for report in check_sets(in9 / 'mine')} & set(BENCHMARKS)
     (report,) = check_sets(in9 / 'mine', ['imagenet-9'])
     assert report.folder == str(in9 / 'mine') and report.images == 72

@@ -100,7 +100,7 @@ def test_imagenet_hard(tmp_path):
     dataset = ImageNetHardDataset(write(('a/1.jpg', [5, 6]), ('a/2.jpg', [1])))
     assert len(dataset) == 1 and dataset.get_data_info(0)['gt_label'] == [5, 6]
     for rows, error, message in [
-        ([('a/1.jpg', [])], ConfigError, '1.jpg has no label'),
+        ([('a/1.jpg', [])], ConfigError, 'a/1.jpg have no label'),
         ([('a/1.jpg', 5)], ConfigError, 'is not a list of indices'),
         ([('a/1.jpg', [5]), ('a/1.jpg', [6])], ConfigError, '1 images stand in several lines: a/1.jpg'),
         ([('a/3.jpg', [5])], MissingSetError, 'all 1 images of metadata.jsonl are missing, such as a/3.jpg'),
