@@ -16,7 +16,17 @@ from mmcfmask.datasets import shapes
 from mmcfmask.datasets.images import EXTENSIONS
 from mmcfmask.datasets.layouts import SETS, WATERBIRDS_GROUPS
 from mmcfmask.datasets.published import BENCHMARKS
-from mmcfmask.evaluation import describe_run, describe_set, groups, metrics, read_reference_models, reference_line
+from mmcfmask.evaluation import (
+    coarse,
+    describe_run,
+    describe_set,
+    f1,
+    groups,
+    kept,
+    metrics,
+    read_reference_models,
+    reference_line,
+)
 from mmcfmask.models import CARFT, L2SP, CLIPDistillHead, KNNGate, LipsumFT
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES

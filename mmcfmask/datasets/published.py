@@ -35,7 +35,7 @@ class PublishedSet:
 IN9_IMAGES = 4050  # of each of the eight variations
 # Images of each domain; Terra Incognita's are published in total only.
 DOMAIN_IMAGES: dict[str, dict[str, int | None]] = {
-    'pacs': dict(art_painting=2048, cartoon=2344, photo=1670, sketch=3929),
+    'pacs': dict(photo=1670, art_painting=2048, cartoon=2344, sketch=3929),
     'vlcs': dict(Caltech101=1415, LabelMe=2656, SUN09=3282, VOC2007=3376),
     'office-home': {'Art': 2427, 'Clipart': 4365, 'Product': 4439, 'Real World': 4357},
     'terra-incognita': dict.fromkeys(('location_100', 'location_38', 'location_43', 'location_46')),
