@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check ImageNet, its shifts and other benchmarks under a folder: which are there and complete, where to get the others.
+"""Check ImageNet, its shifts and other benchmarks under a folder: which are complete, and where to get the others.
 
     python tools/check_data.py DATA_ROOT [--sets imagenet-r imagenet-a …] [--sample 1000 | --all] [--json]
 

@@ -58,6 +58,13 @@ def sets_with_groups(metrics: Iterable[Metrics], id_set: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def sets_without_top1(metrics: Iterable[Metrics]) -> list[str]:
+    """Names of the sets that ran, but whose measure is another one than ``top1``; they do not count in any average."""
+    runs = list(metrics)
+    names = dict.fromkeys(name for run in runs for name in run)
+    return [name for name in names if not any('top1' in run.get(name, ()) for run in runs)]
+
+
 def add_group_columns(summary: Summary, methods: Mapping[str, Sequence[Metrics]]) -> Summary:
     """Add the :data:`COLUMNS` of every set of a table, and of sets without ``top1``, which have no other column.
 

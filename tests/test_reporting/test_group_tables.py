@@ -10,7 +10,13 @@ from synthetic_runs import write_run
 from mmcfmask.reporting import make_report, page
 from mmcfmask.reporting.choices import add_choices
 from mmcfmask.reporting.contents import gather_contents
-from mmcfmask.reporting.groups import add_group_columns, group_points, group_tables, read_metrics
+from mmcfmask.reporting.groups import (
+    add_group_columns,
+    group_points,
+    group_tables,
+    read_metrics,
+    sets_without_top1,
+)
 from mmcfmask.reporting.runs import find_runs, group_runs
 from mmcfmask.reporting.summary import summarize
 from mmcfmask.reporting.tables import summaries_csv, summary_dict, summary_markdown
@@ -169,5 +175,13 @@ def test_measures_of_sets_without_top1():
     assert added.is_best('B', 'cars: zero-shot drop') and added.is_best('B', 'cars: accuracy')
     assert not added.is_best('A', 'in9: bg-gap')
     assert any(note.startswith('BG-gap: accuracy on Mixed-Same minus Mixed-Rand of in9') for note in added.notes)
+    without = sets_without_top1([*found.values()])
+    assert without == ['in9', 'cars']
+    results = {'A': dict(test=50.0, v2=40.0), 'B': dict(test=60.0, v2=50.0)}
+    marks = {'A': {'in9': 'incomplete'}}
+    table = summarize(results, marks=marks, uncounted=without)
+    marked = add_group_columns(table, {method: [run] for method, run in found.items()})
+    assert marked.text('A', 'in9: bg-gap') == '7.0†' and marked.text('A', 'OOD avg') == '40.0'
+    assert summarize(results, marks=marks).text('A', 'OOD avg') == '40.0†'
     one = add_group_columns(table, {m: [{k: v for k, v in run.items() if k != 'cars'}] for m, run in found.items()})
     assert one.more == ('BG-gap',)
