@@ -86,14 +86,6 @@ def prepare_test(
     return loaded
 
 
-def compares_with_pretrained(cfg: Config) -> bool:
-    """Whether a test has sets with classes of their own, on which the pretrained tower answers too."""
-    return any(
-        is_a(ZeroShotDataset, cfg.test_dataloader[name].dataset.get('type'), DATASETS)
-        for name in find_sets(cfg, 'test') or ()
-    )
-
-
 def inference_config(path: str, checkpoint: str | None = None, options: dict | None = None) -> Config:
     """Make a config for mmpretrain's ``get_model`` and ``ImageClassificationInferencer``.
 
@@ -282,6 +274,14 @@ def name_method(config: str, model: dict, checkpoint: dict | None) -> str:
     if ways:
         parts.append(' and '.join(ways))
     return ' + '.join(parts)
+
+
+def compares_with_pretrained(cfg: Config) -> bool:
+    """Whether a test has sets with classes of their own, on which the pretrained tower answers too."""
+    return any(
+        is_a(ZeroShotDataset, cfg.test_dataloader[name].dataset.get('type'), DATASETS)
+        for name in find_sets(cfg, 'test') or ()
+    )
 
 
 def forget_training(model: dict) -> None:
