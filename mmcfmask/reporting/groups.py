@@ -86,7 +86,8 @@ def add_group_columns(summary: Summary, methods: Mapping[str, Sequence[Metrics]]
     for name in with_columns:
         for metric in (metric for metric, found in sets.items() if name in found):
             alone = len(with_columns) == 1 and metric != 'accuracy'
-            column = COLUMNS[metric] if alone else f'{name}: {COLUMNS[metric].lower()}'
+            label = COLUMNS[metric]
+            column = label if alone else f'{name}: {label if label[:2].isupper() else label[0].lower() + label[1:]}'
             lower += [column] if metric in LOWER else []
             for method, row in rows.items():
                 values = [run[name][metric] for run in methods[method] if metric in run.get(name, ())]
@@ -146,7 +147,8 @@ def group_tables(methods: Mapping[str, Sequence[Run]]) -> dict[str, str]:
             for run in runs:
                 first = {**run, **first}
         counts = [['Test images', *(_count(first[group].get('count')) for group in groups)]]
-        counts += [['Training images', *(_count(first[group].get('train_count')) for group in groups)]]
+        if any(first[group].get('train_count') is not None for group in groups):
+            counts += [['Training images', *(_count(first[group].get('train_count')) for group in groups)]]
         tables[name] = markdown_table(['Method', *groups], rows + counts)
     return tables
 

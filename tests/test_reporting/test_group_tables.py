@@ -170,10 +170,10 @@ def test_measures_of_sets_without_top1():
         'B': dict(test=metrics(), v2=metrics(), in9=dict(bg_gap=-1.0), cars=dict(accuracy=64.0, zero_shot_drop=1.0)),
     }
     added = add_group_columns(table, {method: [run] for method, run in found.items()})
-    assert added.more == ('cars: accuracy', 'cars: zero-shot drop', 'in9: bg-gap') and added.shifts == ('v2',)
-    assert added.text('B', 'in9: bg-gap') == '-1.0' and added.is_best('B', 'in9: bg-gap')
+    assert added.more == ('cars: accuracy', 'cars: zero-shot drop', 'in9: BG-gap') and added.shifts == ('v2',)
+    assert added.text('B', 'in9: BG-gap') == '-1.0' and added.is_best('B', 'in9: BG-gap')
     assert added.is_best('B', 'cars: zero-shot drop') and added.is_best('B', 'cars: accuracy')
-    assert not added.is_best('A', 'in9: bg-gap')
+    assert not added.is_best('A', 'in9: BG-gap')
     assert any(note.startswith('BG-gap: accuracy on Mixed-Same minus Mixed-Rand of in9') for note in added.notes)
     without = sets_without_top1([*found.values()])
     assert without == ['in9', 'cars']
@@ -181,7 +181,7 @@ def test_measures_of_sets_without_top1():
     marks = {'A': {'in9': 'incomplete'}}
     table = summarize(results, marks=marks, uncounted=without)
     marked = add_group_columns(table, {method: [run] for method, run in found.items()})
-    assert marked.text('A', 'in9: bg-gap') == '7.0†' and marked.text('A', 'OOD avg') == '40.0'
+    assert marked.text('A', 'in9: BG-gap') == '7.0†' and marked.text('A', 'OOD avg') == '40.0'
     assert summarize(results, marks=marks).text('A', 'OOD avg') == '40.0†'
     one = add_group_columns(table, {m: [{k: v for k, v in run.items() if k != 'cars'}] for m, run in found.items()})
     assert one.more == ('BG-gap',)
