@@ -44,14 +44,17 @@ def test_real_labels(imagenet, tmp_path):
 
 
 def test_where_the_file_is_found(tmp_path):
+    """In data_root, then in the folder of the images, then beside it."""
     val = tmp_path / 'imagenet' / 'val'
     val.mkdir(parents=True)
-    for folder in (val.parent, val, tmp_path):  # the later, the earlier it is looked for
+    places = [tmp_path, val, val.parent]
+    for folder in places:
         (folder / 'real.json').touch()
-        assert find_labels(None, str(tmp_path), val, ('x.json', 'real.json'), '', '') == folder / 'real.json' or (
-            folder == val.parent or folder == val
-        )
-    assert find_labels(None, str(tmp_path), val, ('real.json',), '', '') == tmp_path / 'real.json'
+    for folder in places:
+        assert find_labels(None, str(tmp_path), val, ('x.json', 'real.json'), '', '') == folder / 'real.json'
+        (folder / 'real.json').unlink()
+    with pytest.raises(MissingSetError, match='ReaL: there is no file x.json or real.json in .*Get it from the shop'):
+        find_labels(None, str(tmp_path), val, ('x.json', 'real.json'), 'ReaL', 'the shop')
 
 
 def test_factors(imagenet, tmp_path):
