@@ -71,13 +71,14 @@ class Oracle(BaseModel):
         distracted (Sequence[int]): Outputs whose logits are higher still, whatever the image shows.
         seed (int): Of the logits of all others, which depend on the image's noise.
         scores_only (bool): Give ``pred_score`` and no logits, as most heads do.
+        height (float): The highest logit; all others are below 4.
     """
 
-    def __init__(self, num_classes=1000, distracted=(), scores_only=False):
+    def __init__(self, num_classes=1000, distracted=(), scores_only=False, height=5.0):
         super().__init__(dict(type='ClsDataPreprocessor', to_rgb=True))
         self.head = torch.nn.Linear(1, num_classes)  # DistributedDataParallel wants weights
         self.head.num_classes = num_classes
-        self.distracted, self.scores_only = list(distracted), scores_only
+        self.distracted, self.scores_only, self.height = list(distracted), scores_only, height
 
     def forward(self, inputs, data_samples=None, mode='predict'):
         assert mode == 'predict' and not self.training and torch.is_inference_mode_enabled()
@@ -89,7 +90,7 @@ class Oracle(BaseModel):
                 for seed in noise
             ]
         )
-        logits[torch.arange(len(logits)), index] = 5 + noise / 65536
+        logits[torch.arange(len(logits)), index] = self.height + noise / 65536
         logits[:, self.distracted] = 20.0
         for sample, row in zip(data_samples, logits):
             if self.scores_only:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
-from trees import make_waterbirds
+from trees import make_celeba, make_domains, make_fmow, make_waterbirds
 
 from mmcfmask.datasets import PACSDataset
 from mmcfmask.engine.build import build_runner, set_gradient_accumulation
@@ -54,6 +54,16 @@ def images(tmp_path_factory):
         for i in range(5):
             Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(root / folder / f'{i}.jpg')
     make_waterbirds(root / 'waterbirds')
+    make_domains(root / 'VLCS')
+    make_celeba(root / 'celeba', [(b, m, split) for split in (0, 0, 0, 1, 2) for b in (-1, 1) for m in (-1, 1)])
+    make_fmow(
+        root / 'fmow_v1.1',
+        [
+            (split, category, f'{year}-01-01T00:00:00Z', 'USA')
+            for split, year in [('train', 2010)] * 3 + [('val', 2014), ('test', 2010), ('test', 2016)]
+            for category in ('airport', 'zoo')
+        ],
+    )
     np.save(root / 'embeddings.npy', rng.normal(size=(1000, 16)))
     return root
 
@@ -74,6 +84,8 @@ def shrink(cfg, images, pretrained, work_dir):
     described = cfg.model.head.get('descriptions')
     if described and described.type == 'file':
         described.path = str(images / 'embeddings.npy')
+    if cfg.model.head.num_classes == 62:  # FMoW
+        cfg.model.head.num_classes = 2
     if cfg.model.head.num_classes == 1000:
         cfg.model.head.num_classes = 3
         if described:
@@ -211,7 +223,7 @@ def test_inheritance_is_shallow(name):
     assert {base.parent.name for base in bases_of(CONFIGS / name)} == {'_base_'}
 
 
-@pytest.mark.parametrize('name', ['imagenet', 'pacs', 'shapes', 'waterbirds'])
+@pytest.mark.parametrize('name', ['celeba', 'domainbed', 'imagenet', 'pacs', 'shapes', 'waterbirds', 'wilds'])
 def test_bases_are_plain_fine_tuning(name):
     cfg = load_config(str(CONFIGS / '_base_' / f'{name}.py'))
     assert not {'teacher', 'losses', 'knn_gate'} & cfg.model.keys()
@@ -241,6 +253,9 @@ def test_settings_that_all_share_are_written_once():
             'imagenet.py': 1,
             'pacs.py': 1,
             'waterbirds.py': 1,
+            'celeba.py': 1,
+            'domainbed.py': 1,
+            'wilds.py': 1,
         }
 
 

@@ -15,7 +15,18 @@ from mmcfmask.counterfactual import random_views
 from mmcfmask.datasets import shapes
 from mmcfmask.datasets.images import EXTENSIONS
 from mmcfmask.datasets.layouts import SETS, WATERBIRDS_GROUPS
-from mmcfmask.evaluation import describe_run, describe_set, groups, metrics, read_reference_models, reference_line
+from mmcfmask.datasets.published import BENCHMARKS
+from mmcfmask.evaluation import (
+    coarse,
+    describe_run,
+    describe_set,
+    f1,
+    groups,
+    kept,
+    metrics,
+    read_reference_models,
+    reference_line,
+)
 from mmcfmask.models import CARFT, L2SP, CLIPDistillHead, KNNGate, LipsumFT
 from mmcfmask.models.inference.relevance_crop import CROP_SCALE
 from mmcfmask.models.preprocessor import PUBLISHED_VALUES
@@ -58,7 +69,7 @@ def test_mini_clip():
 
 def test_published_sets():
     named = {row[1].strip('`'): row for row in table('docs/data.md', '| set') if row[1]}
-    assert set(named) == {name for name in SETS if '-v2-' not in name} - {'imagenet-train', 'waterbirds'}
+    assert set(named) == {name for name in SETS if '-v2-' not in name} - {'imagenet-train', 'waterbirds', *BENCHMARKS}
     for name, row in named.items():
         images = 75 * 50_000 if '×' in row[2] else number(row[2])
         assert images == SETS[name].images and number(row[3]) == SETS[name].num_classes, name
@@ -162,7 +173,7 @@ def test_fields_of_metrics_json():
 
 def test_metrics():
     documented = {name for row in table('docs/evaluation.md', '| metric') for name in re.findall(r'`(\w+)`', row[0])}
-    source = inspect.getsource(metrics) + inspect.getsource(groups)
+    source = ''.join(map(inspect.getsource, (metrics, groups, coarse, f1, kept)))
     assert documented >= {'top1', 'top5', 'mean_per_class', 'nll', 'ece', 'zero_shot_percent', 'mce'}
     assert [name for name in documented if name not in source] == []
 

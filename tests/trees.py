@@ -185,3 +185,35 @@ def image_paths(dataset):
 
 def class_counts(dataset):
     return np.bincount(dataset.get_gt_labels(), minlength=len(dataset.metainfo['classes'])).tolist()
+
+
+def make_domains(root, domains=('Caltech101', 'LabelMe', 'SUN09', 'VOC2007'), per_class=10):
+    """VLCS in DomainBed's layout."""
+    for domain in domains:
+        names = [f'{{folder}}_{number}.jpg' for number in range(per_class)]
+        make_tree(root / domain, ('bird', 'car', 'chair', 'dog', 'person'), names)
+    return root
+
+
+def make_fmow(root, table):
+    """FMoW-WILDS, of (split, category, timestamp, country) of each image."""
+    rows = [dict(zip(('split', 'category', 'timestamp', 'country_code'), row)) for row in table]
+    for number in range(len(rows)):
+        save_small_image(root / 'images' / f'rgb_img_{number}.png')
+    write_csv(root / 'rgb_metadata.csv', rows)
+    countries = [('USA', 'Americas'), ('KEN', 'Africa'), ('ATA', '')]
+    write_csv(root / 'country_code_mapping.csv', [dict(zip(('alpha-3', 'region'), row)) for row in countries])
+    return root
+
+
+def make_celeba(root, faces, image_dir='img_align_celeba'):
+    """CelebA, of (blond, male, split) of each image; the former are −1 or 1."""
+    attributes, splits = [], []
+    for number, (blond, male, split) in enumerate(faces, start=1):
+        name = f'{number:06d}.jpg'
+        save_small_image(root / image_dir / name)
+        attributes.append(dict(image_id=name, Bald=-1, Blond_Hair=blond, Male=male))
+        splits.append(dict(image_id=name, partition=split))
+    write_csv(root / 'list_attr_celeba.csv', attributes)
+    write_csv(root / 'list_eval_partition.csv', splits)
+    return root

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check ImageNet, its shifts and Waterbirds under a folder: which sets are there and complete, where to get the others.
+"""Check ImageNet, its shifts and other benchmarks under a folder: which are complete, and where to get the others.
 
     python tools/check_data.py DATA_ROOT [--sets imagenet-r imagenet-a …] [--sample 1000 | --all] [--json]
 
@@ -15,7 +15,7 @@ from mmcfmask_cli import count, run
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Check the data of ImageNet and its shifts, and of Waterbirds')
+    parser = argparse.ArgumentParser(description='Check the data of ImageNet, its shifts and other benchmarks')
     parser.add_argument('data_root', help='folder of all sets, or of ImageNet')
     parser.add_argument('--sets', nargs='+', metavar='SET', help='only these sets, such as imagenet-r (default: all)')
     parser.add_argument('--sample', type=count, default=100, help='images of each set to decode (default: 100)')

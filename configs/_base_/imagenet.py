@@ -21,6 +21,7 @@ corruption_pipeline = [
     crop,
     dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'corruption', 'severity')),
 ]
+group_pipeline = [load, crop, dict(type='PackInputs', meta_keys=('sample_idx', 'img_path', 'group', 'texture'))]
 
 test_loader = dict(
     batch_size=256,
@@ -75,7 +76,45 @@ test_dataloader = {
         **test_loader, dataset=dict(type='ImageNetCDataset', data_root=data_root, pipeline=corruption_pipeline)
     ),
 }
-test_evaluator = dict(type='ShiftAccuracy', evaluators={'imagenet-c': dict(type='CorruptionError')})
+# Other benchmarks and how each is judged (docs/protocols.md). They run only on request: --shifts imagenet-9 cars …
+test_dataloader.update(
+    {
+        name: dict(**test_loader, dataset=dict(**dataset, data_root=data_root, pipeline=group_pipeline))
+        for name, dataset in {
+            'imagenet-9': dict(type='ImageNet9Dataset'),
+            'counteranimal': dict(type='CounterAnimalDataset'),
+            'cue-conflict': dict(type='GeirhosDataset', stimuli='cue-conflict'),
+            'silhouettes': dict(type='GeirhosDataset', stimuli='silhouettes'),
+            'edges': dict(type='GeirhosDataset', stimuli='edges'),
+            'imagenet-real': dict(type='ImageNetRealDataset'),
+            'imagenet-x': dict(type='ImageNetXDataset'),
+            'imagenet-d': dict(type='ImageNetDDataset'),
+            'imagenet-hard': dict(type='ImageNetHardDataset'),
+            'cifar10': dict(type='ZeroShotDataset', benchmark='cifar10'),
+            'cifar100': dict(type='ZeroShotDataset', benchmark='cifar100'),
+            'food101': dict(type='ZeroShotDataset', benchmark='food101'),
+            'cars': dict(type='ZeroShotDataset', benchmark='cars'),
+        }.items()
+    }
+)
+test_evaluator = dict(
+    type='ShiftAccuracy',
+    evaluators={
+        'imagenet-c': dict(type='CorruptionError'),
+        'imagenet-9': dict(type='PartAccuracy', gaps=dict(bg_gap=['mixed_same', 'mixed_rand'])),
+        'counteranimal': dict(type='PartAccuracy', gaps=dict(counter_drop=['common', 'counter'])),
+        'cue-conflict': dict(type='ShapeBias'),
+        'silhouettes': dict(type='CoarseAccuracy'),
+        'edges': dict(type='CoarseAccuracy'),
+        'imagenet-real': dict(type='ShiftAccuracy', apart=True),
+        'imagenet-x': dict(type='FactorAccuracy', apart=True),
+        'imagenet-d': dict(type='PartAccuracy'),
+        'cifar10': dict(type='KeptZeroShot'),
+        'cifar100': dict(type='KeptZeroShot'),
+        'food101': dict(type='KeptZeroShot'),
+        'cars': dict(type='KeptZeroShot'),
+    },
+)
 # Shifts that are not found are left out, with a warning. ImageNet-C (3.75 million images) runs only on request.
 test_cfg = dict(
     type='MultiSetTestLoop',

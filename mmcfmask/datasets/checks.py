@@ -15,9 +15,10 @@ from pathlib import Path
 from ..errors import ConfigError, MissingFileError, UserError
 from ..files import hash_file
 from ..messages import short_list
+from .benchmark_checks import check_benchmark, check_group_csv
 from .class_folders import MissingSetError, find_folder_problems, list_images, sub_folders
 from .duplicates import duplicate_folders, equal_words
-from .groups import WaterbirdsDataset, missing_files
+from .groups import WaterbirdsDataset
 from .imagenet_labels import (
     IMAGENET_WNIDS,
     find_ground_truth,
@@ -40,6 +41,7 @@ from .layouts import (
     objectnet_images,
     objectnet_mappings,
 )
+from .published import BENCHMARKS
 from .shards import Folders, Shards, find_shards
 
 NUMBERS = tuple(str(label) for label in range(1000))
@@ -61,7 +63,8 @@ PER_CLASS = {
     'imagenet-v2-top-images': 10,
     'imagenet-c': 50,
 }
-OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images', 'waterbirds')  # not reported as missing
+# Not reported as missing.
+OPTIONAL = ('imagenet-v2-threshold-0.7', 'imagenet-v2-top-images', 'waterbirds', *BENCHMARKS)
 OBJECTNET_IMAGES = 50_273  # in all 313 folders
 
 Watch = Callable[[Iterable, int, str], Iterable]  # items, their number, what happens to them
@@ -132,8 +135,8 @@ def check_sets(
 
     Args:
         data_root: Folder of all sets, or ImageNet's folder with the others in or beside it.
-        names: Keys of :data:`mmcfmask.datasets.layouts.SETS`. Defaults to all; the two minor variants of ImageNet-V2
-            only if they are found.
+        names: Keys of :data:`mmcfmask.datasets.layouts.SETS`. Defaults to all; the two minor variants of ImageNet-V2,
+            Waterbirds and the benchmarks of :mod:`mmcfmask.datasets.published` only if they are found.
         sample: Number of images of each set to decode, drawn with the seed; None: all.
         seed: Seed of the sample.
         watch: Wraps long loops, to show progress.
@@ -147,7 +150,11 @@ def check_sets(
     unknown = [name for name in names or () if name not in SETS]
     if unknown:
         raise ConfigError(f'unknown set {", ".join(unknown)}: choose from {", ".join(SETS)}')
-    reports = [check_set(name, data_root, sample, seed, watch) for name in names or SETS]
+    # Benchmarks have class folders and files of common names: without a name of theirs, a folder is none of them.
+    reports = [
+        check_set(name, data_root, sample, seed, watch, any_name=bool(names) or name not in BENCHMARKS)
+        for name in names or SETS
+    ]
     if not names:
         here = [
             report.name
@@ -175,6 +182,8 @@ def check_set(
     published = SETS[name]
     report = SetReport(name, published.title, published.source, published.images, published.num_classes)
     split = {'imagenet': 'val', 'imagenet-train': 'train'}.get(name)
+    if name in BENCHMARKS:
+        return _decode(report, check_benchmark(report, data_root, any_name), sample, seed, watch)
     try:
         root = find_imagenet(data_root, split) if split else find_set(name, data_root, any_name)
     except MissingSetError as error:
@@ -187,7 +196,7 @@ def check_set(
         elif name == 'imagenet-c':
             paths = _check_corruptions(report, root, watch)
         elif name == 'waterbirds':
-            paths = _check_waterbirds(report, root)
+            paths = check_group_csv(report, WaterbirdsDataset, WATERBIRDS_GROUPS, root)
         elif name == 'imagenet' and (names := flat_images(root)):
             images = flat_val_images(root, names)
             paths = _check_images(report, Folders(root), images, PER_CLASS[name])
@@ -199,7 +208,11 @@ def check_set(
     except (UserError, ValueError, OSError) as error:  # of a mapping file, a ground truth or a shard
         report.problems.append(str(error).rstrip('.'))
         return report
+    return _decode(report, paths, sample, seed, watch)
 
+
+def _decode(report: SetReport, paths: Sequence[str], sample: int | None, seed: int, watch: Watch) -> SetReport:
+    """Read a sample of the images."""
     chosen = paths if sample is None or sample >= len(paths) else random.Random(seed).sample(paths, sample)
     reasons = list(watch(why_unreadable_all(chosen), len(chosen), f'{report.title}: reading images'))
     report.decoded = len(chosen)
@@ -326,26 +339,6 @@ def _check_corruptions(report: SetReport, root: Path, watch: Watch) -> list[str]
         )
     report.classes = min(classes, default=0)
     return paths
-
-
-def _check_waterbirds(report: SetReport, root: Path) -> list[str]:
-    """Compare the files and the groups that the CSV file lists with the published ones; returns the images that are
-    there."""
-    rows = WaterbirdsDataset(str(root), lazy_init=True).read_rows()
-    missing = missing_files(root, (row['file'] for row in rows))
-    if missing:
-        report.notes.append(f'{len(missing):,} of {len(rows):,} images of metadata.csv are missing')
-    for split, published in WATERBIRDS_GROUPS.items():
-        listed = Counter(row['group'] for row in rows if row['split'] == str(WaterbirdsDataset.SPLITS[split]))
-        groups = tuple(listed[group] for group in range(len(published)))
-        counts = (
-            f'{split}: {" / ".join(map(str, groups))} images of the groups, published {" / ".join(map(str, published))}'
-        )
-        if groups != published:
-            (report.notes if sum(groups) < sum(published) else report.problems).append(counts)
-    here = [row for row in rows if row['file'] not in missing]
-    report.images, report.classes = len(here), len({row['label'] for row in here})
-    return [f'{root}/{row["file"]}' for row in here]
 
 
 def _list(root: Path, folders: Sequence[str], watch: Watch, what: str, left_out: Counter) -> dict[str, list[str]]:

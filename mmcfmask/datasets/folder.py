@@ -21,6 +21,7 @@ from .class_folders import check_are_classes, check_folders, warn_of_deeper_clas
 from .holdout import check_holdout, split_holdout, take_per_class
 from .images import EXTENSIONS, left_out_words, why_unreadable, why_unreadable_all
 from .names import class_names, composed, read_names
+from .published import DOMAIN_IMAGES
 from .shards import Folders, Shards, open_tree
 
 
@@ -233,7 +234,8 @@ class FolderDataset(BaseDataset):
 
 @DATASETS.register_module()
 class PACSDataset(FolderDataset):
-    """One domain of PACS (Li et al., ICCV 2017): 7 classes in ``data_root/<domain>/<class>``.
+    """One domain of PACS (Li et al., ICCV 2017): 7 classes in ``data_root/<domain>/<class>``. All domains but one:
+    :class:`mmcfmask.datasets.DomainDataset`.
 
     Args:
         data_root (str): Folder of the data set, with the domains as sub-folders.
@@ -242,7 +244,7 @@ class PACSDataset(FolderDataset):
     """
 
     METAINFO = dict(classes=('dog', 'elephant', 'giraffe', 'guitar', 'horse', 'house', 'person'))
-    IMAGES = dict(photo=1670, art_painting=2048, cartoon=2344, sketch=3929)
+    IMAGES = DOMAIN_IMAGES['pacs']
     DOMAINS = tuple(IMAGES)
 
     def __init__(self, data_root: str, domain: str = 'photo', **kwargs) -> None:

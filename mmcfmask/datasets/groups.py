@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Union
 
 from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
@@ -18,12 +14,10 @@ from ..errors import ConfigError
 from ..messages import near_names, short_list
 from ..ranges import Count, OpenShare, Seed
 from .class_folders import MissingSetError
+from .csv_tables import Value, missing_files, number_values, read_table, split_values
 from .folder import FolderDataset, drop_unreadable
 from .holdout import split_holdout, take_fraction, take_per_group
 from .layouts import SETS, WATERBIRDS_GROUPS, find_set
-from .names import read_text
-
-Value = Union[str, int]
 
 
 @DATASETS.register_module()
@@ -200,7 +194,7 @@ class GroupCSVDataset(FolderDataset):
         path = self.find_csv()
         wanted = [self.file_column, self.label_column, *self.group_columns]
         needs_split = self.split is not None or self.train_split is not None
-        table = read_table(path, wanted + ([self.split_column] if needs_split and not self.split_csv else []))
+        table = self.read_table(path, wanted + ([self.split_column] if needs_split and not self.split_csv else []))
         files = [row[self.file_column] for row in table]
         twice = [file for file, count in Counter(files).items() if count > 1]
         if twice:
@@ -233,6 +227,10 @@ class GroupCSVDataset(FolderDataset):
             dict(file=file, split=split, label=label, group=group)
             for file, split, label, group in zip(files, splits, labels, groups)
         ]
+
+    def read_table(self, path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+        """Rows of the file with these columns. A child class may make columns that the file does not have."""
+        return read_table(path, columns)
 
     def _read_splits(self, files: Sequence[str]) -> list[str]:
         """The split of every image by ``split_csv``."""
@@ -301,98 +299,3 @@ class WaterbirdsDataset(GroupCSVDataset):
             metainfo=dict(protocol=protocol),
             **kwargs,
         )
-
-
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file with a line of column names; values without spaces around them.
-
-    Raises:
-        ConfigError: No rows, a column that the file does not have, or a row without a value; the message names it.
-    """
-    reader = csv_module.DictReader(io.StringIO(read_text(path)), skipinitialspace=True)
-    try:
-        known = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = known
-        unknown = [column for column in columns if column not in known]
-        if unknown:
-            raise ConfigError(
-                f'{path} has no column {unknown[0]!r}; its columns are {short_list(known, 50) or "none"}.'
-                f'{near_names(unknown[0], known)}'
-            )
-        rows = []
-        for row in reader:
-            empty = [column for column in columns if not (row[column] or '').strip()]
-            if empty:
-                raise ConfigError(f'{path}, line {reader.line_num}: there is no value of {", ".join(empty)}.')
-            rows.append({column: row[column].strip() for column in columns})
-    except csv_module.Error as error:
-        raise ConfigError(f'{path}, line {reader.line_num}: {error}.') from None
-    if not rows:
-        raise ConfigError(f'{path} lists no images.')
-    return rows
-
-
-def number_values(values: Sequence[str], names: Sequence[str] | None, where: str) -> tuple[list[int], tuple[str, ...]]:
-    """Numbers of texts, and the names of all numbers.
-
-    Args:
-        values: A column.
-        names: What the numbers mean, in order. None: the distinct values, sorted; as numbers if all are.
-        where: Begins error messages.
-
-    Raises:
-        ConfigError: The values are neither names, nor indices of names, nor as many as there are names.
-    """
-    distinct = set(values)
-    ordered = in_numerical_order(distinct)
-    if names is None:
-        names = ordered
-    names = tuple(map(str, names))
-    if distinct <= set(names):
-        number = {value: names.index(value) for value in distinct}
-    elif all(value.isdecimal() and int(value) < len(names) for value in distinct):
-        number = {value: int(value) for value in distinct}
-    elif len(ordered) == len(names) and all(map(is_number, ordered)):
-        number = {value: index for index, value in enumerate(ordered)}
-    else:
-        raise ConfigError(
-            f'{where} has {len(ordered)} values ({short_list(ordered)}), but {len(names)} names are given '
-            f'({short_list(names)}): texts must be among the names.'
-        )
-    return [number[value] for value in values], names
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def in_numerical_order(values: Iterable[str]) -> list[str]:
-    """Texts in the order of the numbers that they are; in alphabetical order if one is no number."""
-    values = sorted(values)
-    return sorted(values, key=float) if all(map(is_number, values)) else values
-
-
-def split_values(split: Value | Sequence[Value], key: str) -> tuple[str, ...]:
-    """A value or several, as texts."""
-    values = [split] if isinstance(split, (str, int)) else list(split)
-    if not values or any(isinstance(value, bool) or not isinstance(value, (str, int)) for value in values):
-        raise ConfigError(f'{key}={split!r} must be a value of the split column, or a list of values.')
-    return tuple(map(str, values))
-
-
-def missing_files(root: str | os.PathLike, names: Iterable[str]) -> set[str]:
-    """Those of some names for which there is no file in ``root``. Lists every folder once."""
-    listed: dict[str, set[str]] = {}
-    missing = set()
-    for name in names:
-        folder, base = os.path.split(os.path.join(root, name))
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if base not in listed[folder]:
-            missing.add(name)
-    return missing

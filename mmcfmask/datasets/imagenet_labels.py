@@ -50,6 +50,16 @@ def read_class_map(name: str) -> tuple[str, ...]:
     return tuple(line.split()[0] for line in lines if not line.startswith('#'))
 
 
+def read_coarse_classes(name: str) -> dict[str, tuple[int, ...]]:
+    """Indices of the ImageNet classes that each class of another set means, by class folder, from
+    ``class_maps/<name>.txt``."""
+    lines = (Path(__file__).parent / 'class_maps' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    groups: dict[str, list[int]] = {}
+    for _, index, folder in (line.split(maxsplit=2) for line in lines if not line.startswith('#')):
+        groups.setdefault(folder, []).append(int(index))
+    return {folder: tuple(indices) for folder, indices in groups.items()}
+
+
 CLASS_ROWS = ('waterbirds',)  # class maps that give classes of another set as groups of ImageNet's
 
 

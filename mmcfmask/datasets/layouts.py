@@ -1,4 +1,4 @@
-"""ImageNet and its shifts, and Waterbirds: what was published about each set, and how its folder is found."""
+"""ImageNet and its shifts, Waterbirds and other benchmarks: what was published, and how a folder is found."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
 from .class_folders import MissingSetError, sub_folders
+from .published import BENCHMARKS, PublishedSet
 from .shards import SUFFIXES, find_shards
 
 CORRUPTIONS = {  # by archive, which is also the folder in it
@@ -28,33 +28,6 @@ WATERBIRDS_GROUPS = {  # images of land birds on land and on water, water birds 
     'test': (2255, 2255, 642, 642),
 }
 IMAGENET_FOLDERS = ('imagenet', 'imagenet-1k', 'ILSVRC2012', 'ILSVRC', 'imagenet-object-localization-challenge')
-
-
-@dataclass(frozen=True)
-class PublishedSet:
-    """What was published about a set, and how its folder is recognised.
-
-    Attributes:
-        title: Name in print.
-        images, num_classes: Published counts of what is scored.
-        source: Where to get it.
-        folders: Names of its folder; those of the unpacked archives come first.
-        signs: Glob patterns that match inside such a folder, but not inside a folder of many sets.
-        also: Ambiguous folder names, which count only together with the signs.
-    """
-
-    title: str
-    images: int
-    num_classes: int
-    source: str
-    folders: tuple[str, ...]
-    signs: tuple[str, ...]
-    also: tuple[str, ...] = ()
-
-    @property
-    def protocol(self) -> dict:
-        """For the metainfo of a dataset."""
-        return dict(images=self.images, num_classes=self.num_classes, source=self.source)
 
 
 _IMAGENET = 'https://image-net.org/download.php'
@@ -133,6 +106,7 @@ SETS = {
         ('waterbird_complete95_forest2water2', 'waterbirds', 'waterbirds_v1.0'),
         ('[0-2][0-9][0-9].[A-Z]*_[A-Z]*',),  # species of CUB-200
     ),
+    **BENCHMARKS,
 }
 
 

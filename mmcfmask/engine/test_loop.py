@@ -6,6 +6,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torch.utils.data import DataLoader
 from ..datasets import MissingSetError
 from ..errors import ConfigError
 from ..files import check_file_name
+from ..models import CounterfactualClassifier
+from ..models.inference.transfer import build_transfers
+from .hooks import unwrapped
 
 
 class ChainedLoaders:
@@ -111,6 +115,7 @@ class MultiSetLoop(BaseLoop):
                 'none of the sets was found:\n' + '\n'.join(f'{name}: {why}' for name, why in self.missing.items())
             )
         self.evaluators = {name: self._build_evaluator(name, evaluator, keep_predictions) for name in self.loaders}
+        self.transfers = self._build_transfers()
         self.dataloader = ChainedLoaders(self.loaders)
         for name, why in self.missing.items():
             runner.logger.warning(f'{name} is left out: {why}')
@@ -124,6 +129,30 @@ class MultiSetLoop(BaseLoop):
             cfg = {'worker_init_fn': dict(type=lower_priority), **cfg, 'pin_memory': False}
         diff_rank_seed = self.runner._randomness_cfg.get('diff_rank_seed', False)
         return self.runner.build_dataloader(cfg, seed=self.runner.seed, diff_rank_seed=diff_rank_seed)
+
+    def _build_transfers(self) -> dict:
+        """What answers for the sets with classes of their own, while the model still has its pretrained weights."""
+        metainfo = {name: loader.dataset.metainfo for name, loader in self.loaders.items()}
+        sets = {name: info for name, info in metainfo.items() if info.get('class_weights')}
+        model = unwrapped(self.runner.model)
+        if sets and not isinstance(model, CounterfactualClassifier):
+            raise ConfigError(
+                f'{next(iter(sets))} is a ZeroShotDataset, which only a CounterfactualClassifier can be tested on'
+            )
+        return build_transfers(model, sets) if sets else {}
+
+    @contextmanager
+    def _answering(self, name: str) -> Iterator[None]:
+        """Inside the context, the model answers with the classes of a set."""
+        if name not in self.transfers:
+            yield
+            return
+        model = unwrapped(self.runner.model)
+        model.answer_with(self.transfers[name])
+        try:
+            yield
+        finally:
+            model.answer_with(None)
 
     def _build_evaluator(
         self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''
@@ -146,7 +175,8 @@ class MultiSetLoop(BaseLoop):
         metrics: dict[str, float] = {}
         done = 0
         for name, batches in self.dataloader:
-            metrics.update(self._run_set(name, batches, done))
+            with self._answering(name):
+                metrics.update(self._run_set(name, batches, done))
             done += len(self.loaders[name])
         metrics.update(self._averages(metrics))
         self._call('after', '_epoch', metrics=self._logged(metrics))

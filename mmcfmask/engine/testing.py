@@ -14,7 +14,7 @@ from mmpretrain.registry import DATASETS, MODELS
 from torch import nn
 
 from ..compat import loads_file
-from ..datasets import FolderDataset
+from ..datasets import FolderDataset, ZeroShotDataset
 from ..datasets.holdout import follow_run
 from ..datasets.wrappers import inner_configs
 from ..errors import ConfigError, blame
@@ -82,7 +82,8 @@ def prepare_test(
     follow_run(cfg, ((loaded or {}).get('meta') or {}).get('seed', (cfg.get('randomness') or {}).get('seed')))
     if not (keep_pretrained and makes_head(cfg.model)):
         forget_training(cfg.model)
-    if loaded is not None and not keep_pretrained and not cfg.model.get('knn_gate'):
+    pretrained = bool(cfg.model.get('knn_gate')) or compares_with_pretrained(cfg)
+    if loaded is not None and not keep_pretrained and not pretrained:
         skip_pretrained_weights(cfg.model)
     return loaded
 
@@ -276,6 +277,14 @@ def name_method(config: str, model: dict, checkpoint: dict | None) -> str:
     if ways:
         parts.append(' and '.join(ways))
     return ' + '.join(parts)
+
+
+def compares_with_pretrained(cfg: Config) -> bool:
+    """Whether a test has sets with classes of their own, on which the pretrained tower answers too."""
+    return any(
+        is_a(ZeroShotDataset, cfg.test_dataloader[name].dataset.get('type'), DATASETS)
+        for name in find_sets(cfg, 'test') or ()
+    )
 
 
 def forget_training(model: dict) -> None:

@@ -80,6 +80,23 @@ def class_scores(logits: Tensor, groups: Groups) -> Tensor:
     return logits[:, _membership(groups, logits.shape[1], logits.device)[0]].amax(dim=2)
 
 
+def mean_probability_scores(logits: Tensor, groups: Groups) -> Tensor:
+    """log of the mean probability of the outputs of every class, with a softmax over all outputs of the head.
+
+    So does the code of Geirhos et al. (https://github.com/bethgelab/model-vs-human) decide between 16 classes.
+
+    Args:
+        logits (Tensor): (B, C).
+        groups (Groups): As above, not None.
+
+    Returns:
+        Tensor: (B, K) float64, finite.
+    """
+    member = _membership(groups, logits.shape[1], logits.device)[1].double()
+    means = logits.double().softmax(dim=1) @ (member / member.sum(dim=1, keepdim=True)).T
+    return means.clamp(min=torch.finfo(torch.float64).tiny).log()
+
+
 def mixture_scores(logits: Tensor, weights: Tensor, groups: Groups = None) -> Tensor:
     """log Σₘ wₘ softmax(lₘ): log-probabilities of several models together. Every softmax is over the outputs that take
     part, so that the weights stay what they are.

@@ -74,6 +74,8 @@ class ShiftAccuracy(BaseMetric):
     Args:
         keep_predictions (bool): Keep path, label, prediction and confidence of every image in ``details``. Defaults to
             False.
+        apart (bool): The set is no shift: ``top1`` is called ``accuracy``, and does not count in the OOD average.
+            Defaults to False.
         prefix (str, optional): Defaults to ``'accuracy'``.
 
     Attributes:
@@ -90,9 +92,10 @@ class ShiftAccuracy(BaseMetric):
     default_prefix = 'accuracy'
     NAMES: tuple[str, ...] = ('top1', 'top5', 'mean_per_class', 'nll', 'ece')
 
-    def __init__(self, keep_predictions: bool = False, prefix: str | None = None) -> None:
+    def __init__(self, keep_predictions: bool = False, apart: bool = False, prefix: str | None = None) -> None:
         super().__init__(prefix=prefix)
         self.keep_predictions = keep_predictions
+        self.apart = apart
         self.details: dict = {}
 
     @property
@@ -102,7 +105,7 @@ class ShiftAccuracy(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Reduce a batch to a few numbers per image: ``self.results`` holds a dict of columns for every batch."""
-        logits, groups = self._logits(data_samples), self.groups
+        logits, groups = self._scored(data_samples)
         self.num_classes = logits.shape[1] if groups is None else len(groups)
         labels = self._labels(data_samples)
         mask = torch.zeros(len(labels), self.num_classes + 1, dtype=torch.bool)
@@ -144,6 +147,10 @@ class ShiftAccuracy(BaseMetric):
         """More columns, for child classes."""
         return {}
 
+    def _scored(self, data_samples: Sequence[dict]) -> tuple[Tensor, tuple | None]:
+        """Logits, and the groups of them that are the classes of the set."""
+        return self._logits(data_samples, self.groups), self.groups
+
     def _labels(self, data_samples: Sequence[dict]) -> np.ndarray:
         """(B, L) int32, L the largest number of labels of an image, the rest −1."""
         if 'gt_label' not in data_samples[0]:
@@ -156,23 +163,22 @@ class ShiftAccuracy(BaseMetric):
                     f'{self.prefix}: {image_name(sample)} has the labels {members}, but there are '
                     f'{self.num_classes} classes'
                 )
-        longest = max(map(len, labels))
-        return np.array([members + [-1] * (longest - len(members)) for members in labels], dtype=np.int32)
+        return as_rows(labels)
 
-    def _logits(self, data_samples: Sequence[dict]) -> Tensor:
-        """(B, C) float32, finite."""
+    def _logits(self, data_samples: Sequence[dict], groups: tuple | None) -> Tensor:
+        """(B, C) float32, finite; of several models, mixed over the outputs in ``groups``."""
         first = data_samples[0]
         if 'mixed_logits' in first:
             parts, weights = (
                 torch.stack([sample[name] for sample in data_samples]).float()
                 for name in ('mixed_logits', 'mixed_weights')
             )
-            logits = mixture_scores(parts, weights, self.groups)
+            logits = mixture_scores(parts, weights, groups)
         elif 'pred_logits' in first:
             logits = torch.stack([sample['pred_logits'] for sample in data_samples]).float()
         elif 'pred_score' in first:
             scores = torch.stack([sample['pred_score'] for sample in data_samples]).float()
-            taking_part = scores if self.groups is None else class_scores(scores, self.groups)
+            taking_part = scores if groups is None else class_scores(scores, groups)
             for sample, highest in zip(data_samples, taking_part.amax(dim=1).tolist()):
                 if highest == 0:
                     raise ConfigError(
@@ -212,7 +218,10 @@ class ShiftAccuracy(BaseMetric):
         if is_main_process():
             columns = interleave(parts, size)
             self._check_complete(columns['index'], size)
-            metrics = [{f'{self.prefix}/{name}': float(value) for name, value in self.compute_metrics(columns).items()}]
+            found = self.compute_metrics(columns)
+            if self.apart:
+                found = {'accuracy' if name == 'top1' else name: value for name, value in found.items()}
+            metrics = [{f'{self.prefix}/{name}': float(value) for name, value in found.items()}]
         broadcast_object_list(metrics)
         self.results.clear()
         return metrics[0]
@@ -323,18 +332,24 @@ class CorruptionError(ShiftAccuracy):
 
 
 def merge(batches: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Concatenate the columns of several batches. ``labels`` are padded with −1 to the same width."""
-    width = max((batch['labels'].shape[1] for batch in batches), default=1)
-
-    def column(batch: dict, name: str) -> np.ndarray:
-        values = batch[name]
-        return (
-            np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=-1) if name == 'labels' else values
-        )
-
+    """Concatenate the columns of several batches. Lists (``labels``, ``group``) are padded with −1 to one width."""
     return {
-        name: np.concatenate([column(batch, name) for batch in batches]) for name in (batches[0] if batches else ())
+        name: np.concatenate(pad_alike([batch[name] for batch in batches])) for name in (batches[0] if batches else ())
     }
+
+
+def pad_alike(columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(N, L) arrays padded with −1 to the largest L; others as they are."""
+    if columns[0].ndim < 2:
+        return list(columns)
+    width = max(column.shape[1] for column in columns)
+    return [np.pad(column, ((0, 0), (0, width - column.shape[1])), constant_values=-1) for column in columns]
+
+
+def as_rows(lists: Sequence[Sequence[int]]) -> np.ndarray:
+    """Lists of numbers as (N, L) int32, L the longest, the rest −1."""
+    longest = max(map(len, lists))
+    return np.array([[*members, *[-1] * (longest - len(members))] for members in lists], dtype=np.int32)
 
 
 def interleave(parts: Sequence[dict[str, np.ndarray]], size: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from ..files import write_text
 from ..reporting import group_scatter, id_ood_points, id_ood_scatter, save_figure, summary_table
 from ..reporting.choices import add_choices
 from ..reporting.examples import find_panels
-from ..reporting.groups import add_group_columns, group_points, read_metrics, sets_with_groups
+from ..reporting.groups import add_group_columns, group_points, read_metrics, sets_with_groups, sets_without_top1
 from ..reporting.order import Order, sort_methods
 from ..reporting.page import PAGE, write_page
 from ..reporting.runs import Run, collect_metric, find_problems, read_run
@@ -69,9 +69,12 @@ def write_results(
     marks = {name: find_problems(runs) for name, runs in methods.items()}
     tested = {name for runs in results.values() for name in runs[0]}
     metrics = read_metrics(methods)
-    apart = sets_with_groups([run for runs in metrics.values() for run in runs], id_set)
+    everything = [run for runs in metrics.values() for run in runs]
+    apart = sets_with_groups(everything, id_set)
     shifts = [name for name in dict.fromkeys([*order, *sorted(tested)]) if name in tested - {id_set, *apart}]
-    summary = summarize(results, id_set if id_set in tested else None, shifts, marks=marks, apart=apart)
+    uncounted = sets_without_top1(everything)
+    id_set = id_set if id_set in tested else None
+    summary = summarize(results, id_set, shifts, marks=marks, apart=apart, uncounted=uncounted)
     summary = add_choices(add_group_columns(summary, metrics), methods)
     table = summary_table(summary, title or None)
     needed = Measurement.get(console, console.options.update(width=1000), table).minimum

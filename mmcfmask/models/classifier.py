@@ -22,6 +22,7 @@ from .class_embeddings.build import build_class_weights
 from .head import CLIPDistillHead, check_head, read_labels
 from .inference.gate import Gate
 from .inference.relevance_crop import check_crop_scale, predict_with_crop
+from .inference.transfer import ZeroShotTransfer
 from .losses import Step, add_losses, check_teacher, find_terms
 from .losses.base import find_layout
 from .preprocessor import CAMRefillDataPreprocessor, fill_normalisation
@@ -87,6 +88,7 @@ class CounterfactualClassifier(ImageClassifier):
     losses: nn.ModuleList
     teacher: OpenCLIPTeacher | None
     knn_gate: Gate | None
+    transfer: ZeroShotTransfer | None  # of the data set that is tested, if it has classes of its own
 
     def __init__(
         self,
@@ -136,7 +138,7 @@ class CounterfactualClassifier(ImageClassifier):
         self.crop_scale = crop_scale
         self.train_batch_norm = train_batch_norm
         self.losses = nn.ModuleList()
-        self._set_frozen(teacher=None, knn_gate=None)
+        self._set_frozen(teacher=None, knn_gate=None, transfer=None)
         self._load_pretrained()
         if knn_gate is not None:
             gate = MODELS.build({'type': 'KNNGate', **knn_gate})
@@ -188,7 +190,7 @@ class CounterfactualClassifier(ImageClassifier):
             object.__setattr__(self, name, module)
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> nn.Module:
-        for module in (self.teacher, self.knn_gate):
+        for module in (self.teacher, self.knn_gate, self.transfer):
             if module is not None:
                 module._apply(fn, *args, **kwargs)  # follows .to(), .cuda(), .half()
         return super()._apply(fn, *args, **kwargs)
@@ -286,9 +288,15 @@ class CounterfactualClassifier(ImageClassifier):
             return record_attention(self.backbone, inputs)
         return nullcontext(AttentionRecord())
 
+    def answer_with(self, transfer: ZeroShotTransfer | None) -> None:
+        """Predict the classes of another data set from now on; None: those of the head."""
+        self._set_frozen(transfer=transfer)
+
     def predict(self, inputs: Tensor, data_samples: list | None = None, **kwargs: Any) -> list:
         """As ``ImageClassifier.predict``, with a relevance crop if ``crop_scale`` is set, and with the k-NN gate or VRF
         if there is one."""
+        if self.transfer is not None:
+            return self.transfer.predict(self, inputs, data_samples)
         if self.knn_gate is not None:
             return self.knn_gate.predict(self, inputs, data_samples)
         if self.crop_scale is None:

@@ -11,7 +11,7 @@ from .choices import add_choices
 from .class_change import ClassChange, compare_classes
 from .comparison import Comparison, compare_methods
 from .examples import find_panels
-from .groups import add_group_columns, read_metrics, sets_with_groups
+from .groups import add_group_columns, read_metrics, sets_with_groups, sets_without_top1
 from .order import keep_methods, read_order, sort_methods
 from .predictions import BySet, gather_predictions
 from .robustness import Lines, add_effective_robustness, fit_lines
@@ -177,7 +177,8 @@ def summarize_metric(methods: Mapping[str, list[Run]], key: str) -> Summary | No
     id_set, have = runs[0].id_set, {name for seeds in values.values() for name in seeds[0]}
     if not have:
         return None
-    grouped = sets_with_groups([metrics for seeds in read_metrics(methods).values() for metrics in seeds], id_set)
+    metrics = [part for seeds in read_metrics(methods).values() for part in seeds]
+    grouped = sets_with_groups(metrics, id_set)
     measured = [name for name in list_sets(runs) if name in have and name not in (id_set, *grouped)]
     apart = [name for name in grouped if name in have]
     with_accuracy = {name for seeds in collect_metric(methods, 'top1').values() for name in seeds[0] if name != id_set}
@@ -186,4 +187,6 @@ def summarize_metric(methods: Mapping[str, list[Run]], key: str) -> Summary | No
         method: {name: why for name, why in find_problems(seeds).items() if average or name in have}
         for method, seeds in methods.items()
     }
-    return summarize(values, id_set if id_set in have else None, measured, METRICS[key], marks, average, apart)
+    uncounted = sets_without_top1(metrics)
+    id_set = id_set if id_set in have else None
+    return summarize(values, id_set, measured, METRICS[key], marks, average, apart, uncounted)

@@ -83,6 +83,7 @@ class Summary(NamedTuple):
         average: Whether there is a column of the average over shifts.
         more: Names of columns before these, of other numbers of the same kind as the metric.
         texts: ``{column: {method: text}}`` of columns behind all numbers.
+        lower: Names of columns where the lowest number is the best, whatever is best of the metric.
     """
 
     id_set: str | None
@@ -95,6 +96,7 @@ class Summary(NamedTuple):
     average: bool = True
     more: tuple[str, ...] = ()
     texts: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    lower: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -110,7 +112,7 @@ class Summary(NamedTuple):
         """Whether the method has the best mean of a column that several methods have, to the precision shown."""
         digits = self.metric.digits if digits is None else digits
         shown = {m: round(row[column].mean, digits) for m, row in self.rows.items() if column in row}
-        best = max if self.metric.higher_is_better else min
+        best = max if self.metric.higher_is_better and column not in self.lower else min
         return len(shown) > 1 and method in shown and shown[method] == best(shown.values())
 
     def text(self, method: str, column: str, digits: int | None = None) -> str:
@@ -164,6 +166,7 @@ def summarize(
     marks: Mapping[str, Mapping[str, str]] | None = None,
     average: bool = True,
     apart: Sequence[str] = (),
+    uncounted: Sequence[str] = (),
 ) -> Summary:
     """Compute means and standard deviations over seeds, and the OOD average.
 
@@ -179,6 +182,7 @@ def summarize(
             marked, and for a shift the OOD average too. Notes give the reasons.
         average: Whether to compute the OOD average.
         apart: Names of sets, not among the shifts, with a column of their own behind the average.
+        uncounted: Names of sets with other measures, whose marks say nothing about the average.
 
     Raises:
         ConfigError: The results are not valid (:func:`check_results`), or no method was tested on one of the sets.
@@ -205,21 +209,21 @@ def summarize(
         if not rows[method]:
             del rows[method]
             notes.append(f'{method}: tested on none of these sets.')
-    marked, explained = _marks(marks or {}, rows, id_set, apart)
+    marked, explained = _marks(marks or {}, rows, (id_set, *apart, *uncounted))
     notes += explained
     if any(stat.std is not None for row in rows.values() for stat in row.values()):
         notes.append('± is the sample standard deviation over seeds.')
     return Summary(id_set, shifts, rows, tuple(notes), marked, metric, average=average, more=tuple(apart))
 
 
-def _marks(marks, rows, id_set, apart):
+def _marks(marks, rows, uncounted):
     """The marked cells, ``{(method, column): why}``, and a note for each set and reason."""
     marked, methods = {}, {}
     for method, row in rows.items():
         for name, reason in marks.get(method, {}).items():
             marked[method, name] = reason
             methods.setdefault((name, reason), []).append(method)
-        wrong = [name for name in marks.get(method, {}) if name != id_set and name not in apart]
+        wrong = [name for name in marks.get(method, {}) if name not in uncounted]
         if wrong and OOD_AVERAGE in row:
             marked[method, OOD_AVERAGE] = ', '.join(wrong)
     who = {key: '' if len(names) == len(rows) else f' ({", ".join(names)})' for key, names in methods.items()}

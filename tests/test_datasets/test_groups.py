@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS
 from trees import image_paths, make_waterbirds, save_small_image, write_csv
 
 from mmcfmask.datasets import GroupCSVDataset, MissingSetError, WaterbirdsDataset
-from mmcfmask.datasets.groups import number_values
+from mmcfmask.datasets.csv_tables import number_values
 from mmcfmask.datasets.layouts import SETS, WATERBIRDS_GROUPS
 from mmcfmask.datasets.overlap import identify_images
 from mmcfmask.errors import ConfigError

@@ -10,7 +10,7 @@ from mmcfmask.datasets.shards import find_shards
 SIGNS = dict.fromkeys(SETS, 'n01440764')
 SIGNS.update({name: '7' for name in SETS if name.startswith('imagenet-v2')})
 SIGNS.update({'objectnet': 'images/alarm_clock', 'imagenet-c': 'weather/fog'})
-SHIFTS = [name for name in SETS if name not in ('imagenet', 'imagenet-train')]
+SHIFTS = [name for name in SETS if SETS[name].folders and name not in ('imagenet', 'imagenet-train')]
 
 
 def make(*folders):

@@ -16,9 +16,9 @@ from mmcfmask.evaluation import group_accuracies, group_average, worst_group
 NAMES = ('landbird on land', 'landbird on water', 'waterbird on land', 'waterbird on water')
 
 
-def evaluate(rows, kind='GroupAccuracy', **meta):
+def evaluate(rows, kind='GroupAccuracy', options=None, **meta):
     """Rows of (label, answer, group or None)."""
-    metric = METRICS.build(dict(type=kind))
+    metric = METRICS.build(dict(type=kind, **(options or {})))
     metric.dataset_meta = dict(classes=('landbird', 'waterbird'), **meta)
     samples = []
     for number, (label, answer, group) in enumerate(rows):
@@ -100,3 +100,62 @@ def test_names_that_look_alike_stay_apart():
 def test_items_without_a_group(group, message):
     with pytest.raises(ConfigError, match=message):
         evaluate([(0, 0, 0), (0, 0, group)], group_names=NAMES)
+
+
+def plain_accuracy(rows, group):
+    return mean(100.0 * (label == answer) for label, answer, groups in rows if group in groups)
+
+
+def overlapping_rows(seed=3):
+    rng = random.Random(seed)
+    return [(rng.randrange(2), rng.randrange(2), rng.sample(range(4), rng.randrange(4))) for _ in range(60)]
+
+
+def test_an_image_counts_in_each_of_its_groups():
+    rows = overlapping_rows()
+    metrics, metric = evaluate(rows, 'PartAccuracy', group_names=NAMES)
+    for group, key in enumerate(('landbird_on_land', 'landbird_on_water', 'waterbird_on_land', 'waterbird_on_water')):
+        assert metrics[f'accuracy/group_{key}'] == pytest.approx(plain_accuracy(rows, group))
+        count = sum(group in groups for _, _, groups in rows)
+        assert metric.details['groups'][NAMES[group]]['count'] == count
+    plain, _ = evaluate([(label, answer, None) for label, answer, _ in rows], 'ShiftAccuracy')
+    assert plain.items() <= metrics.items() and 'accuracy/worst_group' not in metrics
+
+
+def test_gaps():
+    rows = [(label, answer, group % 3) for label, answer, group in random_rows()]
+    gaps = dict(land_gap=['landbird on land', 'waterbird on land'], no_gap=['landbird on land', 'waterbird on water'])
+    metrics, metric = evaluate(rows, 'PartAccuracy', dict(gaps=gaps), group_names=NAMES)
+    accuracy = [mean(100.0 * (a == b) for a, b, g in rows if g == group) for group in range(3)]
+    assert metrics.pop('accuracy/land_gap') == pytest.approx(accuracy[0] - accuracy[2])
+    assert {name.partition('/')[2].partition('_')[0] for name in metrics} == {'group'}  # nothing over all versions
+    assert metric.details['notes'] == ['no no_gap: no images of waterbird on water']
+    with pytest.raises(ConfigError, match="gaps.gap names 'land'; the set has landbird on land, "):
+        evaluate(rows, 'PartAccuracy', dict(gaps=dict(gap=['land', 'landbird on land'])), group_names=NAMES)
+    with pytest.raises(ConfigError, match="gap=\\['landbird on land'\\] must be two names"):
+        METRICS.build(dict(type='PartAccuracy', gaps=dict(gap=['landbird on land'])))
+
+
+def test_error_ratio_of_factors():
+    rows = overlapping_rows(seed=4)
+    metrics, _ = evaluate(rows, 'FactorAccuracy', dict(apart=True), group_names=('pose', 'color', 'shape', 'style'))
+    whole = mean(100.0 * (label == answer) for label, answer, _ in rows)
+    assert metrics['accuracy/accuracy'] == pytest.approx(whole) and 'accuracy/top1' not in metrics
+    accuracies = [plain_accuracy(rows, group) for group in range(4)]
+    assert metrics['accuracy/worst_factor'] == pytest.approx(min(accuracies))
+    assert metrics['accuracy/error_ratio_color'] == pytest.approx((100 - accuracies[1]) / (100 - whole))
+
+
+def test_ignored_groups_are_not_the_worst():
+    rows = [(0, 0, 0), (0, 1, 1), (1, 1, 2), (1, 0, 2)]
+    metrics, _ = evaluate(rows, options=dict(ignore=[NAMES[1]]), group_names=NAMES, group_sizes=(1, 1, 1, 1))
+    assert metrics['accuracy/worst_group'] == 50 and metrics['accuracy/group_landbird_on_water'] == 0
+    assert metrics['accuracy/group_average'] == pytest.approx((100 + 0 + 50) / 3)
+    with pytest.raises(ConfigError, match='no images of a group, but for those in ignore'):
+        evaluate(rows[1:2], options=dict(ignore=[NAMES[1]]), group_names=NAMES)
+
+
+def test_a_set_apart_has_no_top1():
+    rows = [(0, 0, None), (0, 1, None)]
+    metrics, _ = evaluate(rows, 'ShiftAccuracy', dict(apart=True))
+    assert metrics['accuracy/accuracy'] == 50 and 'accuracy/top1' not in metrics

@@ -10,7 +10,13 @@ from synthetic_runs import write_run
 from mmcfmask.reporting import make_report, page
 from mmcfmask.reporting.choices import add_choices
 from mmcfmask.reporting.contents import gather_contents
-from mmcfmask.reporting.groups import add_group_columns, group_points, group_tables, read_metrics
+from mmcfmask.reporting.groups import (
+    add_group_columns,
+    group_points,
+    group_tables,
+    read_metrics,
+    sets_without_top1,
+)
 from mmcfmask.reporting.runs import find_runs, group_runs
 from mmcfmask.reporting.summary import summarize
 from mmcfmask.reporting.tables import summaries_csv, summary_dict, summary_markdown
@@ -154,3 +160,28 @@ def test_nothing_is_added_for_runs_of_earlier_versions(tmp_path):
     methods = group_runs(find_runs([str(tmp_path)]))
     table = summarize({'x': dict(imagenet=90.0)}, 'imagenet')
     assert add_choices(table, methods) == table
+
+
+def test_measures_of_sets_without_top1():
+    """They have columns of their own, of a drop the lowest is the best, and no place in the OOD average."""
+    table = summarize({'A': dict(test=50.0, v2=40.0), 'B': dict(test=60.0, v2=50.0)})
+    found = {
+        'A': dict(test=metrics(), v2=metrics(), in9=dict(bg_gap=7.0), cars=dict(accuracy=60.0, zero_shot_drop=5.0)),
+        'B': dict(test=metrics(), v2=metrics(), in9=dict(bg_gap=-1.0), cars=dict(accuracy=64.0, zero_shot_drop=1.0)),
+    }
+    added = add_group_columns(table, {method: [run] for method, run in found.items()})
+    assert added.more == ('cars: accuracy', 'cars: zero-shot drop', 'in9: BG-gap') and added.shifts == ('v2',)
+    assert added.text('B', 'in9: BG-gap') == '-1.0' and added.is_best('B', 'in9: BG-gap')
+    assert added.is_best('B', 'cars: zero-shot drop') and added.is_best('B', 'cars: accuracy')
+    assert not added.is_best('A', 'in9: BG-gap')
+    assert any(note.startswith('BG-gap: accuracy on Mixed-Same minus Mixed-Rand of in9') for note in added.notes)
+    without = sets_without_top1([*found.values()])
+    assert without == ['in9', 'cars']
+    results = {'A': dict(test=50.0, v2=40.0), 'B': dict(test=60.0, v2=50.0)}
+    marks = {'A': {'in9': 'incomplete'}}
+    table = summarize(results, marks=marks, uncounted=without)
+    marked = add_group_columns(table, {method: [run] for method, run in found.items()})
+    assert marked.text('A', 'in9: BG-gap') == '7.0†' and marked.text('A', 'OOD avg') == '40.0'
+    assert summarize(results, marks=marks).text('A', 'OOD avg') == '40.0†'
+    one = add_group_columns(table, {m: [{k: v for k, v in run.items() if k != 'cars'}] for m, run in found.items()})
+    assert one.more == ('BG-gap',)

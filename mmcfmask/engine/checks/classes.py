@@ -86,6 +86,8 @@ class CheckClassesHook(Hook):
         first = None  # the first set labelled by the order of its folders
         for name, loader in loaders.items():
             metainfo = read_metainfo(loader)
+            if metainfo.get('class_weights'):  # it has classes and class embeddings of its own
+                continue
             check_number_of_classes(name, metainfo, getattr(head, 'num_classes', None))
             if metainfo.get('label_groups') is not None:
                 continue

@@ -1,0 +1,2 @@
+# Plain fine-tuning.
+_base_ = '../_base_/wilds.py'
