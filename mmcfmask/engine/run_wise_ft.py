@@ -13,7 +13,7 @@ from rich.console import Console
 from ..compat import end_process_group
 from ..errors import ConfigError
 from ..files import as_path
-from ..reporting import results_table
+from ..reporting import summary_table
 from .build import build_runner
 from .checkpoints import check_state_dict, inherited_meta
 from .checks import check_work_dir
@@ -24,7 +24,7 @@ from .memory import memory_explained
 from .predictions import write_predictions
 from .testing import prepare_test
 from .wise_ft import parse_alphas
-from .wise_ft_results import DEFAULT_ALPHA, line_table, save_interpolated, write_results
+from .wise_ft_results import DEFAULT_ALPHA, TABLE, line_notes, line_summary, save_interpolated, write_results
 
 
 def run_wise_ft(
@@ -74,6 +74,8 @@ def run_wise_ft(
     check_work_dir(cfg.work_dir)
     check_work_dir(str(folder), 'folder', '--out')
     if predictions:
+        if DEFAULT_ALPHA not in alphas:
+            raise ConfigError(f'--predictions writes those of α = {DEFAULT_ALPHA:g}: add it to --alphas')
         check_work_dir(predictions, 'folder', '--predictions')
     loaded = prepare_test(cfg, checkpoint, shifts, skip_broken, amp, keep_pretrained=True)
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=alphas, keep_predictions=predictions is not None)
@@ -94,10 +96,9 @@ def run_wise_ft(
             meta = dict(inherited_meta(loaded), seed=meta.get('seed'), config=config, checkpoint=checkpoint)
             save_interpolated(runner.test_loop, save, written[-1], meta)
         if show:
-            console, table = Console(), line_table(line)
-            notes = table.pop('notes')
-            console.print(results_table(**table))
-            for note in [*notes, 'written: ' + '  '.join(map(str, written))]:
+            console = Console()
+            console.print(summary_table(line_summary(line), **TABLE))
+            for note in [*line_notes(line), 'written: ' + '  '.join(map(str, written))]:
                 console.print(note, markup=False, highlight=False, soft_wrap=True)
     end_process_group()
     return line

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluation import describe_checkpoint, describe_run, list_notes
 from ..files import write_json, write_tensors, write_text
-from ..reporting import save_figure, to_markdown, wise_ft_curve
+from ..reporting import save_figure, wise_ft_curve
+from ..reporting.groups import add_group_columns
+from ..reporting.summary import Summary, summarize
+from ..reporting.tables import summary_markdown
 from .provenance import read_command, read_selection, read_training_settings
 
 if TYPE_CHECKING:
@@ -54,33 +58,41 @@ def _run_at(loop: WiSEFTLoop, alpha: float, config: str, checkpoint: dict | None
     return dict(run, wise_ft_alpha=alpha)
 
 
-def line_table(line: dict) -> dict:
-    """Return the arguments of :func:`mmcfmask.reporting.results_table` for a result of :func:`describe_line`.
-
-    The table highlights the default α and no best values: the best α of a shift is not a result, as choosing it needs
-    the labels of the shift.
-    """
+def line_summary(line: dict) -> Summary:
+    """The accuracies at every α, of a result of :func:`describe_line`, for the tables of :mod:`mmcfmask.reporting`."""
+    metrics = {f'{part["alpha"]:g}': by_set(part['metrics']) for part in line['line']}
     results = {
-        f'{part["alpha"]:g}': {
-            key[: -len('/top1')]: value
-            for key, value in part['metrics'].items()
-            if key.endswith('/top1') and not key.startswith('ood_average/')
-        }
-        for part in line['line']
+        alpha: {name: values['top1'] for name, values in sets.items() if 'top1' in values and name != 'ood_average'}
+        for alpha, sets in metrics.items()
     }
     names = list(next(iter(results.values())))
     id_set = line['id_set'] if line['id_set'] in names else None
+    shifts = [name for name in names if name in line['ood_average_over']]
+    apart = [name for name in names if name not in (id_set, *shifts)]
+    summary = summarize(results, id_set, shifts, apart=apart)
+    return add_group_columns(summary, {alpha: [sets] for alpha, sets in metrics.items()})
+
+
+def by_set(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """``{'<set>/<metric>': value}`` as ``{set: {metric: value}}``."""
+    sets: dict[str, dict[str, float]] = {}
+    for key, value in metrics.items():
+        name, _, metric = key.rpartition('/')
+        sets.setdefault(name, {})[metric] = value
+    return sets
+
+
+def line_notes(line: dict) -> list[str]:
+    """What a table of a result of :func:`describe_line` does not say."""
     notes = [f'α = 0: pretrained; α = 1: {line["checkpoint"]["path"] if line["checkpoint"] else "fine-tuned"}.']
     if any(part['alpha'] == line['default_alpha'] for part in line['line']):
         notes.append(f'α = {line["default_alpha"]:g} (bold) is the default to report; no test set chooses α.')
-    return dict(
-        results=results,
-        id_set=id_set,
-        shifts=[name for name in names if name != id_set],
-        notes=notes + list_notes(line),
-        highlight=f'{line["default_alpha"]:g}',
-        first_column='α',
-    )
+    return notes + list_notes(line)
+
+
+# The row of the default α is bold, and no best values: the best α of a shift is not a result, as choosing it needs the
+# labels of the shift.
+TABLE = dict(highlight=f'{DEFAULT_ALPHA:g}', first_column='α')
 
 
 def write_results(
@@ -106,7 +118,8 @@ def write_results(
     line = describe_line(loop, runs)
     written = [folder / 'wise_ft.json', folder / 'wise_ft.md']
     write_json(written[0], line)
-    write_text(written[1], to_markdown(**line_table(line)))
+    notes = ''.join(f'\n{note}\n' for note in line_notes(line))
+    write_text(written[1], summary_markdown(line_summary(line), **TABLE) + notes)
     if DEFAULT_ALPHA in runs:
         written.append(folder / 'metrics.json')
         write_json(written[-1], runs[DEFAULT_ALPHA])

@@ -14,9 +14,10 @@ from mmcfmask.engine.config import load_config
 from mmcfmask.engine.run_soup import state_loader
 from mmcfmask.engine.testing import prepare_test, skip_pretrained_weights
 from mmcfmask.engine.wise_ft import parse_alphas, pretrained_weights
-from mmcfmask.engine.wise_ft_results import save_interpolated, write_results
+from mmcfmask.engine.wise_ft_results import TABLE, line_summary, save_interpolated, write_results
 from mmcfmask.models.towers.adapters import holds_adapters
 from mmcfmask.models.towers.loading import load_text_tower
+from mmcfmask.reporting.tables import summary_markdown
 
 ROOT = Path(__file__).parents[2]
 
@@ -327,3 +328,16 @@ def test_hook_says_what_is_wrong_before_training(config):
     set_gradient_accumulation(cfg, 1)
     with pytest.raises(ValueError, match="no such shift: 'rr'"):
         build_runner(cfg).train()
+
+
+def test_sets_with_groups_are_no_part_of_the_average():
+    groups = {'groups/top1': 70.0, 'groups/worst_group': 40.0, 'groups/group_average': 80.0}
+    metrics = {'test/top1': 90.0, 'r/top1': 50.0, **groups}
+    line = dict(
+        line=[dict(alpha=alpha, metrics=metrics) for alpha in (0.0, 0.5)], id_set='test', ood_average_over=['r']
+    )
+    table = summary_markdown(line_summary(line), **TABLE).splitlines()[:4]
+    header, *rows = [row.strip('| ').split(' | ') for row in table]
+    assert header == ['α', 'ID (test)', 'r', 'OOD avg', 'groups', 'Worst group', 'Weighted avg']
+    assert rows[1] == ['0', '90.0', '50.0', '50.0', '70.0', '40.0', '80.0']
+    assert rows[2] == ['0.5', *(f'**{value}**' for value in ('90.0', '50.0', '50.0', '70.0', '40.0', '80.0'))]
