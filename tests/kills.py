@@ -13,6 +13,11 @@ from processes import free_port
 WHEN = ('before', 'middle', 'after')
 
 
+def counts(path):
+    """Whether a file is one of a run. What the processes of a machine share is written by any of them."""
+    return str(path).endswith('.part') and not Path(path).parent.name.startswith('mmcfmask-')
+
+
 def install(kill, log):
     """Count the files that this process writes in ``log``, and die at one of them.
 
@@ -30,7 +35,7 @@ def install(kill, log):
 
     def counted_fsync(descriptor):
         path = os.readlink(f'/proc/self/fd/{descriptor}')
-        if path.endswith('.part'):
+        if counts(path):
             seen.append(path)
             for when, size in (('before', 0), ('middle', os.fstat(descriptor).st_size // 2)):
                 if due(when):
@@ -40,7 +45,7 @@ def install(kill, log):
 
     def counted_replace(source, target, **kwargs):
         replace(source, target, **kwargs)
-        if str(source).endswith('.part'):
+        if counts(source):
             with open(log, 'a') as file:
                 file.write(f'{Path(target).name}\n')
             if due('after'):

@@ -107,7 +107,7 @@ def outcome(part: Callable[[], Any]) -> str:
     except UserError as error:
         return f'refused: {error}'
     except Exception as error:  # whatever it is, it is what the trial is for
-        return f'failed: {type(error).__name__}: {first_line(error)}'
+        return f'failed: {type(error).__name__}: {first_line(error) if str(error) else "no message"}'
     return 'ok'
 
 

@@ -208,7 +208,7 @@ def documented():
 
 
 def test_examples_of_the_documentation(tmp_path):
-    config, folder_map, *_, csv = documented()
+    _, config, folder_map, *_, csv = documented()
     trees.make_tree(tmp_path / 'toys', ['teddy bear', 'plushies', 'clocks', 'crane_2', 'misc'])
     values = {}
     exec(folder_map, values)
@@ -221,11 +221,8 @@ def test_examples_of_the_documentation(tmp_path):
     dataset = DATASETS.build({**cfg.test_dataloader.toys.dataset, **{key: values[key] for key in ('folder_map',)}})
     assert labels(dataset) == {'teddy bear': (850,), 'plushies': (850,), 'clocks': (409, 530), 'crane_2': (517,)}
 
-    trees.make_tree(tmp_path / 'wild/train', ['a'])
-    (tmp_path / 'wild/metadata.csv').write_text('filename,y,split,location_remapped\na/a.jpg,2,test,7\n')
-    (tmp_path / 'wild/classes.txt').write_text('cat\ndog\nemu\n')
-    path.write_text(
-        "_base_ = 'mmcfmask::cfmask_vitb16.py'\n" + csv.replace('data/iwildcam_v2.0', str(tmp_path / 'wild'))
-    )
-    wild = DATASETS.build(Config.fromfile(path).wilds)
-    assert len(wild) == 1 and wild[0]['gt_label'] == 2 and list(wild.metainfo['classes']) == ['cat', 'dog', 'emu']
+    trees.make_tree(tmp_path / 'faces/images', ['a'])
+    (tmp_path / 'faces/attributes.csv').write_text('image,smiling,male,part\na/a.jpg,1,0,2\na/b.jpg,0,1,0\n')
+    path.write_text("_base_ = 'mmcfmask::cfmask_vitb16.py'\n" + csv.replace('data/faces', str(tmp_path / 'faces')))
+    faces = DATASETS.build(Config.fromfile(path).faces)
+    assert len(faces) == 1 and faces[0]['gt_label'] == 1 and list(faces.metainfo['classes']) == ['no', 'yes']

@@ -205,7 +205,7 @@ def test_study_killed_at_a_file(tmp_path, sample):
     def outcome(name):
         out = tmp_path / name / 'out'
         return {
-            str(path.relative_to(out)): path.read_text()
+            str(path.relative_to(out)): path.read_text().replace(str(out.parent), '')
             for path in out.rglob('*')
             if path.is_file() and path.suffix not in ('.log', '.png', '.py') and path.name != '.lock'
         }

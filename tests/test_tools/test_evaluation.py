@@ -75,7 +75,7 @@ def comparable(path):
     run = json.loads(path.read_text())
     for part in run['sets'].values():
         del part['speed']
-    return {key: value for key, value in run.items() if key not in ('config', 'method')}
+    return {key: value for key, value in run.items() if key not in ('config', 'method', 'command')}
 
 
 def test_processes_and_batch_sizes_do_not_matter(write, tmp_path):
