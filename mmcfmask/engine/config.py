@@ -8,7 +8,7 @@ import difflib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ from .values import get_value
 SUFFIXES = ('.py', '.yaml', '.yml', '.json')  # of files of settings
 
 
-def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = (), complete: bool = False) -> Config:
+def load_config(
+    path: str,
+    options: Mapping[str, Any] | Sequence[str] = (),
+    complete: bool = False,
+    read: Callable[[str], Config] | None = None,
+) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
     Args:
@@ -37,13 +42,14 @@ def load_config(path: str, options: Mapping[str, Any] | Sequence[str] = (), comp
             of a shared variable also sets its copies (:mod:`.shared`). Without options the config is what
             ``Config.fromfile`` gives.
         complete (bool): A run follows, so whatever is missing for it is an error too.
+        read (Callable, optional): Reads the file, such as a :class:`ConfigReader`. Defaults to :func:`read_config`.
 
     Raises:
         MissingFileError: The file does not exist.
         ConfigError: The file is not a config; nothing reads an option; a part of the config does not take a value.
             The message lists near names.
     """
-    cfg = read_config(path)
+    cfg = (read or read_config)(path)
     _check_shared(cfg, path)
     options = parse_options(options) if not isinstance(options, Mapping) else options
     if options:
@@ -165,6 +171,19 @@ def read_config(path: str) -> Config:
     except Exception as error:  # a config may fail in any way
         _raise_from_module(error, place[-1])
         raise ConfigError(_explain(error, place[-1])) from error
+
+
+class ConfigReader:
+    """:func:`read_config`, which reads each file once, for work with many variants of few configs."""
+
+    def __init__(self) -> None:
+        self._configs: dict[str, Config] = {}
+
+    def __call__(self, path: str) -> Config:
+        """A copy of the config of a file."""
+        if path not in self._configs:
+            self._configs[path] = read_config(path)
+        return copy.deepcopy(self._configs[path])
 
 
 def _raise_from_module(error: Exception, path: str) -> None:

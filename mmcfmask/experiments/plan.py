@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from ..datasets.holdout import follow_run
 from ..engine.checks.model import makes_counterfactuals, shown_settings
-from ..engine.config import load_config, read_config
+from ..engine.config import ConfigReader, load_config
 from ..errors import ConfigError, MissingFileError, UserError
 from ..files import slug
 from .commands import (
@@ -56,6 +56,7 @@ class Plan:
         self.spec = spec
         self.out = Path(spec.out)
         self.overrides = overrides
+        self._read = ConfigReader()
         self.datasets = spec.datasets or {'': DatasetSpec(config='{config}')}
         self.configs: dict[tuple[str, str], Config] = {}
         self.runs: dict[tuple[str, str], Runs] = {}
@@ -207,7 +208,7 @@ class Plan:
         given = [self.spec.cfg_options, entry.cfg_options, method.cfg_options, setting or {}, self.overrides]
         options = {key: value for part in given for key, value in part.items()}
         try:
-            cfg = load_config(path, drop_unused_options(path, options))
+            cfg = load_config(path, drop_unused_options(self._read(path), options), read=self._read)
         except UserError as error:
             raise ConfigError(f'{where}: {path} with {options}: {error}') from error
         if 'id_set' not in (cfg.get('test_cfg') or {}):
@@ -266,9 +267,8 @@ def check_datasets(methods: list[Method], datasets: list[str]) -> None:
                 raise ConfigError(f'methods[{method.name!r}].datasets: {name!r} is none of {", ".join(datasets)}')
 
 
-def drop_unused_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def drop_unused_options(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the options of sections that the config sets to None: a zero-shot config trains nothing."""
-    cfg = read_config(path)
     return {
         key: value for key, value in options.items() if '.' not in key or cfg.get(key.partition('.')[0], '') is not None
     }

@@ -93,6 +93,7 @@ def test_ratios_are_medians_of_the_rounds():
     assert result['bound_seconds'] == 1.0 and result['images_per_second']['counterfactual'] == 0.5
 
 
+@pytest.mark.slow
 def test_training(capsys):
     cfg = steps.read_config(SHAPES, batch=4, amp=AMP)
     result = training.benchmark_training(cfg, CPU, steps=2)
