@@ -74,8 +74,6 @@ def run_wise_ft(
     check_work_dir(cfg.work_dir)
     check_work_dir(str(folder), 'folder', '--out')
     if predictions:
-        if DEFAULT_ALPHA not in alphas:
-            raise ConfigError(f'--predictions writes those of α = {DEFAULT_ALPHA:g}: add it to --alphas')
         check_work_dir(predictions, 'folder', '--predictions')
     loaded = prepare_test(cfg, checkpoint, shifts, skip_broken, amp, keep_pretrained=True)
     cfg.test_cfg.update(type='WiSEFTLoop', alphas=alphas, keep_predictions=predictions is not None)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -153,8 +152,7 @@ class CounterfactualPictureHook(Hook):
 
 
 def to_pixels(figure: Figure, dpi: int = 150) -> np.ndarray:
-    """A figure as an image, (H, W, 3) RGB uint8."""
+    """A figure of :func:`mmcfmask.reporting.style.new_figure` as an image, (H, W, 3) RGB uint8."""
     figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
