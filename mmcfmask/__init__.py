@@ -22,9 +22,12 @@ compat.drop_leftover_deletes()
 compat.register_clip_projection()
 compat.infer_by_the_pipeline()
 compat.silence_file_client()
+compat.build_datasets_without_garbage_collection()
 compat.keep_checkpoints_plain()
 compat.write_configs_whole()
 compat.read_yaml_safely()
 engine.shared.share_between_files()
+engine.one_set.keep_one_set_of_files()
+compat.reread_config_that_imports()
 
 __all__ = ['__version__', 'inference_config', 'load_model', 'patch_mask', 'refill', 'relevance_map']

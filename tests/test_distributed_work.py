@@ -10,11 +10,12 @@ from mmcfmask.distributed import gather_shares, on_main, on_node, own_share
 WORKER = """
 import sys, torch
 import torch.distributed as dist
+from mmcfmask.compat import start_process_group_without_gpu
 from mmcfmask.distributed import gather_shares, on_main, own_share
 from mmcfmask.engine.checkpoints import check_same_start
 from mmcfmask.errors import ConfigError
 
-dist.init_process_group('gloo')
+start_process_group_without_gpu('pytorch')
 rank = dist.get_rank()
 for items in (1, 2, 3, 7):
     share = own_share(range(items))
@@ -46,12 +47,13 @@ import os, sys
 from pathlib import Path
 import numpy as np
 import torch.distributed as dist
+from mmcfmask.compat import start_process_group_without_gpu
 from mmcfmask.datasets import FolderDataset
 from mmcfmask.datasets import class_folders
 from mmcfmask.distributed import on_node
 
 root, log = sys.argv[1:]
-dist.init_process_group('gloo')
+start_process_group_without_gpu('pytorch')
 rank = dist.get_rank()
 
 def work():

@@ -6,7 +6,7 @@ from .hooks import DistillWeightHook, IterationSeedHook, LossTermHook, RelativeE
 from .logs import MeanLogProcessor
 from .optim import AutocastOptimWrapper, OneCycle
 from .spd import AdamSPD
-from .test_loop import MultiSetTestLoop, MultiSetValLoop
+from .test_loop import MultiSetTestLoop, MultiSetValLoop, OneSetTestLoop
 from .train_loop import ResumableEpochLoop, ResumableSampler, ShardSampler
 from .wise_ft import WiSEFTHook, WiSEFTLoop
 
@@ -25,6 +25,7 @@ __all__ = [
     'MultiSetTestLoop',
     'MultiSetValLoop',
     'OneCycle',
+    'OneSetTestLoop',
     'RelativeEMAHook',
     'ResumableEpochLoop',
     'ResumableSampler',

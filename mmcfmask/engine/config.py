@@ -21,6 +21,7 @@ from ..errors import ConfigError, MissingFileError, StorageError, UserError, fir
 from ..messages import near_names
 from .checks import check_config
 from .checks.schema import check_top_level
+from .one_set import keep_one_set
 from .options import parse_options
 from .shared import READ_KEYS, find_copies, find_shared, is_same, log_once, update_shared
 from .values import get_value
@@ -60,6 +61,7 @@ def load_config(
         reached = update_shared(cfg, find_shared(before, cfg), by='--cfg-options')
         _check_variables(cfg, before, options, reached, path)
         _check_training_images(cfg, before, options)
+        keep_one_set(cfg)
     check_config(cfg, complete)
     return cfg
 

@@ -39,6 +39,7 @@ READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} |
     'cache_dir',
     'custom_imports',
     'shared',
+    'one_test_set',
     'tf32',
     'total_batch_size',
     # The Runner reads these too, but not as arguments.

@@ -13,12 +13,13 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, TestLoop
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from ..datasets import MissingSetError
 from ..errors import ConfigError
+from ..evaluation.set_evaluator import SetEvaluator
 from ..files import check_file_name
 from ..models import CounterfactualClassifier
 from ..models.inference.transfer import build_transfers
@@ -158,7 +159,7 @@ class MultiSetLoop(BaseLoop):
         self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''
     ) -> Evaluator:
         metrics = list_metrics(name, cfg, self.mode)
-        evaluator = self.runner.build_evaluator([{**metric, 'prefix': prefix + name} for metric in metrics])
+        evaluator = SetEvaluator([{**metric, 'prefix': prefix + name} for metric in metrics])
         evaluator.dataset_meta = self.loaders[name].dataset.metainfo
         if keep_predictions:
             keeping = [metric for metric in evaluator.metrics if hasattr(metric, 'keep_predictions')]
@@ -307,6 +308,21 @@ class MultiSetValLoop(MultiSetLoop):
         super().__init__(runner, dataloader, evaluator, id_set, *args, **kwargs)
         if id_set in self.missing:
             raise MissingSetError(f'the in-distribution validation set {id_set!r} is missing: {self.missing[id_set]}')
+
+
+@LOOPS.register_module()
+class OneSetTestLoop(TestLoop):
+    """mmengine's TestLoop for one set of a :class:`MultiSetTestLoop`: for programs that know one test set
+    (:mod:`.one_set`). Metrics of mmpretrain judge by the classes of the set, as there.
+
+    Raises:
+        ConfigError: The set brings classes and class embeddings of its own, which only MultiSetTestLoop can answer.
+    """
+
+    def __init__(self, runner, dataloader: dict, evaluator: dict | list, **kwargs) -> None:
+        super().__init__(runner, dataloader, SetEvaluator(evaluator), **kwargs)
+        if self.dataloader.dataset.metainfo.get('class_weights'):
+            raise ConfigError('a ZeroShotDataset can be tested by MultiSetTestLoop alone: choose another one_test_set')
 
 
 class Clock:

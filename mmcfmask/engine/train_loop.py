@@ -124,7 +124,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
                 f'the training set has {len(self.dataloader.dataset)} images, fewer than one {what} of '
                 f'{max(step, self.dataloader.batch_size)} per process: lower {key}'
             )
-        if not isinstance(self.dataloader.sampler, ResumableSampler):
+        self.sampler = getattr(self.dataloader, 'sampler', None)  # none in mmpretrain's vis_scheduler
+        if self.sampler is not None and not isinstance(self.sampler, ResumableSampler):
             raise ConfigError('ResumableEpochLoop needs train_dataloader.sampler.type="ResumableSampler"')
 
     def run(self):
@@ -161,7 +162,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         """Run one epoch, or the rest of it."""
         done = self._iter - self._epoch * len(self.dataloader)
-        self.dataloader.sampler.start = done * self.dataloader.batch_size
+        if self.sampler is not None:
+            self.sampler.start = done * self.dataloader.batch_size
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for idx, data_batch in enumerate(self.dataloader, start=done):

@@ -6,13 +6,14 @@ from short_runs import launch
 START = """
 import sys, torch
 import torch.distributed as dist
+from mmcfmask.compat import start_process_group_without_gpu
 import open_clip
 open_clip.add_model_config(sys.argv[1])
 from torch.nn.parallel import DistributedDataParallel
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 import mmcfmask
-dist.init_process_group('gloo')
+start_process_group_without_gpu('pytorch')
 rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
 share = slice(rank * 8 // world, (rank + 1) * 8 // world)

@@ -9,6 +9,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 from mmpretrain.models.backbones import TIMMBackbone
+from mmpretrain.models.peft import LoRAModel
 from mmpretrain.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
@@ -120,8 +121,15 @@ def makes_counterfactuals(model: dict) -> bool:
 
 
 def check_backbone(model: dict) -> None:
-    """Raise a UserError for an image tower that open_clip or timm does not have, or a missing file of weights."""
+    """Raise a UserError for an image tower that open_clip or timm does not have, mmpretrain's LoRA, or a missing file of
+    weights."""
     tower = model.get('backbone') or {}
+    if is_a(LoRAModel, tower.get('type'), MODELS):
+        module = tower.get('module') or {}
+        raise ConfigError(
+            "model.backbone.type='LoRAModel': mmpretrain's LoRA hides the tower that masks and teacher need. Set the "
+            f'tower itself, with model.backbone=dict(type={module.get("type")!r}, …, lora=dict(rank={tower.get("rank")}))'
+        )
     if is_a(OpenCLIPBackbone, tower.get('type'), MODELS) and tower.get('load', True):
         with blame('model.backbone'):
             check_pretrained(tower.get('model_name'), tower.get('pretrained'))

@@ -87,6 +87,7 @@ class OpenCLIPBackbone(BaseBackbone):
         self.grad_checkpointing = grad_checkpointing
         self.visual = tower.visual
         self.embed_dims = tower.embed_dim
+        self.out_indices = (-1,)  # of the features, by which mmpretrain's t-SNE calls them
         self.image_size = tower.image_size
         self.patch_size = tower.patch_size
         self.logit_scale = tower.logit_scale

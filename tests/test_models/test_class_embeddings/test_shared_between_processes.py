@@ -6,6 +6,7 @@ from short_runs import launch
 WORKER = """
 import sys, torch
 import torch.distributed as dist
+from mmcfmask.compat import start_process_group_without_gpu
 import open_clip
 from mmpretrain.models.classifiers import ImageClassifier
 from mmcfmask.datasets import FolderDataset
@@ -13,7 +14,7 @@ from mmcfmask.models.class_embeddings.build import build_class_weights
 
 config, weights, images, out = sys.argv[1:]
 open_clip.add_model_config(config)
-dist.init_process_group('gloo')
+start_process_group_without_gpu('pytorch')
 classifier = ImageClassifier(
     backbone=dict(type='OpenCLIPBackbone', model_name='tiny-vit', pretrained=weights),
     data_preprocessor=dict(type='ClsDataPreprocessor', mean=[120.0] * 3, std=[60.0, 65.0, 70.0], to_rgb=True))

@@ -82,9 +82,10 @@ import sys
 from types import SimpleNamespace
 import torch
 import torch.distributed as dist
+from mmcfmask.compat import start_process_group_without_gpu
 from mmcfmask.models.losses.mpm_nce import MPMNCE
 
-dist.init_process_group('gloo')
+start_process_group_without_gpu('pytorch')
 rank, world_size = dist.get_rank(), dist.get_world_size()
 features, prompts, labels = torch.load(f'{sys.argv[1]}/batch.pt', weights_only=True)
 own = slice(rank * len(labels) // world_size, (rank + 1) * len(labels) // world_size)
