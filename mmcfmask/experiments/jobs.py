@@ -171,6 +171,7 @@ class RunningJob:
         self.message = ''
         self.process: Process | None = None
         self.log = None
+        self.resumed = job.is_started()
         job.prepare()
         self.commands = job.commands(job)
         self._start_next()

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import mean
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from .durations import Durations, add_duration, read_durations
 from .jobs import Executor, Job, JobError, RunningJob
 
 COLUMNS = (
@@ -27,7 +29,9 @@ COLUMNS = (
 )
 
 
-def run_jobs(jobs: Sequence[Job], console: Console, executor: Executor, refresh: float = 0.5) -> dict[str, str]:
+def run_jobs(
+    jobs: Sequence[Job], console: Console, executor: Executor, refresh: float = 0.5, history: Path | None = None
+) -> dict[str, str]:
     """Run all jobs that are not finished (:func:`find_pending`), as many at once as the executor has slots.
 
     Prints each job that ends; on a terminal it shows progress bars and an estimate of the time left as well. A failure
@@ -38,6 +42,7 @@ def run_jobs(jobs: Sequence[Job], console: Console, executor: Executor, refresh:
         console (Console): Where to print.
         executor (Executor): Starts the commands.
         refresh (float): Seconds between two looks at the processes.
+        history (Path, optional): The folder that keeps how long jobs took, for the estimate.
 
     Returns:
         dict[str, str]: Label to reason, of the jobs that failed.
@@ -52,7 +57,7 @@ def run_jobs(jobs: Sequence[Job], console: Console, executor: Executor, refresh:
     if not waiting:
         return {}
     with interrupt_on_sigterm(), Progress(*COLUMNS, console=console, auto_refresh=False) as bars:
-        queue = _Queue(waiting, console, executor, bars)
+        queue = _Queue(waiting, console, executor, bars, history)
         try:
             while queue.waiting or queue.active:
                 queue.start_ready()
@@ -83,13 +88,16 @@ def find_pending(jobs: Sequence[Job]) -> list[Job]:
 class _Queue:
     """The jobs of one call of :func:`run_jobs`."""
 
-    def __init__(self, jobs: list[Job], console: Console, executor: Executor, bars: Progress) -> None:
+    def __init__(
+        self, jobs: list[Job], console: Console, executor: Executor, bars: Progress, history: Path | None
+    ) -> None:
         self.waiting = jobs
         self.again = [job for job in jobs if job.is_finished()]  # for what they no longer have
         self.total = len(jobs)
         self.active: list[RunningJob] = []
         self.failed: dict[str, str] = {}
-        self.durations: list[tuple[tuple[str, ...], float]] = []
+        self.history = history
+        self.durations = read_durations(history) if history else []
         self.console = console
         self.executor = executor
         self.bars = bars
@@ -140,10 +148,16 @@ class _Queue:
                 running.stop()
                 self.fail(job, error)
             else:
-                self.durations.append((job.group, running.seconds))
+                self.note_duration(running)
                 self.console.print(text, highlight=False, markup=False, soft_wrap=True)
             self.active.remove(running)
             self.bars.remove_task(self.tasks.pop(job.label))
+
+    def note_duration(self, running: RunningJob) -> None:
+        if not running.resumed:
+            self.durations.append((running.job.group, running.seconds))
+            if self.history:
+                add_duration(self.history, running.job.group, running.seconds)
 
     def fail(self, job: Job, error: Exception) -> None:
         self.failed[job.label] = str(error)
@@ -165,9 +179,7 @@ class _Queue:
         self.bars.refresh()
 
 
-def time_left(
-    waiting: Sequence[Job], active: Sequence[RunningJob], durations: Sequence[tuple[tuple[str, ...], float]], slots: int
-) -> float | None:
+def time_left(waiting: Sequence[Job], active: Sequence[RunningJob], durations: Durations, slots: int) -> float | None:
     """Estimate the seconds until all jobs are done; None while nothing is known.
 
     Args:

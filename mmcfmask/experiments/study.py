@@ -22,14 +22,16 @@ from ..files import locked, remove_leftovers
 from ..messages import near_names
 from ..precision import multiplies_bfloat16
 from ..reporting.runs import Run, read_run
+from .durations import read_durations
 from .export import export_results
 from .fingerprint import read_version
 from .jobs import Executor, Job
+from .listing import print_states
 from .local import LocalExecutor
 from .methods import expand_methods, select_methods
 from .plan import Plan
 from .results import write_results
-from .scheduler import find_pending, run_jobs
+from .scheduler import run_jobs
 from .slurm import SlurmExecutor
 from .spec import StudySpec, parse, read_study
 
@@ -87,7 +89,7 @@ class Study:
             starter: Executor = LocalExecutor(jobs)
             if executor == 'slurm':
                 starter = SlurmExecutor(jobs, self.plan.out / 'slurm', self.spec.slurm)
-            failed = run_jobs(planned, console, starter)
+            failed = run_jobs(planned, console, starter, history=self.plan.out)
             for job in planned:
                 if job.is_finished():
                     job.refresh(job)
@@ -173,15 +175,14 @@ def run_study(
         spec = read_study(path)
         changes = dict(out=out, seeds=list(seeds or ()), datasets=select_datasets(spec, datasets), amp=amp)
         spec = spec.model_copy(update={key: value for key, value in changes.items() if value})
-        study = Study(spec, parse_options(cfg_options), only)
+        with Console(stderr=True).status('Reading the configs of the study'):
+            study = Study(spec, parse_options(cfg_options), only)
         check_work_dir(spec.out, 'folder', '--out')
     except UserError as error:
         raise type(error)(str(error) if path in str(error) else f'{path}: {error}') from error
     if list_only:
         planned = study.jobs
-        pending = find_pending(planned)
-        for job in planned:
-            print(f'{describe_state(job, pending):9} {job.label}')
+        print_states(Console(), study.plan, planned, read_durations(Path(spec.out)))
         study.check_versions(planned)
         return 0
     if export:
@@ -242,15 +243,3 @@ def select_datasets(spec: StudySpec, names: Sequence[str] | None) -> dict[str, A
             hint = near_names(name, list(spec.datasets)) or f' There are {", ".join(spec.datasets) or "none"}'
             raise ConfigError(f'no data set is named {name!r}.{hint}')
     return {name: spec.datasets[name] for name in names} if names else None
-
-
-def describe_state(job: Job, pending: Sequence[Job]) -> str:
-    """The state of a job: finished, started, to do, unneeded (only finished jobs depend on it), or the version of
-    mmcfmask that ran it if it is another one."""
-    if job.is_finished():
-        return 'to do' if job in pending else 'finished'
-    if (key := job.read_key()) is not None and read_version(key) != __version__:
-        return f'of {read_version(key)}'
-    if job not in pending:
-        return 'unneeded'
-    return 'started' if job.is_started() else 'to do'

@@ -104,14 +104,11 @@ def path(tmp_path):
     return str(tmp_path / 'my.yaml')
 
 
-def test_a_list_of_the_runs(path, tmp_path, capsys):
-    options = dict(out=str(tmp_path / 'out'), seeds=[3, 4], datasets=['two'], list_only=True)
-    assert run_study(path, **options) == 0
-    assert [line.split(maxsplit=2)[-1] for line in capsys.readouterr().out.splitlines()] == [
-        'two FT (seed 3)',
-        'two FT (seed 4)',
-        'two FT soup',
-    ]
+def test_a_list_makes_no_folders(path, tmp_path, capsys):
+    assert run_study(path, out=str(tmp_path / 'out'), seeds=[3, 4], datasets=['two'], list_only=True) == 0
+    shown = capsys.readouterr().out
+    assert 'two' in shown and 'one' not in shown.split('\n')[0] and 'seed 4' in shown
+    assert '0 of 3 runs, trials and pictures need no work, 3 are left\n' in shown
     assert not (tmp_path / 'out' / 'two').exists()
 
 
@@ -124,7 +121,7 @@ def test_a_list_tells_of_runs_of_another_version(path, tmp_path, capsys):
     job.key_file.write_text('0' * 64)  # as version 0.1.0 wrote it
     with pytest.raises(ConfigError, match=r'ft/seed3 holds a run of mmcfmask 0\.1\.0'):
         run_study(path, **options)
-    assert capsys.readouterr().out.splitlines() == ['of 0.1.0  two FT (seed 3)', 'to do     two FT soup']
+    assert 'of 0.1.0' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

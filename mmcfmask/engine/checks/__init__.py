@@ -101,7 +101,7 @@ def check_testing(
     if 'id_set' not in (cfg.get('test_cfg') or {}):
         raise ConfigError(
             "the config must test by test_cfg=dict(type='MultiSetTestLoop', id_set=…), with a dict of named sets as "
-            'test_dataloader; a config with one_test_set is for programs that know one set (choose sets by --shifts here)'
+            'test_dataloader; one_test_set is for programs that know one set (choose sets by --shifts here)'
         )
     check_all_images(cfg, 'test', find_sets(cfg))
     if checkpoint is None or keep_pretrained or cfg.model.get('knn_gate'):

@@ -121,14 +121,14 @@ def makes_counterfactuals(model: dict) -> bool:
 
 
 def check_backbone(model: dict) -> None:
-    """Raise a UserError for an image tower that open_clip or timm does not have, mmpretrain's LoRA, or a missing file of
-    weights."""
+    """Raise a UserError for an image tower that open_clip or timm does not have, for mmpretrain's LoRA, or for a
+    missing file of weights."""
     tower = model.get('backbone') or {}
     if is_a(LoRAModel, tower.get('type'), MODELS):
-        module = tower.get('module') or {}
+        module, rank = tower.get('module') or {}, tower.get('rank')
         raise ConfigError(
             "model.backbone.type='LoRAModel': mmpretrain's LoRA hides the tower that masks and teacher need. Set the "
-            f'tower itself, with model.backbone=dict(type={module.get("type")!r}, …, lora=dict(rank={tower.get("rank")}))'
+            f'tower itself: model.backbone=dict(type={module.get("type")!r}, …, lora=dict(rank={rank}))'
         )
     if is_a(OpenCLIPBackbone, tower.get('type'), MODELS) and tower.get('load', True):
         with blame('model.backbone'):

@@ -31,6 +31,7 @@ from torch import nn
 from ...errors import ConfigError, MissingFileError, MissingPackageError
 from ...messages import near_names
 from ...ranges import height_and_width
+from .downloads import offline_if_unreachable
 from .image_size import set_image_size
 from .state_dicts import explain_format, has_image_tower, has_text_tower
 from .weight_files import check_parameters, check_tensors, read_state_dict, warn_of_activation
@@ -318,8 +319,10 @@ def _or_explain_download(
     load: Callable, model_name: str, pretrained: str | None = None, cfg: dict | None = None
 ) -> Any:
     """Call ``load``; if a download fails, say which file to get and where to put it."""
+    unreachable = None
     try:
-        return load()
+        with offline_if_unreachable() as unreachable:
+            return load()
     except (OSError, RuntimeError, ImportError) as error:  # the hub and urllib raise OSErrors, open_clip RuntimeErrors
         if importlib.util.find_spec('transformers') is None and 'transformers' in str(error):
             raise MissingPackageError(
@@ -341,8 +344,9 @@ def _or_explain_download(
             sources.append(f'{repo!r} to the hub cache {HF_HUB_CACHE} (`hf download {repo}` does it)')
         if not sources:
             sources.append(f'{model_name!r} and its tokenizer to the hub cache {HF_HUB_CACHE}')
+        reason = unreachable if unreachable and isinstance(error, OSError) else error
         what = f'The weights {pretrained!r} of {model_name!r}' if pretrained else f'Parts of {model_name!r}'
         raise MissingFileError(
-            f'{what} are not on this machine and cannot be downloaded ({error}). On a machine with a network, download '
-            f"{', or '.join(sources)}; or set pretrained='/path/to/file'."
+            f'{what} are not on this machine and cannot be downloaded ({reason}). On a machine with a network, '
+            f"download {', or '.join(sources)}; or set pretrained='/path/to/file'."
         ) from error

@@ -13,6 +13,7 @@ from mmpretrain.registry import MODELS
 from ...errors import ConfigError, MissingFileError
 from ...messages import near_names
 from ...ranges import Stages
+from .downloads import offline_if_unreachable
 from .initial_weights import load_weights
 from .layers import find_depth, freeze_stages, keep_frozen_mode, layer_depths
 
@@ -61,15 +62,18 @@ class PooledTIMMBackbone(TIMMBackbone):
         check_timm_model(model_name)
         if 'norm_layer' in kwargs:
             kwargs['norm_layer'] = MODELS.get(kwargs['norm_layer'])
+        unreachable = None
         try:
-            model = timm.create_model(
-                model_name, pretrained=pretrained, in_chans=in_channels, **{**kwargs, 'num_classes': 0}
-            )
+            with offline_if_unreachable() as unreachable:
+                model = timm.create_model(
+                    model_name, pretrained=pretrained, in_chans=in_channels, **{**kwargs, 'num_classes': 0}
+                )
         except (OSError, RuntimeError) as error:
             if not pretrained and ':' not in model_name:
                 raise
+            reason = unreachable or error
             raise MissingFileError(
-                f'the weights of {model_name!r} are not on this machine and cannot be downloaded ({error}): set '
+                f'the weights of {model_name!r} are not on this machine and cannot be downloaded ({reason}): set '
                 'checkpoint_path to a file of them'
             ) from error
         if checkpoint_path:
