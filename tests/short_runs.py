@@ -1,9 +1,6 @@
 """Whole runs of a few iterations on the built-in benchmark, with a random tower."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from mmengine.config import Config
@@ -64,16 +61,3 @@ def weights(path):
 
 class Killed(Exception):
     pass
-
-
-def launch(script, processes, *args, **kwargs):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    command = [
-        sys.executable,
-        str(ROOT / 'tools' / 'launch.py'),
-        '--standalone',
-        f'--nproc_per_node={processes}',
-        script,
-        *map(str, args),
-    ]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, **kwargs)

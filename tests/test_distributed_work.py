@@ -3,7 +3,7 @@ import tempfile
 
 import pytest
 import torch
-from short_runs import launch
+from forks import launch
 
 from mmcfmask.distributed import gather_shares, on_main, on_node, own_share
 

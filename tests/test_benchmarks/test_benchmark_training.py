@@ -1,10 +1,9 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forks import run_script
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from open_clip.transformer import VisionTransformer
@@ -116,12 +115,10 @@ def test_training(capsys):
 
 def test_command(tmp_path):
     out = tmp_path / 'a' / 'count.json'
-    command = [sys.executable, 'tools/benchmark.py', '--config', SHAPES, '--count', '--amp', '--batch', '4']
-    shown = subprocess.run([*command, '--out', out], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    command = (ROOT / 'tools' / 'benchmark.py', '--config', SHAPES, '--count', '--amp', '--batch', 4)
+    shown = run_script(*command, '--out', out)
     assert json.loads(out.read_text())['card'] == 'H100' and 'ms on H100' in shown.stdout
-    shown = subprocess.run(
-        [*command, '--help'], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+    shown = run_script(*command, '--help').stdout
     assert f'--card {{{",".join(counting.CARDS)}}}' in shown
 
 

@@ -1,7 +1,7 @@
 """Two processes compute what one computes."""
 
 import torch
-from short_runs import launch
+from forks import launch
 
 START = """
 import sys, torch

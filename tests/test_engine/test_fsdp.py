@@ -5,9 +5,10 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from forks import launch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
-from short_runs import config, launch, train
+from short_runs import config, train
 from terms import build
 from torch import nn
 

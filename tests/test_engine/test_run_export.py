@@ -1,13 +1,12 @@
 """From a config and a checkpoint to a folder for another library."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from forks import run_script
 from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 
@@ -235,9 +234,9 @@ def test_the_size_of_the_resized_image():
 
 
 def test_tool(trained, tmp_path):
-    command = [sys.executable, str(ROOT / 'tools' / 'export.py'), CONFIG, '--to', 'open_clip', str(trained)]
-    done = subprocess.run([*command, '--out', str(tmp_path / 'out')], cwd=ROOT, capture_output=True, text=True)
+    command = ('tools/export.py', CONFIG, '--to', 'open_clip', trained, '--out', tmp_path / 'out')
+    done = run_script(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f'{tmp_path / "out"}: README.md, open_clip_config.json, open_clip_model.safetensors\n'
-    done = subprocess.run([*command, '--out', str(tmp_path / 'out')], cwd=ROOT, capture_output=True, text=True)
+    done = run_script(*command)
     assert done.returncode == 1 and done.stderr.count('\n') == 1 and 'is not empty' in done.stderr

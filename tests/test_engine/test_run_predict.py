@@ -1,11 +1,10 @@
 """Predictions for images without labels."""
 
 import csv
-import subprocess
-import sys
 
 import pytest
 import torch
+from forks import run_script
 from mmpretrain import ImageClassificationInferencer
 from PIL import Image
 
@@ -68,8 +67,7 @@ def test_one_file_and_mistakes(photos, tmp_path):
 
 def test_tool(photos, tmp_path):
     out = tmp_path / 'p.csv'
-    command = [sys.executable, 'tools/predict.py', CONFIG, 'none', photos, '--out', out]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_script('tools/predict.py', CONFIG, 'none', photos, '--out', out)
     assert done.returncode == 0, done.stderr
     assert 'broken.jpg cannot be read' in done.stdout and '6 images, 1 that cannot be read' in done.stdout
     assert len(out.read_text().splitlines()) == 8

@@ -5,13 +5,12 @@ import itertools
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 import pytest
+from forks import run_script
 from PIL import Image
 from synthetic_runs import SHIFTS, write_run
 
@@ -74,9 +73,10 @@ def expected_robustness(run, shifts):
 
 def test_the_whole_report(runs, tmp_path):
     out = tmp_path / 'report'
-    command = [sys.executable, 'tools/report.py', f'Zero-shot={runs}/zs', f'FT={runs}/ft', '--out', out]
-    command += ['--compare', 'Zero-shot', 'FT']
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    methods = (f'Zero-shot={runs}/zs', f'FT={runs}/ft')
+    done = run_script('tools/report.py', *methods, '--out', out, '--compare', 'Zero-shot', 'FT')
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
     assert 'report/report.md' in shown and 'FT' in shown and '±' in shown
 
     text = (out / 'report.md').read_text()
@@ -304,8 +304,7 @@ def test_bad_input(runs, tmp_path, source, options, error, message):
 
 
 def test_a_mistake_ends_in_one_line(tmp_path):
-    command = [sys.executable, 'tools/report.py', tmp_path / 'nothing']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_script('tools/report.py', tmp_path / 'nothing')
     assert done.returncode == 1 and done.stderr == f'{tmp_path}/nothing: there is no such folder or file\n'
 
 

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trees
+from forks import run_script
 from rich.console import Console
 
 from mmcfmask.datasets import checks
@@ -23,11 +22,6 @@ def show(*args, **kwargs):
     reports = check_sets(*args, **kwargs)
     show_set_reports(reports, Console())
     return all_complete(reports)
-
-
-def run_tool(*arguments):
-    command = [sys.executable, 'tools/check_data.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -92,7 +86,7 @@ def test_incomplete(root, capsys):
 
 def test_command(tmp_path):
     trees.make_tree(tmp_path / 'imagenet-a', checks.FOLDERS['imagenet-a'][:20], trees.OWN)
-    done = run_tool(tmp_path, '--sets', 'imagenet-a', 'imagenet-r', '--json', '--all')
+    done = run_script('tools/check_data.py', tmp_path, '--sets', 'imagenet-a', 'imagenet-r', '--json', '--all')
     a, r = json.loads(done.stdout)
     assert done.returncode == 1 and not done.stderr  # no progress without a terminal
     assert (a['name'], a['status'], a['classes'], a['published_images']) == ('imagenet-a', 'wrong', 20, 7500)
@@ -107,7 +101,7 @@ def test_command(tmp_path):
     ],
 )
 def test_mistakes(arguments, message):
-    done = run_tool(*arguments)
+    done = run_script('tools/check_data.py', *arguments)
     assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count('\n') == 1
 
 

@@ -3,18 +3,15 @@
 import csv
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from forks import launch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from oracle import config, loader, write_tree
-from processes import free_port
 
 from mmcfmask.engine.run_test import run_test
 from mmcfmask.engine.run_training import run_training
@@ -32,17 +29,8 @@ SMALL = [f'test_dataloader.{name}.dataset.size=20' for name in SETS]
 evaluate, wise_ft = partial(run_test, show=True), partial(run_wise_ft, show=True)
 
 
-def run_apart(*command):
-    env = {
-        **os.environ,
-        'OMP_NUM_THREADS': '1',
-        'PYTHON': sys.executable,
-        'PORT': free_port(),
-        'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')]),
-    }
-    done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
-    )
+def run_on_two_processes(script, *arguments):
+    done = launch(script, 2, *arguments, '--launcher', 'pytorch')
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -82,11 +70,9 @@ def test_processes_and_batch_sizes_do_not_matter(write, tmp_path):
     """60, 18 and 12 images on 1 and 2 processes, in batches of 1, 7 and 64 give the same metrics.json."""
     for size in (1, 7, 64):
         evaluate(write(f'b{size}', size), out=tmp_path / f'one{size}.json', predictions=tmp_path / f'one{size}')
-    run_apart(
-        'tools/dist_test.sh',
+    run_on_two_processes(
+        'tools/test.py',
         write('b7', 7),
-        'none',
-        2,
         '--out',
         tmp_path / 'two7.json',
         '--predictions',
@@ -321,17 +307,10 @@ def test_wise_ft(tmp_path, capfd):
     half = json.loads((tmp_path / 'half.json').read_text())
     assert half['metrics'] == line['line'][1]['metrics'] and half['seed'] == 0
 
-    run_apart(
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--standalone',
-        '--nproc_per_node=2',
+    run_on_two_processes(
         'tools/wise_ft.py',
         'configs/shapes/ft.py',
         checkpoint,
-        '--launcher',
-        'pytorch',
         '--work-dir',
         tmp_path,
         '--out',

@@ -1,18 +1,14 @@
 """tools/pack.py: a folder becomes shards; a wrong folder is one line."""
 
-import subprocess
-import sys
-
+from forks import run_script
 from shards import SIZES, make_folders
-from short_runs import ROOT
 from trees import class_counts
 
 from mmcfmask.datasets import FolderDataset
 
 
 def pack(*arguments):
-    command = [sys.executable, 'tools/pack.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return run_script('tools/pack.py', *arguments)
 
 
 def test_folder_becomes_shards(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import run_script
 from mmengine.config import Config
 from processes import free_port
 
@@ -29,10 +30,12 @@ TEST_ONLY = [option for option in SMALL if option.startswith('test')]
 
 
 def run(*command, fails=False):
-    env = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHON': sys.executable, 'PORT': free_port()}
-    done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
-    )
+    if command[0] == 'fork':
+        done = run_script(*command[1:])
+    else:
+        env = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHON': sys.executable, 'PORT': free_port()}
+        command = [str(part) for part in command]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -102,7 +105,7 @@ def test_quickstart_shortened(tmp_path):
 
 def test_mask_quality(tmp_path):
     shown = run(
-        sys.executable,
+        'fork',
         'tools/mask_quality.py',
         'configs/shapes/cfmask.py',
         '--cfg-options',
@@ -114,9 +117,9 @@ def test_mask_quality(tmp_path):
 
 def test_mistakes_in_arguments():
     for arguments, message in (['no.pth'], 'no.pth'), (['--value', '2'], '--value: the threshold of the object mask'):
-        shown = run(sys.executable, 'tools/mask_quality.py', 'configs/shapes/cfmask.py', *arguments, fails=True)
+        shown = run('fork', 'tools/mask_quality.py', 'configs/shapes/cfmask.py', *arguments, fails=True)
         assert message in shown.splitlines()[-1]
-    shown = run(sys.executable, 'tools/compare.py', 'FT=configs/shapes/ft.py', 'FT=configs/shapes/fd.py', fails=True)
+    shown = run('fork', 'tools/compare.py', 'FT=configs/shapes/ft.py', 'FT=configs/shapes/fd.py', fails=True)
     assert "two methods are named 'FT'" in shown.splitlines()[-1]
 
 

@@ -1,11 +1,9 @@
 """The command line of tools/show_counterfactuals.py."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import run_script
 
 from mmcfmask.counterfactual import FILLS, MASKS
 
@@ -14,9 +12,7 @@ SHAPES = str(ROOT / 'configs' / 'shapes' / 'cfmask.py')
 
 
 def run(*arguments, cwd=ROOT):
-    command = [sys.executable, str(ROOT / 'tools' / 'show_counterfactuals.py'), SHAPES, *map(str, arguments)]
-    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return run_script(ROOT / 'tools' / 'show_counterfactuals.py', SHAPES, *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize(

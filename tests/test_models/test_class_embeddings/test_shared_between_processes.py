@@ -1,7 +1,7 @@
 """Two processes share the images and get the class embeddings that one computes."""
 
 import torch
-from short_runs import launch
+from forks import launch
 
 WORKER = """
 import sys, torch

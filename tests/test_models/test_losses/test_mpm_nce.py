@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from short_runs import launch
+from forks import launch
 from terms import NAMES, TEMPLATES, build, dot, train_a_little, unit
 
 from mmcfmask.errors import ConfigError

@@ -1,11 +1,10 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from forks import run_script
 from mmpretrain.models.classifiers import ImageClassifier
 
 from mmcfmask.models import OpenCLIPBackbone
@@ -79,12 +78,7 @@ def test_tool(tmp_path, tiny_pretrained):
     model = open_clip.create_model('ShapesCLIP-ViT-8-64')
     torch.save(model.state_dict(), tmp_path / 'weights.pt')
     out = tmp_path / 'new' / 'converted.pth'
-    run = subprocess.run(
-        [sys.executable, str(TOOL), 'ShapesCLIP-ViT-8-64', str(tmp_path / 'weights.pt'), str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_script(TOOL, 'ShapesCLIP-ViT-8-64', tmp_path / 'weights.pt', out)
     assert run.returncode == 0, run.stderr
     config = json.loads(run.stdout[run.stdout.index('{') :])
     classifier = ImageClassifier(**config).eval()
