@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import difflib
+import importlib.util
 import os
 import sys
 import traceback
@@ -151,7 +152,7 @@ def read_config(path: str) -> Config:
     Modules in ``custom_imports`` are also found in the current folder, as with ``python -m``.
 
     Args:
-        path (str): The config file.
+        path (str): The config file, or ``package::name`` (:func:`find_file`).
 
     Raises:
         MissingFileError: The file, or one that it inherits from, does not exist.
@@ -160,6 +161,7 @@ def read_config(path: str) -> Config:
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    path = find_file(path)
     place = [path]
     try:
         _check_files(path, place, [])
@@ -171,6 +173,26 @@ def read_config(path: str) -> Config:
     except Exception as error:  # a config may fail in any way
         _raise_from_module(error, place[-1])
         raise ConfigError(_explain(error, place[-1])) from error
+
+
+def find_file(path: str, kind: str = 'configs') -> str:
+    """Find a file of an installed package of OpenMMLab: ``'mmcfmask::shapes/ft.py'`` is ``shapes/ft.py`` of the configs
+    that come with mmcfmask, as in ``_base_``. Any other path stays as it is.
+
+    Args:
+        path (str): A path, or ``package::name``.
+        kind (str): 'configs' or 'studies'.
+
+    Raises:
+        MissingFileError: There is no such package.
+    """
+    package, separator, name = path.partition('::')
+    if not separator:
+        return path
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingFileError(f'{path!r} names a file of the package {package!r}, which is not installed')
+    return os.path.join(spec.submodule_search_locations[0], '.mim', kind, name)
 
 
 class ConfigReader:

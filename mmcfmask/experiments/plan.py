@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from ..datasets.holdout import follow_run
 from ..engine.checks.model import makes_counterfactuals, shown_settings
-from ..engine.config import ConfigReader, load_config
+from ..engine.config import ConfigReader, find_file, load_config
 from ..errors import ConfigError, MissingFileError, UserError
 from ..files import slug
 from .commands import (
@@ -204,7 +204,7 @@ class Plan:
 
     def _load_config(self, dataset: str, method: Method, setting: Mapping[str, Any] | None = None) -> Config:
         where, (_, entry, per_class) = f'methods[{method.name!r}]', self.datasets[dataset]
-        path = entry.config.replace('{config}', method.config)
+        path = find_file(entry.config.replace('{config}', method.config))
         if not Path(path).is_file():
             raise MissingFileError(f'{where}: there is no config {path!r}')
         given = [self.spec.cfg_options, entry.cfg_options, method.cfg_options, setting or {}, self.overrides]

@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
-from ..engine.config import check_text_file, read_config
+from ..engine.config import check_text_file, find_file, read_config
 from ..errors import ConfigError, blame
 from ..files import check_file_name
 from ..ranges import Count, Seed, Share
@@ -222,12 +222,13 @@ def read_study(path: str) -> StudySpec:
     """Read a study file: YAML, JSON, or Python as a config.
 
     Args:
-        path: The file; its name gives ``out`` where the file does not.
+        path: The file, or ``mmcfmask::name`` for one of the package; its name gives ``out`` where the file does not.
 
     Raises:
         MissingFileError: There is no such file.
         ConfigError: It cannot be read, or a key or value is not allowed; the message starts with ``path``.
     """
+    path = find_file(path, 'studies')
     check_text_file(path, 'study')
     values = read_config(path).to_dict()
     if Path(path).suffix in ('.yaml', '.yml'):
