@@ -22,6 +22,7 @@ from ..errors import ConfigError, MissingFileError, StorageError, UserError, fir
 from ..messages import near_names
 from .checks import check_config
 from .checks.schema import check_top_level
+from .hub import published_config
 from .options import parse_options
 from .shared import READ_KEYS, find_copies, find_shared, is_same, log_once, update_shared
 from .values import get_value
@@ -152,7 +153,7 @@ def read_config(path: str) -> Config:
     Modules in ``custom_imports`` are also found in the current folder, as with ``python -m``.
 
     Args:
-        path (str): The config file, or ``package::name`` (:func:`find_file`).
+        path (str): The config file, or another name of it (:func:`find_file`).
 
     Raises:
         MissingFileError: The file, or one that it inherits from, does not exist.
@@ -176,11 +177,12 @@ def read_config(path: str) -> Config:
 
 
 def find_file(path: str, kind: str = 'configs') -> str:
-    """Find a file of an installed package of OpenMMLab: ``'mmcfmask::shapes/ft.py'`` is ``shapes/ft.py`` of the configs
-    that come with mmcfmask, as in ``_base_``. Any other path stays as it is.
+    """Find a file that is named in another way than by its path: ``'mmcfmask::shapes/ft.py'`` is ``shapes/ft.py`` of
+    the configs that come with mmcfmask, as in ``_base_``; a published folder or ``hf://user/name`` is the config in it
+    (:mod:`.hub`). Any other path stays as it is.
 
     Args:
-        path (str): A path, or ``package::name``.
+        path (str): A path, ``package::name``, or for configs a published model.
         kind (str): 'configs' or 'studies'.
 
     Raises:
@@ -188,7 +190,7 @@ def find_file(path: str, kind: str = 'configs') -> str:
     """
     package, separator, name = path.partition('::')
     if not separator:
-        return path
+        return published_config(path) if kind == 'configs' else path
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise MissingFileError(f'{path!r} names a file of the package {package!r}, which is not installed')

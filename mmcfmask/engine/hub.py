@@ -143,15 +143,15 @@ def explained(where: str) -> Iterator[None]:
         raise MissingFileError(f'{where}: there is no such model on the hub, or it is private: {LOGIN}') from None
     except RevisionNotFoundError:
         raise MissingFileError(f'{where}: the model has no such revision') from None
-    except HfHubHTTPError as error:
-        status = getattr(error.response, 'status_code', None)
-        advice = f' ({LOGIN})' if status in (401, 403) else ''
-        raise StorageError(f'{where}: the hub answers {first_line(error)}{advice}') from None
     except LocalEntryNotFoundError as error:  # nothing was downloaded earlier
         if isinstance(error.__cause__, (HfHubHTTPError, OfflineModeIsEnabled)):
             with explained(where):
                 raise error.__cause__ from None
         raise StorageError(f'{where}: the hub cannot be reached: check the network, or HF_ENDPOINT') from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, 'status_code', None)
+        advice = f' ({LOGIN})' if status in (401, 403) else ''
+        raise StorageError(f'{where}: the hub answers {first_line(error)}{advice}') from None
     except Exception as error:
         if not is_of_network(error):
             raise

@@ -23,7 +23,7 @@ from ..reporting.runs import FILE_NAME, Run, read_run
 from ..version import __version__
 from .checks.model import check_has_weights
 from .config import load_config
-from .hub import published_checkpoint, published_config
+from .hub import published_checkpoint
 from .provenance import read_training_settings
 from .testing import build_model, find_class_names, name_method, prepare_test
 
@@ -81,7 +81,7 @@ def run_export(
     part = check_part(to, part)
     if to.startswith('onnx'):
         graphs.check_onnx()
-    config, checkpoint = published_config(config), published_checkpoint(checkpoint)
+    checkpoint = published_checkpoint(checkpoint)
     folder = Path(out)
     with new_folder(folder) as unfinished:
         exported = load_export_model(config, checkpoint, options)

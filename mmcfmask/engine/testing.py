@@ -25,7 +25,7 @@ from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
 from .checks.model import check_has_weights, makes_head
 from .config import load_config
-from .hub import published_checkpoint, published_config
+from .hub import published_checkpoint
 from .soup import SOUPS
 from .test_loop import find_sets
 from .values import is_a
@@ -114,7 +114,7 @@ def inference_config(
         >>> inferencer = ImageClassificationInferencer(inference_config('configs/cfmask_vitb16.py', 'best.pth'))
         >>> inferencer('photo.jpg')
     """
-    path, checkpoint = published_config(path), published_checkpoint(checkpoint)
+    checkpoint = published_checkpoint(checkpoint)
     cfg = load_config(path, options or {})
     loaded = prepare_test(cfg, checkpoint, data=False)
     if checkpoint is None:

@@ -125,4 +125,4 @@ def write_few_shot(console: Console, folder: Path, dataset: str, summaries: Mapp
     table, picture = stem.with_name(f'{stem.name}.md'), stem.with_name(f'{stem.name}.png')
     write_text(table, few_shot_markdown(summaries))
     save_figure(few_shot_figure(summaries), picture)
-    console.print(f'{"images per class:":17}{table}  {picture}', highlight=False, soft_wrap=True)
+    console.print(f'{"few-shot:":17}{table}  {picture}', highlight=False, soft_wrap=True)

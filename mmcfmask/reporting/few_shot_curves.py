@@ -83,6 +83,7 @@ def few_shot_figure(
             axes.xaxis.set_major_locator(FixedLocator(numbers))
             axes.xaxis.set_major_formatter(lambda number, _: f'{number:g}')
             axes.xaxis.set_minor_locator(NullLocator())
+            axes.tick_params(labelbottom=True)
             axes.grid(color='0.92', lw=0.5)
             axes.spines[['top', 'right']].set_visible(False)
         for axes in panels[len(columns) :]:
