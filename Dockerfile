@@ -3,7 +3,7 @@
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
 
-# Where pip finds torch; empty: on PyPI, whose wheels bring CUDA.
+# Where pip also looks for torch, whose "+cpu" it prefers; empty: on PyPI alone, whose wheels bring CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1
 
@@ -12,7 +12,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends libgl1 libglib2
 
 WORKDIR /opt/mmcfmask
 COPY requirements/constraints.txt requirements/
-RUN pip install -c requirements/constraints.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX} torch torchvision
+RUN pip install -c requirements/constraints.txt ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} torch torchvision
 COPY . .
 RUN pip install -c requirements/constraints.txt '.[lite]'
 

@@ -69,7 +69,7 @@ def test_every_line_is_a_command_of_the_shell(tmp_path):
         lines = make_script(INSTRUCTIONS, tmp_path, ROOT, arguments).splitlines()
         shown = [line.replace('pip install', 'echo') for line in lines if 'TORCH_INDEX' in line]
         found = subprocess.run(['bash', '-euc', '\n'.join(shown)], capture_output=True, text=True, check=True).stdout
-        index = f' --index-url {expected}' if expected else ''
+        index = f' --extra-index-url {expected}' if expected else ''
         assert found == f'-c requirements/constraints.txt{index} torch torchvision\n'
 
 
