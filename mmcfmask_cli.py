@@ -30,6 +30,7 @@ COMMANDS = {
     'check-data': ('check_data.py', 'check ImageNet and its shifts under a folder'),
     'pack': ('pack.py', 'pack a folder data set into shards for WebDataset'),
     'export': ('export.py', 'export a model to open_clip, transformers, mmpretrain, torch.export or ONNX'),
+    'publish': ('publish.py', 'publish a trained model with its card, in a folder or on the Hugging Face hub'),
     'convert': ('convert_open_clip.py', "convert pretrained weights of open_clip for mmpretrain's VisionTransformer"),
     'mask-quality': ('mask_quality.py', 'measure how well the relevance map finds the object'),
     'benchmark': ('benchmark.py', 'measure the speed of a training step'),

@@ -97,6 +97,43 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', **kwargs) -> Iterato
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike, option: str = '--out') -> Iterator[Path]:
+    """Make a folder that appears when the context ends, with all that was written into it.
+
+    After an exception, or if the process is killed, there is no folder ``path``; a killed process leaves
+    ``.<name>.<host>.<pid>-<number>.part`` beside it.
+
+    Args:
+        path (str): The folder; it must be new or empty.
+        option (str): What names it, for errors.
+
+    Yields:
+        Path: The folder to write into.
+
+    Raises:
+        StorageError: It is a file or not empty, or cannot be made.
+    """
+    target = Path(path).resolve()
+    if target.is_dir() and any(target.iterdir()):
+        raise StorageError(f'the folder {os.fspath(path)!r} is not empty: choose another with {option}, or delete it')
+    if target.exists() and not target.is_dir():
+        raise StorageError(f'{option} {os.fspath(path)!r} is a file: give the name of a folder')
+    part = target.with_name(f'.{target.name}.{HOST}.{os.getpid()}-{next(_numbers)}.part')
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise storage_error(path, error) from None
+    try:
+        yield part
+        os.replace(part, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise storage_error(path, error) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _is_special(path: str | os.PathLike) -> bool:
     """Whether a path is a device, a pipe or a folder."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -20,6 +20,7 @@ Count = Annotated[int, Ge(1), Le(10**9)]
 Whole = Annotated[int, Ge(0), Le(10**9)]
 Stages = Annotated[int, Ge(-1), Le(10**4)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
+SubsetSeed = Union[Seed, Literal['run']]  # 'run': the seed of the run
 MOST_PIXELS = 16384
 Pixels = Annotated[int, Ge(1), Le(MOST_PIXELS)]
 

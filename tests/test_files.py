@@ -16,6 +16,7 @@ from mmcfmask.files import (
     explained,
     is_running,
     locked,
+    new_folder,
     remove_leftovers,
     write_json,
     write_tensors,
@@ -194,3 +195,30 @@ def test_names_that_are_no_file_names(name):
 def test_names_that_are():
     for name in ('CFMask object', 'ImageNet-V2', 'a.b', '..a', 'größe'):
         assert check_file_name(name, '') == name
+
+
+def test_a_folder_appears_as_a_whole(tmp_path):
+    with new_folder(tmp_path / 'a' / 'new') as part:
+        (part / 'file').write_text('text')
+        assert not (tmp_path / 'a' / 'new').exists()
+    assert names(tmp_path / 'a') == ['new'] and (tmp_path / 'a' / 'new' / 'file').read_text() == 'text'
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'link').symlink_to('empty')
+    with new_folder(tmp_path / 'link') as part:
+        (part / 'file').touch()
+    assert names(tmp_path / 'empty') == ['file'] and (tmp_path / 'link').is_symlink()
+    with pytest.raises(RuntimeError), new_folder(tmp_path / 'half') as part:
+        (part / 'file').touch()
+        raise RuntimeError
+    assert names(tmp_path) == ['a', 'empty', 'link']
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'mine').touch()
+    (tmp_path / 'file').touch()
+    wrong = {'full': 'not empty: choose another with --to', 'file': '--to .* is a file', 'file/a': 'cannot write'}
+    for name, message in wrong.items():
+        with pytest.raises(StorageError, match=message), new_folder(tmp_path / name, '--to'):
+            raise AssertionError
+    assert names(tmp_path) == ['file', 'full'] and names(tmp_path / 'full') == ['mine']

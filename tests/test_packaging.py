@@ -28,7 +28,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp('wheel')
     source, unpacked = folder / 'source', folder / 'unpacked'
     ignore = shutil.ignore_patterns('__pycache__')
-    for name in ('mmcfmask', 'configs', 'tools'):
+    for name in ('mmcfmask', 'configs', 'studies', 'tools'):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignore)
     for path in ROOT.iterdir():
         if path.is_file():
@@ -52,6 +52,7 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel):
     }
     needed |= {Path('mmcfmask/.mim') / path.relative_to(ROOT) for path in (ROOT / 'configs').glob('**/*.py')}
     needed |= {Path('mmcfmask/.mim') / path.relative_to(ROOT) for path in (ROOT / 'tools').glob('*.*')}
+    needed |= {Path('mmcfmask/.mim') / path.relative_to(ROOT) for path in (ROOT / 'studies').glob('*.yaml')}
     assert Path('mmcfmask/py.typed') in needed and Path('mmcfmask/.mim/configs/cfmask_vitb16.py') in needed
     assert needed <= {path.relative_to(wheel) for path in wheel.glob('**/*')}
 
@@ -109,6 +110,14 @@ def test_the_console_script_runs_from_the_wheel(wheel):
     )
     folder, usage = result.stdout.split('\n', 1)
     assert folder == str(wheel / 'mmcfmask') and usage.startswith('usage: mmcfmask export'), result.stderr
+
+
+def test_configs_and_studies_of_the_package_are_found_from_any_folder(wheel, tmp_path):
+    code = 'import mmcfmask_cli as cli; cli.main(["study", "mmcfmask::shapes_weight.yaml", "--list"])'
+    environment = dict(os.environ, PYTHONPATH=str(wheel))
+    command = [sys.executable, '-c', code]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert 'to do     shapes CFMask weight 1 (seed 0)\n' in result.stdout, result.stderr
 
 
 def test_import_without_mmcv_names_both_ways_to_install_it():

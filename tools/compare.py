@@ -40,7 +40,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     methods = {}
     for method in args.methods:
         name, _, config = method.partition('=')
-        if not name or not Path(config).is_file():
+        if not name or '::' not in config and not Path(config).is_file():
             parser.error(f'{method!r} is not NAME=CONFIG with an existing config file')
         if name in methods:
             parser.error(f'two methods are named {name!r}')

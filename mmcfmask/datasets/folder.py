@@ -16,7 +16,7 @@ from rich.progress import track
 from ..distributed import on_node
 from ..errors import ConfigError, StorageError
 from ..messages import short_list
-from ..ranges import Count, Seed
+from ..ranges import Count, SubsetSeed
 from .class_folders import check_are_classes, check_folders, warn_of_deeper_classes
 from .holdout import check_holdout, split_holdout, take_per_class
 from .images import EXTENSIONS, left_out_words, why_unreadable, why_unreadable_all
@@ -56,7 +56,8 @@ class FolderDataset(BaseDataset):
             fill in: train and held_out then differ between runs, test does not. Defaults to None: all images.
         per_class (int, optional): Number of images to keep of every class, drawn after the hold-out. Defaults to None:
             all.
-        subset_seed (int): Seed of ``per_class``. Defaults to 0.
+        subset_seed (int | str): Seed of ``per_class``; ``'run'`` as in ``holdout``. A smaller draw is part of a larger
+            one. Defaults to 0.
         skip_unreadable (bool): Decode all images when the dataset is built, skip those that fail and name them in the
             log. If False, an unreadable image raises an error with its path when it is read. Defaults to False.
         label_field (str, optional): Of shards: the column, the member or the key of the JSON that holds the labels.
@@ -87,7 +88,7 @@ class FolderDataset(BaseDataset):
         other_folders: Sequence[str] = (),
         holdout: dict | None = None,
         per_class: Count | None = None,
-        subset_seed: Seed = 0,
+        subset_seed: SubsetSeed = 0,
         skip_unreadable: bool = False,
         label_field: str | None = None,
         **kwargs,

@@ -12,11 +12,11 @@ from mmpretrain.registry import DATASETS
 
 from ..errors import ConfigError
 from ..messages import near_names, short_list
-from ..ranges import Count, OpenShare, Seed
+from ..ranges import Count, OpenShare, SubsetSeed
 from .class_folders import MissingSetError
 from .csv_tables import Value, missing_files, number_values, read_table, split_values
 from .folder import FolderDataset, drop_unreadable
-from .holdout import split_holdout, take_fraction, take_per_group
+from .holdout import split_holdout, take_fraction, take_per_class, take_per_group
 from .layouts import SETS, WATERBIRDS_GROUPS, find_set
 
 
@@ -57,9 +57,12 @@ class GroupCSVDataset(FolderDataset):
         fraction (float, optional): Part of the images of every group to keep, rounded, at least one. Defaults to None:
             all.
         per_group (int, optional): Number of images of every group to keep. Defaults to None: all.
-        subset_seed (int): Seed of ``fraction`` or ``per_group``. A smaller draw is part of a larger one. Defaults to 0.
-        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir``, ``folders``, ``other_folders`` and
-            ``per_class``: ``classes``, ``holdout`` (stratified by group), ``skip_unreadable``, ``pipeline``, ...
+        per_class (int, optional): Number of images of every class to keep, whatever their groups. Defaults to None:
+            all.
+        subset_seed (int | str): Seed of the subset, which is drawn after the hold-out; ``'run'`` is the seed of the
+            run. A smaller draw is part of a larger one. Defaults to 0.
+        **kwargs: Arguments of :class:`FolderDataset` except ``split_dir``, ``folders`` and ``other_folders``:
+            ``classes``, ``holdout`` (stratified by group), ``skip_unreadable``, ``pipeline``, ...
 
     Raises:
         MissingSetError: The folder or the file does not exist, or none of the images.
@@ -90,20 +93,21 @@ class GroupCSVDataset(FolderDataset):
         group_names: Sequence[str] | None = None,
         fraction: OpenShare | None = None,
         per_group: Count | None = None,
-        subset_seed: Seed = 0,
+        subset_seed: SubsetSeed = 0,
+        per_class: Count | None = None,
         **kwargs,
     ) -> None:
-        for key, advice in dict(
-            per_class='use per_group or fraction', split_dir='use image_dir', folders='', other_folders=''
-        ).items():
+        for key, advice in dict(split_dir='use image_dir', folders='', other_folders='').items():
             if kwargs.get(key):
                 raise ConfigError(f'{type(self).__name__} has no {key}' + (f': {advice}.' if advice else '.'))
         if isinstance(group_columns, str):
             raise ConfigError(
                 f'group_columns={group_columns!r} must be a list of columns, such as [{group_columns!r}].'
             )
-        if fraction is not None and per_group is not None:
-            raise ConfigError(f'fraction={fraction} and per_group={per_group}: only one of them can be set.')
+        subsets = dict(fraction=fraction, per_group=per_group, per_class=per_class)
+        given = [f'{key}={value}' for key, value in subsets.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f'{" and ".join(given)}: only one of them can be set.')
         if fraction is not None and not 0 < fraction < 1:
             raise ConfigError(f'fraction={fraction} must lie between 0 and 1; None keeps all images.')
         if per_group is not None and per_group < 1:
@@ -121,7 +125,7 @@ class GroupCSVDataset(FolderDataset):
         self.group_names = None if group_names is None else list(group_names)
         self.fraction = fraction
         self.per_group = per_group
-        super().__init__(data_root, split_dir=image_dir, subset_seed=subset_seed, **kwargs)
+        super().__init__(data_root, split_dir=image_dir, per_class=per_class, subset_seed=subset_seed, **kwargs)
 
     def find_csv(self, name: str | None = None) -> Path:
         """Path of the CSV file, or of another one beside it.
@@ -186,7 +190,15 @@ class GroupCSVDataset(FolderDataset):
             images = take_fraction(images, self.fraction, self.subset_seed)
         if self.per_group is not None:
             images = take_per_group(images, self.per_group, self.subset_seed)
-        return {file for files in images.values() for file in files}
+        chosen = {file for files in images.values() for file in files}
+        if self.per_class is None:
+            return chosen
+        by_class: dict[str, list[str]] = {name: [] for name in self._metainfo['classes']}
+        for row in rows:
+            if row['file'] in chosen:
+                by_class[self._metainfo['classes'][row['label']]].append(row['file'])
+        drawn = take_per_class(by_class, self.per_class, self.subset_seed)
+        return {file for files in drawn.values() for file in files}
 
     def read_rows(self) -> list[dict]:
         """All rows of the file as dicts with ``file``, ``split``, ``label`` and ``group``. Sets the names in the
@@ -261,6 +273,7 @@ class GroupCSVDataset(FolderDataset):
             f'Split: \t{"all" if self.split is None else ", ".join(self.split)}',
             f'Hold-out: \t{self.holdout}',
             f'Part of every group: \t{self.per_group or self.fraction or "all"}',
+            f'Images per class: \t{self.per_class}',
         ]
 
 
@@ -275,8 +288,8 @@ class WaterbirdsDataset(GroupCSVDataset):
         data_root (str): Folder of the set, with ``metadata.csv``, or a common folder of all sets
             (:func:`mmcfmask.datasets.layouts.find_set`).
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
-        **kwargs: ``holdout``, ``fraction``, ``per_group``, ``subset_seed``, ``skip_unreadable``, ``pipeline`` and
-            other arguments of :class:`GroupCSVDataset` that do not describe the file.
+        **kwargs: ``holdout``, ``fraction``, ``per_group``, ``per_class``, ``subset_seed``, ``skip_unreadable``,
+            ``pipeline`` and other arguments of :class:`GroupCSVDataset` that do not describe the file.
     """
 
     METAINFO = dict(classes=('landbird', 'waterbird'))

@@ -12,11 +12,17 @@ from ..errors import ConfigError
 from ..messages import short_list
 from .names import composed
 
-RUN_SEED = 'run'  # as holdout.seed: the seed of the run
+RUN_SEED = 'run'  # as holdout.seed or subset_seed: the seed of the run
 
 
-def seeded_order(names: Iterable[str], seed: int) -> list[str]:
-    """Names shuffled by the SHA-256 of seed and name: the same on every machine, and adding a name moves no other."""
+def seeded_order(names: Iterable[str], seed: int | str) -> list[str]:
+    """Names shuffled by the SHA-256 of seed and name: the same on every machine, and adding a name moves no other.
+
+    Raises:
+        ConfigError: ``seed`` is still 'run'.
+    """
+    if seed == RUN_SEED:
+        raise ConfigError("The seed 'run' stands for the seed of a run, but there is no run here: give a number.")
     return sorted(
         names, key=lambda name: hashlib.sha256(f'{seed}/{composed(name)}'.encode(errors='surrogateescape')).digest()
     )
@@ -54,7 +60,8 @@ def check_holdout(holdout: dict) -> None:
 
 
 def follow_run(node, seed: int | None) -> bool:
-    """Replace every ``holdout.seed='run'`` in ``node``, a config or a part of one, by the seed of the run.
+    """Replace every ``holdout.seed='run'`` and ``subset_seed='run'`` in ``node``, a config or a part of one, by the
+    seed of the run.
 
     Returns:
         Whether there was such an entry.
@@ -64,13 +71,15 @@ def follow_run(node, seed: int | None) -> bool:
     """
     found = False
     for key, value in list(node.items() if hasattr(node, 'items') else enumerate(node)):
-        if key == 'holdout' and isinstance(value, dict) and value.get('seed') == RUN_SEED:
+        follows = key == 'holdout' and isinstance(value, dict) and value.get('seed') == RUN_SEED
+        if follows or (key, value) == ('subset_seed', RUN_SEED):
             if seed is None:
                 raise ConfigError(
-                    "holdout.seed='run' stands for the seed of the run, but the run has none: set randomness.seed, or "
-                    '--seed of tools/train.py'
+                    f"{'holdout.seed' if follows else key}='run' stands for the seed of the run, but the run has none: "
+                    'set randomness.seed, or --seed of tools/train.py'
                 )
-            value['seed'], found = seed, True
+            (value if follows else node)['seed' if follows else key] = seed
+            found = True
         elif isinstance(value, (dict, list, tuple)):
             found = follow_run(value, seed) or found
     return found
@@ -103,8 +112,6 @@ def split_holdout(
     Raises:
         ConfigError: Nothing is left to train on, or ``seed`` is still 'run'.
     """
-    if seed == RUN_SEED:
-        raise ConfigError("holdout.seed='run' stands for the seed of a run, but there is no run here: give a number.")
     counts = {folder: len(names) for folder, names in images.items()}
     if fraction is not None:
         cut = {folder: max(1, round(test * count)) if test else 0 for folder, count in counts.items()}
@@ -165,7 +172,7 @@ def proportional(counts: dict[str, int], size: int, seed: int) -> dict[str, int]
     return shares
 
 
-def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) -> dict[str, list[str]]:
+def take_per_class(images: dict[str, list[str]], per_class: int, seed: int | str = 0) -> dict[str, list[str]]:
     """``per_class`` images of every class, drawn with a seed; sorted lists. A smaller draw is part of a larger one."""
     short = [f'{folder} ({len(names)})' for folder, names in images.items() if len(names) < per_class]
     if short:
@@ -173,7 +180,7 @@ def take_per_class(images: dict[str, list[str]], per_class: int, seed: int = 0) 
     return {folder: sorted(seeded_order(names, seed)[:per_class]) for folder, names in images.items()}
 
 
-def take_per_group(images: dict[str, list[str]], per_group: int, seed: int = 0) -> dict[str, list[str]]:
+def take_per_group(images: dict[str, list[str]], per_group: int, seed: int | str = 0) -> dict[str, list[str]]:
     """:func:`take_per_class` of groups."""
     short = [f'{group} ({len(names)})' for group, names in images.items() if len(names) < per_group]
     if short:
@@ -181,7 +188,7 @@ def take_per_group(images: dict[str, list[str]], per_group: int, seed: int = 0) 
     return take_per_class(images, per_group, seed)
 
 
-def take_fraction(images: dict[str, list[str]], fraction: float, seed: int = 0) -> dict[str, list[str]]:
+def take_fraction(images: dict[str, list[str]], fraction: float, seed: int | str = 0) -> dict[str, list[str]]:
     """A fraction of every class or group, rounded, at least one image, drawn with a seed; sorted lists. A smaller draw
     is part of a larger one."""
     return {

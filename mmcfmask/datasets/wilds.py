@@ -105,8 +105,9 @@ class WILDSDataset(GroupCSVDataset):
         benchmark (str): 'camelyon17', 'iwildcam', 'fmow' or 'rxrx1'.
         split (str): 'train', 'val' or 'test', the latter two out of distribution; 'id_val' (Camelyon17, iWildCam, FMoW)
             and 'id_test' (all but Camelyon17) are in distribution. Defaults to 'train'.
-        **kwargs: ``classes``, ``holdout``, ``fraction``, ``per_group``, ``subset_seed``, ``skip_unreadable``,
-            ``pipeline`` and other arguments of :class:`GroupCSVDataset` that do not describe the file.
+        **kwargs: ``classes``, ``holdout``, ``fraction``, ``per_group``, ``per_class``, ``subset_seed``,
+            ``skip_unreadable``, ``pipeline`` and other arguments of :class:`GroupCSVDataset` that do not describe the
+            file.
 
     Raises:
         ConfigError: An unknown benchmark or split; and as :class:`GroupCSVDataset`.
@@ -158,8 +159,8 @@ class CelebADataset(GroupCSVDataset):
     Args:
         data_root (str): Folder of the set, or a common folder of all sets.
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
-        **kwargs: ``holdout``, ``fraction``, ``per_group``, ``subset_seed``, ``skip_unreadable``, ``pipeline`` and
-            other arguments of :class:`GroupCSVDataset` that do not describe the file.
+        **kwargs: ``holdout``, ``fraction``, ``per_group``, ``per_class``, ``subset_seed``, ``skip_unreadable``,
+            ``pipeline`` and other arguments of :class:`GroupCSVDataset` that do not describe the file.
     """
 
     METAINFO = dict(classes=('not blond', 'blond'))

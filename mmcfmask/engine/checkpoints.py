@@ -39,6 +39,12 @@ def best_checkpoint(folder: str | os.PathLike) -> Path | None:
     return max(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime, default=None)
 
 
+def chosen_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """Return the checkpoint of a training to test or to publish: the best on the held-out images, or else the last."""
+    epochs = Path(folder).glob('epoch_*.pth')
+    return best_checkpoint(folder) or max(epochs, key=lambda path: path.stat().st_mtime, default=None)
+
+
 def find_resumable(work_dir: str | os.PathLike) -> str | None:
     """Find the checkpoint to resume a run from.
 

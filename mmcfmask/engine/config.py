@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import difflib
+import importlib.util
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ from ..errors import ConfigError, MissingFileError, StorageError, UserError, fir
 from ..messages import near_names
 from .checks import check_config
 from .checks.schema import check_top_level
+from .hub import published_config
 from .one_set import keep_one_set
 from .options import parse_options
 from .shared import READ_KEYS, find_copies, find_shared, is_same, log_once, update_shared
@@ -153,7 +155,7 @@ def read_config(path: str) -> Config:
     Modules in ``custom_imports`` are also found in the current folder, as with ``python -m``.
 
     Args:
-        path (str): The config file.
+        path (str): The config file, or another name of it (:func:`find_file`).
 
     Raises:
         MissingFileError: The file, or one that it inherits from, does not exist.
@@ -162,6 +164,7 @@ def read_config(path: str) -> Config:
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    path = find_file(path)
     place = [path]
     try:
         _check_files(path, place, [])
@@ -173,6 +176,27 @@ def read_config(path: str) -> Config:
     except Exception as error:  # a config may fail in any way
         _raise_from_module(error, place[-1])
         raise ConfigError(_explain(error, place[-1])) from error
+
+
+def find_file(path: str, kind: str = 'configs') -> str:
+    """Find a file that is named in another way than by its path: ``'mmcfmask::shapes/ft.py'`` is ``shapes/ft.py`` of
+    the configs that come with mmcfmask, as in ``_base_``; a published folder or ``hf://user/name`` is the config in it
+    (:mod:`.hub`). Any other path stays as it is.
+
+    Args:
+        path (str): A path, ``package::name``, or for configs a published model.
+        kind (str): 'configs' or 'studies'.
+
+    Raises:
+        MissingFileError: There is no such package.
+    """
+    package, separator, name = path.partition('::')
+    if not separator:
+        return published_config(path) if kind == 'configs' else path
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingFileError(f'{path!r} names a file of the package {package!r}, which is not installed')
+    return os.path.join(spec.submodule_search_locations[0], '.mim', kind, name)
 
 
 class ConfigReader:

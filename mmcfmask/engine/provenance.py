@@ -4,9 +4,11 @@ pooled over seeds only if nothing but the seed differs."""
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
 from mmpretrain.registry import HOOKS
@@ -56,6 +58,11 @@ WITHOUT_EFFECT = (
 OLD_HOOK = 'PlainCheckpointHook'  # version 0.1.0 added it to every config
 LONGEST = 200
 
+# An absolute path in a text, of Linux or Windows.
+PATH = re.compile(r'(?<![\w.~/])(?:[A-Za-z]:)?[/\\](?:[^/\\\s\'",;:()]+[/\\])+(?P<last>[^/\\\s\'",;:()]*)')
+PATH_KEYS = ('config', 'path', 'root')  # whose whole value is a path
+MEASURED = ('speed',)  # of this machine
+
 
 def read_command() -> str:
     """The command of this process, as it can be typed again."""
@@ -66,8 +73,8 @@ def read_command() -> str:
 def read_training_settings(meta: dict) -> dict[str, str] | None:
     """Read the settings of the training that wrote a checkpoint.
 
-    The result leaves out the seeds (of the run and of the hold-out), the folders of files, and what changes no weight.
-    It includes whether the checkpoint is the best one or was written after an epoch.
+    The result leaves out the seeds (of the run, the hold-out and subsets), the folders of files, and what changes no
+    weight. It includes whether the checkpoint is the best one or was written after an epoch.
 
     Args:
         meta (dict): The ``meta`` of a checkpoint.
@@ -106,7 +113,7 @@ def read_selection(meta: dict) -> str | None:
 def _flatten(key: str, value, settings: dict[str, str]) -> None:
     """Add the values below ``key``, except None."""
     name = key.rpartition('.')[2]
-    if value is None or key.endswith('holdout.seed'):
+    if value is None or key.endswith(('holdout.seed', 'subset_seed')):
         return
     if isinstance(value, dict):
         inside = value['dataset'] if value.get('type') == 'CachedDataset' else value  # the same images
@@ -119,3 +126,24 @@ def _flatten(key: str, value, settings: dict[str, str]) -> None:
     settings[key] = (
         text if len(text) <= LONGEST else f'{text[:LONGEST]}… ({hashlib.sha256(text.encode()).hexdigest()[:8]})'
     )
+
+
+def hide_machine(part: Any, out: Path, key: str = '') -> Any:
+    """A part of a metrics.json without absolute paths and measured speeds.
+
+    Args:
+        part: The value of ``key``.
+        out: Paths below this folder are shortened to what is below, all others to their last part.
+        key: Its name.
+    """
+    if isinstance(part, dict):
+        return {name: hide_machine(value, out, name) for name, value in part.items() if name not in MEASURED}
+    if isinstance(part, list):
+        return [hide_machine(value, out, key) for value in part]
+    if not isinstance(part, str) or key == 'key':  # changed, it would be another run's
+        return part
+    for base in dict.fromkeys(map(str, (out.resolve(), out.absolute(), out))):
+        part = re.sub(rf'(?<![\w./]){re.escape(base)}[/\\]', '', part)
+    if key in PATH_KEYS and (part[:1] in ('/', '\\', '~') or part[1:2] == ':' or '..' in part):
+        return re.split(r'[/\\]', part.rstrip('/\\'))[-1]
+    return PATH.sub(lambda match: match['last'] or Path(match[0]).name, part)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmpretrain.models.classifiers import ImageClassifier
 
 from ..datasets.wrappers import inner_configs
-from ..errors import ConfigError, StorageError
-from ..files import as_path, hash_file, write_text
+from ..errors import ConfigError
+from ..files import as_path, hash_file, new_folder, write_text
 from ..messages import near_names
 from ..models.export import graphs, hugging_face_folder, open_clip_folder
 from ..models.export.mmpretrain_folder import write_mmpretrain
@@ -21,9 +21,9 @@ from ..models.towers.backbone import OpenCLIPBackbone
 from ..reporting.model_card import model_card
 from ..reporting.runs import FILE_NAME, Run, read_run
 from ..version import __version__
-from .checks import check_work_dir
 from .checks.model import check_has_weights
 from .config import load_config
+from .hub import published_checkpoint
 from .provenance import read_training_settings
 from .testing import build_model, find_class_names, name_method, prepare_test
 
@@ -81,6 +81,64 @@ def run_export(
     part = check_part(to, part)
     if to.startswith('onnx'):
         graphs.check_onnx()
+    checkpoint = published_checkpoint(checkpoint)
+    folder = Path(out)
+    with new_folder(folder) as unfinished:
+        exported = load_export_model(config, checkpoint, options)
+        run = find_metrics(checkpoint, metrics)
+        usage = write_model(unfinished, to=to, part=part, **exported.files())
+        about = describe_model(exported.model, exported.method, exported.checkpoint is not None)
+        card = model_card(
+            title=f'{Path(config).stem} for {to}',
+            about=f'{about} {ABOUT_PARTS[part]}',
+            usage=usage,
+            preprocessing=describe_preprocessing(exported.preprocessing),
+            training=read_training_settings((exported.checkpoint or {}).get('meta') or {}),
+            results=None if run is None else choose_metrics(run),
+            tested='' if run is None else f'Measured by `tools/test.py`, seed {run.seed}; in percent, except nll.',
+            classes=exported.classes if part == 'classifier' else None,
+            library={'hf': 'transformers', 'open_clip': 'open_clip'}.get(to),
+            task=dict(full='zero-shot-image-classification', image='image-feature-extraction').get(
+                part, 'image-classification'
+            ),
+        )
+        write_text(unfinished / 'README.md', card)
+    if show:
+        print(f'{folder}: {", ".join(sorted(path.name for path in folder.iterdir()))}')
+    return folder
+
+
+class ExportModel(NamedTuple):
+    """A model to export.
+
+    Attributes:
+        model: In eval mode, on the CPU, adapters merged.
+        checkpoint: Its checkpoint; None for pretrained weights.
+        preprocessing: Of its images.
+        classes: Names of its classes.
+        method: What tests call it.
+    """
+
+    model: ImageClassifier
+    checkpoint: dict | None
+    preprocessing: Preprocessing
+    classes: Sequence[str] | None
+    method: str
+
+    def files(self) -> dict[str, Any]:
+        """What :func:`write_model` needs."""
+        state = (self.checkpoint or {}).get('state_dict')
+        return dict(model=self.model, preprocessing=self.preprocessing, classes=self.classes, checkpoint=state)
+
+
+def load_export_model(
+    config: str, checkpoint: str | None = None, options: Mapping[str, Any] | Sequence[str] = ()
+) -> ExportModel:
+    """Load the model of a config and a checkpoint, as :func:`run_export` does.
+
+    Raises:
+        UserError: The config has no such model, or the checkpoint does not fit.
+    """
     cfg = load_config(config, options)
     for name in ('knn_gate', 'crop_scale'):
         if cfg.model.get(name):
@@ -91,36 +149,12 @@ def run_export(
     loaded = prepare_test(cfg, checkpoint, data=False)
     if loaded is None:
         check_has_weights(cfg)
-    run = find_metrics(checkpoint, metrics)
-    folder = Path(out)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise StorageError(f'the folder {out!r} is not empty: choose another with --out, or delete its files')
-    check_work_dir(str(folder), 'folder', '--out')
     method = name_method(config, cfg.model, loaded)
     id_set = cfg.test_dataloader[cfg.test_cfg.id_set]
     classes = find_class_names([id_set.dataset], loaded)
     model = build_model(cfg.model, loaded, checkpoint)
     remove_adapters(model, merge=True)
-    preprocessing = read_preprocessing(model, next(inner_configs(id_set.dataset)))
-    usage = write_model(folder, model, to, part, preprocessing, classes, (loaded or {}).get('state_dict'))
-    card = model_card(
-        title=f'{Path(config).stem} for {to}',
-        about=f'{describe_model(model, method, loaded is not None)} {ABOUT_PARTS[part]}',
-        usage=usage,
-        preprocessing=describe_preprocessing(preprocessing),
-        training=read_training_settings((loaded or {}).get('meta') or {}),
-        results=None if run is None else choose_metrics(run),
-        tested='' if run is None else f'Measured by `tools/test.py`, seed {run.seed}; in percent, except nll.',
-        classes=classes if part == 'classifier' else None,
-        library={'hf': 'transformers', 'open_clip': 'open_clip'}.get(to),
-        task=dict(full='zero-shot-image-classification', image='image-feature-extraction').get(
-            part, 'image-classification'
-        ),
-    )
-    write_text(folder / 'README.md', card)
-    if show:
-        print(f'{folder}: {", ".join(sorted(path.name for path in folder.iterdir()))}')
-    return folder
+    return ExportModel(model, loaded, read_preprocessing(model, next(inner_configs(id_set.dataset))), classes, method)
 
 
 def check_part(to: str, part: str | None) -> str:

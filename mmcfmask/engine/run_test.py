@@ -22,6 +22,7 @@ from .checks import check_config, check_out, check_work_dir
 from .checks.model import warn_of_random_weights
 from .config import load_config
 from .hooks import unwrapped
+from .hub import published_checkpoint
 from .launcher import apply_run_arguments
 from .memory import memory_explained
 from .predictions import write_predictions
@@ -75,6 +76,7 @@ def run_test(
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
     config, checkpoint, out, predictions, work_dir = map(as_path, (config, checkpoint, out, predictions, work_dir))
+    checkpoint = published_checkpoint(checkpoint)
     if knn_gate and vrf:
         raise ConfigError('a test has a k-NN gate or VRF, not both: leave out --knn-gate or --vrf')
     if vrf:  # options of model.knn_gate are then those of VRF

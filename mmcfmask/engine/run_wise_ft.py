@@ -19,6 +19,7 @@ from .checkpoints import check_state_dict, inherited_meta
 from .checks import check_work_dir
 from .config import load_config
 from .hooks import unwrapped
+from .hub import published_checkpoint
 from .launcher import apply_run_arguments
 from .memory import memory_explained
 from .predictions import write_predictions
@@ -64,6 +65,7 @@ def run_wise_ft(
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
     config, checkpoint, out, predictions, work_dir = map(as_path, (config, checkpoint, out, predictions, work_dir))
+    checkpoint = published_checkpoint(checkpoint)
     alphas = parse_alphas(alphas)
     if predictions and DEFAULT_ALPHA not in alphas:
         raise ConfigError(f'--predictions are those at α = {DEFAULT_ALPHA:g}: add it to --alphas')

@@ -25,6 +25,7 @@ from .checkpoints import check_checkpoint, check_same_tower, check_state_dict
 from .checks import check_testing
 from .checks.model import check_has_weights, makes_head
 from .config import load_config
+from .hub import published_checkpoint
 from .soup import SOUPS
 from .test_loop import find_sets
 from .values import is_a
@@ -113,6 +114,7 @@ def inference_config(
         >>> inferencer = ImageClassificationInferencer(inference_config('configs/cfmask_vitb16.py', 'best.pth'))
         >>> inferencer('photo.jpg')
     """
+    checkpoint = published_checkpoint(checkpoint)
     cfg = load_config(path, options or {})
     loaded = prepare_test(cfg, checkpoint, data=False)
     if checkpoint is None:
@@ -258,8 +260,8 @@ def name_method(config: str, model: dict, checkpoint: dict | None) -> str:
     Args:
         config (str): Path of the config.
         model (dict): The model as it was tested.
-        checkpoint (dict, optional): The tested checkpoint. Without one nothing was trained, and the config is called
-            'zero-shot', or 'LP' if its head is a linear probe.
+        checkpoint (dict, optional): The tested checkpoint; a published one has its name. Without one nothing was
+            trained, and the config is called 'zero-shot', or 'LP' if its head is a linear probe.
 
     Returns:
         str: Such as 'ft + WiSE-FT + k-NN gate'.
@@ -267,10 +269,11 @@ def name_method(config: str, model: dict, checkpoint: dict | None) -> str:
     meta = (checkpoint or {}).get('meta') or {}
     weights = ((model.get('head') or {}).get('class_weights') or {}).get('type')
     parts = [Path(config).stem if checkpoint else 'LP' if weights == 'linear_probe' else 'zero-shot']
-    if meta.get('wise_ft_alpha') is not None:
-        parts.append('WiSE-FT')
-    if meta.get('soup'):
-        parts.append(SOUPS.get(meta['soup'], f'{meta["soup"]} soup'))
+    if published := meta.get('method'):  # it says what was made of the weights
+        parts = [published]
+    else:
+        parts += ['WiSE-FT'] if meta.get('wise_ft_alpha') is not None else []
+        parts += [SOUPS.get(meta['soup'], f'{meta["soup"]} soup')] if meta.get('soup') else []
     gate = model.get('knn_gate')
     ways = [GATES[gate_kind(gate)]] if gate else []
     ways += ['relevance crop'] if model.get('crop_scale') else []

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmpretrain.registry import METRICS
 
-from ..engine.checkpoints import LAST, best_checkpoint, read_checkpoint
+from ..engine.checkpoints import LAST, best_checkpoint, chosen_checkpoint, read_checkpoint
 from ..engine.test_loop import list_metrics
 from ..engine.values import is_a
 from ..engine.wise_ft_results import DEFAULT_ALPHA
@@ -234,13 +234,12 @@ def write_config(cfg: Config, path: Path) -> None:
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The checkpoint of a training to test: the best on the held-out images, or else the last.
+    """:func:`mmcfmask.engine.checkpoints.chosen_checkpoint`.
 
     Raises:
         JobError: There is none.
     """
-    epochs = folder.glob('epoch_*.pth')
-    found = best_checkpoint(folder) or max(epochs, key=lambda path: path.stat().st_mtime, default=None)
+    found = chosen_checkpoint(folder)
     if found is None:
         raise JobError(f'there is no checkpoint in {folder}')
     return found

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from ..engine.provenance import hide_machine
 from ..errors import ConfigError
 from ..files import write_json
 from .jobs import Job
-
-# An absolute path in a text, of Linux or Windows.
-PATH = re.compile(r'(?<![\w.~/])(?:[A-Za-z]:)?[/\\](?:[^/\\\s\'",;:()]+[/\\])+(?P<last>[^/\\\s\'",;:()]*)')
-PATH_KEYS = ('config', 'path', 'root')  # whose whole value is a path
-FREE = ('speed',)  # of this machine
 
 
 def export_results(jobs: Iterable[Job], out: Path, folder: Path) -> list[Path]:
@@ -49,24 +43,3 @@ def export_results(jobs: Iterable[Job], out: Path, folder: Path) -> list[Path]:
     if not written:
         raise ConfigError(f'--export: no run of the study is finished in {out}')
     return written
-
-
-def hide_machine(part: Any, out: Path, key: str = '') -> Any:
-    """A part of a metrics.json without absolute paths and measured speeds.
-
-    Args:
-        part: The value of ``key``.
-        out: The output folder of the study.
-        key: Its name.
-    """
-    if isinstance(part, dict):
-        return {name: hide_machine(value, out, name) for name, value in part.items() if name not in FREE}
-    if isinstance(part, list):
-        return [hide_machine(value, out, key) for value in part]
-    if not isinstance(part, str) or key == 'key':  # changed, it would be another run's
-        return part
-    for base in dict.fromkeys(map(str, (out.resolve(), out.absolute(), out))):
-        part = re.sub(rf'(?<![\w./]){re.escape(base)}[/\\]', '', part)
-    if key in PATH_KEYS and (part[:1] in ('/', '\\', '~') or part[1:2] == ':' or '..' in part):
-        return re.split(r'[/\\]', part.rstrip('/\\'))[-1]
-    return PATH.sub(lambda match: match['last'] or Path(match[0]).name, part)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from ..datasets.holdout import follow_run
 from ..engine.checks.model import makes_counterfactuals, shown_settings
-from ..engine.config import ConfigReader, load_config
+from ..engine.config import ConfigReader, find_file, load_config
 from ..errors import ConfigError, MissingFileError, UserError
 from ..files import slug
 from .commands import (
@@ -24,6 +24,7 @@ from .commands import (
     trial_commands,
     update_tuning,
 )
+from .few_shot import check_no_other_subset, few_shot_options, plan_sets
 from .fingerprint import fingerprint, fingerprint_trial
 from .jobs import Job
 from .methods import Method
@@ -43,7 +44,8 @@ class Plan:
         overrides (Mapping): Config values of every run that take precedence over all others.
 
     Attributes:
-        datasets (dict): Name to data set; one without a name if the study has none.
+        datasets (dict): Name of a folder to data set; one without a name if the study has none, and one for every
+            number of ``per_class``.
         configs (dict): (data set, method) to config.
         runs (dict): (data set, method) to seed to job, in the order of the study.
         tuned (dict): (data set, method) to the configs of a method that is tuned, or takes another's choice.
@@ -57,17 +59,17 @@ class Plan:
         self.out = Path(spec.out)
         self.overrides = overrides
         self._read = ConfigReader()
-        self.datasets = spec.datasets or {'': DatasetSpec(config='{config}')}
+        self.datasets = plan_sets(spec.datasets or {'': DatasetSpec(config='{config}')}, spec.per_class)
         self.configs: dict[tuple[str, str], Config] = {}
         self.runs: dict[tuple[str, str], Runs] = {}
         self.tuned: dict[tuple[str, str], TunedConfig] = {}
         self.tune = spec.tune or TuneSpec()
-        check_datasets(methods, list(self.datasets))
+        check_datasets(methods, list(dict.fromkeys(planned.dataset for planned in self.datasets.values())))
         pairs = [
             (dataset, method)
-            for dataset in self.datasets
+            for dataset, planned in self.datasets.items()
             for method in methods
-            if method.datasets is None or dataset in method.datasets
+            if method.datasets is None or planned.dataset in method.datasets
         ]
         for dataset, method in sorted(pairs, key=lambda pair: find_rank(pair[1])):
             if not method.source:
@@ -201,14 +203,19 @@ class Plan:
         return self.out / dataset / slug(name) / 'config.py'
 
     def _load_config(self, dataset: str, method: Method, setting: Mapping[str, Any] | None = None) -> Config:
-        where, entry = f'methods[{method.name!r}]', self.datasets[dataset]
-        path = entry.config.replace('{config}', method.config)
+        where, (_, entry, per_class) = f'methods[{method.name!r}]', self.datasets[dataset]
+        path = find_file(entry.config.replace('{config}', method.config))
         if not Path(path).is_file():
             raise MissingFileError(f'{where}: there is no config {path!r}')
         given = [self.spec.cfg_options, entry.cfg_options, method.cfg_options, setting or {}, self.overrides]
         options = {key: value for part in given for key, value in part.items()}
         try:
-            cfg = load_config(path, drop_unused_options(self._read(path), options), read=self._read)
+            options = drop_unused_options(self._read(path), options)
+            cfg = load_config(path, options, read=self._read)
+            if per_class is not None:
+                check_no_other_subset(where, options)
+                given = cfg
+                cfg = load_config(path, few_shot_options(given, per_class), read=lambda _: given)
         except UserError as error:
             raise ConfigError(f'{where}: {path} with {options}: {error}') from error
         if 'id_set' not in (cfg.get('test_cfg') or {}):

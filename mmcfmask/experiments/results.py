@@ -13,12 +13,13 @@ from ..files import write_text
 from ..reporting import group_scatter, id_ood_points, id_ood_scatter, save_figure, summary_table
 from ..reporting.choices import add_choices
 from ..reporting.examples import find_panels
+from ..reporting.few_shot_curves import few_shot_figure, few_shot_markdown
 from ..reporting.groups import add_group_columns, group_points, read_metrics, sets_with_groups, sets_without_top1
 from ..reporting.order import Order, sort_methods
 from ..reporting.page import PAGE, write_page
 from ..reporting.runs import Run, collect_metric, find_problems, read_run
 from ..reporting.style import assign_looks
-from ..reporting.summary import summarize
+from ..reporting.summary import Summary, summarize
 from ..reporting.tables import summary_json, summary_markdown
 
 
@@ -46,7 +47,7 @@ def write_results(
     order: Sequence[str],
     title: str = '',
     pictures: bool = True,
-) -> None:
+) -> Summary | None:
     """Print the table of one data set; write it as results.md and results.json, scatter plots (id_ood.png where there
     are shifts, worst_group.png where there are groups), and the report page.
 
@@ -58,6 +59,9 @@ def write_results(
         order (Sequence[str]): Names of the test sets in the order of the columns; others follow.
         title (str): Name of the data set.
         pictures (bool): Whether to list the counterfactual images in the folder.
+
+    Returns:
+        Summary: What the table shows; None if there is no table.
     """
     try:
         results = collect_metric(methods, 'top1')
@@ -65,7 +69,7 @@ def write_results(
         text = f'{title}: no table: {error}'.removeprefix(': ')
         console.print(text, style='bold red', highlight=False, markup=False)
         console.print('Delete the metrics.json that lacks a set; the same command tests that run again.')
-        return
+        return None
     marks = {name: find_problems(runs) for name, runs in methods.items()}
     tested = {name for runs in results.values() for name in runs[0]}
     metrics = read_metrics(methods)
@@ -105,3 +109,20 @@ def write_results(
         console.print(f'no page: {error}', style='yellow', highlight=False, markup=False, soft_wrap=True)
     for what, paths in written.items():
         console.print(f'{what + ":":17}{"  ".join(map(str, paths))}', highlight=False, soft_wrap=True)
+    return summary
+
+
+def write_few_shot(console: Console, folder: Path, dataset: str, summaries: Mapping[int, Summary]) -> None:
+    """Write the results of a few-shot study on one data set against the number of images per class.
+
+    Args:
+        console (Console): Where to print the names of the files.
+        folder (Path): Where to write ``few_shot.md`` and ``few_shot.png``, with the name of the data set if it has one.
+        dataset (str): Name of the data set.
+        summaries (Mapping): ``{images per class: results}``.
+    """
+    stem = folder / f'few_shot_{dataset}'.rstrip('_')
+    table, picture = stem.with_name(f'{stem.name}.md'), stem.with_name(f'{stem.name}.png')
+    write_text(table, few_shot_markdown(summaries))
+    save_figure(few_shot_figure(summaries), picture)
+    console.print(f'{"few-shot:":17}{table}  {picture}', highlight=False, soft_wrap=True)

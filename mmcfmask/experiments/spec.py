@@ -27,10 +27,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
-from ..engine.config import check_text_file, read_config
+from ..engine.config import check_text_file, find_file, read_config
 from ..errors import ConfigError, blame
 from ..files import check_file_name
-from ..ranges import Seed, Share
+from ..ranges import Count, Seed, Share
 from ..safe_yaml import SafeYAMLLoader
 from .spec_errors import describe_error
 
@@ -39,11 +39,11 @@ RENAMED_KEYS = {'retest': 'evaluate'}
 RENAMED_OPTIONS = {'--gate': '--knn-gate', '--second-look': '--relevance-crop'}
 
 
-def check_distinct(seeds: list[int]) -> list[int]:
-    """Return ``seeds`` unless one is given twice."""
-    if len(set(seeds)) < len(seeds):
+def check_distinct(numbers: list[int]) -> list[int]:
+    """Return ``numbers`` unless one is given twice."""
+    if len(set(numbers)) < len(numbers):
         raise PydanticCustomError('distinct', 'must be different numbers')
-    return seeds
+    return numbers
 
 
 def check_numbers(options: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +101,7 @@ class ShortForm:
 
 Text = Annotated[str, Strict(), StringConstraints(min_length=1)]
 Seeds = Annotated[list[Annotated[Seed, Strict()]], Field(min_length=1), AfterValidator(check_distinct)]
+Counts = Annotated[list[Annotated[Count, Strict()]], AfterValidator(check_distinct)]
 CfgOptions = Annotated[dict[Text, Any], AfterValidator(check_numbers)]
 Values = dict[Text, Annotated[list[Any], Field(min_length=1)]]
 Grid = Annotated[Values, AfterValidator(check_grid)]
@@ -192,6 +193,10 @@ class StudySpec(Section):
 
     out: Text = Field('work_dirs/study', description='Folder of all results (default: work_dirs/<name of the file>).')
     seeds: Seeds = Field([0], description='Training seeds of every method that does not name its own.')
+    per_class: Counts = Field(
+        [],
+        description='Few-shot: every data set with these numbers of training images per class, instead of all images.',
+    )
     amp: StrictBool = Field(False, description='Train and test in bfloat16.')
     keep: Literal['best', 'all'] = Field(
         'best', description='Checkpoints to keep of a finished run: the tested one, or all.'
@@ -217,12 +222,13 @@ def read_study(path: str) -> StudySpec:
     """Read a study file: YAML, JSON, or Python as a config.
 
     Args:
-        path: The file; its name gives ``out`` where the file does not.
+        path: The file, or ``mmcfmask::name`` for one of the package; its name gives ``out`` where the file does not.
 
     Raises:
         MissingFileError: There is no such file.
         ConfigError: It cannot be read, or a key or value is not allowed; the message starts with ``path``.
     """
+    path = find_file(path, 'studies')
     check_text_file(path, 'study')
     values = read_config(path).to_dict()
     if Path(path).suffix in ('.yaml', '.yml'):

@@ -22,6 +22,7 @@ from ..files import locked, remove_leftovers
 from ..messages import near_names
 from ..precision import multiplies_bfloat16
 from ..reporting.runs import Run, read_run
+from ..reporting.summary import Summary
 from .durations import read_durations
 from .export import export_results
 from .fingerprint import read_version
@@ -30,7 +31,7 @@ from .listing import print_states
 from .local import LocalExecutor
 from .methods import expand_methods, select_methods
 from .plan import Plan
-from .results import write_results
+from .results import write_few_shot, write_results
 from .scheduler import run_jobs
 from .slurm import SlurmExecutor
 from .spec import StudySpec, parse, read_study
@@ -121,12 +122,14 @@ class Study:
         return {name: runs for name, runs in found.items() if runs}
 
     def write_results(self, console: Console) -> None:
-        """Print and write the table and the figure of every data set that has finished runs."""
-        for dataset in self.plan.datasets:
+        """Print and write the table and the figure of every data set that has finished runs; of a few-shot study, also
+        the results against the number of images."""
+        curves: dict[str, dict[int, Summary]] = {}
+        for dataset, planned in self.plan.datasets.items():
             configs = [cfg for (of_dataset, _), cfg in self.plan.configs.items() if of_dataset == dataset]
             if finished := self.find_finished(dataset):
                 order = dict.fromkeys(name for cfg in configs for name in cfg.test_dataloader)
-                write_results(
+                summary = write_results(
                     console,
                     self.plan.out / dataset,
                     finished,
@@ -135,6 +138,10 @@ class Study:
                     title=dataset,
                     pictures=self.spec.pictures,
                 )
+                if summary is not None and planned.per_class is not None:
+                    curves.setdefault(planned.dataset, {})[planned.per_class] = summary
+        for dataset, summaries in curves.items():
+            write_few_shot(console, self.plan.out, dataset, summaries)
 
 
 def run_study(

@@ -15,6 +15,7 @@ def model_card(
     training: Mapping[str, str] | None = None,
     results: Mapping[str, Mapping[str, float]] | None = None,
     tested: str = '',
+    provenance: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
     library: str | None = None,
     task: str | None = None,
@@ -30,6 +31,7 @@ def model_card(
             was trained, or nothing is known.
         results: Set to metric to value, of ``metrics.json``. None: it was not tested.
         tested: A sentence about the results.
+        provenance: Where weights and results come from: names to values.
         classes: Names, in the order of the logits.
         library: Name of the library for the hub.
         task: Name of the task for the hub.
@@ -52,6 +54,8 @@ def model_card(
         rows = [[name, *(_number(values.get(metric)) for metric in metrics)] for name, values in results.items()]
         parts.append(f'## Results\n\n{markdown_table(("Set", *metrics), rows)}')
     parts.append(tested)
+    if provenance:
+        parts.append(f'## Provenance\n\n{markdown_table(("What", "Value"), list(provenance.items()), left=2)}')
     if classes:
         parts.append('## Classes\n\n' + ', '.join(f'{index}: {name}' for index, name in enumerate(classes)))
     return '\n\n'.join(part.rstrip('\n') for part in parts if part) + '\n'

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from mmpretrain.registry import DATASETS
-from trees import image_paths, make_waterbirds, save_small_image, write_csv
+from trees import draw_slowly, image_paths, make_waterbirds, save_small_image, write_csv
 
 from mmcfmask.datasets import GroupCSVDataset, MissingSetError, WaterbirdsDataset
 from mmcfmask.datasets.csv_tables import number_values
@@ -151,6 +151,32 @@ def test_subsets_are_seeded_and_stratified_by_group(tmp_path):
         WaterbirdsDataset(str(tmp_path), per_group=2)
 
 
+@pytest.mark.parametrize('holdout', [None, dict(fraction=0.25, seed=3, test=0.1, part='train')])
+def test_per_class_is_drawn_after_the_holdout_whatever_the_groups(tmp_path, holdout):
+    """The hold-out goes by group; of what it leaves, every class has as many images."""
+    rows = make_waterbirds(tmp_path, train=(12, 9, 6, 21))
+    left = {os.path.relpath(path, tmp_path) for path in image_paths(WaterbirdsDataset(str(tmp_path), holdout=holdout))}
+    assert len(left) == (48 if holdout is None else 32)
+    for number, seed in ((1, 0), (4, 0), (7, 0), (7, 2)):
+        few = WaterbirdsDataset(str(tmp_path), holdout=holdout, per_class=number, subset_seed=seed)
+        of_class = [{row['img_filename'] for row in rows if row['y'] == label} & left for label in range(2)]
+        expected = set.union(*(draw_slowly(names, number, seed) for names in of_class))
+        assert {os.path.relpath(path, tmp_path) for path in image_paths(few)} == expected
+        assert few.metainfo['group_sizes'] == (12, 9, 6, 21) and len(few) == 2 * number
+    assert describe_set(few)['notes'][-1].startswith('a subset (per_class=7): 14')
+    with pytest.raises(ConfigError, match=r'per_class=25, but 1 classes have fewer images: landbird \(21\)'):
+        WaterbirdsDataset(str(tmp_path), per_class=25)
+
+
+def test_unreadable_images_are_not_drawn(tmp_path, log):
+    make_waterbirds(tmp_path)
+    bad = image_paths(WaterbirdsDataset(str(tmp_path), per_class=1))[0]
+    with open(bad, 'wb') as file:
+        file.write(b'no image')
+    few = WaterbirdsDataset(str(tmp_path), per_class=1, skip_unreadable=True)
+    assert len(few) == 2 and bad not in image_paths(few)
+
+
 def test_holdout_by_group(tmp_path):
     make_waterbirds(tmp_path, train=(20, 10, 10, 40))
     parts = {
@@ -169,7 +195,8 @@ def test_holdout_by_group(tmp_path):
         (dict(fraction=float('nan')), 'fraction=nan must lie between 0 and 1'),
         (dict(per_group=0), 'per_group=0 must be at least 1'),
         (dict(per_group=2, fraction=0.5), 'only one of them'),
-        (dict(per_class=2), 'WaterbirdsDataset has no per_class: use per_group or fraction'),
+        (dict(per_class=2, per_group=2), 'per_group=2 and per_class=2: only one of them can be set'),
+        (dict(per_class=0), 'per_class=0 must be at least 1'),
         (dict(folders=['a']), 'WaterbirdsDataset has no folders'),
     ],
 )

@@ -113,7 +113,7 @@ def test_seed_of_the_run(root):
             train_dataloader=dict(
                 dataset=dict(type='ConcatDataset', datasets=[dict(holdout=follows), dict(holdout=None)])
             ),
-            model=dict(head=dict(class_weights=dict(dataset=dict(holdout=dict(follows, seed=5))))),
+            model=dict(head=dict(class_weights=dict(dataset=dict(holdout=dict(follows, seed=5), subset_seed='run')))),
         )
     )
     with pytest.raises(
@@ -122,14 +122,17 @@ def test_seed_of_the_run(root):
     ):
         follow_run(cfg, None)
     assert follow_run(cfg, 7) and not follow_run(cfg, 8)
-    assert (
-        cfg.train_dataloader.dataset.datasets[0].holdout.seed == 7
-        and cfg.model.head.class_weights.dataset.holdout.seed == 5
+    assert cfg.train_dataloader.dataset.datasets[0].holdout.seed == 7 and cfg.model.head.class_weights.dataset == dict(
+        holdout=dict(follows, seed=5), subset_seed=7
     )
+    with pytest.raises(ConfigError, match="subset_seed='run' stands for the seed of the run, but the run has none"):
+        follow_run(dict(subset_seed='run'), None)
     with pytest.raises(
         ConfigError, match="'run' stands for the seed of a run, but there is no run here: give a number"
     ):
         FolderDataset(str(root), holdout=follows)
+    with pytest.raises(ConfigError, match="'run' stands for the seed of a run, but there is no run here"):
+        FolderDataset(str(root), per_class=2, subset_seed='run')
 
 
 def test_holdout_that_leaves_nothing(tmp_path, log):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmpretrain.registry import DATASETS
+from trees import draw_slowly
 
 from mmcfmask.datasets import shapes
 from mmcfmask.datasets.shapes import (
@@ -17,6 +18,7 @@ from mmcfmask.datasets.shapes import (
     ShapesDataset,
     geometry,
 )
+from mmcfmask.errors import ConfigError
 from mmcfmask.models.towers.loading import ASSETS
 
 
@@ -249,6 +251,27 @@ def test_dataset_subset_keeps_images_with_labels():
     assert [subset[i]['gt_label'] for i in range(2)] == [4, 5]
 
 
+@pytest.mark.parametrize('split', ['train', 'groups'])
+def test_per_class(split):
+    """Classes alternate, so the class of an image is the last digit of its number."""
+    for number, seed in ((1, 0), (3, 0), (3, 2)):
+        few = ShapesDataset(split, size=80, per_class=number, subset_seed=seed)
+        expected = set()
+        for label in range(10):
+            expected |= draw_slowly([f'{split}/0/{index}' for index in range(80) if index % 10 == label], number, seed)
+        assert few.image_keys() == [
+            f'shapes/{split}/0/{index}' for index in range(80) if f'{split}/0/{index}' in expected
+        ]
+        assert Counter(few.get_gt_labels()) == dict.fromkeys(range(10), number)
+    number = int(few.image_keys()[4].rpartition('/')[2])
+    whole = ShapesDataset(split, size=80)
+    np.testing.assert_array_equal(few[4]['img'], whole[number]['img'])
+    assert few[4]['gt_label'] == whole[number]['gt_label'] and few[4]['group'] == whole[number]['group']
+    assert few.metainfo == whole.metainfo
+    with pytest.raises(ConfigError, match=r'per_class=3, but 5 classes have fewer images: heart \(2\)'):
+        ShapesDataset(split, size=25, per_class=3)
+
+
 def test_dataset_through_pack_inputs():
     dataset = ShapesDataset('train', size=10, pipeline=[dict(type='PackInputs', algorithm_keys=('gt_mask',))])
     packed = dataset[2]
@@ -265,6 +288,7 @@ def test_dataset_through_pack_inputs():
         (dict(size=0), 'at least 1'),
         (dict(size=-5), 'at least 1'),
         (dict(train_size=0), 'train_size must be at least 1'),
+        (dict(per_class=0), 'per_class=0 must be at least 1'),
     ],
 )
 def test_bad_arguments(bad, words):

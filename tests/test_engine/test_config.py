@@ -320,3 +320,14 @@ def test_near_names_of_a_config_that_does_not_exist(tmp_path, monkeypatch):
             load_config(wrong)
     with pytest.raises(MissingFileError, match="'x/cfmask.py'$"):
         load_config('x/cfmask.py')
+
+
+def test_configs_of_a_package():
+    assert (
+        load_config('mmcfmask::shapes/ft.py').pretty_text == load_config(str(ROOT / 'configs/shapes/ft.py')).pretty_text
+    )
+    with pytest.raises(MissingFileError, match=r"there is no config '.*ft_.py'. Did you mean .*ft.py"):
+        load_config('mmcfmask::shapes/ft_.py')
+    for name in ('no_such_package::a.py', 'a/b::c.py', '::ft.py'):
+        with pytest.raises(MissingFileError, match='names a file of the package .* not installed'):
+            load_config(name)

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmcfmask.datasets.holdout import follow_run
 from mmcfmask.engine.build import cache_images
 from mmcfmask.engine.config import load_config
-from mmcfmask.engine.provenance import read_command, read_training_settings
+from mmcfmask.engine.provenance import hide_machine, read_command, read_training_settings
 
 
 def training(config, seed=0, **options):
@@ -22,6 +22,7 @@ def test_seeds_of_one_method_are_the_same():
             'train_dataloader__dataset__holdout__seed',
             'val_dataloader__dataset__holdout__seed',
             'model__head__class_weights__dataset__holdout__seed',
+            'train_dataloader__dataset__subset_seed',
         ],
         'run',
     )
@@ -106,3 +107,22 @@ def test_the_command_can_be_typed_again(monkeypatch):
     assert read_command() == "mmcfmask test 'my config.py' a.pth --amp"
     monkeypatch.setattr('sys.argv', ['tools/test.py'])
     assert read_command() == 'tools/test.py'
+
+
+@pytest.mark.parametrize(
+    'text, key, hidden',
+    [
+        ('/data/sets/pacs/', 'root', 'pacs'),
+        ('../../mine/pacs', 'root', 'pacs'),
+        ('data/pacs', 'root', 'data/pacs'),
+        (r'C:\Users\me\pacs', 'root', 'pacs'),
+        ('~/x/best.pth', 'path', 'best.pth'),
+        ('OUT/a/config.py', 'config', 'a/config.py'),
+        ('see /a/b.log, and (/c/d/e): 1/2', 'notes', 'see b.log, and (e): 1/2'),
+        ('CFMask object/single', 'method', 'CFMask object/single'),
+        (5, 'seed', 5),
+    ],
+)
+def test_paths_of_the_machine_are_hidden(tmp_path, text, key, hidden):
+    text = text.replace('OUT', str(tmp_path)) if isinstance(text, str) else text
+    assert hide_machine({key: [text]}, tmp_path) == {key: [hidden]}

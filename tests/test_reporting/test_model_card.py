@@ -10,6 +10,7 @@ def test_a_card_with_everything():
         training={'model.losses': '[a|b]'},
         results={'test': {'top1': 91.234, 'nll': 0.0123}, 'groups': {'top1': 80.0, 'worst_group': 3.0}},
         tested='Measured by a test.',
+        provenance={'Seed': '7'},
         classes=['cat', 'dog'],
         library='open_clip',
         task='image-classification',
@@ -22,9 +23,12 @@ def test_a_card_with_everything():
     assert '| Set | top1 | nll | worst_group |' in body
     assert '| test | 91.23 | 0.0123 | – |' in body and '| groups | 80.00 | – | 3.00 |' in body
     assert r'| model.losses | [a\|b] |' in body and '0: cat, 1: dog\n' in body
+    assert 'Measured by a test.\n\n## Provenance\n' in body and '| Seed | 7 |' in body
     assert '\n\n\n' not in text and text.endswith('dog\n')
 
 
 def test_a_card_without_results():
     text = model_card('a', 'It is a model.', 'import x', {'Mean': '0.5'})
-    assert 'library_name' not in text and not any(f'## {part}' in text for part in ('Training', 'Results', 'Classes'))
+    assert 'library_name' not in text and not any(
+        f'## {part}' in text for part in ('Training', 'Results', 'Provenance', 'Classes')
+    )

@@ -12,7 +12,8 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
 from ...errors import ConfigError
-from ...ranges import Count, Seed
+from ...ranges import Count, Seed, SubsetSeed
+from ..holdout import take_per_class
 from .rendering import draw_scene, render
 from .scenes import Scene, image_rng, is_on_own_background, sample_scene
 from .tables import IMAGE_SIZE, SHAPES_CLASSES, SPLIT_SIZES, SPLITS
@@ -54,11 +55,14 @@ class ShapesDataset(BaseDataset):
             'groups': 20) is balanced, and a smaller set is the beginning of a larger one.
         seed: Another seed gives an independent draw of the split.
         train_size: Number of training images (of this seed) that ``group_sizes`` counts.
+        per_class: Number of images to keep of every class among the ``size`` images, whatever their backgrounds.
+            Defaults to None: all.
+        subset_seed: Seed of ``per_class``; ``'run'`` is the seed of the run. A smaller draw is part of a larger one.
         pipeline: Transforms of an item.
         test_mode: As in :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
-        ConfigError: Unknown split, or a size below 1.
+        ConfigError: Unknown split, a size below 1, or fewer than ``per_class`` images of a class.
     """
 
     METAINFO = dict(classes=SHAPES_CLASSES)
@@ -69,6 +73,8 @@ class ShapesDataset(BaseDataset):
         size: Count | None = None,
         seed: Seed = 0,
         train_size: Count = 2000,
+        per_class: Count | None = None,
+        subset_seed: SubsetSeed = 0,
         pipeline: Sequence = (),
         test_mode: bool = False,
         **kwargs,
@@ -80,7 +86,10 @@ class ShapesDataset(BaseDataset):
             raise ConfigError(f'ShapesDataset: size must be at least 1, got {size}')
         if train_size < 1:
             raise ConfigError(f'ShapesDataset: train_size must be at least 1, got {train_size}')
+        if per_class is not None and per_class < 1:
+            raise ConfigError(f'per_class={per_class} must be at least 1.')
         self.split, self.size, self.seed = split, size, seed
+        self.per_class, self.subset_seed = per_class, subset_seed
         groups = dict(group_names=GROUP_NAMES, group_sizes=count_groups(train_size, seed))
         metainfo = {**groups, **(kwargs.pop('metainfo', None) or {})}
         super().__init__(ann_file='', pipeline=pipeline, test_mode=test_mode, metainfo=metainfo, **kwargs)
@@ -90,8 +99,18 @@ class ShapesDataset(BaseDataset):
         self._images = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self._masks = np.empty((self.size, IMAGE_SIZE, IMAGE_SIZE), bool)
         self._rendered = np.zeros(self.size, bool)
-        scenes = (draw_scene(self.split, self.seed, index)[0] for index in range(self.size))
-        return [dict(index=index, gt_label=scene.label, group=find_group(scene)) for index, scene in enumerate(scenes)]
+        scenes = ((index, draw_scene(self.split, self.seed, index)[0]) for index in self.choose())
+        return [dict(index=index, gt_label=scene.label, group=find_group(scene)) for index, scene in scenes]
+
+    def choose(self) -> list[int]:
+        """The numbers of the images that are used, in order."""
+        if self.per_class is None:
+            return list(range(self.size))
+        classes = len(SHAPES_CLASSES)  # they alternate
+        numbers = {name: range(label, self.size, classes) for label, name in enumerate(SHAPES_CLASSES)}
+        images = {name: [f'{self.split}/{self.seed}/{index}' for index in of] for name, of in numbers.items()}
+        drawn = take_per_class(images, self.per_class, self.subset_seed)
+        return sorted(int(key.rpartition('/')[2]) for keys in drawn.values() for key in keys)
 
     def get_data_info(self, idx: int) -> dict:
         """The item before the pipeline; its arrays are copies."""
@@ -107,7 +126,7 @@ class ShapesDataset(BaseDataset):
 
     def image_keys(self) -> list[str]:
         """A key for every image that differs between splits and seeds, without rendering."""
-        return [f'shapes/{self.split}/{self.seed}/{index}' for index in range(self.size)]
+        return [f'shapes/{self.split}/{self.seed}/{index}' for index in self.choose()]
 
     def extra_repr(self) -> list[str]:
-        return [f'Split: \t{self.split}', f'Seed: \t{self.seed}']
+        return [f'Split: \t{self.split}', f'Seed: \t{self.seed}', f'Images per class: \t{self.per_class}']

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmpretrain.registry import DATASETS
 from shards import SIZES, make_folders, make_table, make_tars, rows, write_arrow, write_parquet, write_tar
-from trees import class_counts
+from trees import class_counts, image_paths
 
 from mmcfmask.datasets import CachedDataset, FolderDataset, FolderShiftDataset
 from mmcfmask.datasets.imagenet_labels import IMAGENET_WNIDS, read_class_map
@@ -58,8 +58,10 @@ def test_items_classes_and_parts_equal_those_of_folders(both):
     assert items(shards) == items(folders)
     for ours, theirs in zip(parts(both[1]), parts(both[0])):
         assert items(ours) == items(theirs) and ours.num_listed == theirs.num_listed
-    few = [FolderDataset(str(root), pipeline=LOAD, per_class=2, subset_seed=3) for root in both]
-    assert items(few[1]) == items(few[0]) and len(few[1]) == 6
+    for holdout, whole in ((None, folders), (dict(fraction=0.3, test=0.2, part='train'), parts(both[0])[0])):
+        few = [FolderDataset(str(root), pipeline=LOAD, holdout=holdout, per_class=2, subset_seed=3) for root in both]
+        assert items(few[1]) == items(few[0]) and class_counts(few[1]) == [2] * len(SIZES)
+        assert set(image_paths(few[0])) < set(image_paths(whole))
 
 
 def test_any_loader_reads_them(both, tmp_path):
