@@ -61,7 +61,7 @@ def test_a_config_that_imports_the_package_is_read_as_by_the_package(write):
     """The import comes while the file is read: neither its one_test_set nor its shared variables are lost."""
     path = write(
         "_base_ = __import__('mmcfmask') and 'mmcfmask::cfmask_vitb16.py'\n"
-        "data_root = '/mine'\ntest_set = 'imagenet-r'\n"
+        "data_root = '/mine'\none_test_set = 'imagenet-r'\n"
     )
     code = f'from mmengine.config import Config\nprint(Config.fromfile({path!r}).pretty_text)'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
