@@ -13,7 +13,7 @@ from mmpretrain.registry import DATASETS
 from torch.utils.data import Dataset
 
 from ..datasets.images import why_unreadable
-from ..engine.counterfactual_images import find_set, images_from_files, name_sets
+from ..engine.counterfactual_images import images_from_files, name_sets
 from ..errors import ConfigError, StorageError, UserError, first_line
 from ..evaluation.accuracy import head_labels
 
@@ -49,7 +49,8 @@ class ImageShelf:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
-        self.names = sorted(name_sets(cfg), key=lambda name: (name != 'test', name == 'train'))
+        self.sets = name_sets(cfg)
+        self.names = sorted(self.sets, key=lambda name: (name != 'test', name == 'train'))
         self.item = lru_cache(KEPT)(self._item)
         self.dataset = lru_cache(None)(self._dataset)
 
@@ -60,9 +61,10 @@ class ImageShelf:
             ConfigError: The config has no such set.
             StorageError: Its images are not on this machine, or cannot be read.
         """
-        settings = find_set(self.cfg, name)
+        if name not in self.sets:
+            raise ConfigError(f'the config has no data set {name!r}: choose {", ".join(self.names)}')
         try:
-            return DATASETS.build(settings)
+            return DATASETS.build(self.sets[name])
         except UserError:
             raise
         except (OSError, ValueError, RuntimeError) as error:

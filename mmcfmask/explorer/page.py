@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from .images import Source
 from .markup import answers_html, draw_look, message_html, stages_html, title_html
 from .session import MAPS, Choice, Explorer
 
-os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # read when gradio is imported
 try:
     import gradio as gr
 except ImportError as error:

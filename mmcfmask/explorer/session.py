@@ -18,7 +18,7 @@ from torch import Tensor
 from ..counterfactual import object_coverage, patch_grid, relevance_map
 from ..datasets.holdout import follow_run
 from ..engine.checks.model import counterfactual_settings, shown_settings
-from ..engine.counterfactual_images import CHANGES, choose_variant, name_sets
+from ..engine.counterfactual_images import CHANGES, choose_variant
 from ..engine.testing import find_class_names
 from ..errors import ConfigError
 from ..models.losses.base import hidden_from
@@ -132,8 +132,7 @@ class Explorer:
         self.preprocessor = self.towers[ZERO_SHOT].model.data_preprocessor
         self.map_options: dict[str, Any] = self.preprocessor.relevance or BETTER
         num_classes = self.towers[ZERO_SHOT].model.head.num_classes
-        sets = name_sets(cfg)
-        names = find_class_names([sets[name] for name in self.shelf.names]) if sets else None
+        names = find_class_names([self.shelf.sets[name] for name in self.shelf.names])
         known = names is not None and len(names) == num_classes
         self.classes = list(names) if known else [f'class {index}' for index in range(num_classes)]
         self._lock = threading.RLock()  # the weights of a model change with α

@@ -14,8 +14,10 @@ from torch import nn
 from ..engine.checkpoints import check_checkpoint, check_same_tower
 from ..engine.checks.model import check_has_weights, check_text_tower, makes_head
 from ..engine.testing import build_model, fit_adapters, load_weights
+from ..engine.values import is_a
 from ..engine.weight_line import WeightLine, own_weights
 from ..errors import ConfigError
+from ..models import CounterfactualClassifier
 from ..models.towers.adapters import uses_adapters
 
 ZERO_SHOT = 'zero-shot'
@@ -60,9 +62,11 @@ def load_towers(cfg: Config, checkpoints: list[str], device: torch.device | str 
         dict[str, Tower]: By :data:`ZERO_SHOT` and the names of :func:`name_checkpoints`.
 
     Raises:
-        ConfigError: There are no pretrained weights, or a checkpoint does not fit the model of the config.
+        ConfigError: Another kind of model, one without pretrained weights, or a checkpoint that does not fit it.
         MissingFileError: There is no such checkpoint.
     """
+    if not is_a(CounterfactualClassifier, cfg.model.get('type'), MODELS):
+        raise ConfigError(f'the explorer needs a CounterfactualClassifier, but model.type={cfg.model.get("type")!r}')
     twice = next((path for path in checkpoints if checkpoints.count(path) > 1), None)
     if twice is not None:
         raise ConfigError(f'{twice} is given twice')
