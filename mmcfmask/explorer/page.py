@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ try:
 except ImportError as error:
     raise MissingPackageError(f"mmcfmask explore needs gradio ({error}): pip install 'mmcfmask[explore]'") from None
 
+PORTS = range(7860, 7960)
 SHOWN = 12  # images to choose from
 THRESHOLD, PROBABILITY, SHARE = 'Threshold', 'Probability', 'Share of patches'
 STYLE = Path(__file__).with_name('page.css')
@@ -41,29 +44,45 @@ def launch(
     Raises:
         ConfigError: The address cannot be listened on.
     """
+    port = find_port(host, port)
     demo = Page(explorer).demo
     look = gr.themes.Default(primary_hue='blue', font=['system-ui', 'sans-serif'], font_mono=['monospace'])
-    try:
-        _, url, _ = demo.launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=browser,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            run_history=False,
-            footer_links=[],
-            theme=look,
-            css_paths=STYLE,
-        )
-    except OSError as error:
-        where = f'--host {host}' + ('' if port is None else f' --port {port}')
-        raise ConfigError(f'cannot listen on {where}: choose another one ({error})') from None
+    _, url, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        inbrowser=browser,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        theme=look,
+        css_paths=STYLE,
+    )
     return demo, url
+
+
+def find_port(host: str, port: int | None = None) -> int:
+    """The port, or the first free one from 7860, at an address.
+
+    Raises:
+        ConfigError: The address cannot be listened on. (Gradio would try every port for seconds.)
+    """
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    for number in PORTS if port is None else [port]:
+        try:
+            with socket.create_server((host, number), family=family):
+                return number
+        except (OSError, OverflowError) as error:
+            if port is None and isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                continue
+            where = f'--host {host}' + ('' if port is None else f' --port {port}')
+            raise ConfigError(f'cannot listen on {where}: choose another one ({error})') from None
+    raise ConfigError(f'--host {host}: all ports from {PORTS[0]} to {PORTS[-1]} are taken, choose another --port')
 
 
 class Page:
@@ -111,7 +130,7 @@ class Page:
         self.mask = gr.Radio(list(MASKS), label='Mask', elem_id='mask')
         self.fill = gr.Radio(list(FILLS), label='Fill', elem_id='fill')
         self.by = gr.Radio([THRESHOLD, SHARE], label='Mask by', elem_id='by')
-        self.value = gr.Slider(0, 1, step=0.01, label=THRESHOLD, elem_id='value')
+        self.value = gr.Slider(0, 1, step=0.01, label=THRESHOLD, buttons=[], elem_id='value')
         self.changes = gr.Checkbox(
             True, label=f'With the {changes} of the config', visible=bool(changes), elem_id='changes'
         )
@@ -122,6 +141,7 @@ class Page:
             1,
             step=0.05,
             label='WiSE-FT α',
+            buttons=[],
             info='0: pretrained weights, 1: fine-tuned weights',
             visible=fine_tuned,
             elem_id='alpha',
@@ -202,8 +222,8 @@ class Page:
         return [*self._results(choice), self._value(choice)]
 
     def draw_again(self, choice: Choice | None) -> list[Any]:
-        """The results with other random numbers."""
-        return self._results(choice and replace(choice, seed=choice.seed + 1))
+        """The results with other random numbers, and another donor."""
+        return self._results(choice and self.explorer.drawn_again(choice))
 
     def show_set(self, name: str | None, number: int = -1) -> list[Any]:
         """Other images of a set; of another set, the first ones."""
@@ -271,8 +291,9 @@ class Page:
     def _values(self, choice: Choice) -> list[Any]:
         """The values of the controls for a choice."""
         by = THRESHOLD if choice.mask_share is None else SHARE
+        maps = gr.update(choices=self.explorer.maps(choice.image), value=choice.map)
         return [
-            choice.label, choice.mask, choice.fill, by, self._value(choice), choice.changes, choice.map, choice.tower,
+            choice.label, choice.mask, choice.fill, by, self._value(choice), choice.changes, maps, choice.tower,
             choice.alpha,
         ]  # fmt: skip
 

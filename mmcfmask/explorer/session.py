@@ -170,7 +170,20 @@ class Explorer:
         label, donor = self.find_label(image), choice.donor
         if donor is None or donor == image:
             donor = self.find_donor(image, label)
-        return replace(choice, image=image, label=label, donor=donor)
+        used = choice.map if choice.map in self.maps(image) else PUBLISHED
+        return replace(choice, image=image, label=label, donor=donor, map=used)
+
+    def drawn_again(self, choice: Choice) -> Choice:
+        """A choice with other random numbers, and another donor of the same set; a file stays the donor."""
+        donor, seed = choice.donor, choice.seed + 1
+        if donor is not None and donor.index is not None:
+            donor = self.find_donor(choice.image, choice.label, donor.name, seed)
+        return replace(choice, donor=donor, seed=seed)
+
+    def maps(self, image: Source) -> list[str]:
+        """The relevance maps that an image has: that of the true object, where it is known."""
+        with self._lock:
+            return [kind for kind in MAPS if kind != OBJECT or 'gt_mask' in self.shelf.item(image)]
 
     def with_usual_value(self, choice: Choice, share: bool = False) -> Choice:
         """A choice with the value of the config for its mask and fill, or else the published one.
@@ -192,12 +205,15 @@ class Explorer:
             label = self.shelf.label(image, len(self.classes))
             return int(self._answer(image, ZERO_SHOT, 1.0).argmax()) if label is None else label
 
-    def find_donor(self, image: Source, label: int) -> Source | None:
-        """An image that can give patches to ``image``: of its set, or of the first set for a file. None if there is
-        none."""
+    def find_donor(self, image: Source, label: int, name: str | None = None, page: int = 0) -> Source | None:
+        """An image that can give patches to ``image``: of the set ``name``, or else of its own set, or of the first set
+        for a file. None if there is none. Other pages have others."""
+        own = [image.name] if image.index is not None else self.shelf.names[:1]
         with self._lock:
-            names = [image.name] if image.index is not None else self.shelf.names[:1]
-            return next((donor for name in names for donor in self._candidates(name, image, label)), None)
+            found = (
+                donor for name in ([name] if name else own) for donor in self._candidates(name, image, label, page)
+            )
+            return next(found, None)
 
     def _candidates(self, name: str, image: Source, label: int, page: int = 0) -> Iterator[Source]:
         """Other images of a set, of other classes where the config asks for that."""

@@ -172,6 +172,16 @@ def test_another_threshold_needs_no_other_relevance(explorer, choice, monkeypatc
     assert shares == sorted(shares, reverse=True) and shares[0] > shares[2]
 
 
+def test_drawn_again(explorer, choice):
+    again = explorer.drawn_again(choice)
+    assert again.seed == 1 and again.donor.name == 'test' and again.donor not in (IMAGE, DONOR)
+    assert again == explorer.drawn_again(choice)
+    random, other = (explorer.look(replace(drawn, mask='random', value=0.5)).mask for drawn in (choice, again))
+    assert not torch.equal(random, other)
+    file = Source('mine.png')
+    assert explorer.drawn_again(replace(choice, donor=file)).donor == file
+
+
 def test_files(explorer, choice, tmp_path):
     """A file is read as the images of the test: here it is one of them."""
     path = tmp_path / 'photo.png'
@@ -182,6 +192,7 @@ def test_files(explorer, choice, tmp_path):
     look = explorer.look(found)
     assert found.label == look.answers[0].image.argmax() and look.object is None  # the zero-shot prediction
     assert explorer.default_choice(Source(str(path))).donor.name == 'test'
+    assert explorer.with_image(replace(choice, map=OBJECT), Source(str(path))).map == PUBLISHED
     assert explorer.with_image(choice, DONOR).donor not in (DONOR, None)
 
 
