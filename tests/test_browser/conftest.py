@@ -28,11 +28,12 @@ def open_page(browser):
     anything; a file, if it logs or asks for anything at all."""
     problems, contexts = [], []
 
-    def open_page(path, width=1280, height=900, scheme='light'):
-        context = browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme)
+    def open_page(path, width=1280, height=900, scheme='light', context=None):
+        if context is None:  # else one with a warm cache
+            context = browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme)
+            contexts.append(context)
         address = path if str(path).startswith('http') else Path(path).as_uri()
         context.set_default_timeout(60_000)  # the machine may be busy
-        contexts.append(context)
         page = context.new_page()
         served = address.startswith('http')
         page.on('console', lambda said: None if served and said.type != 'error' else problems.append(said.text))

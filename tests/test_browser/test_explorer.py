@@ -86,11 +86,19 @@ def url(serve, explorer):
     return serve(explorer)
 
 
+@pytest.fixture(scope='module')
+def context(browser):
+    context = browser.new_context(viewport=dict(width=1280, height=880))
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(open_page, url):
-    page = open_page(url)
+def page(open_page, url, context):
+    page = open_page(url, context=context)
     page.wait_for_selector('.stages img')
-    return page
+    yield page
+    page.close()
 
 
 @pytest.fixture
@@ -265,9 +273,9 @@ def test_save(page, choice, tmp_path):
         assert picture.format == 'PNG' and picture.width > 900
 
 
-def test_zero_shot_alone(open_page, serve, browser):
+def test_zero_shot_alone(open_page, serve, context):
     explorer = Explorer(load_config('configs/shapes/zeroshot.py', SMALL))
-    page = open_page(serve(explorer))
+    page = open_page(serve(explorer), context=context)
     page.wait_for_selector('.stages img')
     assert page.locator('.answer h3').all_inner_texts() == ['zero-shot']
     assert not page.is_visible('#alpha') and not page.is_visible('#tower') and not page.is_visible('#changes')
@@ -278,17 +286,16 @@ def test_zero_shot_alone(open_page, serve, browser):
 def test_sizes_and_themes(open_page, url, width, scheme):
     page = open_page(url, width=width, scheme=scheme)
     page.wait_for_selector('.stages img')
-    wide, view = page.evaluate('[document.documentElement.scrollWidth, document.documentElement.clientWidth]')
-    assert wide <= view
+    parts = '.answer, .answer table, .stages figure, #gallery, #upload, #controls'
+    right = page.eval_on_selector_all(parts, 'parts => Math.max(...parts.map(x => x.getBoundingClientRect().right))')
+    assert 0 < right <= width and page.evaluate('document.documentElement.scrollWidth') <= width
     background = brightness(page.evaluate('getComputedStyle(document.body).backgroundColor'))
     text = brightness(page.eval_on_selector('.answer h3', 'part => getComputedStyle(part).color'))
     assert min(background, text) < 80 and max(background, text) > 200 and (text > background) == (scheme == 'dark')
 
 
-def test_screenshot(open_page, url, explorer, choice, screenshots):
+def test_screenshot(page, explorer, choice, screenshots):
     """The page for docs/explorer.md. As many pixels of the mask have its colour as patches are masked."""
-    page = open_page(url, width=1280, height=880)
-    page.wait_for_selector('.stages img')
     page.click('#tower label:has-text("ft/best")')
     wait_for(page, 'Relevance', 'published, ft/best')
     page.wait_for_timeout(500)  # thumbnails and layout
