@@ -283,6 +283,8 @@ class Page:
     def _read(self, choice: Choice, values: tuple[Any, ...]) -> Choice:
         """A choice with the values of the controls."""
         label, mask, fill, by, value, changes, kind, tower, alpha = values
+        alpha = choice.alpha if alpha is None else alpha  # the field is empty
+        value = (choice.mask_share if by == SHARE else choice.value) if value is None else value
         amount = dict(value=None, mask_share=value) if by == SHARE else dict(value=value, mask_share=None)
         return replace(
             choice, label=label, mask=mask, fill=fill, **amount, changes=changes, map=kind, tower=tower, alpha=alpha

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..counterfactual import object_coverage, patch_grid, relevance_map
 from ..datasets.holdout import follow_run
+from ..engine.checkpoints import read_checkpoint
 from ..engine.checks.model import counterfactual_settings, shown_settings
 from ..engine.counterfactual_images import CHANGES, choose_variant
 from ..engine.testing import find_class_names
@@ -126,13 +127,14 @@ class Explorer:
     def __init__(self, cfg: Config, checkpoints: Sequence[str] = (), device: torch.device | str = 'cpu') -> None:
         follow_run(cfg, (cfg.get('randomness') or {}).get('seed'))
         init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-        self.cfg, self.device = cfg, device
+        self.cfg = cfg
         self.towers = load_towers(cfg, list(checkpoints), device)
         self.shelf = ImageShelf(cfg)
         self.preprocessor = self.towers[ZERO_SHOT].model.data_preprocessor
         self.map_options: dict[str, Any] = self.preprocessor.relevance or BETTER
         num_classes = self.towers[ZERO_SHOT].model.head.num_classes
-        names = find_class_names([self.shelf.sets[name] for name in self.shelf.names])
+        trained = read_checkpoint(checkpoints[0]) if checkpoints else None
+        names = find_class_names([self.shelf.sets[name] for name in self.shelf.names], trained)
         known = names is not None and len(names) == num_classes
         self.classes = list(names) if known else [f'class {index}' for index in range(num_classes)]
         self._lock = threading.RLock()  # the weights of a model change with α
@@ -155,8 +157,8 @@ class Explorer:
 
     def default_choice(self, image: Source) -> Choice:
         """The choice to begin with: the variant of the config."""
-        used = PUBLISHED if not self.preprocessor.relevance else CLEANED
-        used = OBJECT if self.preprocessor.oracle and image.index is not None else used
+        used = CLEANED if self.preprocessor.relevance else PUBLISHED
+        used = OBJECT if self.preprocessor.oracle and OBJECT in self.maps(image) else used
         label = self.find_label(image)
         mask, fill, value = choose_variant(self.cfg, None, None, None)
         share = self.settings.get('mask_share') if value is None else None
@@ -208,12 +210,9 @@ class Explorer:
     def find_donor(self, image: Source, label: int, name: str | None = None, page: int = 0) -> Source | None:
         """An image that can give patches to ``image``: of the set ``name``, or else of its own set, or of the first set
         for a file. None if there is none. Other pages have others."""
-        own = [image.name] if image.index is not None else self.shelf.names[:1]
+        name = name or (image.name if image.index is not None else next(iter(self.shelf.names), None))
         with self._lock:
-            found = (
-                donor for name in ([name] if name else own) for donor in self._candidates(name, image, label, page)
-            )
-            return next(found, None)
+            return None if name is None else next(self._candidates(name, image, label, page), None)
 
     def _candidates(self, name: str, image: Source, label: int, page: int = 0) -> Iterator[Source]:
         """Other images of a set, of other classes where the config asks for that."""

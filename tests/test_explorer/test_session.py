@@ -20,6 +20,7 @@ from mmcfmask.models.maker import PUBLISHED_VALUES, CounterfactualMaker
 
 SIZE = 24  # images of a set, of which little is rendered
 SMALL = {f'test_dataloader.{name}.dataset.size': SIZE for name in ('test', 'v2', 'r', 'sketch', 'a', 'groups')}
+CLASSES = [f'the {name}' for name in 'abcdefghij']
 IMAGE, DONOR = Source('test', 3), Source('test', 5)
 
 
@@ -37,7 +38,8 @@ def checkpoint(tmp_path_factory):
         for name, value in model.state_dict().items()
     }
     path = tmp_path_factory.mktemp('ft') / 'best.pth'
-    torch.save(dict(state_dict=state, meta=dict()), path)
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(state_dict=state, meta=meta), path)
     return str(path)
 
 
@@ -97,6 +99,11 @@ def test_every_mask_and_fill(explorer, choice, mask, fill):
     assert look.made.hidden == (fill == 'none') and look.made.kept == made.kept
     changed = (look.counterfactual - look.image).abs().amax(0) > 1e-6
     assert not changed[~look.mask.repeat_interleave(8, 0).repeat_interleave(8, 1)].any() and changed.any()
+
+
+def test_class_names(explorer):
+    """Those of the checkpoint, or else of the data set."""
+    assert explorer.classes == CLASSES and Explorer(shapes_config()).classes[3] == 'star'
 
 
 def test_share_of_patches(explorer, choice):
