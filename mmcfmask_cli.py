@@ -25,6 +25,7 @@ COMMANDS = {
     'study': ('study.py', 'run a study: methods x seeds x data sets'),
     'report': ('report.py', 'make tables and figures of tested models'),
     'show': ('show_counterfactuals.py', 'show the counterfactual images of a config'),
+    'explore': ('explore.py', 'explore counterfactual images and predictions on a local page'),
     'wise-ft': ('wise_ft.py', 'interpolate between pretrained and fine-tuned weights'),
     'soup': ('soup.py', 'average the weights of several fine-tuned models'),
     'check-data': ('check_data.py', 'check ImageNet and its shifts under a folder'),

@@ -34,6 +34,7 @@ from ..errors import ConfigError, MissingFileError, StorageError
 from ..evaluation.accuracy import head_labels
 from ..models.inference.relevance_crop import check_crop_scale
 from ..models.maker import PUBLISHED_VALUES, CounterfactualMaker
+from ..models.preprocessor import to_unit_rgb
 from ..reporting import Variant, counterfactual_panel, grey_out_patches, variants_panel
 from .checkpoints import check_checkpoint
 from .checks.model import counterfactual_settings, shown_settings
@@ -66,8 +67,7 @@ class Shown(NamedTuple):
 
     def display(self, images: Tensor) -> Tensor:
         """Normalised images as RGB in 0..1."""
-        mean, std = (getattr(self.model.data_preprocessor, key, None) for key in ('mean', 'std'))
-        return ((images if mean is None else images * std + mean) / 255).clamp(0, 1)
+        return to_unit_rgb(self.model.data_preprocessor, images)
 
     def counterfactual(
         self, mask: str, fill: str, value: float | None, seed: int, **changes: Any

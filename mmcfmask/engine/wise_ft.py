@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..models import CLIPDistillHead
-from ..models.interpolation import check_same_model, interpolate, lerp
-from ..models.losses.flyp import FLYP
-from ..models.towers.adapters import is_scaled_by_another
+from ..models.interpolation import check_same_model
 from .checkpoints import check_checkpoint, inherited_meta
 from .hooks import unwrapped
 from .test_loop import Clock, MultiSetTestLoop, split_metrics
 from .testing import build_model
 from .values import is_a
+from .weight_line import WeightLine, own_weights
 from .wise_ft_results import DEFAULT_ALPHA, save_interpolated, write_results
 
 
@@ -94,7 +93,8 @@ class WiSEFTLoop(MultiSetTestLoop):
         alphas (Sequence[float]): In [0, 1].
 
     Attributes:
-        pretrained, finetuned (dict[str, Tensor]): θ0, and after ``run`` θ1.
+        pretrained (dict[str, Tensor]): θ0.
+        line (WeightLine): After ``run``, the weights of every α.
         by_alpha (dict[float, dict]): After ``run``, the ``results`` of every α.
     """
 
@@ -102,16 +102,12 @@ class WiSEFTLoop(MultiSetTestLoop):
         self.alphas = parse_alphas(alphas)
         super().__init__(runner, *args, **kwargs)
         self.pretrained = pretrained_weights(runner.cfg.model)
-        check_same_model(self.pretrained, self._model_weights())
+        check_same_model(self.pretrained, own_weights(self.model))
         self.by_alpha: dict[float, dict] = {alpha: {} for alpha in self.alphas}
 
     @property
     def model(self) -> nn.Module:
         return unwrapped(self.runner.model)
-
-    def _model_weights(self) -> dict[str, Tensor]:
-        """Return the model's tensors, without the tensors of loss terms."""
-        return {name: value for name, value in self.model.state_dict().items() if not name.startswith('losses.')}
 
     def _build_evaluator(self, name: str, cfg: dict | list, keep_predictions: bool = False, prefix: str = ''):
         return {
@@ -123,45 +119,17 @@ class WiSEFTLoop(MultiSetTestLoop):
 
     def run(self) -> dict[str, float]:
         """Evaluate every set at every α and return all metrics."""
-        self.weights = self._model_weights()  # written to in place
-        self.finetuned = {name: value.clone() for name, value in self.weights.items()}
-        self.pretrained = {name: value.to(self.finetuned[name].device) for name, value in self.pretrained.items()}
-        # Adapters: B is 0 in θ0, whatever its A. With the A of θ1, the line scales the update B A by α.
-        self.pretrained.update({name: value for name, value in self.finetuned.items() if is_scaled_by_another(name)})
-        self.maker = next((module for module in getattr(self.model, 'losses', ()) if isinstance(module, FLYP)), None)
-        if self.maker is not None:
-            self.text = {name: value.to('cpu', copy=True) for name, value in self.maker.text.state_dict().items()}
-        self.heads: dict[float, dict[str, Tensor]] = {}
+        self.line = WeightLine(self.model, self.pretrained)
         try:
             return super().run()
         finally:
-            self._move_to(1.0)
-
-    @torch.no_grad()
-    def _move_to(self, alpha: float) -> None:
-        made = self._head(alpha)
-        for name, weight in self.weights.items():
-            weight.copy_(made[name] if name in made else lerp(self.pretrained[name], self.finetuned[name], alpha))
-
-    def _head(self, alpha: float) -> dict[str, Tensor]:
-        """Return the head that the text tower makes at one α; nothing without a text tower, and at both ends, which
-        have their heads."""
-        if self.maker is None or alpha in (0, 1):
-            return {}
-        if alpha not in self.heads:
-            made = self.maker.mixed_head(self.model.head, self.text, alpha)
-            self.heads[alpha] = {f'head.{name}': value for name, value in made.items()}
-        return self.heads[alpha]
-
-    def weights_at(self, alpha: float) -> dict[str, Tensor]:
-        """Return the weights at one α, after ``run``."""
-        return {**interpolate(self.pretrained, self.finetuned, alpha), **self._head(alpha)}
+            self.line.move_to(1.0)
 
     @torch.inference_mode()
     def _run_batch(self, name: str, batch, clock: Clock) -> list:
         batch = self.model.data_preprocessor(batch, False)
         for alpha in self.alphas:
-            self._move_to(alpha)
+            self.line.move_to(alpha)
             # Autocast keeps its copies of the weights while its context is open, so each α needs its own.
             with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=self.amp):
                 outputs = self.model(**batch, mode='predict')

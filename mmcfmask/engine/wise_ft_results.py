@@ -135,5 +135,5 @@ def write_results(
 
 def save_interpolated(loop: WiSEFTLoop, alpha: float, path: Path, meta: dict | None = None) -> None:
     """Write the weights at one α as a checkpoint for tools/test.py."""
-    weights = {name: value.cpu() for name, value in loop.weights_at(alpha).items()}
+    weights = {name: value.cpu() for name, value in loop.line.at(alpha).items()}
     write_tensors(path, dict(meta=dict(meta or {}, wise_ft_alpha=alpha), state_dict=weights))

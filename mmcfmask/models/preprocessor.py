@@ -58,6 +58,12 @@ def fill_normalisation(options: Mapping[str, Any], backbone: Any) -> dict[str, A
     return filled
 
 
+def to_unit_rgb(preprocessor: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Images that a data preprocessor normalised, for pictures: RGB in 0..1."""
+    mean, std = (getattr(preprocessor, key, None) for key in ('mean', 'std'))
+    return ((images if mean is None or std is None else images * std + mean) / 255).clamp(0, 1)
+
+
 @MODELS.register_module()
 class CAMRefillDataPreprocessor(ClsDataPreprocessor, CounterfactualMaker):
     """mmpretrain's ``ClsDataPreprocessor`` that also makes counterfactual images, as a :class:`CounterfactualMaker`.

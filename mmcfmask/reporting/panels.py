@@ -8,17 +8,14 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 import torch
-from matplotlib import patheffects
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize
 from matplotlib.font_manager import FontProperties
 
+from .stages import COLORMAP, show, show_mask, show_relevance
 from .style import FONT_SIZE, STYLE, new_figure
 
 STAGES = ('Image', 'Relevance', 'Mask', 'Counterfactual')
-COLORMAP = 'inferno'  # perceptually uniform, readable with any colour vision and in grey
-MASK_COLOR = '#D55E00'  # Okabe-Ito vermillion
 HIDDEN_GREY = 0.62
 
 _GAP = 0.035  # inches between cells
@@ -143,11 +140,11 @@ def counterfactual_panel(
         for i in range(num):
             axes = [sheet.cell(i, j) if by_row else sheet.cell(j, i) for j in range(columns)]
             outline = None if gt_masks is None else gt_masks[i]
-            _show(axes[0], images[i])
+            show(axes[0], images[i])
             for axis, shown in zip(axes[1:], maps):
-                _show_relevance(axis, images[i], shown[i], outline)
-            _show_mask(axes[-2], images[i], mask[i], outline)
-            _show(axes[-1], counterfactuals[i])
+                show_relevance(axis, images[i], shown[i], outline)
+            show_mask(axes[-2], images[i], mask[i], outline)
+            show(axes[-1], counterfactuals[i])
             sheet.left_label(i, labels[i]) if by_row else sheet.top_label(i, labels[i])
         for j, stage in enumerate(headings):
             sheet.top_label(j, stage) if by_row else sheet.left_label(j, stage)
@@ -197,10 +194,10 @@ def variants_panel(
             wide_gaps=[2 + i for i in breaks],
         )
         for i in range(num):
-            _show(sheet.cell(i, 0), images[i])
-            _show_relevance(sheet.cell(i, 1), images[i], relevance[i])
+            show(sheet.cell(i, 0), images[i])
+            show_relevance(sheet.cell(i, 1), images[i], relevance[i])
             for j, picture in enumerate(pictures):
-                _show(sheet.cell(i, 2 + j), picture[i])
+                show(sheet.cell(i, 2 + j), picture[i])
             sheet.left_label(i, labels[i])
         sheet.top_label(0, 'Image')
         sheet.top_label(1, 'Relevance')
@@ -276,63 +273,6 @@ class _Sheet:
         bar.ax.set_yticklabels(['0', '.5', '1']) if vertical else bar.ax.set_xticklabels(['0', '.5', '1'])
         bar.ax.tick_params(length=1.5, pad=1.5, labelsize=FONT_SIZE - 1, width=0.5)
         bar.outline.set_linewidth(0.4)
-
-
-def _show(axes, image):
-    axes.imshow(image.transpose(1, 2, 0).clip(0, 1), interpolation='lanczos', extent=(0, 1, 1, 0), aspect='auto')
-
-
-def _show_grey(axes, image):
-    """A pale grey image, as a background for colours."""
-    grey = np.tensordot((0.299, 0.587, 0.114), image, axes=1).clip(0, 1)
-    axes.imshow(
-        0.25 + 0.63 * grey, cmap='gray', vmin=0, vmax=1, interpolation='lanczos', extent=(0, 1, 1, 0), aspect='auto'
-    )
-
-
-def _show_relevance(axes, image, relevance, outline=None):
-    _show_grey(axes, image)
-    axes.imshow(
-        relevance,
-        cmap=COLORMAP,
-        vmin=0,
-        vmax=1,
-        alpha=0.4 + 0.45 * relevance.clip(0, 1),  # keeps the image visible where relevance is low
-        interpolation='bilinear',
-        extent=(0, 1, 1, 0),
-        aspect='auto',
-    )
-    _show_outline(axes, outline)
-
-
-def _show_mask(axes, image, mask, outline=None):
-    _show_grey(axes, image)
-    tint = np.zeros((*mask.shape, 4))
-    tint[..., :3] = to_rgb(MASK_COLOR)
-    tint[..., 3] = 0.7 * mask
-    axes.imshow(tint, interpolation='nearest', extent=(0, 1, 1, 0), aspect='auto')
-    rows, columns = mask.shape
-    grid = [((0, i / rows), (1, i / rows)) for i in range(1, rows)]
-    grid += [((i / columns, 0), (i / columns, 1)) for i in range(1, columns)]
-    axes.add_collection(LineCollection(grid, colors='white', linewidths=0.35, alpha=0.7))
-    _show_outline(axes, outline)
-    axes.set(xlim=(0, 1), ylim=(1, 0))
-
-
-def _show_outline(axes, outline):
-    if outline is None or outline.all() or not outline.any():
-        return
-    height, width = outline.shape
-    contour = axes.contour(
-        (np.arange(width) + 0.5) / width,
-        (np.arange(height) + 0.5) / height,
-        outline,
-        [0.5],
-        colors='white',
-        linewidths=0.7,
-    )
-    contour.set_path_effects([patheffects.withStroke(linewidth=1.4, foreground='black')])
-    axes.set(xlim=(0, 1), ylim=(1, 0))
 
 
 def _text_width(texts):

@@ -24,18 +24,22 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """Opens a file; the test fails if the page logs an error, warns, or asks for anything but itself."""
+    """Opens a file, or an address of this machine. The test fails if the page logs an error, or asks another host for
+    anything; a file, if it logs or asks for anything at all."""
     problems, contexts = [], []
 
-    def open_page(path, width=1280, height=900, scheme='light'):
-        context = browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme)
+    def open_page(path, width=1280, height=900, scheme='light', context=None):
+        if context is None:  # else one with a warm cache
+            context = browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme)
+            contexts.append(context)
+        address = path if str(path).startswith('http') else Path(path).as_uri()
         context.set_default_timeout(60_000)  # the machine may be busy
-        contexts.append(context)
         page = context.new_page()
-        page.on('console', lambda message: problems.append(f'{message.type}: {message.text}'))
+        served = address.startswith('http')
+        page.on('console', lambda said: None if served and said.type != 'error' else problems.append(said.text))
         page.on('pageerror', lambda error: problems.append(str(error)))
-        page.on('request', lambda request: problems.append(request.url[:100]) if foreign(request.url, path) else None)
-        page.goto(Path(path).as_uri())
+        page.on('request', lambda asked: problems.append(asked.url[:100]) if foreign(asked.url, address) else None)
+        page.goto(address)
         return page
 
     yield open_page
@@ -44,9 +48,11 @@ def open_page(browser):
     assert problems == []
 
 
-def foreign(url, path):
+def foreign(url, address):
     """Whether a request is for anything but the page itself."""
-    return not url.startswith(('data:', 'blob:')) and url.split('#')[0] != Path(path).as_uri()
+    if address.startswith('http'):
+        return not url.startswith(('data:', 'blob:', address))
+    return not url.startswith(('data:', 'blob:')) and url.split('#')[0] != address
 
 
 @pytest.fixture

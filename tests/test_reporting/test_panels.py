@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmcfmask.reporting import Variant, counterfactual_panel, grey_out_patches, save_figure, variants_panel
-from mmcfmask.reporting.panels import MASK_COLOR
+from mmcfmask.reporting.stages import MASK_COLOR
 
 
 @pytest.fixture

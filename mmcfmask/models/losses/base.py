@@ -173,22 +173,22 @@ class CounterfactualImages:
     @cached_property
     def teacher_features(self) -> Tensor:
         """f₀(x̃), (B, D)."""
-        with _hidden_from(self.step.teacher.backbone, self.made):
+        with hidden_from(self.step.teacher.backbone, self.made):
             return self.step.teacher(self.made.images)
 
     @cached_property
     def teacher_features_again(self) -> Tensor:
         """f₀(x̃₂), (B, D)."""
-        with _hidden_from(self.step.teacher.backbone, self.made_again):
+        with hidden_from(self.step.teacher.backbone, self.made_again):
             return self.step.teacher(self.made_again.images)
 
     def _features(self, made: Counterfactual) -> Tensor:
         classifier = self.step.classifier
-        with _hidden_from(classifier.backbone, made):
+        with hidden_from(classifier.backbone, made):
             return classifier.extract_feat(made.images)[-1]
 
 
-def _hidden_from(tower: nn.Module, made: Counterfactual) -> AbstractContextManager:
+def hidden_from(tower: nn.Module, made: Counterfactual) -> AbstractContextManager:
     """Inside the context ``tower`` does not see patches that were taken out and not refilled."""
     return hide_patches(tower, made.images, made.mask.flatten(1), made.kept) if made.hidden else nullcontext()
 
