@@ -48,10 +48,9 @@ def test_screenshot(tensorboard, browser, screenshots):
     page = browser.new_page(viewport=dict(width=1280, height=860))
     page.set_default_timeout(60_000)
     page.goto(f'{tensorboard}/?tagFilter=loss|counterfactual_images#timeseries')
-    page.get_by_role('button', name='Settings').filter(has_text='Settings').click()  # closes them
     for tag in ('loss_cls', 'loss_distill', 'counterfactual_images'):
         page.get_by_text(tag).first.wait_for()
+    page.locator('.settings-button').click()  # closes them
     page.wait_for_timeout(3000)
-    page.get_by_text('counterfactual_images').first.scroll_into_view_if_needed()
     page.screenshot(path=screenshots / 'tensorboard.png')
     page.close()
