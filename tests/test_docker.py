@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,13 @@ def test_a_fresh_environment(tmp_path):
         return done.stdout
 
     check_installed_package(mmcfmask, empty)
+    pip = ['python', '-m', 'pip', 'install', '-c', ROOT / 'requirements' / 'constraints.txt', 'mmcfmask[explore]']
+    subprocess.run(pip, env=environment, cwd=empty, check=True)
+    explore = ['mmcfmask', 'explore', 'mmcfmask::shapes/cfmask.py', 'run/best.pth']
+    with subprocess.Popen(explore, env=environment, cwd=empty, stdout=subprocess.PIPE, text=True) as explorer:
+        address = re.search(r'http://127.0.0.1:\d+/', next(line for line in explorer.stdout if 'http://' in line))[0]
+        assert 'mmcfmask explorer' in urllib.request.urlopen(address).read().decode()
+        explorer.terminate()
     where = 'import mmcfmask; print(mmcfmask.__file__)'
     found = subprocess.run(['python', '-c', where], env=environment, cwd=empty, capture_output=True, text=True).stdout
     assert Path(found.strip()).is_relative_to(tmp_path / 'venv')
@@ -127,7 +136,7 @@ def check_installed_package(mmcfmask, folder):
     mmcfmask('test', config, 'run/best.pth', '--shifts', 'v2', '--out', 'run/metrics.json', '--cfg-options', *small)
     mmcfmask('report', 'run', '--out', 'report')
     assert 'plotly' in (folder / 'report' / 'index.html').read_text().lower()
-    assert 'to do     shapes CFMask' in mmcfmask('study', 'mmcfmask::shapes_weight.yaml', '--list')
+    assert 'to do' in mmcfmask('study', 'mmcfmask::shapes_weight.yaml', '--list')
     mmcfmask('publish', 'run', '--to', 'published')
     mmcfmask('test', 'published', 'published', '--shifts', 'v2', '--out', 'again.json')
     first, second = (json.loads((folder / name).read_text()) for name in ('run/metrics.json', 'again.json'))

@@ -79,6 +79,12 @@ class Plan:
         keys = [(dataset, method.name) for dataset, method in pairs]
         self.runs = {key: self.runs[key] for key in keys if key in self.runs}
         self._check_folders()
+        for (dataset, method), cfg in self.configs.items() if spec.average_of else ():
+            if spec.average_of not in cfg.test_dataloader:
+                raise ConfigError(
+                    f'average_of={spec.average_of!r} is no test set of {method} on {dataset or "the data set"}: '
+                    f'{", ".join(cfg.test_dataloader)}'
+                )
 
     def _plan_config(self, dataset: str, method: Method) -> None:
         """Plan a method that has a config: one run per seed, or one run if nothing is trained."""

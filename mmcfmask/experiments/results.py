@@ -112,6 +112,47 @@ def write_results(
     return summary
 
 
+def write_average(
+    console: Console, folder: Path, test_set: str, finished: Mapping[str, Mapping[str, list[Run]]]
+) -> None:
+    """Print and write the mean of one test set over the data sets of a study, as ``average.md`` and ``average.json``.
+
+    A benchmark that leaves out one domain after the other is the mean over its domains. It is taken for every seed
+    that a method has on all data sets, then over the seeds.
+
+    Args:
+        console (Console): Where to print.
+        folder (Path): Where to write.
+        test_set (str): The name of the set, the same in all data sets.
+        finished (Mapping): Data set to method to its finished runs.
+    """
+    results, marks, left_out = {}, {}, []
+    for method in dict.fromkeys(name for methods in finished.values() for name in methods):
+        runs = {dataset: {run.seed: run for run in methods.get(method, ())} for dataset, methods in finished.items()}
+        seeds = [seed for seed in next(iter(runs.values())) if all(seed in by_seed for by_seed in runs.values())]
+        tested = [seed for seed in seeds if all('top1' in by_seed[seed].metrics(test_set) for by_seed in runs.values())]
+        if not tested:
+            left_out.append(method)
+            continue
+        results[method] = [
+            {dataset: float(by_seed[seed].metrics(test_set)['top1']) for dataset, by_seed in runs.items()}
+            for seed in tested
+        ]
+        problems = {dataset: find_problems(by_seed.values()) for dataset, by_seed in runs.items()}
+        marks[method] = {dataset: found[test_set] for dataset, found in problems.items() if test_set in found}
+    if results:
+        summary = summarize(results, None, marks=marks)
+        console.print(summary_table(summary, f'{test_set} of every data set'))
+        write_text(folder / 'average.md', summary_markdown(summary))
+        write_text(folder / 'average.json', summary_json(summary, results))
+        console.print(f'{"average:":17}{folder / "average.md"}  {folder / "average.json"}', highlight=False)
+    if left_out:
+        console.print(
+            f'Not in the average of {test_set}, for lack of a seed on every data set: {", ".join(left_out)}',
+            highlight=False,
+        )
+
+
 def write_few_shot(console: Console, folder: Path, dataset: str, summaries: Mapping[int, Summary]) -> None:
     """Write the results of a few-shot study on one data set against the number of images per class.
 

@@ -213,6 +213,10 @@ class StudySpec(Section):
     datasets: Annotated[dict[Text, Annotated[DatasetSpec, ShortForm()]], AfterValidator(check_folder_names)] = Field(
         {}, description='Data sets by name; without them, a method names the path of its config.'
     )
+    average_of: Text | None = Field(
+        None,
+        description='A test set: its mean over the data sets too, which are the domains that a benchmark leaves out.',
+    )
     methods: dict[Text, Annotated[MethodSpec, ShortForm()]] = Field(
         min_length=1, description='Methods by name. {key} in a name stands for the value of a swept key.'
     )

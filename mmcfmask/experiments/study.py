@@ -31,7 +31,7 @@ from .listing import print_states
 from .local import LocalExecutor
 from .methods import expand_methods, select_methods
 from .plan import Plan
-from .results import write_few_shot, write_results
+from .results import write_average, write_few_shot, write_results
 from .scheduler import run_jobs
 from .slurm import SlurmExecutor
 from .spec import StudySpec, parse, read_study
@@ -142,6 +142,9 @@ class Study:
                     curves.setdefault(planned.dataset, {})[planned.per_class] = summary
         for dataset, summaries in curves.items():
             write_few_shot(console, self.plan.out, dataset, summaries)
+        if self.spec.average_of:
+            finished = {dataset: self.find_finished(dataset) for dataset in self.plan.datasets}
+            write_average(console, self.plan.out, self.spec.average_of, finished)
 
 
 def run_study(

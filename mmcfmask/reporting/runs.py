@@ -50,6 +50,10 @@ class Run(NamedTuple):
     missing: Mapping[str, str]
     content: Mapping
 
+    def metrics(self, name: str) -> Mapping:
+        """The metrics of a set; none if it was not tested."""
+        return self.sets.get(name, {}).get('metrics', {})
+
 
 def read_run(path: str | Path, method: str | None = None) -> Run:
     """Read one metrics.json.

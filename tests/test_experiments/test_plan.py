@@ -46,6 +46,14 @@ def test_runs_seeds_and_folders(study, labels, tmp_path):
     assert len({job.key for job in planned.jobs}) == len(planned.jobs)
 
 
+def test_an_average_is_over_a_set_of_every_config(study):
+    assert study({'FT': 'ft'}, average_of='sketch').spec.average_of == 'sketch'
+    with pytest.raises(
+        ConfigError, match=r"average_of='photos' is no test set of FT on shapes: test, v2, r, sketch, a"
+    ):
+        study({'FT': 'ft'}, average_of='photos')
+
+
 def test_options_reach_the_configs_and_the_keys(study):
     methods = {
         'Zero-shot': 'zeroshot',

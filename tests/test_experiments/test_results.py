@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mmcfmask.experiments.results import describe_run, write_results
+from mmcfmask.experiments.results import describe_run, write_average, write_results
 from mmcfmask.reporting.contents import gather_contents
 from mmcfmask.reporting.runs import FORMAT, read_run
 
@@ -16,13 +16,13 @@ from mmcfmask.reporting.runs import FORMAT, read_run
 def run(tmp_path):
     """Writes a metrics.json and reads it."""
 
-    def run(name, notes=(), **sets):
+    def run(name, notes=(), seed=None, **sets):
         path = tmp_path / f'{name}.json'
         sets = {
             key: dict(metrics=value if isinstance(value, dict) else dict(top1=value), notes=list(notes))
             for key, value in sets.items()
         }
-        path.write_text(json.dumps(dict(format=FORMAT, method='x', seed=None, id_set='test', sets=sets)))
+        path.write_text(json.dumps(dict(format=FORMAT, method='x', seed=seed, id_set='test', sets=sets)))
         return read_run(path)
 
     return run
@@ -137,3 +137,30 @@ def test_sets_that_differ_between_seeds(run, show, tmp_path):
 def test_incomplete_sets_are_marked(run, show, tmp_path):
     shown = show({'LP': [run('a', notes=['incomplete: 9 of 10 images'], test=90.0, sketch=30.0)]})
     assert 'incomplete: 9 of 10 images' in (tmp_path / 'results.md').read_text() and 'incomplete' in shown
+
+
+def test_average_over_the_domains_that_were_left_out(run, tmp_path):
+    """By hand: the mean over three domains for each seed, then mean and sample deviation over the seeds that all have."""
+
+    def runs(name, *accuracies):
+        return [run(f'{name}{seed}', seed=seed, test=99.0, left_out=value) for seed, value in enumerate(accuracies)]
+
+    finished = {
+        'A': dict(FT=runs('fa', 60.0, 62.0, 90.0), FD=runs('da', 50.0), Late=runs('la', 1.0)),
+        'B': dict(FT=runs('fb', 70.0, 74.0), FD=runs('db', 55.0)),
+        'C': dict(FT=runs('fc', 80.0, 83.0), FD=runs('dc', 66.0)),
+    }
+    console = Console(record=True, width=100)
+    write_average(console, tmp_path, 'left_out', finished)
+    seeds = [(60 + 70 + 80) / 3, (62 + 74 + 83) / 3]
+    row = next(line for line in (tmp_path / 'average.md').read_text().splitlines() if line.startswith('| FT'))
+    assert f'{sum(seeds) / 2:.1f} ± {abs(seeds[0] - seeds[1]) / 2**0.5:.1f}' in row and '61.0 ± 1.4' in row
+    assert '57.0' in (tmp_path / 'average.md').read_text()  # (50 + 55 + 66) / 3
+    shown = console.export_text()
+    assert 'Not in the average of left_out, for lack of a seed on every data set: Late' in shown
+    assert json.loads((tmp_path / 'average.json').read_text())['methods']['FT']['seeds'] == 2
+
+
+def test_no_average_without_a_method_on_every_data_set(run, tmp_path):
+    write_average(Console(), tmp_path, 'left_out', {'A': dict(FT=[run('a', left_out=60.0)]), 'B': {}})
+    assert not (tmp_path / 'average.md').exists()
