@@ -140,7 +140,7 @@ def test_incomplete_sets_are_marked(run, show, tmp_path):
 
 
 def test_average_over_the_domains_that_were_left_out(run, tmp_path):
-    """By hand: the mean over three domains for each seed, then mean and sample deviation over the seeds that all have."""
+    """By hand: the mean over the domains for each seed, then mean and sample deviation over the seeds that all have."""
 
     def runs(name, *accuracies):
         return [run(f'{name}{seed}', seed=seed, test=99.0, left_out=value) for seed, value in enumerate(accuracies)]
