@@ -117,7 +117,7 @@ def test_configs_and_studies_of_the_package_are_found_from_any_folder(wheel, tmp
     environment = dict(os.environ, PYTHONPATH=str(wheel))
     command = [sys.executable, '-c', code]
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert 'to do     shapes CFMask weight 1 (seed 0)\n' in result.stdout, result.stderr
+    assert 'to do' in result.stdout and 'CFMask weight 1' in result.stdout, result.stderr
 
 
 def test_import_without_mmcv_names_both_ways_to_install_it():

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 from ..errors import ConfigError, MissingFileError, StorageError, first_line
 from ..files import as_path
 from ..messages import short_list
+from ..models.towers.downloads import offline_if_unreachable
 
 CONFIG, CHECKPOINT, METRICS = 'config.py', 'checkpoint.pth', 'metrics.json'
 SCHEME = 'hf://'
@@ -133,10 +134,14 @@ def push(folder: Path, address: str, private: bool = False) -> str:
 @contextmanager
 def explained(where: str) -> Iterator[None]:
     """Inside the context, an error of the hub becomes one line that begins with ``where`` and says what to do."""
+    unreachable = None
     try:
-        yield
+        with offline_if_unreachable() as unreachable:
+            yield
     except OfflineModeIsEnabled:
-        raise StorageError(f'{where}: the hub is switched off by HF_HUB_OFFLINE: unset it') from None
+        why = f'cannot be reached ({unreachable}): check the network, or HF_ENDPOINT'
+        off = 'is switched off by HF_HUB_OFFLINE: unset it'
+        raise StorageError(f'{where}: the hub {why if unreachable else off}') from None
     except GatedRepoError:
         raise StorageError(f'{where}: its owner must give you access: ask for it on its page, and {LOGIN}') from None
     except RepositoryNotFoundError:

@@ -181,7 +181,7 @@ def run_study(folder):
     from mmcfmask.experiments.spec import StudySpec
 
     commands.tool = lambda name, *args: [str(folder / 'fake.py'), name, *map(str, args)]
-    study.run_jobs = lambda jobs, console, executor: run_jobs(jobs, console, executor, refresh=0.01)
+    study.run_jobs = lambda *args, **kwargs: run_jobs(*args, **kwargs, refresh=0.01)
     config = str(ROOT / 'configs' / 'shapes' / '{config}.py')
     spec = StudySpec(
         methods={'FT': 'ft', 'Soup': dict(soup='FT')},

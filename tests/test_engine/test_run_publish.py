@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -252,11 +254,20 @@ def test_errors_of_the_hub_are_one_line(error, message):
 
 
 def test_no_network(monkeypatch, tmp_path):
-    """The real client, and nobody at the other end."""
+    """The real client, and nobody at the other end, or no address of it."""
+    monkeypatch.setattr(time, 'sleep', lambda seconds: None)  # between its retries
     with pytest.raises(StorageError, match='hf://a/b: the hub is switched off by HF_HUB_OFFLINE|cannot be reached'):
         hub.pull('hf://a/b')
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', 'http://127.0.0.1:9')
     monkeypatch.setattr(huggingface_hub, 'get_token', lambda: 'secret')
     with pytest.raises(StorageError, match='--to hf://a/b: the hub cannot be reached .*check the network'):
+        hub.check_pushable('hf://a/b')
+
+    def fail(*args):
+        raise socket.gaierror(-2, 'unknown')
+
+    monkeypatch.setattr(socket, 'getaddrinfo', fail)
+    monkeypatch.setattr('mmcfmask.models.towers.downloads.getproxies', dict)
+    with pytest.raises(StorageError, match=r'the hub cannot be reached \(no network: 127.0.0.1: unknown\): check the'):
         hub.check_pushable('hf://a/b')

@@ -12,9 +12,9 @@ from rich.console import Console
 from mmcfmask.errors import ConfigError
 from mmcfmask.experiments.commands import DIVERGED
 from mmcfmask.experiments.jobs import JobError
+from mmcfmask.experiments.listing import describe_state
 from mmcfmask.experiments.local import LocalExecutor
 from mmcfmask.experiments.scheduler import find_pending, run_jobs
-from mmcfmask.experiments.study import describe_state
 from mmcfmask.experiments.tuning import is_at_edge, list_settings
 
 LR, DECAY = 'optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'

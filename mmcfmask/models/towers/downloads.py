@@ -23,7 +23,7 @@ def offline_if_unreachable() -> Iterator[str | None]:
     """
     host = urlsplit(constants.ENDPOINT).hostname
     try:
-        if not getproxies():
+        if not constants.HF_HUB_OFFLINE and not getproxies():
             socket.getaddrinfo(host, None)
     except OSError as error:
         with mock.patch.object(constants, 'HF_HUB_OFFLINE', True):
