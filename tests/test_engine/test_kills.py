@@ -207,7 +207,7 @@ def test_study_killed_at_a_file(tmp_path, sample):
         return {
             str(path.relative_to(out)): path.read_text().replace(str(out.parent), '')
             for path in out.rglob('*')
-            if path.is_file() and path.suffix not in ('.log', '.png', '.py') and path.name != '.lock'
+            if path.is_file() and path.suffix not in ('.log', '.png', '.py', '.jsonl') and path.name != '.lock'
         }
 
     files = run('whole')
