@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
     explorer = Explorer(load_config(args.config, args.cfg_options), args.checkpoints, find_device(args.device))
     page, url = launch(explorer, args.host, args.port, args.open)
     print(f'The explorer is at {url} (Ctrl-C ends it)', flush=True)
-    if args.host not in ('127.0.0.1', 'localhost', '::1'):
+    if args.host not in ('127.0.0.1', 'localhost'):
         print(f'Whoever reaches this machine by --host {args.host} can use it: there is no password', flush=True)
     page.block_thread()
 

@@ -35,9 +35,14 @@ def published_config(path: str | os.PathLike) -> str:
     return _published_file(os.fspath(path), CONFIG)
 
 
-def published_checkpoint(path: str | os.PathLike | None) -> str | None:
-    """The checkpoint that an argument names, in the same way; None stays None."""
-    return None if path is None else _published_file(os.fspath(path), CHECKPOINT)
+def published_checkpoint(path: str | os.PathLike | None, config: str | os.PathLike = '') -> str | None:
+    """The checkpoint that an argument names, in the same way. Without one, that of a published ``config``, or None."""
+    if path is None:
+        config = os.fspath(config)
+        if not config.startswith(SCHEME) and not os.path.isfile(os.path.join(config, CHECKPOINT)):
+            return None
+        path = config
+    return _published_file(os.fspath(path), CHECKPOINT)
 
 
 def _published_file(path: str, name: str) -> str:

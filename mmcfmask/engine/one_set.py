@@ -35,8 +35,8 @@ def keep_one_set(cfg: Config) -> None:
         raise ConfigError(
             f'one_test_set={name!r} chooses one of the named sets of a MultiSetTestLoop; the config has none'
         )
-    if name not in loaders:
-        raise ConfigError(f'one_test_set={name!r} is none of the test sets.{near_names(name, list(loaders))}')
+    if not isinstance(name, str) or name not in loaders:
+        raise ConfigError(f'one_test_set={name!r} is none of the test sets.{near_names(str(name), list(loaders))}')
     metrics = list_metrics(name, cfg.test_evaluator)
     cfg.test_dataloader = loaders[name]
     cfg.test_evaluator = [dict(metric, prefix=name) for metric in metrics]

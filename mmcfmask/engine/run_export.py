@@ -81,7 +81,7 @@ def run_export(
     part = check_part(to, part)
     if to.startswith('onnx'):
         graphs.check_onnx()
-    checkpoint = published_checkpoint(checkpoint)
+    checkpoint = published_checkpoint(checkpoint, config)
     folder = Path(out)
     with new_folder(folder) as unfinished:
         exported = load_export_model(config, checkpoint, options)

@@ -21,6 +21,7 @@ from ..errors import ConfigError, MissingFileError
 from ..files import as_path, atomic_write
 from .checks.outputs import check_out
 from .devices import find_device
+from .hub import published_config
 
 
 def run_predict(
@@ -59,6 +60,9 @@ def run_predict(
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
     config, checkpoint, images, out = map(as_path, (config, checkpoint, images, out))
+    config = (
+        published_config(config) if checkpoint is None else config
+    )  # its pretrained weights
     folder, names = list_images(images)
     if out:
         check_out(out)

@@ -76,7 +76,7 @@ def run_test(
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
     config, checkpoint, out, predictions, work_dir = map(as_path, (config, checkpoint, out, predictions, work_dir))
-    checkpoint = published_checkpoint(checkpoint)
+    checkpoint = published_checkpoint(checkpoint, config)
     if knn_gate and vrf:
         raise ConfigError('a test has a k-NN gate or VRF, not both: leave out --knn-gate or --vrf')
     if vrf:  # options of model.knn_gate are then those of VRF

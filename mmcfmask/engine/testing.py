@@ -114,7 +114,7 @@ def inference_config(
         >>> inferencer = ImageClassificationInferencer(inference_config('configs/cfmask_vitb16.py', 'best.pth'))
         >>> inferencer('photo.jpg')
     """
-    checkpoint = published_checkpoint(checkpoint)
+    checkpoint = published_checkpoint(checkpoint, path)
     cfg = load_config(path, options or {})
     loaded = prepare_test(cfg, checkpoint, data=False)
     if checkpoint is None:

@@ -79,6 +79,8 @@ class Plan:
         keys = [(dataset, method.name) for dataset, method in pairs]
         self.runs = {key: self.runs[key] for key in keys if key in self.runs}
         self._check_folders()
+        if spec.average_of and spec.per_class:
+            raise ConfigError('average_of is a mean over data sets, and per_class makes several of each: leave out one')
         for (dataset, method), cfg in self.configs.items() if spec.average_of else ():
             if spec.average_of not in cfg.test_dataloader:
                 raise ConfigError(

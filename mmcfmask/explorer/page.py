@@ -72,10 +72,11 @@ def find_port(host: str, port: int | None = None) -> int:
     Raises:
         ConfigError: The address cannot be listened on. (Gradio would try every port for seconds.)
     """
-    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    if not host or ':' in host:
+        raise ConfigError(f'--host {host!r}: give a name or an IPv4 address')
     for number in PORTS if port is None else [port]:
         try:
-            with socket.create_server((host, number), family=family):
+            with socket.create_server((host, number)):
                 return number
         except (OSError, OverflowError) as error:
             if port is None and isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
@@ -187,7 +188,7 @@ class Page:
         for control in (self.mask, self.fill, self.by):
             control.input(self.change_kind, given, [*results, self.value], trigger_mode='always_last', **quiet)
         self.redraw.click(self.draw_again, self.choice, results, **quiet)
-        self.set.input(self.show_set, self.set, images, **quiet)
+        self.set.select(self.show_set, self.set, images, **quiet)
         self.more.click(self.show_set, [self.set, self.number], images, **quiet)
         every = [*results, *self.controls]
         self.gallery.select(self.pick, [self.choice, self.target, self.shown], every, **quiet)

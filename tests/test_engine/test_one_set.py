@@ -38,6 +38,7 @@ def test_the_test_of_one_set(write, tmp_path):
 @pytest.mark.parametrize(
     'text, message',
     [
+        ("one_test_set = ['r', 'a']", "one_test_set=['r', 'a'] is none of the test sets"),
         ("one_test_set = 'skech'", "one_test_set='skech' is none of the test sets. Did you mean 'sketch'"),
         (
             "one_test_set = 'r'\ntest_cfg = dict(_delete_=True)",

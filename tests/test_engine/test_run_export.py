@@ -1,6 +1,7 @@
 """From a config and a checkpoint to a folder for another library."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import open_clip
@@ -133,6 +134,10 @@ def test_torch(to, part, output, trained, expected, tmp_path):
     found = dict(images=IMAGES)
     exec(usage(folder), found)
     torch.testing.assert_close(found[output], expected[output], rtol=1e-5, atol=1e-5)
+    if to == 'torch':
+        with zipfile.ZipFile(folder / 'model.pt2') as file:
+            texts = [file.read(name).decode() for name in file.namelist() if name.endswith('.json')]
+        assert texts and not any(str(Path(root)) in text for text in texts for root in (ROOT, torch.__path__[0]))
 
 
 def test_mmpretrain(trained, expected, tmp_path):

@@ -68,6 +68,8 @@ def test_the_published_model_is_the_model(trained, published, tmp_path):
     images = torch.randn(2, 3, 64, 64)
     model = load_model(published, published)
     assert torch.equal(model(images), load_model(CONFIG, trained / 'best.pth')(images))
+    assert torch.equal(model(images), load_model(published)(images))  # not the pretrained weights
+    assert not torch.equal(model(images), load_model(published / 'config.py')(images))
     assert model._dataset_meta['classes'] == ShapesDataset.METAINFO['classes']
     found = run_test(published, published, shifts=['v2'], out=tmp_path / 'again.json', work_dir=tmp_path / 'work')
     expected = json.loads((trained / 'metrics.json').read_text())
@@ -224,7 +226,7 @@ def test_what_the_hub_refuses(trained, online, monkeypatch):
         MissingFileError, match='hf://me/gone: there is no such model on the hub, or it is private: run'
     ):
         load_model('hf://me/gone')
-    with pytest.raises(MissingFileError, match='hf://me/other has no config.py: it is no model of mmcfmask publish'):
+    with pytest.raises(MissingFileError, match='hf://me/other has no checkpoint.pth: it is no model of mmcfmask publish'):
         load_model('hf://me/other')
     for address in ('hf://name', 'hf://a/b/c', 'hf://'):
         with pytest.raises(ConfigError, match='names no repository of the hub: write hf://user/name'):

@@ -52,6 +52,8 @@ def test_an_average_is_over_a_set_of_every_config(study):
         ConfigError, match=r"average_of='photos' is no test set of FT on shapes: test, v2, r, sketch, a"
     ):
         study({'FT': 'ft'}, average_of='photos')
+    with pytest.raises(ConfigError, match='average_of is a mean over data sets, and per_class makes several of each'):
+        study({'FT': 'ft'}, average_of='sketch', per_class=[1, 4])
 
 
 def test_options_reach_the_configs_and_the_keys(study):

@@ -69,6 +69,9 @@ def test_addresses_that_cannot_be_listened_on(page_module, no_images):
         with pytest.raises(UserError, match=f'cannot listen on --host 127.0.0.1 --port {port}: choose another one'):
             page_module.launch(no_images, port=port)
     assert page_module.find_port('127.0.0.1', port) == port and page_module.find_port('0.0.0.0') in page_module.PORTS
+    for host in ('', '::1'):
+        with pytest.raises(UserError, match=f"--host '{host}': give a name or an IPv4 address"):
+            page_module.find_port(host)
     with pytest.raises(UserError, match='cannot listen on --host 192.0.2.1: choose another one'):
         page_module.launch(no_images, '192.0.2.1')  # no address of this machine
     with pytest.raises(UserError, match='--port 99999'):

@@ -95,6 +95,9 @@ def write_graph(folder: Path, graph: torch.export.ExportedProgram, output: str) 
     Raises:
         StorageError: The file cannot be written.
     """
+    for part in graph.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop('stack_trace', None)  # paths of this machine
     with atomic_write(folder / 'model.pt2') as file:
         torch.export.save(graph, file)
     return TORCH.format(output=output)
