@@ -60,9 +60,7 @@ def run_predict(
         UserError: Something the user can mend; the message names the file, key or value, and what to do.
     """
     config, checkpoint, images, out = map(as_path, (config, checkpoint, images, out))
-    config = (
-        published_config(config) if checkpoint is None else config
-    )  # its pretrained weights
+    config = published_config(config) if checkpoint is None else config  # its pretrained weights
     folder, names = list_images(images)
     if out:
         check_out(out)

@@ -226,7 +226,7 @@ def test_what_the_hub_refuses(trained, online, monkeypatch):
         MissingFileError, match='hf://me/gone: there is no such model on the hub, or it is private: run'
     ):
         load_model('hf://me/gone')
-    with pytest.raises(MissingFileError, match='hf://me/other has no checkpoint.pth: it is no model of mmcfmask publish'):
+    with pytest.raises(MissingFileError, match='hf://me/other has no checkpoint.pth: it is no model of mmcfmask'):
         load_model('hf://me/other')
     for address in ('hf://name', 'hf://a/b/c', 'hf://'):
         with pytest.raises(ConfigError, match='names no repository of the hub: write hf://user/name'):
