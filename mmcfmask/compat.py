@@ -386,25 +386,6 @@ def write_configs_whole() -> None:
     Config.dump = dump
 
 
-def keep_order_of_sets() -> None:
-    """Let the text of a config keep the order of its sets, which is that of the columns of tables.
-
-    mmengine 0.10 sorts the keys of dicts in this text, which it writes to the work dir and to checkpoints. Ends when it
-    does not.
-    """
-    original = Config.pretty_text.fget
-
-    def pretty_text(self) -> str:
-        text = original(self)
-        for key in ('val_dataloader', 'test_dataloader'):
-            sets = self.get(key)
-            if isinstance(sets, dict) and 'dataset' not in sets and list(sets) != sorted(sets):
-                text += f'{key} = {{name: {key}[name] for name in {list(sets)!r}}}\n'
-        return text
-
-    Config.pretty_text = property(pretty_text)
-
-
 def _plain(value):
     """Convert a value to what ``weights_only`` accepts.
 

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 import torch
-from mmengine.config import Config
-from pages import ROOT
 from processes import free_port
 
 from mmcfmask.compat import can_fuse_optimizer, load_yapf
@@ -82,13 +80,3 @@ def test_half_written_grammar_of_yapf_is_read_again(monkeypatch):
     failures += [EOFError()] * 2
     with pytest.raises(RuntimeError, match='delete the folder YAPF'):
         load_yapf(patience=0)
-
-
-def test_the_text_of_a_config_keeps_the_order_of_its_sets(tmp_path):
-    cfg = Config.fromfile(ROOT / 'configs' / 'shapes' / 'cfmask.py')
-    order = ['test', 'v2', 'r', 'sketch', 'a', 'groups']
-    assert list(cfg.test_dataloader) == order
-    cfg.dump(tmp_path / 'dumped.py')
-    for again in (Config.fromstring(cfg.pretty_text, '.py'), Config.fromfile(tmp_path / 'dumped.py')):
-        assert list(again.test_dataloader) == order and again.to_dict() == cfg.to_dict()
-        assert again.pretty_text == cfg.pretty_text
