@@ -7,13 +7,14 @@ import atexit
 import multiprocessing
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
+
+from processes import free_port
 
 ROOT = Path(__file__).parents[1]
 SERVER = multiprocessing.get_context('forkserver')
@@ -28,10 +29,7 @@ def run_script(script, *arguments, cwd=ROOT, timeout=300):
 def launch(script, processes, *arguments, timeout=300):
     """The same as several processes of one machine, as a launcher starts them. Their output is joined, and the exit
     code is that of the first one that fails."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
+    shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
     ranks = [dict(shared, RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS=1) for rank in range(processes)]
     return _run([str(script), *map(str, arguments)], ranks, ROOT, timeout)
 

@@ -23,12 +23,12 @@ class SetEvaluator(Evaluator):
     def process(self, data_samples: Sequence[BaseDataElement], data_batch: Any | None = None) -> None:
         """Pass a batch to all metrics."""
         samples = [sample.to_dict() for sample in data_samples]
-        groups = (self.dataset_meta or {}).get('label_groups')
-        within = (
-            samples if groups is None else [predict_within(sample, tuple(map(tuple, groups))) for sample in samples]
-        )
+        groups, within = (self.dataset_meta or {}).get('label_groups'), samples
+        others = [metric for metric in self.metrics if not isinstance(metric, ShiftAccuracy)]
+        if others and groups is not None:
+            within = [predict_within(sample, tuple(map(tuple, groups))) for sample in samples]
         for metric in self.metrics:
-            metric.process(data_batch, samples if isinstance(metric, ShiftAccuracy) else within)
+            metric.process(data_batch, within if metric in others else samples)
 
 
 def predict_within(sample: dict, groups: Groups) -> dict:

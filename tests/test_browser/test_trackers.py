@@ -1,12 +1,12 @@
 """What --track tensorboard shows."""
 
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 
 import pytest
+from processes import free_port
 
 from mmcfmask.engine.run_training import run_training
 
@@ -25,10 +25,8 @@ def tensorboard(tmp_path):
     for name in ('ft', 'cfmask'):
         work_dir = tmp_path / 'work_dirs' / name
         run_training(f'configs/shapes/{name}.py', OPTIONS, work_dir=work_dir, track=['tensorboard'])
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, '-m', 'tensorboard.main', '--logdir', tmp_path / 'work_dirs', '--port', str(port)]
+    port = free_port()
+    command = [sys.executable, '-m', 'tensorboard.main', '--logdir', tmp_path / 'work_dirs', '--port', port]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         address = f'http://127.0.0.1:{port}'
         for _ in range(600):
