@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from processes import free_port
+from processes import rank_environments
 
 ROOT = Path(__file__).parents[1]
 SERVER = multiprocessing.get_context('forkserver')
@@ -29,8 +29,7 @@ def run_script(script, *arguments, cwd=ROOT, timeout=300):
 def launch(script, processes, *arguments, timeout=300):
     """The same as several processes of one machine, as a launcher starts them. Their output is joined, and the exit
     code is that of the first one that fails."""
-    shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
-    ranks = [dict(shared, RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS=1) for rank in range(processes)]
+    ranks = [dict(environment, OMP_NUM_THREADS='1') for environment in rank_environments(processes)]
     return _run([str(script), *map(str, arguments)], ranks, ROOT, timeout)
 
 
@@ -61,7 +60,7 @@ def _work(argv, env, cwd, out, err):
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
     os.environ.clear()
-    os.environ.update({key: str(value) for key, value in env.items()})
+    os.environ.update(env)
     os.chdir(cwd)
     sys.argv[:] = argv
     sys.path.insert(0, os.path.dirname(argv[0]))

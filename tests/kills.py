@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-from processes import free_port
+from processes import rank_environments
 
 WHEN = ('before', 'middle', 'after')
 
@@ -85,22 +85,10 @@ def run(target, *args, log, kill=None, processes=1, dies=False):
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     context = multiprocessing.get_context('forkserver')  # imports once
     context.set_forkserver_preload(['mmcfmask'])
-    port, log = free_port(), Path(log)
+    log = Path(log)
     log.unlink(missing_ok=True)
     started = []
-    for rank in range(processes):
-        environment = (
-            dict(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE=str(processes),
-                LOCAL_WORLD_SIZE=str(processes),
-                MASTER_ADDR='127.0.0.1',
-                MASTER_PORT=port,
-            )
-            if processes > 1
-            else {}
-        )
+    for rank, environment in enumerate(rank_environments(processes) if processes > 1 else [{}]):
         path = log if rank == 0 else Path(f'{log}-{rank}')
         started.append(context.Process(target=child, args=(target, args, kill, path, environment)))
         started[-1].start()
